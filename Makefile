@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install search test test-slow lint clean
+
+install: .venv/installed  ## make .venv with the pinned dependencies
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch numpy
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+search: install  ## the quick start: a whole search on an embedded data set, at most six minutes on two cores
+	$(BIN)/nas-distill search runs/quickstart.yaml
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## lint, type-check, quick tests
+	$(BIN)/python -m pytest
+
+test-slow: install  ## real processes killed, long searches
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf .venv

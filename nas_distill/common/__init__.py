@@ -1,0 +1,1 @@
+"""What every room stands on: errors, seeds, references to user code, atomic files."""

@@ -1,0 +1,62 @@
+"""The errors a user meets: one sentence that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NasDistillError(Exception):
+    """Anything that a user can put right; the command line prints its message alone and exits with code 2."""
+
+
+class ConfigError(NasDistillError):
+    """The search file, or a value given on the command line, is wrong."""
+
+
+class DataError(NasDistillError):
+    """The data set cannot be used as it is."""
+
+
+class TeacherError(NasDistillError):
+    """The teacher cannot be loaded, or does not fit the data."""
+
+
+class SpaceError(NasDistillError):
+    """A search space or an architecture is wrong."""
+
+
+class BuildError(NasDistillError):
+    """A builder raised, or what it returned cannot be used as a student."""
+
+
+class BudgetError(NasDistillError):
+    """A budget cannot be read, or nothing in the space fits it."""
+
+
+class TrainingError(NasDistillError):
+    """A training cannot go on: a loss that is not finite, a checkpoint that does not belong to it."""
+
+
+class RunError(NasDistillError):
+    """A run folder is missing, in use, torn beyond repair, or of another search."""
+
+
+class ExportError(NasDistillError):
+    """A student cannot be exported, or the exported file does not agree with it."""
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` when an option is near to ``word``, else the list of options."""
+    known = sorted(str(option) for option in options)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return the error as one line, ``TypeName: message``, for records and messages."""
+    text = " ".join(str(error).split())
+    named = text if isinstance(error, NasDistillError) else f"{type(error).__name__}: {text}"
+    return named if len(named) <= limit else named[: limit - 1] + "…"

@@ -1,0 +1,322 @@
+"""The search file: frozen models, and the only place where YAML is read.
+
+Every default of nas_distill is stated here and nowhere else. Errors name the field and, for a misspelt key, the near one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nas_distill.common.errors import ConfigError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+Fraction = float
+
+
+class Section(BaseModel):
+    """A part of a search file: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ViewsConfig(Section):
+    """Seeded augmentation. ``count`` fixed views of each training sample; pad-crop by ``pad`` pixels, mirror by ``flip``."""
+
+    count: int = Field(4, ge=1, le=4096)
+    pad: int = Field(0, ge=0, le=64)
+    flip: bool = False
+    seed: int = 0
+
+
+class DataConfig(Section):
+    """Where the data comes from.
+
+    ``name`` is a built-in set (``fashion-mnist``, ``digits``), a ``.npz`` file, or ``package.module:function`` that
+    returns a Dataset, arrays or torch datasets. ``root`` is a folder of IDX files for the whole Fashion-MNIST. ``val``
+    is the share split off for validation where the source brings none.
+    """
+
+    name: str
+    root: str | None = None
+    val: float = Field(0.2, gt=0, lt=1)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    views: ViewsConfig | None = None
+
+
+class TeacherConfig(Section):
+    """The frozen teacher.
+
+    ``name`` is a teacher that is shipped with nas_distill; otherwise ``builder`` (``package.module:function``, called
+    with ``arguments``) makes the module and ``weights`` (safetensors, or a pickled state dict) fills it. ``signal:
+    store`` runs the teacher once and keeps its logits under ``store`` (a folder); ``live`` runs it beside the student.
+    """
+
+    name: str | None = None
+    builder: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    signal: Literal["store", "live"] = "store"
+    store: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.name is None) == (self.builder is None):
+            raise ValueError("give either 'name' (a shipped teacher) or 'builder' with 'weights'")
+        if self.name is not None and (self.weights is not None or self.arguments):
+            raise ValueError("a shipped teacher takes neither 'weights' nor 'arguments'")
+        return self
+
+
+class OptimizerConfig(Section):
+    """``sgd`` (Nesterov momentum) or ``adamw``; ``clip`` bounds the gradient's norm, null leaves it free."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    clip: float | None = Field(5.0, gt=0)
+
+
+class LossConfig(Section):
+    """Hinton's knowledge distillation: ``hard * CE(labels) + soft * T^2 * KL(teacher || student)``."""
+
+    temperature: float = Field(4.0, gt=0)
+    soft: float = Field(0.9, ge=0)
+    hard: float = Field(0.1, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if self.soft == 0 and self.hard == 0:
+            raise ValueError("'soft' and 'hard' are both 0, which leaves nothing to learn")
+        return self
+
+
+class TrainingConfig(Section):
+    """How a network is trained; every schedule is a fraction of the budget of ``epochs``.
+
+    ``warmup``: share of the steps with a rising rate, before a cosine down to zero. ``ema``: the horizon of the
+    averaged weights that are read out, as a share of all steps (0 reads the last weights).
+    """
+
+    epochs: float = Field(4.0, gt=0)
+    batch_size: int = Field(128, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    warmup: Fraction = Field(0.1, ge=0, lt=1)
+    ema: Fraction = Field(0.05, ge=0, lt=1)
+
+
+class ScoreConfig(TrainingConfig):
+    """The short distillation that scores an architecture; ``rungs`` are the shares of it after which it may stop."""
+
+    epochs: float = Field(3.0, gt=0)
+    rungs: tuple[Fraction, ...] = (1 / 9, 1 / 3, 1.0)
+
+    @field_validator("rungs")
+    @classmethod
+    def _rising_to_one(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if not rungs or any(a >= b for a, b in zip(rungs, rungs[1:])) or rungs[0] <= 0 or rungs[-1] != 1.0:
+            raise ValueError("rungs must rise from above 0 to exactly 1")
+        return rungs
+
+
+class FinalConfig(TrainingConfig):
+    """The full distillation of up to ``count`` finalists; ``baseline`` also trains the best one on hard labels alone."""
+
+    epochs: float = Field(12.0, gt=0)
+    count: int = Field(3, ge=1)
+    baseline: bool = True
+
+
+class PruningConfig(Section):
+    """Dominance stopping at equal fidelity.
+
+    ``margin`` (in units of quality, accuracy is a share of 1) is what a cheaper candidate must be ahead by; ``auto``
+    takes ``z`` standard deviations of the quality over ``probe_seeds`` seeds of one candidate. ``witnesses`` is how
+    many must be ahead, ``min_reports`` how many must have reported before.
+    """
+
+    rule: Literal["dominance", "none"] = "dominance"
+    margin: float | Literal["auto"] = 0.005
+    z: float = Field(1.0, ge=0)
+    probe_seeds: int = Field(3, ge=2)
+    witnesses: int = Field(1, ge=1)
+    min_reports: int = Field(1, ge=1)
+    tolerance: float = Field(0.0, ge=0)
+
+
+class ScalarConfig(Section):
+    """MnasNet's soft reward: ``quality * (cost / target) ** exponent``, maximised as the one objective."""
+
+    cost: str
+    target: float | str
+    exponent: float = Field(-0.07, le=0)
+
+
+class SearchConfig(Section):
+    """What is searched, and how far.
+
+    ``costs`` are the objectives beside quality (all minimised); costs with a budget but not listed are limits alone.
+    ``trials`` counts candidates that are trained; over-budget and repeated ones are recorded and cost nothing.
+    """
+
+    trials: int = Field(40, ge=1)
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    seeds: int = Field(6, ge=0)
+    costs: tuple[str, ...] = ("flops",)
+    scalar: ScalarConfig | None = None
+    pruning: PruningConfig = PruningConfig()
+    workers: int = Field(2, ge=1)
+    threads: int = Field(1, ge=1)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    backend: Literal["tune", "inline"] = "tune"
+    address: str | None = None
+    retries: int = Field(1, ge=0)
+    time_limit_minutes: float | None = Field(None, gt=0)
+
+    @field_validator("costs")
+    @classmethod
+    def _some_cost(cls, costs: tuple[str, ...]) -> tuple[str, ...]:
+        if not costs:
+            raise ValueError("name at least one cost objective")
+        if len(set(costs)) != len(costs):
+            raise ValueError("a cost is named twice")
+        return costs
+
+
+class LatencyConfig(Section):
+    """What ``latency_ms`` means: ONNX Runtime on this machine's CPU for ``batch`` images and ``threads`` threads.
+
+    ``calibrate`` candidates of the space are timed before the search to fit the predictor (0 leaves latency out unless
+    a budget or objective asks for it).
+    """
+
+    batch: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1)
+    calibrate: int = Field(30, ge=0)
+    repeats: int = Field(50, ge=5)
+
+
+class SearchFile(Section):
+    """A whole search: teacher, data, space, budget, and how to look."""
+
+    name: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    data: DataConfig
+    teacher: TeacherConfig
+    space: str | dict[str, Any]
+    budget: dict[str, float | str | dict[str, float | str] | list[float | str]] = Field(default_factory=dict)
+    search: SearchConfig = SearchConfig()
+    score: ScoreConfig = ScoreConfig()
+    final: FinalConfig = FinalConfig()
+    latency: LatencyConfig = LatencyConfig()
+
+    @field_validator("data", "teacher", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class TeachFile(Section):
+    """A teacher to train by the same loop, on labels alone. ``output`` is the folder of weights and card."""
+
+    seed: int = 0
+    device: str = "auto"
+    threads: int = Field(1, ge=1)
+    data: DataConfig
+    builder: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    training: TrainingConfig = TrainingConfig()
+    output: str
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise ConfigError(f"{path} {reason}.") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no keys; 'nas-distill init' writes a search file to start from.")
+    return content
+
+
+def load_search_file(path: Path) -> SearchFile:
+    """Read and check a search file; errors name file and field."""
+    return parse(SearchFile, read_yaml(path), source=str(path))
+
+
+def load_teach_file(path: Path) -> TeachFile:
+    """Read and check a teach file; errors name file and field."""
+    return parse(TeachFile, read_yaml(path), source=str(path))
+
+
+def parse(model: type[Model], content: Mapping[str, Any], *, source: str) -> Model:
+    """Check ``content`` against ``model``; the first thing wrong becomes one sentence.
+
+    Raises:
+        ConfigError: names ``source``, the field, what is wrong, and the near key for a misspelt one.
+    """
+    try:
+        return model.model_validate(dict(content))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_sentence(model, error)}") from error
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """Write a model as YAML, every default spelt out, so that a run records what it really used."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _sentence(model: type[BaseModel], error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    problem = (unknown or problems)[0]
+    place = [str(part) for part in problem["loc"]]
+    field = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{field}'{did_you_mean(place[-1], _keys_at(model, place[:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{field}' is missing."
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else ""
+    return f"'{field}': {message}{shown}." if field else f"{message}{shown}."
+
+
+def _keys_at(model: type[BaseModel], place: list[str]) -> list[str]:
+    current: type[BaseModel] = model
+    for part in place:
+        field = current.model_fields.get(part)
+        if field is None:
+            break
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = [entry for entry in options if isinstance(entry, type) and issubclass(entry, BaseModel)]
+        if not inner:
+            break
+        current = inner[0]
+    return list(current.model_fields)

@@ -1,0 +1,124 @@
+"""What passes between who decides (a work source), who executes (a backend) and who trains (an evaluator).
+
+A source hands out work and judges reports; it knows nothing of processes. A backend runs work on workers and relays;
+it decides nothing. An evaluator trains one piece of work, rung by rung; it knows neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from nas_distill.config import TrainingConfig
+from nas_distill.space import Architecture
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training to do.
+
+    ``key`` names it (unique in a run, also a file name). ``rungs`` are the shares of ``training.epochs`` after which it
+    reports, rising to 1. ``teacher`` False trains on labels alone. ``checkpoint`` is the folder where it saves itself
+    at each rung, and goes on from if something is there. ``output``: the folder for the finished student, or None.
+    """
+
+    key: str
+    architecture: Architecture
+    training: TrainingConfig
+    rungs: tuple[float, ...]
+    seed: int
+    checkpoint: Path
+    teacher: bool = True
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class RungResult:
+    """What a work reports at rung ``rung`` (an index): ``quality`` (higher is better, on validation data, may be NaN),
+    ``step`` (optimiser steps so far), ``seconds`` spent training since the start of the work (over all its resumptions)
+    and further named figures.
+    """  # noqa: D205
+
+    rung: int
+    step: int
+    quality: float
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a work ended.
+
+    ``complete``: reached its last rung. ``stopped``: the source said so at its last report. ``failed``: ``cause`` says
+    why (its builder raised, its loss was not finite, its worker died more often than the retries allow).
+    ``interrupted``: the search was asked to stop; the work goes on when the run is resumed.
+    """
+
+    kind: Literal["complete", "stopped", "failed", "interrupted"]
+    cause: str | None = None
+
+
+class WorkSource(Protocol):
+    """Hands out work and judges what it reports. Called from one thread of the driver alone."""
+
+    @property
+    def stopping(self) -> bool:
+        """True once the search was asked to stop: the backend ends what is in flight, as ``interrupted``."""
+        ...
+
+    def next(self) -> Work | None:
+        """Return the next work; None means that there will be no more."""
+        ...
+
+    def report(self, key: str, result: RungResult) -> bool:
+        """Record a result and say whether the work goes on; repeated (key, rung) give the stored answer."""
+        ...
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        """Record how a work ended; called exactly once for each work handed out."""
+        ...
+
+
+class WorkRun(Protocol):
+    """One work being trained, on a worker."""
+
+    def next_rung(self) -> RungResult:
+        """Train up to the next rung and report.
+
+        Raises:
+            NasDistillError: the training failed; the work ends as ``failed`` with this message.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; called once, also after an error."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Starts works. Picklable: a backend sends it to its workers once."""
+
+    def start(self, work: Work) -> WorkRun:
+        """Begin (or go on with) a work; may raise as ``next_rung`` may."""
+        ...
+
+
+class Backend(Protocol):
+    """Executes the work of a source."""
+
+    def run(self, source: WorkSource, evaluator: Evaluator) -> None:
+        """Run until the source has no more work and all is finished, or the source is stopping.
+
+        A worker that dies is replaced; its work starts again from its checkpoint, up to ``retries`` times. Errors in
+        the source itself are raised here, after the workers have been ended.
+        """
+        ...
+
+
+def last_rung(work: Work) -> int:
+    """Return the index of a work's last rung."""
+    return len(work.rungs) - 1
+
+
