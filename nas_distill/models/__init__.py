@@ -1,0 +1,1 @@
+"""Builders: from the parameters of an architecture to a torch module."""
