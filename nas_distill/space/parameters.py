@@ -1,0 +1,169 @@
+"""Domains: what values one parameter can take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from nas_distill.common.errors import SpaceError
+from nas_distill.space.architecture import Scalar, to_plain
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of ``values`` (scalars, all different), written from cheap to dear: the first is the low end.
+
+    Raises:
+        SpaceError: no values, a value that is no scalar, or one given twice.
+    """
+
+    values: tuple[Scalar, ...]
+
+    def __post_init__(self) -> None:
+        plain = tuple(to_plain(value) for value in self.values)
+        if not plain:
+            raise SpaceError("a choice needs at least one value.")
+        for value in plain:
+            if isinstance(value, list | dict):
+                raise SpaceError(f"a choice is between numbers, strings, booleans or null, and {show(value)} is none.")
+        seen: set[Any] = set()
+        for value in plain:
+            if _identity(value) in seen:
+                raise SpaceError(f"the value {show(value)} is given twice.")
+            seen.add(_identity(value))
+        object.__setattr__(self, "values", plain)
+
+    @property
+    def integers(self) -> bool:
+        """Whether every value is an integer (booleans are not)."""
+        return all(isinstance(value, int) and not isinstance(value, bool) for value in self.values)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the values are integers with a constant step, so that ``low``, ``high`` and ``step`` describe them."""
+        numbers = self._sorted()
+        return bool(numbers) and len({b - a for a, b in zip(numbers, numbers[1:])}) <= 1
+
+    @property
+    def low(self) -> int:
+        """The least value of an ordered choice."""
+        return self._sorted()[0]
+
+    @property
+    def high(self) -> int:
+        """The greatest value of an ordered choice."""
+        return self._sorted()[-1]
+
+    @property
+    def step(self) -> int:
+        """The distance between neighbours of an ordered choice (1 where there is one value alone)."""
+        numbers = self._sorted()
+        return numbers[1] - numbers[0] if len(numbers) > 1 else 1
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def at(self, index: int) -> Scalar:
+        """Return value ``index``, counted from the cheap end."""
+        return self.values[index]
+
+    def match(self, value: Any) -> Scalar:
+        """Return the choice's own value that equals ``value`` (8.0 gives 8; True and 1 are different).
+
+        Raises:
+            SpaceError: there is none; the message says which there are.
+        """
+        plain = to_plain(value)
+        if not isinstance(plain, list | dict):
+            for own in self.values:
+                if _identity(own) == _identity(plain):
+                    return own
+        raise SpaceError(f"{show(plain)}, which is not one of {self}.")
+
+    def __str__(self) -> str:
+        return ", ".join(show(value) for value in self.values)
+
+    def _sorted(self) -> list[int]:
+        return sorted(value for value in self.values if isinstance(value, int)) if self.integers else []
+
+
+@dataclass(frozen=True)
+class IntRange:
+    """The integers ``low``, ``low + step``, ... up to and including ``high``; ``low`` is the cheap end.
+
+    Raises:
+        SpaceError: ``high`` is below ``low``, or ``step`` is below 1 or does not lead to ``high``.
+    """
+
+    low: int
+    high: int
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "step"):
+            plain = to_plain(getattr(self, name))
+            if not isinstance(plain, int) or isinstance(plain, bool):
+                raise SpaceError(f"the {name} of an integer range is {show(plain)}, which is no integer.")
+            object.__setattr__(self, name, plain)
+        if self.high < self.low:
+            raise SpaceError(f"an integer range from {self.low} to {self.high} is empty; the low end comes first.")
+        if self.step < 1:
+            raise SpaceError(f"the step of an integer range is {self.step}; it must be at least 1.")
+        if (self.high - self.low) % self.step:
+            raise SpaceError(f"steps of {self.step} from {self.low} do not lead to {self.high}.")
+
+    @property
+    def integers(self) -> bool:
+        """Whether every value is an integer: always."""
+        return True
+
+    @property
+    def ordered(self) -> bool:
+        """Whether ``low``, ``high`` and ``step`` describe the values: always."""
+        return True
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All values, from low to high."""
+        return tuple(range(self.low, self.high + 1, self.step))
+
+    def __len__(self) -> int:
+        return (self.high - self.low) // self.step + 1
+
+    def at(self, index: int) -> int:
+        """Return value ``index``, counted from the low end."""
+        return self.low + index * self.step
+
+    def match(self, value: Any) -> int:
+        """Return ``value`` as an integer of the range (8.0 gives 8; True is not 1).
+
+        Raises:
+            SpaceError: it is not in the range; the message says what is.
+        """
+        plain = to_plain(value)
+        number = isinstance(plain, int | float) and not isinstance(plain, bool)
+        if number and self.low <= plain <= self.high and (plain - self.low) % self.step == 0:  # type: ignore[operator]
+            return int(plain)  # type: ignore[arg-type]
+        raise SpaceError(f"{show(plain)}, which is not an integer of {self}.")
+
+    def __str__(self) -> str:
+        steps = "" if self.step == 1 else f" in steps of {self.step}"
+        return f"{self.low} to {self.high}{steps}"
+
+
+Domain: TypeAlias = Choice | IntRange
+
+
+def show(value: Any) -> str:
+    """Return a value as a user would write it in a space file."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value)
+
+
+def _identity(value: Scalar) -> tuple[str, Scalar]:
+    # Python holds True == 1 == 1.0; here a number is a number whatever its type, and a boolean is something else.
+    kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "other"
+    return kind, value
