@@ -1,0 +1,90 @@
+"""Figures of a classifier's logits. All are computed in float64 on the CPU and do not depend on the order of samples.
+
+Logits are ``[N, C]`` floating tensors of finite values, labels are ``[N]`` integer tensors in ``[0, C)``, N is at least
+1. Anything else is a DataError, a NaN in the logits among it: no figure is better than a figure about nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nas_distill.common.errors import DataError
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of samples whose largest logit is their label's, in [0, 1]; higher is better.
+
+    Of equal largest logits the first class counts as predicted.
+    """
+    logits, labels = _checked(logits, labels)
+    return float((logits.argmax(dim=1) == labels).double().mean())
+
+
+def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
+    """Return the share of samples for which both predict the same class, in [0, 1]; higher means more alike.
+
+    Both are ``[N, C]`` of the same N and C. Agreement says nothing about who is right.
+    """
+    logits_a, logits_b = _checked_logits(logits_a), _checked_logits(logits_b)
+    if logits_a.shape != logits_b.shape:
+        raise DataError(
+            f"Agreement needs two sets of logits of one shape, and these are {_shape(logits_a)} and {_shape(logits_b)}."
+        )
+    return float((logits_a.argmax(dim=1) == logits_b.argmax(dim=1)).double().mean())
+
+
+def nll(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean negative log-likelihood of the labels in nats per sample, at least 0; lower is better."""
+    logits, labels = _checked(logits, labels)
+    return float(torch.nn.functional.cross_entropy(logits, labels))
+
+
+def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Return the expected calibration error, a share in [0, 1]; lower is better.
+
+    Samples fall by top-1 confidence into ``bins`` equal intervals ``((m-1)/bins, m/bins]``; the figure is the mean over
+    samples of how far their bin's accuracy is from its mean confidence (Guo et al. 2017, "On calibration of modern
+    neural networks", eq. 3). Empty bins count nothing.
+    """
+    if bins < 1:
+        raise DataError(f"The calibration error needs at least 1 bin, not {bins}.")
+    logits, labels = _checked(logits, labels)
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    place = torch.bucketize(confidence, edges)
+    # Per bin, |sum of hits - sum of confidences| is its weight times its gap, times N: no division by an empty bin.
+    surplus = torch.zeros(bins, dtype=torch.float64)
+    surplus.index_add_(0, place, (predicted == labels).double() - confidence)
+    return float(surplus.abs().sum() / len(labels))
+
+
+def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    logits = _checked_logits(logits)
+    if labels.dim() != 1 or len(labels) != len(logits):
+        raise DataError(f"Logits of shape {_shape(logits)} need {len(logits)} labels, and these are {_shape(labels)}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"Labels must be integers, one class a sample, and these are {labels.dtype}.")
+    labels = labels.detach().cpu().long()
+    low, high, classes = int(labels.min()), int(labels.max()), logits.shape[1]
+    if low < 0 or high >= classes:
+        raise DataError(f"Labels run from {low} to {high}, but logits of {classes} classes allow 0 to {classes - 1}.")
+    return logits, labels
+
+
+def _checked_logits(logits: Tensor) -> Tensor:
+    if logits.dim() != 2 or not logits.is_floating_point():
+        raise DataError(
+            f"Logits must be a floating tensor [samples, classes], not {logits.dtype} of shape {_shape(logits)}."
+        )
+    if logits.numel() == 0:
+        raise DataError(f"There is nothing to evaluate: the logits are of shape {_shape(logits)}.")
+    logits = logits.detach().cpu().double()
+    if not bool(torch.isfinite(logits).all()):
+        bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+        raise DataError(f"The logits of {bad} of {len(logits)} samples are NaN or infinite.")
+    return logits
+
+
+def _shape(tensor: Tensor) -> str:
+    return "[" + ", ".join(str(size) for size in tensor.shape) + "]"

@@ -1,0 +1,61 @@
+"""Logits of a model over batches, without a trace left in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.common.errors import BuildError, DataError
+
+
+def predict_logits(model: nn.Module, batches: Iterable[Tensor], device: torch.device | str = "cpu") -> Tensor:
+    """Return the logits of every sample, ``[N, C]`` float32 on the CPU, in the order of the batches.
+
+    Args:
+        model: gives ``[B, C]`` logits for a batch ``[B, ...]``; already on ``device``. It runs in eval mode without
+            gradients; afterwards each of its modules is in the mode that it was in before.
+        batches: input tensors, moved to ``device`` one at a time.
+        device: where the model is.
+
+    Raises:
+        DataError: there are no batches.
+        BuildError: the model returns something else than a floating tensor ``[B, C]`` of one C.
+    """
+    parts: list[Tensor] = []
+    with eval_mode(model), torch.no_grad():
+        for batch in batches:
+            logits = model(batch.to(device))
+            _check(logits, len(batch), parts)
+            parts.append(logits.float().cpu())
+    if not parts:
+        raise DataError("There is nothing to predict: no batch was given.")
+    return torch.cat(parts)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run a block with ``model`` in eval mode; each module's own flag is given back, a frozen one stays frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _check(logits: object, count: int, before: list[Tensor]) -> None:
+    if not isinstance(logits, Tensor):
+        raise BuildError(f"The model returned a {type(logits).__name__}, not a tensor of logits [batch, classes].")
+    wanted = (count, before[0].shape[1]) if before else (count, None)
+    fits = logits.dim() == 2 and logits.shape[0] == count and wanted[1] in (None, logits.shape[1])
+    if not fits or not logits.is_floating_point():
+        shape = ", ".join(str(size) for size in logits.shape)
+        classes = "classes" if wanted[1] is None else str(wanted[1])
+        raise BuildError(
+            f"The model returned {logits.dtype} of shape [{shape}] for a batch of {count}, "
+            f"not floating logits [{count}, {classes}]."
+        )
