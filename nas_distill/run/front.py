@@ -1,0 +1,118 @@
+"""Which points nobody beats, and how much they cover. Pure NumPy; nothing here knows of Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from nas_distill.run.records import TrialRecord
+
+SPAN = 100.0  # the hypervolume looks at costs from a hundredth of the reference up to the reference
+
+
+def non_dominated(points: ArrayLike, maximise: Sequence[bool]) -> NDArray[np.bool_]:
+    """Return which of ``points`` [N, D] no other dominates; ``maximise`` [D] gives each column's direction.
+
+    A point dominates another when it is nowhere worse and somewhere better. Equal points stand or fall together. A row
+    with a NaN is never on the front and dominates nothing.
+    """
+    losses = _losses(points, maximise)
+    kept = np.logical_not(np.isnan(losses).any(axis=1))
+    front: NDArray[np.bool_] = np.array(kept, dtype=bool)
+    for index in np.flatnonzero(kept):
+        no_worse = (losses[kept] <= losses[index]).all(axis=1)
+        better = (losses[kept] < losses[index]).any(axis=1)
+        front[index] = not (no_worse & better).any()
+    return front
+
+
+def pareto_ranks(points: ArrayLike, maximise: Sequence[bool]) -> NDArray[np.int64]:
+    """Return each point's rank [N]: 0 on the front, 1 on what is the front without it, and so on; -1 for rows with NaN.
+
+    These are ranks (the rank of point i is at place i), not an order of the points.
+    """
+    losses = _losses(points, maximise)
+    ranks = np.full(len(losses), -1, dtype=np.int64)
+    left = np.flatnonzero(~np.isnan(losses).any(axis=1))
+    rank = 0
+    while left.size:
+        front = non_dominated(losses[left], [False] * losses.shape[1])
+        ranks[left[front]] = rank
+        left = left[~front]
+        rank += 1
+    return ranks
+
+
+def hypervolume(points: ArrayLike, reference: ArrayLike, maximise: Sequence[bool]) -> float:
+    """Return the volume between ``reference`` [D] and what ``points`` [N, D] dominate; higher is better.
+
+    Exact for any D, by slicing along the last dimension (fast for 2 and 3). Points that are no better than the
+    reference in some column, and rows with NaN, add nothing. No points: 0.
+    """
+    losses = _losses(points, maximise)
+    corner = _losses(np.atleast_2d(np.asarray(reference, dtype=float)), maximise)[0]
+    losses = losses[(losses < corner).all(axis=1)]  # false for NaN
+    return _volume(losses, corner)
+
+
+def front_records(records: Iterable[TrialRecord], costs: Sequence[str]) -> list[TrialRecord]:
+    """Return the completed candidates that no other beats in quality and ``costs``, from cheap to dear (first cost)."""
+    usable = [
+        record for record in records if record.state == "complete" and all(name in record.costs for name in costs)
+    ]
+    if not usable:
+        return []
+    points = [[record.final_quality, *(record.costs[name] for name in costs)] for record in usable]
+    mask = non_dominated(points, [True] + [False] * len(costs))
+    front = [record for record, keep in zip(usable, mask) if keep]
+    return sorted(front, key=lambda record: (*(record.costs[name] for name in costs), record.number))
+
+
+def front_hypervolume(
+    records: Iterable[TrialRecord], costs: Sequence[str], reference: Mapping[str, float], *, span: float = SPAN
+) -> float:
+    """Return the normalised hypervolume of the completed candidates, in [0, 1]; higher is better.
+
+    ``reference`` gives each cost's largest value that counts (the budget's limit, or the teacher's cost). Costs are
+    taken on a log scale from ``reference / span`` to ``reference``, quality (a share of 1) as it is with 0 as its
+    reference. With one cost the figure reads: the mean, over budgets spread log-evenly between ``reference / span`` and
+    ``reference``, of the best quality that the run has within that budget. Comparable between runs of one reference.
+    """
+    points = []
+    for record in records:
+        if record.state == "complete" and all(name in record.costs for name in costs):
+            scaled = [_log_share(record.costs[name], reference[name], span) for name in costs]
+            points.append([min(max(record.final_quality, 0.0), 1.0), *scaled])
+    if not points:
+        return 0.0
+    return hypervolume(points, [0.0] + [1.0] * len(costs), [True] + [False] * len(costs))
+
+
+def _log_share(cost: float, reference: float, span: float) -> float:
+    lowest = reference / span
+    return float(np.log(max(cost, lowest) / lowest) / np.log(span))
+
+
+def _losses(points: ArrayLike, maximise: Sequence[bool]) -> NDArray[np.float64]:
+    array = np.asarray(points, dtype=float).reshape(-1, len(maximise))
+    return array * np.where(np.asarray(maximise, dtype=bool), -1.0, 1.0)
+
+
+def _volume(losses: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
+    if not len(losses):
+        return 0.0
+    if losses.shape[1] == 1:
+        return float(corner[0] - losses[:, 0].min())
+    losses = losses[non_dominated(losses, [False] * losses.shape[1])]
+    losses = losses[np.argsort(losses[:, -1], kind="stable")]
+    heights = np.append(losses[1:, -1], corner[-1]) - losses[:, -1]
+    # Sweep the last dimension: between two neighbouring heights the cross-section is what the points so far dominate.
+    total = 0.0
+    for index, height in enumerate(heights):
+        if height > 0:
+            total += float(height) * _volume(losses[: index + 1, :-1], corner[:-1])
+    return total

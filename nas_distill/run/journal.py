@@ -1,0 +1,229 @@
+"""The Optuna journal of a run: opened for writing by the one process that holds the run's lock, read by anybody.
+
+Optuna appends JSON lines. A process killed in mid-append leaves a torn last line, to which the next append would be
+glued, after which nothing can read the file; and a lock file that makes the next writer wait for half a minute. So the
+torn end is cut off and the stale lock removed before Optuna sees the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_distill.common.errors import RunError
+from nas_distill.run.folder import RunFolder
+
+STUDY = "search"
+
+
+class NotBegun(RunError):
+    """The folder of a run that has recorded nothing yet."""
+
+
+class Journal:
+    """The run's study, opened for writing. Every change is on disk when the method returns.
+
+    Whatever the disk refuses raises a RunError; from then on the journal takes nothing more, and what it
+    holds is whole.
+    """
+
+    def __init__(self, path: Path, study: optuna.Study, storage: JournalStorage) -> None:
+        self.path = path
+        self.study = study
+        self._storage = storage
+        self._refused: RunError | None = None
+
+    def add(self, trial: FrozenTrial) -> int:
+        """Append a whole trial (``optuna.trial.create_trial``) in one line, and return its number."""
+        number = len(self.study.get_trials(deepcopy=False))
+        with self._writing():
+            self.study.add_trial(trial)
+        return number
+
+    def annotate(self, number: int, name: str, value: Any) -> None:
+        """Set a user attribute of an unfinished trial."""
+        with self._writing():
+            self._storage.set_trial_user_attr(self._id(number), name, value)
+
+    def tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """Finish a running trial; ``values`` for COMPLETE alone."""
+        with self._writing():
+            self.study.tell(number, values, state)
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Set a user attribute of the study."""
+        with self._writing():
+            self.study.set_user_attr(name, value)
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self._refused is not None:
+            raise self._refused
+        try:
+            yield
+        except OSError as error:
+            self._refused = RunError(_refusal(self.path, error))
+            mend(self.path)  # half a line may have been written; cutting it off needs no space
+            raise self._refused from error
+
+
+def open_journal(folder: RunFolder, *, directions: Sequence[str], names: Sequence[str]) -> Journal:
+    """Open (or begin) the journal of a locked run folder, after mending its end.
+
+    ``directions`` are ``maximize`` or ``minimize``, one a told value; ``names`` what the values are called.
+
+    Raises:
+        RunError: the journal is torn in the middle, is of a search with other objectives, or cannot be written.
+    """
+    if not folder.locked:
+        raise RuntimeError("the run folder must be locked before its journal is opened for writing")
+    path = folder.journal
+    try:
+        if path.exists():
+            mend(path)
+            _parse(path, path.read_bytes())
+        _unlink_stale_locks(path)
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        study = _open_study(storage, path, directions=directions, names=names)
+    except OSError as error:
+        raise RunError(_refusal(path, error)) from error
+    return Journal(path, study, storage)
+
+
+def read_study(folder: RunFolder) -> optuna.Study:
+    """Read a run's study as it is now. Changes nothing on disk, needs no lock, and cannot be written to.
+
+    Raises:
+        RunError: there is no run, or its journal is torn in the middle (NotBegun: it has recorded nothing yet).
+    """
+    path = folder.require().journal
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}).") from error
+    whole = content[: content.rfind(b"\n") + 1]  # the writer may be in the middle of a line
+    storage = _replay(path, _LinesInMemory(_parse(path, whole)))
+    names = [study.study_name for study in storage.get_all_studies()]
+    if STUDY not in names:
+        raise NotBegun(f"{folder.path} holds no trials yet; look again once the search has begun.")
+    return optuna.load_study(study_name=STUDY, storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
+
+
+def mend(path: Path) -> int:
+    """Cut a torn last line off a journal and return how many bytes went; what was whole stays."""
+    with path.open("rb+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        keep = _end_of_last_line(stream, size)
+        if keep < size:
+            stream.truncate(keep)
+            os.fsync(stream.fileno())
+    return size - keep
+
+
+class _LinesInMemory(BaseJournalBackend):
+    """A journal read into memory, for looking alone."""
+
+    def __init__(self, logs: list[dict[str, Any]]) -> None:
+        self._logs = logs
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        yield from self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise RunError("this run was opened for reading; nothing can be added to it.")
+
+
+def _open_study(
+    storage: JournalStorage, path: Path, *, directions: Sequence[str], names: Sequence[str]
+) -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=0)  # never asked: proposals are made elsewhere (search/proposals.py)
+    existing = [study for study in storage.get_all_studies() if study.study_name == STUDY]
+    if existing:
+        found = [direction.name.lower() for direction in existing[0].directions]
+        if found != list(directions):
+            raise RunError(
+                f"{path} was begun with objectives {', '.join(found)}, and is now asked for {', '.join(directions)}; "
+                "resume it with the search file it was begun with, or search in another folder."
+            )
+        study = optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
+    else:
+        study = _quietly(
+            lambda: optuna.create_study(storage=storage, study_name=STUDY, directions=list(directions), sampler=sampler)
+        )
+    if study.metric_names != list(names):
+        _quietly(lambda: study.set_metric_names(list(names)))
+    return study
+
+
+def _replay(path: Path, backend: BaseJournalBackend) -> JournalStorage:
+    try:
+        return JournalStorage(backend)
+    except Exception as error:
+        raise RunError(
+            f"{path} cannot be replayed ({type(error).__name__}: {error}); restore it from a copy."
+        ) from error
+
+
+def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
+    logs = []
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            log = json.loads(line)
+            log["op_code"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(
+                f"{path} is torn at line {number}; restore it from a copy, or keep its first {number - 1} lines "
+                "(head -n), which gives up what was recorded after them."
+            ) from error
+        logs.append(log)
+    return logs
+
+
+def _end_of_last_line(stream: Any, size: int) -> int:
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        stream.seek(start)
+        at = stream.read(end - start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0
+
+
+def _unlink_stale_locks(path: Path) -> None:
+    # Whoever held one is dead: a writer holds the run's own lock, and that is ours.
+    for stale in [path.with_name(path.name + ".lock"), *path.parent.glob(f"{path.name}.lock*.rename")]:
+        stale.unlink(missing_ok=True)
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of {path} is full; what was recorded is kept: make space, then resume."
+    return f"{path} cannot be written ({error.strerror or error}); what was recorded is kept."
+
+
+def _quietly(action: Any) -> Any:
+    """Do without Optuna's line about a new study, and without its note that metric names are experimental."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return action()
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,260 @@
+"""A trial as the rest of the package sees it, read from the journal and from nothing else.
+
+What a trial's user attributes hold (written by ``search/controller.py``):
+
+``index``         place among the proposals; retries of a proposal share it
+``key``           name of its training, kept over retries, e.g. ``t00012``
+``architecture``  the nested values; ``origin``: ``seed``, ``sampler`` or ``random``
+``costs``         cost -> value; ``violations``: limit -> relative excess, for candidates over budget
+``rung:<k>``      what was reported at rung k: quality, step, seconds, share, and ``stop`` when that ended the trial
+``duplicate_of``  number of the trial that has the same architecture
+``retry_of``      number of the interrupted trial that it goes on with
+``interrupted``   ``stopped`` (the search was asked to stop) or ``died`` (its process was gone)
+``cause``         why it failed
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nas_distill.common.errors import RunError
+from nas_distill.common.files import write_text
+from nas_distill.space import Architecture
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+State = Literal["running", "complete", "pruned", "over_budget", "duplicate", "failed", "interrupted"]
+RUNG = "rung:"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a trial was stopped: at ``rung`` it had ``quality``, and the rule's words are in ``reason``.
+
+    ``witness`` is the number of a trial that costs no more and had ``witness_quality`` there, more than ``margin``
+    above; None for rules that name nobody.
+    """
+
+    rung: int
+    quality: float
+    witness: int | None
+    witness_quality: float | None
+    margin: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a trial reported at a rung.
+
+    ``quality`` (higher is better), optimiser ``step``, ``seconds`` of training since its start (over all resumptions),
+    ``share`` of the full length in (0, 1].
+    """
+
+    quality: float
+    step: int
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of the journal.
+
+    ``number`` is unique; ``key`` names the training and is kept over retries. ``reports`` are by rung. ``params`` are
+    the flat values as the sampler knows them. States: ``complete`` (trained to the end), ``pruned`` (stopped, see
+    ``stop``), ``over_budget`` (never trained, see ``violations``), ``duplicate`` (never trained, see ``duplicate_of``),
+    ``failed`` (see ``cause``), ``interrupted`` (another trial goes on with it, or will), ``running``.
+    """
+
+    number: int
+    index: int
+    key: str
+    state: State
+    architecture: Architecture
+    origin: str
+    costs: dict[str, float]
+    reports: dict[int, Rung]
+    violations: dict[str, float]
+    stop: Stop | None
+    cause: str | None
+    duplicate_of: int | None
+    retry_of: int | None
+    values: tuple[float, ...] | None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def quality(self) -> float | None:
+        """The quality at the highest rung it reached; higher is better; None before the first."""
+        return self.reports[max(self.reports)].quality if self.reports else None
+
+    @property
+    def final_quality(self) -> float:
+        """The quality at the last rung.
+
+        Raises:
+            ValueError: the trial is not complete.
+        """
+        if self.state != "complete" or self.quality is None:
+            raise ValueError(f"trial {self.number} is {self.state}: it has no final quality")
+        return self.quality
+
+    @property
+    def rungs(self) -> dict[int, float]:
+        """Quality by rung."""
+        return {rung: report.quality for rung, report in self.reports.items()}
+
+    @property
+    def rung_seconds(self) -> dict[int, float]:
+        """Seconds of training since the start, by rung."""
+        return {rung: report.seconds for rung, report in self.reports.items()}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent training it up to its last report."""
+        return max((report.seconds for report in self.reports.values()), default=0.0)
+
+    @property
+    def seconds_saved(self) -> float:
+        """Seconds that stopping it saved: its own pace, times the rest of the way; 0 unless stopped."""
+        if self.state != "pruned" or not self.reports:
+            return 0.0
+        last = self.reports[max(self.reports)]
+        return last.seconds * (1.0 - last.share) / last.share
+
+    @property
+    def trained(self) -> bool:
+        """Whether it counts among the trials that were asked for: complete, pruned or failed."""
+        return self.state in ("complete", "pruned", "failed")
+
+    @property
+    def witness(self) -> int | None:
+        """Number of the trial that beat it, when it was stopped for one."""
+        return self.stop.witness if self.stop else None
+
+    @property
+    def margin(self) -> float | None:
+        """The margin by which a witness had to be ahead, when it was stopped."""
+        return self.stop.margin if self.stop else None
+
+
+def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord:
+    """Read one Optuna trial that ``search/controller.py`` wrote.
+
+    Raises:
+        RunError: the trial lacks what every trial of a run has.
+    """
+    attrs = trial.user_attrs
+    try:
+        reports: dict[int, Rung] = {}
+        stop: Stop | None = None
+        for rung, value in recorded_rungs(attrs).items():
+            reports[rung] = Rung(value["quality"], value["step"], value["seconds"], value["share"])
+            if value.get("stop"):
+                stop = Stop(rung=rung, quality=value["quality"], **value["stop"])
+        return TrialRecord(
+            number=trial.number,
+            index=attrs["index"],
+            key=attrs["key"],
+            state=_state(trial),
+            architecture=Architecture.from_json(json.dumps(attrs["architecture"])),
+            origin=attrs["origin"],
+            costs=dict(attrs.get("costs", {})),
+            reports=reports,
+            violations=dict(attrs.get("violations", {})),
+            stop=stop,
+            cause=attrs.get("cause"),
+            duplicate_of=attrs.get("duplicate_of"),
+            retry_of=attrs.get("retry_of"),
+            values=None if trial.values is None else tuple(trial.values),
+            params=dict(trial.params),
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"trial {trial.number} of the journal is not one of nas_distill's ({error!r} is amiss)."
+        ) from error
+
+
+def recorded_rungs(attrs: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Return what a trial's user attributes say of each rung, rising."""
+    found = {int(name.removeprefix(RUNG)): value for name, value in attrs.items() if name.startswith(RUNG)}
+    return dict(sorted(found.items()))
+
+
+def read_records(study: optuna.Study) -> list[TrialRecord]:
+    """Return all trials of a study, by number."""
+    return [from_trial(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+def to_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """Return one flat dict a trial, all with the same keys: what the CSV and the data frame hold."""
+    costs = sorted({name for record in records for name in record.costs})
+    rungs = sorted({rung for record in records for rung in record.reports})
+    params = list(dict.fromkeys(name for record in records for name in record.params))
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {
+            "trial": record.number,
+            "state": record.state,
+            "quality": record.quality,
+            **{name: record.costs.get(name) for name in costs},
+            **{f"quality_at_rung_{rung}": record.rungs.get(rung) for rung in rungs},
+            "seconds": record.seconds,
+            "witness": record.witness,
+            "witness_quality": record.stop.witness_quality if record.stop else None,
+            "margin": record.margin,
+            "violations": json.dumps(record.violations) if record.violations else None,
+            "cause": record.cause,
+            "duplicate_of": record.duplicate_of,
+            "retry_of": record.retry_of,
+            "origin": record.origin,
+            "key": record.key,
+            "architecture": record.architecture.hash,
+            **{f"param:{name}": record.params.get(name) for name in params},
+        }
+        rows.append(row)
+    return rows
+
+
+def to_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
+    """Return a data frame with one row a trial, indexed by trial number; columns as in ``to_rows``."""
+    import pandas as pd
+
+    rows = to_rows(list(records))
+    if not rows:
+        return pd.DataFrame({"state": [], "quality": []}, index=pd.Index([], name="trial"))
+    return pd.DataFrame(rows).set_index("trial")
+
+
+def write_csv(records: Iterable[TrialRecord], path: Path) -> None:
+    """Write one line a trial, atomically; columns as in ``to_rows``."""
+    rows = to_rows(list(records))
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, fieldnames=list(rows[0]) if rows else ["trial", "state", "quality"], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _state(trial: optuna.trial.FrozenTrial) -> State:
+    attrs = trial.user_attrs
+    if "duplicate_of" in attrs:
+        return "duplicate"
+    if not trial.state.is_finished():
+        return "running"
+    if "interrupted" in attrs:
+        return "interrupted"
+    if attrs.get("violations"):
+        return "over_budget"
+    named: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    return named[trial.state.name]
