@@ -33,7 +33,7 @@ class Architecture:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         if not isinstance(values, Mapping):
-            raise SpaceError(f"an architecture is a mapping of parameters to values, not {_kind(values)}.")
+            raise SpaceError(f"an architecture is a mapping of parameters to values, not one {_kind(values)}.")
         plain = to_plain(values)
         object.__setattr__(self, "_text", json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
@@ -65,7 +65,7 @@ class Architecture:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise SpaceError(f"an architecture cannot be read: {error} is what JSON says of it.") from error
+            raise SpaceError(f"an architecture is not valid JSON ({error}).") from error
         return cls(values)
 
     def __repr__(self) -> str:
@@ -88,20 +88,16 @@ def to_plain(value: Any, path: str = "") -> Value:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise SpaceError(f"parameter '{path}' is {value}; values of an architecture are finite.")
+            raise SpaceError(f"{_place(path)} is {value}, and the values of an architecture are finite.")
         return float(value) + 0.0  # -0.0 becomes 0.0: they are equal, so their text must be
     if isinstance(value, Mapping):
-        wrong = [key for key in value if not isinstance(key, str)]
-        if wrong:
-            raise SpaceError(
-                f"{wrong[0]!r}{f' in {path!r}' if path else ''} names a parameter, so it must be a string."
-            )
+        for key in value:
+            if not isinstance(key, str):
+                raise SpaceError(f"the key {key!r} of {_place(path)} is no string, so it names no parameter.")
         return {str(key): to_plain(inner, join(path, key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(inner, join(path, index)) for index, inner in enumerate(value)]
-    raise SpaceError(
-        f"parameter '{path}' is {_kind(value)}; values are numbers, strings, booleans, null or lists of them."
-    )
+    raise SpaceError(f"{_place(path)} is {_kind(value)}; only numbers, strings, booleans, null and lists can be kept.")
 
 
 def join(path: str, name: str | int) -> str:
@@ -109,5 +105,9 @@ def join(path: str, name: str | int) -> str:
     return f"{path}.{name}" if path else str(name)
 
 
+def _place(path: str) -> str:
+    return f"parameter '{path}'" if path else "a value"
+
+
 def _kind(value: Any) -> str:
-    return f"a value of type {type(value).__name__}"
+    return f"of type {type(value).__name__}"

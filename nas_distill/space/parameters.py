@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from nas_distill.common.errors import SpaceError
@@ -20,18 +21,17 @@ class Choice:
     values: tuple[Scalar, ...]
 
     def __post_init__(self) -> None:
-        plain = tuple(to_plain(value) for value in self.values)
-        if not plain:
+        if not self.values:
             raise SpaceError("a choice needs at least one value.")
-        for value in plain:
-            if isinstance(value, list | dict):
-                raise SpaceError(f"a choice is between numbers, strings, booleans or null, and {show(value)} is none.")
-        seen: set[Any] = set()
-        for value in plain:
-            if _identity(value) in seen:
-                raise SpaceError(f"the value {show(value)} is given twice.")
-            seen.add(_identity(value))
-        object.__setattr__(self, "values", plain)
+        seen: dict[Any, Scalar] = {}
+        for value in self.values:
+            plain = to_plain(value)
+            if isinstance(plain, list | dict):
+                raise SpaceError(f"a choice is between numbers, strings, booleans or null, and {plain!r} is none.")
+            if identity(plain) in seen:
+                raise SpaceError(f"the value {show(plain)} is given twice.")
+            seen[identity(plain)] = plain
+        object.__setattr__(self, "values", tuple(seen.values()))
 
     @property
     def integers(self) -> bool:
@@ -40,9 +40,9 @@ class Choice:
 
     @property
     def ordered(self) -> bool:
-        """Whether the values are integers with a constant step, so that ``low``, ``high`` and ``step`` describe them."""
+        """Whether the values are integers of a constant step, which ``low``, ``high`` and ``step`` describe."""
         numbers = self._sorted()
-        return bool(numbers) and len({b - a for a, b in zip(numbers, numbers[1:])}) <= 1
+        return bool(numbers) and len({b - a for a, b in pairwise(numbers)}) <= 1
 
     @property
     def low(self) -> int:
@@ -76,9 +76,9 @@ class Choice:
         plain = to_plain(value)
         if not isinstance(plain, list | dict):
             for own in self.values:
-                if _identity(own) == _identity(plain):
+                if identity(own) == identity(plain):
                     return own
-        raise SpaceError(f"{show(plain)}, which is not one of {self}.")
+        raise SpaceError(f"{show(plain)} is not one of {self}.")
 
     def __str__(self) -> str:
         return ", ".join(show(value) for value in self.values)
@@ -144,7 +144,7 @@ class IntRange:
         number = isinstance(plain, int | float) and not isinstance(plain, bool)
         if number and self.low <= plain <= self.high and (plain - self.low) % self.step == 0:  # type: ignore[operator]
             return int(plain)  # type: ignore[arg-type]
-        raise SpaceError(f"{show(plain)}, which is not an integer of {self}.")
+        raise SpaceError(f"{show(plain)} is not an integer of {self}.")
 
     def __str__(self) -> str:
         steps = "" if self.step == 1 else f" in steps of {self.step}"
@@ -163,7 +163,8 @@ def show(value: Any) -> str:
     return repr(value)
 
 
-def _identity(value: Scalar) -> tuple[str, Scalar]:
+def identity(value: Scalar) -> tuple[str, Scalar]:
+    """Return what two values share exactly when they mean the same: 8 and 8.0 do, 1 and True do not."""
     # Python holds True == 1 == 1.0; here a number is a number whatever its type, and a boolean is something else.
     kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "other"
     return kind, value
