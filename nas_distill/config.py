@@ -1,11 +1,12 @@
 """The search file: frozen models, and the only place where YAML is read.
 
-Every default of nas_distill is stated here and nowhere else. Errors name the field and, for a misspelt key, the near one.
+Every default of nas_distill is stated here and nowhere else. Errors name the field, and the near key if misspelt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -25,7 +26,7 @@ class Section(BaseModel):
 
 
 class ViewsConfig(Section):
-    """Seeded augmentation. ``count`` fixed views of each training sample; pad-crop by ``pad`` pixels, mirror by ``flip``."""
+    """Seeded augmentation: ``count`` fixed views of a training sample, by pad-crop (``pad`` pixels) and mirroring."""
 
     count: int = Field(4, ge=1, le=4096)
     pad: int = Field(0, ge=0, le=64)
@@ -121,13 +122,13 @@ class ScoreConfig(TrainingConfig):
     @field_validator("rungs")
     @classmethod
     def _rising_to_one(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
-        if not rungs or any(a >= b for a, b in zip(rungs, rungs[1:])) or rungs[0] <= 0 or rungs[-1] != 1.0:
+        if not rungs or any(a >= b for a, b in pairwise(rungs)) or rungs[0] <= 0 or rungs[-1] != 1.0:
             raise ValueError("rungs must rise from above 0 to exactly 1")
         return rungs
 
 
 class FinalConfig(TrainingConfig):
-    """The full distillation of up to ``count`` finalists; ``baseline`` also trains the best one on hard labels alone."""
+    """The full distillation of up to ``count`` finalists; ``baseline`` trains the best one on hard labels alone too."""
 
     epochs: float = Field(12.0, gt=0)
     count: int = Field(3, ge=1)

@@ -39,13 +39,6 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Sequential(*shortcut)
         self.relu = nn.ReLU(inplace=True)
 
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The norm that ends the body."""
-        norm = self.body[-1]
-        assert isinstance(norm, nn.BatchNorm2d)
-        return norm
-
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         return self.relu(self.body(x) + self.shortcut(x))
@@ -74,7 +67,7 @@ class ResNet(nn.Module):
                 inputs = stage["width"]
         self.blocks = nn.Sequential(*blocks)
         self.head = Classifier(inputs, num_classes)
-        initialise(self, zero_last=tuple(block.last_norm for block in blocks))
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images."""

@@ -1,0 +1,80 @@
+"""Fashion-MNIST (Xiao et al., 2017, arXiv:1708.07747): an embedded balanced subset, or the whole set from IDX files.
+
+In both, validation is the same 2,000 images of the official training set; the shipped teacher never saw them.
+"""
+
+from __future__ import annotations
+
+import gzip
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from nas_distill.common.errors import DataError
+from nas_distill.data.dataset import Dataset, Split
+from nas_distill.data.views import Views
+
+CLASSES = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+# Of the 58,000 training images, after scaling to [0, 1].
+MEAN, STD = (0.2860,), (0.3530,)
+DEFAULT_VIEWS = Views(count=4, pad=2, flip=True)
+_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def load_fashion(root: Path | None = None, views: Views | None = None) -> Dataset:
+    """Load Fashion-MNIST; images (1, 28, 28) uint8, 10 classes.
+
+    Args:
+        root: a folder of IDX files, plain or gzipped, for the whole set (58,000 training images, 2,000 validation,
+            10,000 test); None takes the embedded subset (12,000, 2,000, 4,000).
+        views: augmentation; pad-crop by 2 and mirroring unless given.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    with resources.as_file(resources.files("nas_distill.data") / "embedded" / "fashion-mnist.npz") as path:
+        embedded = dict(np.load(path))
+    if root is None:
+        parts = {name: Split(embedded[f"{name}_x"], embedded[f"{name}_y"]) for name in ("train", "val", "test")}
+        name = "fashion-mnist (subset)"
+    else:
+        x, y = (_read(root, file) for file in _FILES["train"])
+        if len(x) != 60_000 or len(y) != 60_000:
+            raise DataError(f"{root}: Fashion-MNIST's training set has 60,000 images, but {len(x)} were found.")
+        validation = np.zeros(len(x), dtype=bool)
+        validation[embedded["val_index"]] = True
+        if not np.array_equal(x[validation][:, None], embedded["val_x"]):
+            raise DataError(f"{root}: the images are not Fashion-MNIST's (another set in the same format?).")
+        test_x, test_y = (_read(root, file) for file in _FILES["test"])
+        parts = {
+            "train": Split(x[~validation][:, None], y[~validation].astype(np.int64)),
+            "val": Split(embedded["val_x"], embedded["val_y"]),
+            "test": Split(test_x[:, None], test_y.astype(np.int64)),
+        }
+        name = "fashion-mnist"
+    return Dataset(
+        name, parts["train"], parts["val"], parts["test"], 10, MEAN, STD, views or DEFAULT_VIEWS, classes=CLASSES
+    )
+
+
+def _read(root: Path, name: str) -> np.ndarray:
+    """Read an IDX file of unsigned bytes: magic (0, 0, 8, axes), sizes as big-endian uint32, then the values."""
+    for path in (root / f"{name}.gz", root / name):
+        if path.exists():
+            break
+    else:
+        raise DataError(f"{root} holds no {name}.gz; 'root' must be a folder of Fashion-MNIST's four IDX files.")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error}).") from error
+    axes = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
+    header = 4 + 4 * axes
+    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
+    if axes == 0 or len(content) - header != int(np.prod(shape)):
+        raise DataError(f"{path} is not a whole IDX file of bytes; fetch it anew.")
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)

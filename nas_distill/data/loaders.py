@@ -1,0 +1,158 @@
+"""Data by name: the built-in sets, a ``.npz`` file, or what a user's function returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from nas_distill.common.errors import DataError, did_you_mean, first_line
+from nas_distill.common.references import is_reference, load_reference
+from nas_distill.data.dataset import Dataset
+from nas_distill.data.digits import load_digits
+from nas_distill.data.fashion import load_fashion
+from nas_distill.data.views import Views
+
+BUILT_IN = ("fashion-mnist", "digits")
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: str | None = None,
+    val: float = 0.2,
+    views: Views | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    paths: Sequence[Path] = (),
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set.
+
+    Args:
+        name: ``fashion-mnist``, ``digits``, a ``.npz`` file with arrays x and y (or x_train, y_train and, where there
+            are any, x_val, y_val, x_test, y_test), or ``package.module:function``.
+        root: folder of IDX files, for the whole ``fashion-mnist``.
+        val: share to split off where the source has no validation split.
+        views: augmentation in place of the source's own.
+        arguments: passed to the function.
+        paths: folders where relative files and modules are looked for.
+        seed: of splits.
+
+    Raises:
+        DataError: the name is unknown, or what it names cannot be used.
+    """
+    if root is not None and name != "fashion-mnist":
+        raise DataError(f"'root' belongs to fashion-mnist; data '{name}' does not take it.")
+    if name == "fashion-mnist":
+        return load_fashion(None if root is None else _find(root, paths), views)
+    if name == "digits":
+        return load_digits(views, seed)
+    if name.endswith(".npz"):
+        return _load_npz(_find(name, paths), val, views, seed)
+    if is_reference(name):
+        function = load_reference(name, what="data", paths=paths)
+        try:
+            result = function(**(arguments or {}))
+        except Exception as error:
+            raise DataError(f"Data function {name} failed ({first_line(error)}).") from error
+        return as_dataset(result, name=name, val=val, views=views, seed=seed)
+    raise DataError(
+        f"Data '{name}' is unknown{did_you_mean(name, BUILT_IN)} Own data is a .npz file or package.module:function."
+    )
+
+
+def as_dataset(
+    source: Any, *, name: str = "data", val: float = 0.2, views: Views | None = None, seed: int = 0
+) -> Dataset:
+    """Make a Dataset of what a user has.
+
+    Args:
+        source: a Dataset, a mapping of arrays (as in a ``.npz``), (x, y), a torch map-style dataset of (sample, label),
+            or a mapping ``{"train": ..., "val": ..., "test": ...}`` of such datasets.
+        name: for messages.
+        val: share to split off where there is no validation split.
+        views: augmentation in place of the source's own.
+        seed: of splits.
+
+    Raises:
+        DataError: it is none of these, or its content cannot be used.
+    """
+    if isinstance(source, Dataset):
+        return source if views is None else source.with_views(views)
+    if isinstance(source, Mapping):
+        if "train" in source:
+            parts = {key: _collect(part, f"Data '{name}', {key} split") for key, part in source.items()}
+            unknown = set(parts) - {"train", "val", "test"}
+            if unknown:
+                word = sorted(unknown)[0]
+                raise DataError(f"Data '{name}': unknown split '{word}'{did_you_mean(word, ['train', 'val', 'test'])}")
+            return Dataset.from_tensors(
+                *parts["train"], val=parts.get("val", val), test=parts.get("test"), views=views, name=name, seed=seed
+            )
+        return _from_arrays(source, name, val, views, seed)
+    if isinstance(source, tuple) and len(source) == 2:
+        return Dataset.from_tensors(*source, val=val, views=views, name=name, seed=seed)
+    return Dataset.from_tensors(*_collect(source, f"Data '{name}'"), val=val, views=views, name=name, seed=seed)
+
+
+def _collect(source: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read a map-style dataset (or (x, y)) into arrays, once."""
+    if isinstance(source, tuple) and len(source) == 2:
+        return np.asarray(source[0]), np.asarray(source[1])
+    if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+        raise DataError(
+            f"{where} is a {type(source).__name__}; it must be a Dataset, (x, y), a mapping of arrays, or a torch "
+            "map-style dataset of (sample, label)."
+        )
+    if len(source) == 0:
+        raise DataError(f"{where} is empty.")
+    samples, labels = [], []
+    try:
+        for place in range(len(source)):
+            x, y = source[place]
+            samples.append(np.asarray(x))
+            labels.append(int(y))
+        return np.stack(samples), np.asarray(labels)
+    except Exception as error:
+        raise DataError(
+            f"{where}: item {len(labels)} is not (sample, label) of one shape ({first_line(error)})."
+        ) from error
+
+
+def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, views: Views | None, seed: int) -> Dataset:
+    x_key, y_key = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
+    for key in (x_key, y_key):
+        if key not in arrays:
+            raise DataError(f"Data '{name}' has no array '{key}'; it has {', '.join(sorted(arrays)) or 'none'}.")
+
+    def pair(split: str) -> tuple[Any, Any] | None:
+        if f"x_{split}" not in arrays and f"y_{split}" not in arrays:
+            return None
+        for key in (f"x_{split}", f"y_{split}"):
+            if key not in arrays:
+                raise DataError(f"Data '{name}' has no array '{key}' beside its partner.")
+        return arrays[f"x_{split}"], arrays[f"y_{split}"]
+
+    return Dataset.from_tensors(
+        arrays[x_key], arrays[y_key], val=pair("val") or val, test=pair("test"), views=views, name=name, seed=seed
+    )
+
+
+def _load_npz(path: Path, val: float, views: Views | None, seed: int) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, BadZipFile, EOFError) as error:
+        raise DataError(f"{path} is not a .npz file of plain arrays ({first_line(error)}).") from error
+    return _from_arrays(arrays, path.name, val, views, seed)
+
+
+def _find(name: str, paths: Sequence[Path]) -> Path:
+    tried = [Path(name).expanduser(), *(folder / name for folder in paths)]
+    for path in tried:
+        if path.exists():
+            return path
+    raise DataError(f"Data: {name} does not exist (looked at {', '.join(str(path) for path in tried)}).")

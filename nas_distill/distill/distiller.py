@@ -1,0 +1,250 @@
+"""The only training loop: teaching, short and full distillation, and training on labels alone."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.common.errors import TrainingError, first_line
+from nas_distill.common.files import atomic_path
+from nas_distill.common.seeds import derive, seeded_torch, torch_generator
+from nas_distill.config import OptimizerConfig, TrainingConfig
+from nas_distill.data import Dataset
+from nas_distill.distill.averaging import AveragedWeights
+from nas_distill.distill.device import memory_format, place
+from nas_distill.distill.losses import total_loss
+from nas_distill.distill.schedule import warmup_cosine
+from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.teacher.signal import TeacherSignal
+
+_STATE = "state.pt"
+_CHECK_EVERY = 20
+
+
+class Distiller:
+    """Trains ``model`` on ``data`` for ``training.epochs``, taught by ``signal`` (None: by the labels alone).
+
+    Order of samples, views and dropout depend on ``seed`` and the step alone, so that stopping at a step, saving,
+    loading elsewhere and going on gives bit for bit what going on without a stop gives (on one kind of machine with one
+    number of threads). The model is trained in place; what counts is ``student()``, its averaged weights.
+
+    Raises:
+        TrainingError: the model's logits do not fit the data's classes or the teacher's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        training: TrainingConfig,
+        *,
+        signal: TeacherSignal | None,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.data = data
+        self.training = training
+        self.signal = signal
+        self.seed = seed
+        self.device = torch.device(device)
+        self.step = 0
+        self.seconds = 0.0
+        self._format = memory_format(model)
+        self.model = place(model, self.device, self._format).train()
+        self.batch_size = min(training.batch_size, len(data.train))
+        self.steps_per_epoch = len(data.train) // self.batch_size
+        self.total_steps = max(1, round(training.epochs * self.steps_per_epoch))
+        self._check_fit()
+        self.averaged = AveragedWeights(self.model, training.ema * self.total_steps)
+        self._weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self._optimizer = _make_optimizer(self.model, training.optimizer)
+        self._autocast_dtype = _autocast_dtype(self.device)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_dtype == torch.float16)
+
+    def advance(self, to_step: int) -> None:
+        """Train up to optimiser step ``to_step`` (at most ``total_steps``).
+
+        Raises:
+            TrainingError: the loss became NaN or infinite.
+        """
+        to_step = min(to_step, self.total_steps)
+        started = time.perf_counter()
+        self.model.train()
+        unchecked: list[Tensor] = []
+        with seeded_torch(self.seed, "advance", self.step):
+            for index, view in self._schedule(self.step, to_step):
+                unchecked.append(self._train_step(index, view))
+                if len(unchecked) == _CHECK_EVERY:
+                    self._check_finite(unchecked)
+        self._check_finite(unchecked)
+        self.seconds += time.perf_counter() - started
+
+    def quality(self) -> float:
+        """Return the averaged weights' accuracy on the validation split, a share of 1; higher is better."""
+        return accuracy(self.validation_logits(), self.data.labels("val"))
+
+    def validation_logits(self) -> Tensor:
+        """Return the averaged weights' logits (N, classes) on the validation split, on the CPU."""
+        batches = (self._place(self.data.batch("val", index)[0]) for index in self.data.batches("val"))
+        return predict_logits(self.averaged.module, batches, self.device)
+
+    def student(self) -> nn.Module:
+        """Return a module with the averaged weights, in eval mode, in the contiguous layout, on the CPU."""
+        copied = copy.deepcopy(self.averaged.module)
+        return place(copied, "cpu", torch.contiguous_format).eval()
+
+    def save(self, folder: Path) -> None:
+        """Save everything that going on needs; the file is whole or the one before stays."""
+        state = {
+            "identity": self._identity(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+        with atomic_path(folder / _STATE) as path:
+            torch.save(state, path)
+
+    def load(self, folder: Path) -> bool:
+        """Go on from what ``save`` left in ``folder``; False if there is nothing.
+
+        Raises:
+            TrainingError: the file is damaged, or of a training with other settings, data, teacher or seed.
+        """
+        path = folder / _STATE
+        if not path.exists():
+            return False
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise TrainingError(
+                f"Checkpoint {path} is damaged ({first_line(error)}); delete it to start anew."
+            ) from error
+        if state["identity"] != self._identity():
+            raise TrainingError(f"Checkpoint {path} is of another training; delete it to start anew.")
+        self.model.load_state_dict(state["model"])
+        self.averaged.module.load_state_dict(state["averaged"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+    def _schedule(self, start: int, stop: int) -> Iterator[tuple[Tensor, int]]:
+        """Yield the batches (places, view) of the steps from ``start`` to ``stop``."""
+        order, order_of = torch.empty(0, dtype=torch.int64), -1
+        for step in range(start, stop):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if epoch != order_of:
+                generator = torch_generator(self.seed, "order", epoch)
+                order, order_of = torch.randperm(len(self.data.train), generator=generator), epoch
+            yield order[position * self.batch_size :][: self.batch_size], epoch % self.data.views.count
+
+    def _train_step(self, index: Tensor, view: int) -> Tensor:
+        torch.manual_seed(derive(self.seed, "step", self.step))
+        x, labels = self.data.batch("train", index, view)
+        x, labels = self._place(x), labels.to(self.device, non_blocking=True)
+        teacher = None if self.signal is None else self.signal.logits("train", index, view, x)
+        rate = warmup_cosine((self.step + 0.5) / self.total_steps, self.training.warmup)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.training.optimizer.lr * rate
+        enabled = self._autocast_dtype is not None
+        with torch.autocast(self.device.type, self._autocast_dtype) if enabled else nullcontext():
+            logits = self.model(x)
+        loss = total_loss(logits.float(), teacher, labels, self.training.loss)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        if self.training.optimizer.clip is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._weights, self.training.optimizer.clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.step += 1
+        self.averaged.update(self.step)
+        return loss.detach()
+
+    def _place(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return x.to(self.device, memory_format=self._format, non_blocking=True)
+        return x.to(self.device, non_blocking=True)
+
+    def _check_finite(self, losses: list[Tensor]) -> None:
+        # Looked at in groups, since each look waits for the device.
+        if losses and not math.isfinite(float(torch.stack(losses).sum())):
+            raise TrainingError(
+                f"The loss became NaN or infinite by step {self.step} of {self.total_steps}; a lower learning rate or "
+                "gradient clipping may help."
+            )
+        losses.clear()
+
+    def _check_fit(self) -> None:
+        classes = self.data.num_classes
+        if self.signal is not None and self.signal.num_classes != classes:
+            raise TrainingError(
+                f"The teacher tells {self.signal.num_classes} classes apart, but data '{self.data.name}' has {classes}."
+            )
+        x = self._place(self.data.batch("val", torch.arange(min(2, len(self.data.val))))[0])
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                logits = self.model(x)
+        except Exception as error:
+            raise TrainingError(
+                f"The student fails on a batch of shape {tuple(x.shape)} ({first_line(error)})."
+            ) from error
+        finally:
+            self.model.train(training)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(x), classes):
+            shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise TrainingError(
+                f"The student returns {shown} for a batch of {len(x)}; with {classes} classes it must return "
+                f"({len(x)}, {classes})."
+            )
+
+    def _identity(self) -> str:
+        shapes = [(key, tuple(value.shape)) for key, value in self.model.state_dict().items()]
+        parts = [
+            TrainingConfig.model_validate(
+                self.training.model_dump(include=set(TrainingConfig.model_fields))
+            ).model_dump_json(),
+            str(self.seed),
+            self.data.fingerprint,
+            repr(self.data.views.recipe()),
+            "labels" if self.signal is None else self.signal.identity(),
+            repr(shapes),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Weight decay is for matrices and filters; norms and biases are left free of it."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise TrainingError("The student has no weights to train.")
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Half precision pays on CUDA alone; bfloat16 where the device has it, since it needs no loss scaling."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -1,0 +1,111 @@
+"""Training a teacher: the same loop, on labels alone."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nas_distill.common.files import write_json, write_text
+from nas_distill.common.seeds import seeded_torch
+from nas_distill.config import TeachFile, dump_yaml
+from nas_distill.data import Dataset
+from nas_distill.distill.device import resolve_device
+from nas_distill.distill.distiller import Distiller
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.evaluate.report import Evaluation, evaluate_logits
+from nas_distill.teacher.load import DESCRIPTION, WEIGHTS, build_module
+from nas_distill.teacher.weights import save_weights
+
+
+@dataclass(frozen=True)
+class TeachProgress:
+    """How far a teaching is: ``epoch`` of ``epochs``, validation ``quality`` (share of 1), ``seconds`` trained."""
+
+    epoch: int
+    epochs: int
+    quality: float
+    seconds: float
+
+
+def teach(
+    config: TeachFile,
+    data: Dataset,
+    output: Path,
+    *,
+    paths: Sequence[Path] = (),
+    on_epoch: Callable[[TeachProgress], None] = lambda progress: None,
+) -> Evaluation:
+    """Train a teacher and write its folder: weights, description, card.
+
+    It saves itself after each epoch and goes on from there when called again. The last averaged weights are the
+    teacher: no epoch is chosen by looking. Test data, where there is any, is looked at once, at the end.
+
+    Returns:
+        What it is worth on test data (on validation data, where there is no test split).
+    """
+    torch.set_num_threads(config.threads)
+    with seeded_torch(config.seed, "init"):
+        model = build_module(config.builder, config.arguments, data, paths)
+    device = resolve_device(config.device)
+    distiller = Distiller(model, data, config.training, signal=None, seed=config.seed, device=device)
+    checkpoint = output / "checkpoint"
+    distiller.load(checkpoint)
+    epochs = -(-distiller.total_steps // distiller.steps_per_epoch)
+    while distiller.step < distiller.total_steps:
+        distiller.advance((distiller.step // distiller.steps_per_epoch + 1) * distiller.steps_per_epoch)
+        distiller.save(checkpoint)
+        epoch = -(-distiller.step // distiller.steps_per_epoch)
+        on_epoch(TeachProgress(epoch, epochs, distiller.quality(), distiller.seconds))
+    student = distiller.student()
+    split = data.splits[-1]
+    batches = (data.batch(split, index)[0] for index in data.batches(split))
+    evaluation = evaluate_logits(predict_logits(student, batches, "cpu"), data.labels(split))
+    save_weights(student, output / WEIGHTS)
+    description = {
+        "builder": config.builder,
+        "arguments": {**config.arguments, "input_shape": list(data.input_shape), "num_classes": data.num_classes},
+        "data": data.name,
+        "normalisation": data.normalisation(),
+        "split": split,
+        "accuracy": evaluation.accuracy,
+        "validation_accuracy": distiller.quality(),
+        "seconds": round(distiller.seconds, 1),
+        "torch": torch.__version__,
+    }
+    write_json(output / DESCRIPTION, description)
+    write_text(output / "card.md", _card(config, data, split, evaluation, distiller))
+    for path in checkpoint.glob("*"):
+        path.unlink()
+    checkpoint.rmdir()
+    return evaluation
+
+
+def _card(config: TeachFile, data: Dataset, split: str, evaluation: Evaluation, distiller: Distiller) -> str:
+    parameters = sum(weight.numel() for weight in distiller.model.parameters())
+    return f"""# Teacher for {data.name}
+
+Trained by `nas-distill teach` on labels alone, by the same loop that distils students. No epoch was chosen by its
+result: these are the averaged weights at the end.
+
+| | |
+|---|---|
+| accuracy ({split}, {evaluation.count:,} samples) | {evaluation.accuracy:.2%} |
+| accuracy (val, {len(data.val):,} samples, never trained on) | {distiller.quality():.2%} |
+| negative log-likelihood ({split}) | {evaluation.nll:.4f} |
+| expected calibration error ({split}, 15 bins) | {evaluation.ece:.4f} |
+| training samples | {len(data.train):,} |
+| parameters | {parameters:,} |
+| builder | `{config.builder}` |
+| seed | {config.seed} |
+| trained for | {distiller.seconds / 60:.0f} minutes, {config.threads} threads, {platform.machine()} |
+| torch | {torch.__version__} |
+
+## Recipe
+
+```yaml
+{dump_yaml(config)}```
+"""

@@ -1,0 +1,73 @@
+"""Weights on disk: safetensors, or pickled state dicts loaded without running what a pickle may hold."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nas_distill.common.errors import TeacherError, first_line
+from nas_distill.common.files import atomic_path
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's state dict as safetensors, atomically."""
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors``, or from a pickled file by ``weights_only=True`` alone.
+
+    Raises:
+        TeacherError: the file is missing or damaged, or it is a pickle with anything but tensors in it.
+    """
+    if not path.exists():
+        raise TeacherError(f"Weights {path} do not exist.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise TeacherError(f"Weights {path} are no whole safetensors file ({first_line(error)}).") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise TeacherError(
+            f"Weights {path} are damaged or hold more than tensors, which could run code when loaded; save "
+            "model.state_dict() alone, or safetensors."
+        ) from error
+    except Exception as error:
+        raise TeacherError(f"Weights {path} cannot be read ({first_line(error)}).") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise TeacherError(f"Weights {path} hold a {type(state).__name__}, not a state dict of tensors.")
+    return state
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load a state dict into a module.
+
+    Raises:
+        TeacherError: names are missing or left over, or shapes differ; names the first of them.
+    """
+    own = module.state_dict()
+    missing, left_over = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    if missing or left_over:
+        which = f"has no '{missing[0]}'" if missing else f"has '{left_over[0]}', which the module lacks"
+        raise TeacherError(
+            f"Weights {source} do not fit the module: the file {which} ({len(missing)} missing, {len(left_over)} left "
+            "over); check builder and arguments."
+        )
+    for key, value in own.items():
+        if value.shape != state[key].shape:
+            raise TeacherError(
+                f"Weights {source} do not fit the module: '{key}' is {tuple(state[key].shape)} in the file and "
+                f"{tuple(value.shape)} in the module; check the builder's arguments."
+            )
+    module.load_state_dict(state)
