@@ -1,0 +1,282 @@
+"""A student in a folder: ``model.safetensors`` (weights) and ``architecture.json`` (everything else).
+
+Both are plain, and load without nas_distill if the builder is importable::
+
+    import importlib, json
+    from safetensors.torch import load_file
+    spec = json.load(open("architecture.json"))
+    module, name = spec["builder"].split(":")
+    model = getattr(importlib.import_module(module), name)(**spec["keywords"])
+    model.load_state_dict(load_file("model.safetensors"))
+    model.eval()
+
+A builder that no other program can import (defined in a notebook, in ``__main__`` or inside a function) leaves a third
+file, ``model.pt2``: the network as a graph of ``torch.export``, from which the folder loads anyway.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nas_distill.common.errors import ConfigError, ExportError, NasDistillError
+from nas_distill.common.files import atomic_path, write_json
+from nas_distill.common.references import load_reference
+from nas_distill.common.seeds import seeded_torch
+from nas_distill.export.program import load_program, save_program
+from nas_distill.export.quiet import first_cause
+from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space.builders import describe
+
+FORMAT = 1
+WEIGHTS, SPEC, PROGRAM = "model.safetensors", "architecture.json", "model.pt2"
+
+
+def save_student(
+    folder: str | Path,
+    module: nn.Module,
+    architecture: Architecture,
+    space: SearchSpace,
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    normalisation: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a student's folder, each file whole or absent, ``architecture.json`` last; return the folder.
+
+    Args:
+        folder: made if missing; an older student in it is replaced. If the builder cannot be imported by name and torch
+            cannot make a graph of the network either, ``program_error`` in ``architecture.json`` says why, and
+            ``load_student`` needs to be given the builder.
+        module: the network, on any device; left as it is.
+        architecture: what it was built from.
+        space: names the builder and its fixed arguments.
+        input_shape: of one sample, (C, H, W) for images.
+        num_classes: the length of its logits.
+        normalisation: ``{"scale": s, "mean": [...], "std": [...]}``: inputs are ``(raw * scale - mean) / std``.
+        class_names: one a class, in the order of the logits.
+        metadata: further JSON values to keep, such as accuracy, teacher, seed.
+
+    Raises:
+        ExportError: the weights are no plain tensors, a value is no JSON, or a file cannot be written.
+    """
+    folder = Path(folder)
+    shape = [int(size) for size in input_shape]
+    reference, builder, importable = _reference(space.builder)
+    data = {"input_shape": shape, "num_classes": int(num_classes)}
+    keywords = _keywords(builder, architecture.to_dict(), space.arguments, data)
+    plain = _is_json(keywords)
+    spec: dict[str, Any] = {
+        "format": FORMAT,
+        "builder": reference,
+        "importable": importable and plain,
+        "keywords": keywords if plain else None,
+        "space": space.name,
+        "values": architecture.to_dict(),
+        "hash": architecture.hash,
+        "input_shape": shape,
+        "num_classes": int(num_classes),
+        "normalisation": dict(normalisation) if normalisation is not None else None,
+        "class_names": list(class_names) if class_names is not None else None,
+        "program": None,
+        "program_error": None,
+        "torch": str(torch.__version__),
+        "metadata": dict(metadata or {}),
+    }
+    if not _is_json(spec):
+        raise ExportError(
+            f"{folder / SPEC} cannot be written: metadata, normalisation and class names must be JSON values."
+        )
+    try:
+        with atomic_path(folder / WEIGHTS) as temporary:
+            save_file(_plain_weights(module, folder / WEIGHTS), temporary, metadata={"architecture": architecture.hash})
+        (folder / PROGRAM).unlink(missing_ok=True)
+        if not spec["importable"]:
+            spec |= _save_graph(module, shape, folder / PROGRAM)
+        write_json(folder / SPEC, spec)
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"The student cannot be written to {folder}: {first_cause(error)}.") from error
+    return folder
+
+
+def load_student(
+    folder: str | Path, *, builder: Callable[..., Any] | str | None = None, paths: Sequence[str | Path] = ()
+) -> nn.Module:
+    """Return the student of a folder in eval mode on the CPU.
+
+    ``builder`` replaces the one that the folder names, and is called with the same keywords (with the searched values
+    alone where the fixed arguments could not be written as JSON); ``paths`` are folders to find its module in. Where
+    the folder's builder cannot be imported, the student is loaded from its graph (``model.pt2``) if it has one: a
+    warning says so, because such a module predicts and cannot be trained further.
+
+    Nothing is unpickled. Loading does import and call the builder that the folder names, as running its code would: the
+    standard library is refused as a builder, but whose folders to trust is yours to say.
+
+    Raises:
+        ExportError: a file is missing or damaged, the builder is unknown, or the weights do not fit its network.
+    """
+    folder = Path(folder)
+    spec = load_spec(folder)
+    graph = folder / str(spec["program"]) if spec["program"] else None
+    if builder is None and not spec["importable"]:
+        return _from_graph(spec, graph, folder)
+    try:
+        make = _resolve(builder if builder is not None else spec["builder"], folder, paths)
+    except ExportError:
+        if graph is None:
+            raise
+        return _from_graph(spec, graph, folder)
+    network = _build(make, spec, folder)
+    _fill(network, folder / WEIGHTS, spec["hash"])
+    return network.eval()
+
+
+def load_spec(folder: str | Path) -> dict[str, Any]:
+    """Read a student's ``architecture.json``; its keys are those that ``save_student`` writes.
+
+    Raises:
+        ExportError: it is missing, damaged, or of a newer format.
+    """
+    path = Path(folder) / SPEC
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExportError(f"{folder} holds no student: it has no {SPEC}.") from error
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read: {first_cause(error)}.") from error
+    needed = ("builder", "importable", "keywords", "values", "hash", "input_shape", "num_classes", "program")
+    missing = [key for key in needed if not isinstance(spec, dict) or key not in spec]
+    if missing:
+        raise ExportError(f"{path} is no student's: '{missing[0]}' is missing.")
+    if spec.get("format") != FORMAT:
+        raise ExportError(f"{path} is of format {spec.get('format')}, and this version of nas_distill reads {FORMAT}.")
+    return spec
+
+
+def _reference(builder: str | Callable[..., Any]) -> tuple[str, Callable[..., Any] | None, bool]:
+    """Return a builder's name, the builder, and whether another program can import it by that name."""
+    reference = describe(builder)
+    try:
+        found = load_reference(reference, what="the builder")
+    except ConfigError:
+        found = None
+    made: Callable[..., Any] | None = found if isinstance(builder, str) else builder
+    return reference, made, found is not None and found is made and not reference.startswith("__main__:")
+
+
+def _keywords(
+    builder: Callable[..., Any] | None, values: dict[str, Any], arguments: dict[str, Any], data: dict[str, Any]
+) -> dict[str, Any]:
+    """Return everything the builder is called with, as ``SearchSpace.build`` does: ``data`` only what it takes."""
+    try:
+        parameters = inspect.signature(builder).parameters.values() if builder is not None else None
+    except (TypeError, ValueError):
+        parameters = None
+    if parameters is not None and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        taken = {parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY}
+        data = {key: value for key, value in data.items() if key in taken}
+    return {**arguments, **data, **values}
+
+
+def _save_graph(module: nn.Module, shape: Sequence[int], path: Path) -> dict[str, str]:
+    """Save the network as a graph if torch can; what was trained is worth keeping either way."""
+    try:
+        save_program(module, shape, path)
+    except ExportError as error:
+        return {"program_error": str(error).rstrip(".")}
+    return {"program": PROGRAM}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _plain_weights(module: nn.Module, path: Path) -> dict[str, Tensor]:
+    state = module.state_dict()
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ExportError(f"{path} cannot be written: '{odd[0]}' in the network's state is no tensor.")
+    # Copies: safetensors refuses tensors that share memory, and tied weights do.
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def _from_graph(spec: Mapping[str, Any], graph: Path | None, folder: Path) -> nn.Module:
+    if graph is None:
+        raise ExportError(
+            f"{folder} names the builder '{spec['builder']}', which cannot be imported by name, and holds no graph "
+            f"of the student ({spec.get('program_error')}); give load_student a builder."
+        )
+    network = load_program(graph)
+    warnings.warn(
+        f"the builder '{spec['builder']}' cannot be imported here, so the student of {folder} was loaded as a graph: "
+        "it predicts and cannot be trained further (give load_student a builder for that)",
+        stacklevel=3,
+    )
+    return network
+
+
+def _resolve(builder: Callable[..., Any] | str, folder: Path, paths: Sequence[str | Path]) -> Callable[..., Any]:
+    if not isinstance(builder, str):
+        return builder
+    if builder.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+        raise ExportError(f"{folder / SPEC} names '{builder}' as its builder, which is no builder of networks.")
+    try:
+        found = load_reference(builder, what=f"{folder / SPEC}: the builder", paths=paths)
+    except ConfigError as error:
+        raise ExportError(f"{str(error).rstrip('.')}; give load_student a builder, or the paths to find it.") from error
+    if not callable(found):
+        raise ExportError(f"{folder / SPEC} names '{builder}' as its builder, which cannot be called.")
+    return found
+
+
+def _build(builder: Callable[..., Any], spec: Mapping[str, Any], folder: Path) -> nn.Module:
+    keywords = spec["keywords"] if spec["keywords"] is not None else spec["values"]
+    shape = tuple(spec["input_shape"])
+    given = {key: shape if key == "input_shape" else value for key, value in keywords.items()}
+    try:
+        with seeded_torch(0, "load-student"):
+            network = builder(**given)
+    except Exception as error:
+        raise ExportError(f"{folder / SPEC}: its builder raised {first_cause(error)}.") from error
+    if not isinstance(network, nn.Module):
+        raise ExportError(f"{folder / SPEC}: its builder returned a {type(network).__name__}, not a torch.nn.Module.")
+    return network
+
+
+def _fill(network: nn.Module, path: Path, architecture: str) -> None:
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise ExportError(f"{path} does not exist.") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ExportError(f"{path} is damaged or no safetensors file: {first_cause(error)}.") from error
+    expected = network.state_dict()
+    for name in [*expected, *weights]:
+        if name not in weights or name not in expected:
+            where = "is missing in it" if name not in weights else "has no place in the network"
+            raise ExportError(f"{path} does not fit architecture {architecture}: '{name}' {where}.")
+        if expected[name].shape != weights[name].shape:
+            raise ExportError(
+                f"{path} does not fit architecture {architecture}: '{name}' is of shape {tuple(weights[name].shape)}, "
+                f"and the network needs {tuple(expected[name].shape)}."
+            )
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, NasDistillError) as error:
+        raise ExportError(f"{path} cannot be loaded into its network: {first_cause(error)}.") from error
