@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas_distill.models.layers import Classifier, conv_bn, conv_bn_relu, initialise
+from nas_distill.models.layers import Classifier, conv_bn, conv_bn_relu, initialise, round_channels
 
 _BOTTLENECK_EXPANSION = 4
 
@@ -24,8 +24,7 @@ class ResidualBlock(nn.Module):
         if kind == "basic":
             self.body = nn.Sequential(*conv_bn_relu(inputs, outputs, 3, stride), *conv_bn(outputs, outputs, 3))
         elif kind == "bottleneck":
-            # At least 8 channels: narrower ones waste vector lanes.
-            middle = max(8, outputs // _BOTTLENECK_EXPANSION)
+            middle = round_channels(outputs / _BOTTLENECK_EXPANSION)
             self.body = nn.Sequential(
                 *conv_bn_relu(inputs, middle, 1), *conv_bn_relu(middle, middle, 3, stride), *conv_bn(middle, outputs, 1)
             )
