@@ -82,11 +82,11 @@ def read_facts(folder: RunFolder) -> Facts:
     Raises:
         RunError: there is no run, or its journal cannot be read.
     """
-    from nas_distill.run.journal import NotBegun, read_study
+    from nas_distill.run.journal import NotBegunError, read_study
 
     try:
         return Facts(read_study(folder).user_attrs)
-    except NotBegun:
+    except NotBegunError:
         return Facts({})
 
 

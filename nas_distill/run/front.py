@@ -82,19 +82,24 @@ def front_hypervolume(
     reference. With one cost the figure reads: the mean, over budgets spread log-evenly between ``reference / span`` and
     ``reference``, of the best quality that the run has within that budget. Comparable between runs of one reference.
     """
-    points = []
-    for record in records:
-        if record.state == "complete" and all(name in record.costs for name in costs):
-            scaled = [_log_share(record.costs[name], reference[name], span) for name in costs]
-            points.append([min(max(record.final_quality, 0.0), 1.0), *scaled])
-    if not points:
+    points = [
+        [record.final_quality, *(record.costs[name] for name in costs)]
+        for record in records
+        if record.state == "complete" and all(name in record.costs for name in costs)
+    ]
+    return hypervolume_of(points, [reference[name] for name in costs], span=span)
+
+
+def hypervolume_of(points: Sequence[Sequence[float]], reference: Sequence[float], *, span: float = SPAN) -> float:
+    """Return what ``front_hypervolume`` does, for rows of quality and costs; ``reference`` is by cost."""
+    if not len(points):
         return 0.0
-    return hypervolume(points, [0.0] + [1.0] * len(costs), [True] + [False] * len(costs))
-
-
-def _log_share(cost: float, reference: float, span: float) -> float:
-    lowest = reference / span
-    return float(np.log(max(cost, lowest) / lowest) / np.log(span))
+    array = np.asarray(points, dtype=float)
+    lowest = np.asarray(reference, dtype=float) / span
+    scaled = np.log(np.maximum(array[:, 1:], lowest) / lowest) / np.log(span)
+    quality = np.clip(array[:, :1], 0.0, 1.0)
+    dimensions = len(reference)
+    return hypervolume(np.hstack([quality, scaled]), [0.0] + [1.0] * dimensions, [True] + [False] * dimensions)
 
 
 def _losses(points: ArrayLike, maximise: Sequence[bool]) -> NDArray[np.float64]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,17 +21,19 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_distill.common.errors import RunError
+from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
+from nas_distill.run.quiet import quiet_optuna
 
 STUDY = "search"
 
 
-class NotBegun(RunError):
+class NotBegunError(RunError):
     """The folder of a run that has recorded nothing yet."""
 
 
 class Journal:
-    """The run's study, opened for writing. Every change is on disk when the method returns.
+    """The run's study and facts, opened for writing. Every change is on disk when the method returns.
 
     Whatever the disk refuses raises a RunError; from then on the journal takes nothing more, and what it
     holds is whole.
@@ -41,12 +42,18 @@ class Journal:
     def __init__(self, path: Path, study: optuna.Study, storage: JournalStorage) -> None:
         self.path = path
         self.study = study
+        self.facts = Facts(study.user_attrs, self)
         self._storage = storage
         self._refused: RunError | None = None
 
+    @property
+    def next_number(self) -> int:
+        """The number that the next trial gets."""
+        return len(self.study.get_trials(deepcopy=False))
+
     def add(self, trial: FrozenTrial) -> int:
         """Append a whole trial (``optuna.trial.create_trial``) in one line, and return its number."""
-        number = len(self.study.get_trials(deepcopy=False))
+        number = self.next_number
         with self._writing():
             self.study.add_trial(trial)
         return number
@@ -108,7 +115,7 @@ def read_study(folder: RunFolder) -> optuna.Study:
     """Read a run's study as it is now. Changes nothing on disk, needs no lock, and cannot be written to.
 
     Raises:
-        RunError: there is no run, or its journal is torn in the middle (NotBegun: it has recorded nothing yet).
+        RunError: there is no run, or its journal is torn in the middle (NotBegunError: it has recorded nothing yet).
     """
     path = folder.require().journal
     try:
@@ -119,7 +126,7 @@ def read_study(folder: RunFolder) -> optuna.Study:
     storage = _replay(path, _LinesInMemory(_parse(path, whole)))
     names = [study.study_name for study in storage.get_all_studies()]
     if STUDY not in names:
-        raise NotBegun(f"{folder.path} holds no trials yet; look again once the search has begun.")
+        raise NotBegunError(f"{folder.path} holds no trials yet; look again once the search has begun.")
     return optuna.load_study(study_name=STUDY, storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
 
 
@@ -161,11 +168,11 @@ def _open_study(
             )
         study = optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
     else:
-        study = _quietly(
-            lambda: optuna.create_study(storage=storage, study_name=STUDY, directions=list(directions), sampler=sampler)
-        )
+        with quiet_optuna():
+            study = optuna.create_study(storage=storage, study_name=STUDY, directions=list(directions), sampler=sampler)
     if study.metric_names != list(names):
-        _quietly(lambda: study.set_metric_names(list(names)))
+        with quiet_optuna():
+            study.set_metric_names(list(names))
     return study
 
 
@@ -215,15 +222,3 @@ def _refusal(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {path} is full; what was recorded is kept: make space, then resume."
     return f"{path} cannot be written ({error.strerror or error}); what was recorded is kept."
-
-
-def _quietly(action: Any) -> Any:
-    """Do without Optuna's line about a new study, and without its note that metric names are experimental."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return action()
-    finally:
-        optuna.logging.set_verbosity(before)

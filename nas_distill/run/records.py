@@ -89,6 +89,7 @@ class TrialRecord:
     duplicate_of: int | None
     retry_of: int | None
     values: tuple[float, ...] | None
+    interrupted: Literal["stopped", "died"] | None = None
     params: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -175,6 +176,7 @@ def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord:
             duplicate_of=attrs.get("duplicate_of"),
             retry_of=attrs.get("retry_of"),
             values=None if trial.values is None else tuple(trial.values),
+            interrupted=attrs.get("interrupted"),
             params=dict(trial.params),
         )
     except (KeyError, TypeError) as error:

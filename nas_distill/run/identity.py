@@ -1,0 +1,58 @@
+"""What a search is, in digests: a resumed run must be the same search, or its scores would not be comparable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from nas_distill.common.errors import RunError
+from nas_distill.run.facts import IDENTITY, Facts
+from nas_distill.run.folder import RunFolder
+
+
+def identity_of(**sections: Any) -> dict[str, str]:
+    """Return one digest a section; each value is JSON or a section of a search file.
+
+    Sections are what scores and their meaning depend on: data, teacher, space, score, budget, objectives, latency,
+    seed. What only decides how far or how fast a search goes (trials, workers, time limit) stays out, so that it may be
+    changed when a run is resumed.
+    """
+    return {name: _digest(value) for name, value in sections.items()}
+
+
+def hold_identity(folder: RunFolder, facts: Facts, identity: Mapping[str, str]) -> None:
+    """Write a new run's identity down, or check that a resumed run has it.
+
+    Raises:
+        RunError: it is the run of another search; names the sections that differ.
+    """
+    known: Mapping[str, str] | None = facts.get(IDENTITY)
+    if known is None:
+        facts.set(IDENTITY, dict(identity))
+        return
+    differ = sorted(name for name in {*known, *identity} if known.get(name) != identity.get(name))
+    if differ:
+        named = ", ".join(f"'{name}'" for name in differ)
+        raise RunError(
+            f"{folder.path} was begun with another {named}, so its scores do not compare; "
+            "undo the change to resume it, or search in another folder."
+        )
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value

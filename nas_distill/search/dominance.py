@@ -1,0 +1,154 @@
+"""When a candidate may be stopped before its training ends: pure functions of what was reported at one rung.
+
+Costs are known before training and only quality is noisy, so a candidate is hopeless as soon as one that costs no more
+is clearly better at equal fidelity. The cheapest candidate has no such witness and is never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Report:
+    """What trial ``number`` had reached at a rung: its ``costs`` (lower is better), its ``quality`` (higher is)."""
+
+    number: int
+    costs: Mapping[str, float]
+    quality: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate stops, and why.
+
+    ``witness`` is the trial that beats it, with ``witness_quality`` at this rung, more than ``margin`` above; rules
+    that name nobody leave them None. ``reason`` is a clause to read, empty where the candidate goes on.
+    """
+
+    stop: bool
+    margin: float = 0.0
+    witness: int | None = None
+    witness_quality: float | None = None
+    reason: str = ""
+
+
+GO_ON = Verdict(stop=False)
+
+
+class Rule(Protocol):
+    """Judges a candidate at a rung that is not the last."""
+
+    def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
+        """Say whether a candidate of ``costs`` that has just reported ``quality`` stops.
+
+        ``history`` holds what all others have reported at the same rung, in any order, whatever became of them; the
+        verdict does not depend on the order.
+
+        Raises:
+            ValueError: ``quality`` is not finite (such a candidate has failed, which is not for a rule to say).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NoRule:
+    """Everything is trained to its end."""
+
+    def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
+        """Let it go on."""
+        _finite(quality)
+        return GO_ON
+
+
+@dataclass(frozen=True)
+class Dominance:
+    """Stop a candidate that ``witnesses`` others, none of which costs more, beat by more than ``margin``.
+
+    ``costs`` names the cost objectives: a witness costs at most ``1 + tolerance`` times as much on every one
+    (``tolerance`` 0 for exact costs; the relative error for measured ones; one figure, or one a cost). ``margin``
+    (units of quality, about one standard deviation of it between seeds) is one figure, or one a rung. Ties go on:
+    ahead by exactly the margin is not enough. With fewer than ``min_reports`` others at the rung all go on.
+    """
+
+    costs: tuple[str, ...]
+    margin: float | tuple[float, ...] = 0.0
+    witnesses: int = 1
+    min_reports: int = 1
+    tolerance: float | Mapping[str, float] = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        if not self.costs:
+            raise ValueError("dominance needs at least one cost")
+        if self.witnesses < 1 or self.min_reports < 1:
+            raise ValueError("witnesses and min_reports are at least 1")
+
+    def margin_at(self, rung: int) -> float:
+        """Return the margin at a rung; the last one given holds for all rungs after it."""
+        if isinstance(self.margin, tuple):
+            return self.margin[min(rung, len(self.margin) - 1)]
+        return self.margin
+
+    def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
+        """Compare with those that cost no more at the same rung."""
+        _finite(quality)
+        others = [report for report in history if math.isfinite(report.quality)]
+        if len(others) < self.min_reports:
+            return GO_ON
+        margin = self.margin_at(rung)
+        # Best first; of equals the cheaper, then the earlier, so that the order of the history says nothing.
+        ahead = sorted(
+            (report for report in others if self._no_dearer(report.costs, costs)),
+            key=lambda report: (-report.quality, *(report.costs[name] for name in self.costs), report.number),
+        )
+        if len(ahead) < self.witnesses:
+            return GO_ON
+        witness = ahead[self.witnesses - 1]
+        if not witness.quality > quality + margin:
+            return GO_ON
+        return Verdict(
+            stop=True,
+            margin=margin,
+            witness=witness.number,
+            witness_quality=witness.quality,
+            reason=f"trial {witness.number} costs no more and is {witness.quality - quality:.4g} better at this rung",
+        )
+
+    def _no_dearer(self, theirs: Mapping[str, float], own: Mapping[str, float]) -> bool:
+        return all(theirs[name] <= own[name] * (1 + self._tolerance(name)) for name in self.costs)
+
+    def _tolerance(self, name: str) -> float:
+        return self.tolerance.get(name, 0.0) if isinstance(self.tolerance, Mapping) else self.tolerance
+
+
+@dataclass(frozen=True)
+class QualityHalving:
+    """Asynchronous successive halving on quality alone: goes on only among the best 1/``eta`` at its rung so far.
+
+    For comparison in benchmarks. It destroys the front: cheap candidates are weaker by nature, so a quota on quality
+    stops exactly those that a search for the best under a budget is about.
+    """
+
+    eta: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.eta > 1:
+            raise ValueError("eta is above 1")
+
+    def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
+        """Compare with everybody at the same rung, whatever they cost."""
+        _finite(quality)
+        others = [report.quality for report in history if math.isfinite(report.quality)]
+        better = sum(other > quality for other in others)
+        places = (len(others) + 1) / self.eta
+        if better < max(1.0, places):
+            return GO_ON
+        return Verdict(stop=True, reason=f"{better} of {len(others)} others are better at this rung")
+
+
+def _finite(quality: float) -> None:
+    if not math.isfinite(quality):
+        raise ValueError(f"a quality of {quality} cannot be judged")
