@@ -101,10 +101,18 @@ def load_program(path: Path) -> Program:
         raise ExportError(f"{path} is not the graph of a student: {first_cause(error)}.") from error
 
 
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """Return a copy on the CPU in eval mode without gradients, in a form that torch's exporters trace."""
+    if isinstance(module, Program):
+        # Tracing a graph inside another module loses its weights; a graph is in eval mode and refuses to be told so.
+        return copy.deepcopy(module.graph).cpu().requires_grad_(False)
+    return copy.deepcopy(module).cpu().eval().requires_grad_(False)
+
+
 def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:
-    module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
     batch = torch.export.Dim("batch")
     with quiet(), torch.no_grad():
+        module = frozen_copy(module)
         program = torch.export.export(module, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
         for node in program.graph.nodes:
             # Stack traces name the user's folders, and are no part of what is computed.

@@ -64,6 +64,14 @@ def test_a_rewritten_archive_still_loads(saved):
     torch.testing.assert_close(load_program(path)(x), network(x))
 
 
+def test_a_graph_saves_as_a_graph_again(saved, tmp_path):
+    network, path = saved
+    save_program(load_program(path), (1, 8, 8), tmp_path / "again.pt2")
+    x = torch.randn(3, 1, 8, 8)
+    network.eval()
+    torch.testing.assert_close(load_program(tmp_path / "again.pt2")(x), network(x))
+
+
 def test_it_holds_no_paths_of_this_machine(saved):
     _, path = saved
     content = path.read_bytes()

@@ -1,0 +1,155 @@
+"""A student as one ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas_distill.common.errors import ExportError
+from nas_distill.common.files import atomic_path
+from nas_distill.export.program import frozen_copy
+from nas_distill.export.quiet import first_cause, quiet
+
+INPUT, OUTPUT, BATCH = "input", "logits", "batch"
+LARGEST = 2**31 - 2**24  # protobuf holds no message of 2 GiB; some room for the graph itself
+
+
+def export_onnx(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    path: str | Path,
+    *,
+    teacher: str | None = None,
+    architecture: str | None = None,
+    normalisation: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    opset: int | None = None,
+) -> Path:
+    """Write ``module`` in eval mode to ``path``, whole or not at all, and return the path.
+
+    One file with its weights in it: input ``"input"`` float32 ``[batch, *input_shape]``, output ``"logits"`` float32
+    ``[batch, classes]``, any batch of at least 1. The module is left as it is, on whatever device.
+
+    Args:
+        module: the network.
+        input_shape: of one sample, (C, H, W) for images.
+        path: ends in ``.onnx``; an older file there is replaced.
+        teacher: name of the teacher; this and the following are stored in the file (``read_metadata``).
+        architecture: hash of the architecture.
+        normalisation: ``{"scale": s, "mean": [...], "std": [...]}``: inputs are ``(raw * scale - mean) / std``.
+        class_names: one a class, in the order of the logits.
+        metadata: further JSON values.
+        opset: version of the operators; None leaves it to torch.
+
+    Raises:
+        ExportError: torch cannot export the network (the first cause is named), or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise ExportError(f"{path} is no name for an ONNX file; let it end in .onnx.")
+    notes: dict[str, Any] = {
+        "teacher": teacher,
+        "architecture": architecture,
+        "normalisation": dict(normalisation) if normalisation is not None else None,
+        "class_names": list(class_names) if class_names is not None else None,
+        "input_shape": [int(size) for size in input_shape],
+        **(metadata or {}),
+    }
+    texts = {key: _text(key, value, path) for key, value in notes.items() if value is not None}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
+    if size > LARGEST:
+        raise ExportError(f"{path} cannot be written: {size / 2**30:.1f} GiB of weights do not fit one file (2 GiB).")
+    try:
+        with quiet():
+            proto = _proto(module, tuple(input_shape), opset)
+    except Exception as error:
+        raise ExportError(
+            f"{path} cannot be written: torch cannot export the network ({first_cause(error)})."
+        ) from error
+    for key, text in texts.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, text
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(proto.SerializeToString())
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {first_cause(error)}.") from error
+    return path
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what ``export_onnx`` stored beside the graph, JSON values read back.
+
+    Raises:
+        ExportError: the file is missing or no ONNX file.
+    """
+    found = {entry.key: entry.value for entry in load_onnx(Path(path)).metadata_props}
+    # A teacher or a hash may look like a number, and is none.
+    return {key: value if key in ("teacher", "architecture") else _value(value) for key, value in found.items()}
+
+
+def load_onnx(path: Path) -> Any:
+    """Return the file's ``onnx.ModelProto``.
+
+    Raises:
+        ExportError: it is missing or no ONNX file.
+    """
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except FileNotFoundError as error:
+        raise ExportError(f"{path} does not exist.") from error
+    except Exception as error:
+        raise ExportError(f"{path} is damaged or no ONNX file ({first_cause(error)}).") from error
+
+
+def _proto(module: nn.Module, shape: tuple[int, ...], opset: int | None) -> Any:
+    module = frozen_copy(module)
+    # Two samples: the exporter takes a batch of 1 for a constant. The one argument of forward may have any name.
+    example = torch.zeros(2, *shape)
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+        opset_version=opset,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("the exporter returned nothing")
+    proto = program.model_proto
+    for value in (*proto.graph.input, *proto.graph.output):
+        dimensions = value.type.tensor_type.shape.dim
+        if not dimensions or not dimensions[0].dim_param:
+            raise ValueError(f"'{value.name}' does not keep a batch of any size")
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        # Where in whose source a part came from is not what it computes.
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return proto
+
+
+def _text(key: str, value: Any, path: Path) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"{path} cannot be written: its metadata '{key}' is no JSON value.") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

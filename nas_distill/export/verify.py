@@ -1,0 +1,117 @@
+"""Whether an exported file computes what its network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.common.errors import ExportError
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.export.onnx import INPUT, OUTPUT, load_onnx
+from nas_distill.export.quiet import first_cause
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported file compares with its network on the same samples.
+
+    Attributes:
+        max_abs_difference: largest absolute difference of two logits, in units of logits; lower is better.
+        logit_scale: largest absolute logit of the network, what the difference is to be seen against.
+        same_predictions: share of samples with the same predicted class, in [0, 1]; higher is better. Where it differs
+            the network itself is in a near tie: its two classes are at most twice the tolerance apart.
+        count: samples compared.
+        batch_sizes: sizes of batches that were run, rising; 1 is always among them.
+    """
+
+    max_abs_difference: float
+    logit_scale: float
+    same_predictions: float
+    count: int
+    batch_sizes: tuple[int, ...]
+
+    @property
+    def relative_difference(self) -> float:
+        """The largest difference as a share of the logits' scale; lower is better."""
+        return self.max_abs_difference / self.logit_scale if self.logit_scale else self.max_abs_difference
+
+
+def verify_onnx(
+    path: str | Path, module: nn.Module, inputs: Tensor | Iterable[Tensor], *, tolerance: float = TOLERANCE
+) -> Parity:
+    """Check an ONNX file and compare it with its network on ONNX Runtime's CPU.
+
+    Args:
+        path: the file.
+        module: the network, on the CPU; left in the mode it is in.
+        inputs: one tensor of samples ``[N, ...]`` or batches of such, float32, as the network takes them. The first
+            sample also runs alone, so that two batch sizes are tried; give at least two samples.
+        tolerance: the largest difference allowed, as a share of the network's largest absolute logit.
+
+    Raises:
+        ExportError: the file is missing, is no valid ONNX model or does not run; or a logit differs from the network's
+            by more than the tolerance. (Within it, no prediction can differ but in a near tie.)
+    """
+    path = Path(path)
+    batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if sum(len(batch) for batch in batches) < 2:
+        raise ExportError(f"{path} cannot be verified: that takes at least two samples.")
+    batches = [batches[0][:1], *batches]
+    session = _session(path)
+    wanted = predict_logits(module, batches)
+    found = torch.cat([_run(session, batch, path) for batch in batches])
+    sizes = tuple(sorted({len(batch) for batch in batches}))
+    # The sample that ran alone is checked like the rest, but counted once.
+    return _compare(path, wanted, found, sizes, tolerance)
+
+
+def _session(path: Path) -> Any:
+    import onnx
+    import onnxruntime
+
+    load_onnx(path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ExportError(f"{path} is no valid ONNX model ({first_cause(error)}).") from error
+
+
+def _run(session: Any, batch: Tensor, path: Path) -> Tensor:
+    try:
+        (logits,) = session.run([OUTPUT], {INPUT: batch.detach().cpu().float().contiguous().numpy()})
+    except Exception as error:
+        raise ExportError(f"{path} does not run on a batch of {len(batch)} ({first_cause(error)}).") from error
+    if logits.ndim != 2 or len(logits) != len(batch):
+        raise ExportError(f"{path} gives logits of shape {logits.shape} for a batch of {len(batch)}.")
+    return torch.from_numpy(logits)
+
+
+def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], tolerance: float) -> Parity:
+    if found.shape != wanted.shape:
+        raise ExportError(
+            f"{path} gives logits of shape {tuple(found.shape)} where its network gives {tuple(wanted.shape)}."
+        )
+    if not (torch.isfinite(wanted).all() and torch.isfinite(found).all()):
+        who = "its network" if not torch.isfinite(wanted).all() else "the file"
+        raise ExportError(f"{path} cannot be verified: {who} gives logits that are NaN or infinite.")
+    wanted, found = wanted.double(), found.double()
+    difference, scale = float((wanted - found).abs().max()), float(wanted.abs().max())
+    allowed = tolerance * (scale or 1.0)
+    if difference > allowed:
+        raise ExportError(
+            f"{path} does not compute what its network computes: logits differ by up to {difference:.3g}, "
+            f"{difference / (scale or 1.0):.2%} of their scale ({tolerance:.2%} is allowed)."
+        )
+    same = (wanted.argmax(dim=1) == found.argmax(dim=1))[1:]
+    return Parity(difference, scale, float(same.double().mean()), len(same), sizes)

@@ -1,0 +1,116 @@
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from nas_distill.common.errors import ExportError
+from nas_distill.export.onnx import export_onnx
+from nas_distill.export.verify import Parity, verify_onnx
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 5))
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    return export_onnx(network, (1, 6, 6), tmp_path_factory.mktemp("onnx") / "s.onnx")
+
+
+def inputs(count=12):
+    return torch.randn(count, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_faithful_file_is_found_so(network, exported):
+    network.train()
+    parity = verify_onnx(exported, network, inputs())
+    assert network.training
+    assert parity.max_abs_difference < 1e-4
+    assert parity.relative_difference == parity.max_abs_difference / parity.logit_scale
+    assert parity.same_predictions == 1
+    assert parity.count == 12
+    assert parity.batch_sizes == (1, 12)
+
+
+def test_batches_of_several_sizes_are_compared(network, exported):
+    parity = verify_onnx(exported, network, iter(inputs().split([5, 5, 2])))
+    assert (parity.count, parity.batch_sizes) == (12, (1, 2, 5))
+
+
+def perturbed(network, amount, name="4.bias"):
+    other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 5))
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    state[name].view(-1)[0] += amount
+    other.load_state_dict(state)
+    return other
+
+
+def test_another_networks_file_is_refused(network, exported):
+    with pytest.raises(ExportError, match=r"does not compute what its network computes.*is allowed") as error:
+        verify_onnx(exported, perturbed(network, 0.1), inputs())
+    assert "s.onnx" in str(error.value)
+
+
+def test_the_tolerance_is_a_share_of_the_logits(network, exported):
+    scale = verify_onnx(exported, network, inputs()).logit_scale
+    off = perturbed(network, 0.01 * scale)
+    assert verify_onnx(exported, off, inputs(), tolerance=0.02).max_abs_difference == pytest.approx(
+        0.01 * scale, rel=1e-2
+    )
+    with pytest.raises(ExportError, match=r"0\.50% is allowed"):
+        verify_onnx(exported, off, inputs(), tolerance=0.005)
+
+
+def test_a_near_tie_that_turns_is_counted_and_no_error(network, exported):
+    # Found by asking: shift one class until some prediction turns, within a wide tolerance.
+    parity = verify_onnx(exported, perturbed(network, 0.5), inputs(200), tolerance=10)
+    assert 0 < parity.same_predictions < 1
+
+
+def test_statistics_that_the_file_lost_are_found(network, exported):
+    with pytest.raises(ExportError, match="does not compute"):
+        verify_onnx(exported, perturbed(network, 0.5, "1.running_mean"), inputs())
+
+
+def test_logits_that_are_not_finite_verify_nothing(network, exported, tmp_path):
+    broken = perturbed(network, float("nan"))
+    with pytest.raises(ExportError, match="its network gives logits that are NaN"):
+        verify_onnx(exported, broken, inputs())
+    path = export_onnx(broken, (1, 6, 6), tmp_path / "nan.onnx")
+    with pytest.raises(ExportError, match="the file gives logits that are NaN"):
+        verify_onnx(path, network, inputs())
+
+
+def test_a_file_that_is_no_model_is_an_error(network, exported, tmp_path):
+    with pytest.raises(ExportError, match="does not exist"):
+        verify_onnx(tmp_path / "none.onnx", network, inputs())
+    path = tmp_path / "s.onnx"
+    path.write_bytes(exported.read_bytes()[:500])
+    with pytest.raises(ExportError, match="damaged or no ONNX file"):
+        verify_onnx(path, network, inputs())
+    model = onnx.load(exported)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, path)
+    with pytest.raises(ExportError, match="no valid ONNX model"):
+        verify_onnx(path, network, inputs())
+
+
+def test_inputs_that_do_not_fit_or_are_too_few_are_errors(network, exported):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+    with pytest.raises(ExportError, match="does not run on a batch of 1"):
+        verify_onnx(exported, flat, torch.zeros(3, 1, 4, 4))
+    with pytest.raises(ExportError, match="at least two samples"):
+        verify_onnx(exported, network, inputs(1))
+
+
+def test_a_file_of_other_classes_is_an_error(network, exported):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(ExportError, match=r"shape \(13, 5\) where its network gives \(13, 3\)"):
+        verify_onnx(exported, other, inputs())
+
+
+def test_all_zero_logits_have_no_scale_to_divide_by():
+    assert Parity(0.0, 0.0, 1.0, 2, (1, 2)).relative_difference == 0
