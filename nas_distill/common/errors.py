@@ -30,6 +30,10 @@ class BuildError(NasDistillError):
     """A builder raised, or what it returned cannot be used as a student."""
 
 
+class CostError(NasDistillError):
+    """A cost cannot be counted, measured or predicted."""
+
+
 class BudgetError(NasDistillError):
     """A budget cannot be read, or nothing in the space fits it."""
 

@@ -1,0 +1,177 @@
+"""A budget: hard limits on costs, how far a candidate is over them, and which limit binds when none fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from nas_distill.common.errors import BudgetError, did_you_mean
+from nas_distill.cost.amounts import parse_amount
+from nas_distill.cost.registry import cost_info, format_cost
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A range of one cost, in its plain unit, ends included; None leaves an end open."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def excess(self, cost: float) -> float:
+        """Return how far ``cost`` is outside, relative to the violated end; 0 inside, inf for a cost that is NaN."""
+        if math.isnan(cost):
+            return math.inf
+        if self.high is not None and cost > self.high:
+            return (cost - self.high) / self.high if self.high > 0 else math.inf
+        if self.low is not None and cost < self.low:
+            return (self.low - cost) / self.low
+        return 0.0
+
+    def text(self, name: str) -> str:
+        """Write the limit of the cost ``name``: ``"at most 2 M"``, ``"1 M to 2 M"``."""
+        if self.low is None or self.high is None:
+            side, end = ("at most", self.high) if self.low is None else ("at least", self.low)
+            return "free" if end is None else f"{side} {format_cost(name, end)}"
+        return f"{format_cost(name, self.low)} to {format_cost(name, self.high)}"
+
+
+class Budget:
+    """Limits on costs, by name. Immutable, equal when their limits are, and free of the teacher once parsed."""
+
+    def __init__(self, limits: Mapping[str, Limit] | None = None) -> None:
+        self._limits = MappingProxyType(dict(limits or {}))
+
+    @classmethod
+    def parse(cls, mapping: Mapping[str, Any], teacher_costs: Mapping[str, float] | None = None) -> Budget:
+        """Read a budget as written in a search file or on the command line.
+
+        Each value is an amount (``parse_amount``; an upper limit), ``{min: ..., max: ...}`` or ``[low, high]``.
+        Percentages are of ``teacher_costs``.
+
+        Raises:
+            BudgetError: unknown cost or key, an amount that cannot be read, a range with its ends swapped, percent of
+                a teacher's cost that is not given.
+        """
+        costs = teacher_costs or {}
+        return cls({name: _parse_limit(value, name, costs.get(name)) for name, value in mapping.items()})
+
+    @property
+    def limits(self) -> Mapping[str, Limit]:
+        """The limits by cost name, in the order given."""
+        return self._limits
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the costs with a limit, in the order given."""
+        return tuple(self._limits)
+
+    def violations(self, costs: Mapping[str, float]) -> dict[str, float]:
+        """Return the relative excess over each violated limit (0.5 is half as much again); empty when all are met.
+
+        Raises:
+            BudgetError: ``costs`` lacks a cost that has a limit.
+        """
+        excess = {name: limit.excess(_of(costs, name)) for name, limit in self._limits.items()}
+        return {name: amount for name, amount in excess.items() if amount > 0}
+
+    def fits(self, costs: Mapping[str, float]) -> bool:
+        """Say whether every limit is met."""
+        return not self.violations(costs)
+
+    def binding(self, candidates: Sequence[Mapping[str, float]]) -> str | None:
+        """Return the name of the limit that the fewest of ``candidates`` (their costs) meet; the first of equals.
+
+        None without limits or candidates.
+        """
+        if not self._limits or not candidates:
+            return None
+        met = {
+            name: sum(limit.excess(_of(costs, name)) == 0 for costs in candidates)
+            for name, limit in self._limits.items()
+        }
+        return min(met, key=lambda name: met[name])
+
+    def nearest(self, candidates: Sequence[Mapping[str, float]], name: str) -> int:
+        """Return the index of the candidate nearest to (or furthest inside) the limit on ``name``.
+
+        The cheapest one on it, or, where all are below a lower end, the dearest.
+        """
+        limit = self._limits[name]
+        below = limit.low is not None and all(_of(costs, name) < limit.low for costs in candidates)
+        order = sorted(range(len(candidates)), key=lambda index: _of(candidates[index], name))
+        return order[-1 if below else 0]
+
+    def infeasible(self, candidates: Sequence[Mapping[str, float]]) -> str:
+        """Say in one sentence why none of ``candidates`` fits: the limit that binds and the nearest candidate on it."""
+        name = self.binding(candidates)
+        if name is None:
+            return "no candidate could be built."
+        index = self.nearest(candidates, name)
+        value = _of(candidates[index], name)
+        met = sum(self._limits[name].excess(_of(costs, name)) == 0 for costs in candidates)
+        word = "dearest" if self._limits[name].low is not None and value < (self._limits[name].low or 0) else "cheapest"
+        rest = {key: value for key, value in self.violations(candidates[index]).items() if key != name}
+        also = "".join(f", and is over the limit on '{other}' too" for other in list(rest)[:1]) if met else ""
+        return (
+            f"none of {len(candidates)} candidates fits the budget: '{name}' ({self._limits[name].text(name)}) binds, "
+            f"met by {met} of them; the {word} found has {format_cost(name, value)}{also}."
+        )
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """Return the limits as plain numbers, in a form that ``parse`` reads back."""
+        ends = {name: {"min": limit.low, "max": limit.high} for name, limit in self._limits.items()}
+        return {name: {key: value for key, value in limit.items() if value is not None} for name, limit in ends.items()}
+
+    def text(self) -> str:
+        """Write all limits on one line: ``"flops at most 2 M, params at most 60 k"``; ``"no limits"`` for none."""
+        return ", ".join(f"{name} {limit.text(name)}" for name, limit in self._limits.items()) or "no limits"
+
+    def __eq__(self, other: object) -> bool:
+        return dict(self._limits) == dict(other._limits) if isinstance(other, Budget) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self._limits.items(), key=lambda item: item[0])))
+
+    def __bool__(self) -> bool:
+        return bool(self._limits)
+
+    def __repr__(self) -> str:
+        return f"Budget({self.text()})"
+
+    def __reduce__(self) -> tuple[type[Budget], tuple[dict[str, Limit]]]:
+        # A mapping proxy does not pickle, and a budget goes to worker processes.
+        return Budget, (dict(self._limits),)
+
+
+def _parse_limit(value: Any, name: str, teacher: float | None) -> Limit:
+    cost_info(name)
+    if isinstance(value, Mapping):
+        for key in value:
+            if key not in ("min", "max"):
+                raise BudgetError(
+                    f"budget '{name}' has the unknown key '{key}'{did_you_mean(str(key), ('min', 'max'))}"
+                )
+        low, high = value.get("min"), value.get("max")
+    elif isinstance(value, list | tuple):
+        if len(value) != 2:
+            raise BudgetError(f"budget '{name}' is a list of {len(value)}; a range has two ends, [low, high].")
+        low, high = value
+    else:
+        low, high = None, value
+    if low is None and high is None:
+        raise BudgetError(f"budget '{name}' limits nothing; give an amount, or min or max.")
+    limit = Limit(*(None if end is None else parse_amount(end, name, teacher) for end in (low, high)))
+    if limit.high == 0:
+        raise BudgetError(f"budget '{name}' is 0, which nothing can meet.")
+    if limit.low is not None and limit.high is not None and limit.low > limit.high:
+        raise BudgetError(f"budget '{name}' runs from {low} to {high}: the lower end is above the upper one.")
+    return limit
+
+
+def _of(costs: Mapping[str, float], name: str) -> float:
+    if name not in costs:
+        raise BudgetError(f"the budget limits '{name}', which was not counted for this candidate.")
+    return float(costs[name])

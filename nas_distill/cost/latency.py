@@ -1,0 +1,211 @@
+"""Latency predicted from a model's inside, by a linear model calibrated on networks that were really timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from nas_distill.common.errors import CostError, NasDistillError, first_line
+from nas_distill.cost.features import FEATURES, features
+from nas_distill.cost.runtime import Conditions, LatencySample, conditions, time_modules
+from nas_distill.cost.trace import trace
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FEWEST = 8
+"""Fewer samples than this are not fitted."""
+RIDGE = 1e-3
+"""Weight of the penalty on coefficients, relative to the errors, when both are in units of the mean prediction."""
+
+
+@dataclass(frozen=True)
+class LatencyError:
+    """How well a calibration predicts networks that it has not seen, by leaving out one of ``count`` at a time.
+
+    ``median`` and ``p95`` are of the relative error |predicted / measured - 1|: lower is better, 0.02 is 2 %.
+    ``spearman`` is the rank correlation of predicted and measured: higher is better, 0 where all are equal.
+    """
+
+    count: int
+    median: float
+    p95: float
+    spearman: float
+
+    def text(self) -> str:
+        """Write the error on one line."""
+        return (
+            f"median error {self.median:.1%}, 95th percentile {self.p95:.1%}, rank correlation {self.spearman:.3f} "
+            f"(each of {self.count} networks predicted from the others)"
+        )
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Predicts ``latency_ms`` as a sum of features, each times what one of it costs here, in ms, never below 0.
+
+    ``coefficients`` has the features that the calibration met; ``unseen`` tells which ones of a network it did not.
+    """
+
+    coefficients: Mapping[str, float]
+    conditions: Conditions
+    error: LatencyError
+
+    @classmethod
+    def fit(cls, samples: Sequence[tuple[Mapping[str, float], float]], conditions: Conditions) -> Self:
+        """Fit to pairs of ``cost.features`` and measured ms, by non-negative least squares of the relative error.
+
+        Raises:
+            CostError: fewer than 8 samples, a time that is not positive and finite, an unknown feature.
+        """
+        if len(samples) < FEWEST:
+            raise CostError(f"a latency model needs at least {FEWEST} timed networks; there are {len(samples)}.")
+        for found, measured in samples:
+            unknown = set(found) - set(FEATURES)
+            if unknown:
+                raise CostError(f"unknown latency feature '{sorted(unknown)[0]}'.")
+            if not (math.isfinite(measured) and measured > 0):
+                raise CostError(f"a measured latency is {measured} ms; a latency model needs positive, finite times.")
+        table = np.array([[found.get(name, 0.0) for name in FEATURES] for found, _ in samples])
+        times = np.array([measured for _, measured in samples])
+        met = (table != 0).any(axis=0)
+        weights = np.zeros(len(FEATURES))
+        weights[met] = solve(table[:, met], times)
+        coefficients = {name: float(weights[place]) for place, name in enumerate(FEATURES) if met[place]}
+        return cls(coefficients, conditions, leave_one_out(table, times))
+
+    @classmethod
+    def calibrate(
+        cls,
+        models: Iterable[nn.Module],
+        input_shape: Sequence[int],
+        *,
+        batch: int = 1,
+        threads: int = 1,
+        repeats: int = 50,
+        dtype: torch.dtype | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Self:
+        """Time ``models`` on ONNX Runtime (about thirty, spread over the space) and fit to them.
+
+        A model that cannot run, be traced or be exported is left out. ``progress`` is told how many are prepared.
+        Nothing else should run meanwhile.
+
+        Raises:
+            CostError: fewer than 8 could be timed; names the first cause.
+        """
+        stated = conditions(batch, threads)
+        inside: list[dict[str, float] | NasDistillError] = []
+
+        def look() -> Iterable[nn.Module]:
+            for model in models:
+                try:
+                    inside.append(features(trace(model, input_shape, dtype), batch))
+                except NasDistillError as error:
+                    inside.append(error)
+                yield model
+
+        timed = time_modules(
+            look(), input_shape, batch=batch, threads=threads, repeats=repeats, dtype=dtype, progress=progress
+        )
+        pairs = list(zip(inside, timed))
+        samples = [
+            (found, sample.p50_ms)
+            for found, sample in pairs
+            if isinstance(found, dict) and isinstance(sample, LatencySample)
+        ]
+        if len(samples) < FEWEST:
+            causes = [entry for pair in pairs for entry in pair if isinstance(entry, NasDistillError)]
+            why = f": {first_line(causes[0])}" if causes else "; raise latency.calibrate."
+            raise CostError(
+                f"a latency model needs at least {FEWEST} timed networks, and {len(samples)} of {len(pairs)} could "
+                f"be timed{why}"
+            )
+        return cls.fit(samples, stated)
+
+    def predict(self, model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> float:
+        """Return the latency of a model in ms, lower is better, under the conditions of the calibration.
+
+        Raises:
+            BuildError: the model's forward fails on this shape.
+            CostError: it cannot be traced.
+        """
+        return self.predict_features(features(trace(model, input_shape, dtype), self.conditions.batch))
+
+    def predict_features(self, found: Mapping[str, float]) -> float:
+        """Return the latency in ms of a network with these features (at the batch of the calibration)."""
+        return float(sum(weight * found.get(name, 0.0) for name, weight in self.coefficients.items()))
+
+    def unseen(self, found: Mapping[str, float]) -> list[str]:
+        """Return the features that a network has and no calibrated one had; what they take is not in a prediction."""
+        return [name for name, value in found.items() if value > 0 and name not in self.coefficients]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as plain values, for JSON."""
+        return {
+            "coefficients": dict(self.coefficients),
+            "conditions": asdict(self.conditions),
+            "error": asdict(self.error),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Return the model that ``to_dict`` wrote.
+
+        Raises:
+            CostError: ``content`` is not of that form.
+        """
+        try:
+            return cls(
+                {str(name): float(value) for name, value in content["coefficients"].items()},
+                Conditions(**content["conditions"]),
+                LatencyError(**content["error"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CostError(f"a stored latency model cannot be read ({first_line(error)}).") from error
+
+
+def solve(table: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the non-negative weights with the least squares of ``table @ weights / times - 1``, slightly shrunk."""
+    from scipy.optimize import nnls
+
+    relative = table / times[:, None]
+    # Features differ by twelve orders of magnitude: each is scaled to its usual size, so that one penalty suits all.
+    size = np.sqrt(np.mean(relative**2, axis=0))
+    size[size == 0] = 1.0
+    columns = table.shape[1]
+    penalty = math.sqrt(RIDGE * len(times)) * np.eye(columns)
+    weights, _ = nnls(np.vstack([relative / size, penalty]), np.concatenate([np.ones(len(times)), np.zeros(columns)]))
+    return np.asarray(weights) / size
+
+
+def leave_one_out(table: np.ndarray, times: np.ndarray) -> LatencyError:
+    """Return how well rows of features (networks by features, at least 0) predict ``times``, each from the others."""
+    kept = np.arange(len(times))
+    predicted = np.array([table[out] @ solve(table[kept != out], times[kept != out]) for out in kept])
+    errors = np.abs(predicted / times - 1)
+    return LatencyError(
+        count=len(times),
+        median=float(np.median(errors)),
+        p95=float(np.quantile(errors, 0.95)),
+        spearman=_spearman(predicted, times),
+    )
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the rank correlation, ties at their mean rank; 0 where one side is constant."""
+    ranks = [_ranks(values) for values in (first, second)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[place])

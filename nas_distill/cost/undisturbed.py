@@ -1,0 +1,87 @@
+"""Running a model to look at it, and leaving it as it was."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter or buffer, the CPU for one that has neither."""
+    import torch
+
+    for tensors in (model.parameters(), model.buffers()):
+        for tensor in tensors:
+            return tensor.device
+    return torch.device("cpu")
+
+
+def input_dtype(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
+    """Return ``dtype``, or where it is None the type of the model's first floating-point parameter, or float32."""
+    import torch
+
+    if dtype is not None:
+        return dtype
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run a block with ``model`` in eval mode and without gradients; give back what the block may have touched.
+
+    Restored, also after an error: the mode of every module, buffers (values and identity), and torch's global
+    generators. Inside, warnings and torch's log lines are held back, and the fused fast path of torch's transformer
+    layers is off, because it hides the operations that are to be counted.
+    """
+    import torch
+
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    values = [
+        (tensor, tensor._version, tensor.detach().clone())
+        for held in buffers
+        for tensor in held.values()
+        if tensor is not None
+    ]
+    device = device_of(model)
+    devices = [device] if device.type == "cuda" else []
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with quiet(), torch.random.fork_rng(devices), torch.no_grad():
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            for module in modules:
+                module.training = False  # not .eval(): a model may override train() to do more than set the flag
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            for module, mode, held in zip(modules, modes, buffers):
+                module.training = mode
+                module._buffers.update(held)
+            for tensor, version, value in values:
+                if tensor._version != version:
+                    tensor.copy_(value)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back warnings and the log lines of torch, ONNX and fvcore; errors still raise."""
+    names = ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "fvcore")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
