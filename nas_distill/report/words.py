@@ -1,0 +1,71 @@
+"""Figures as a person reads them, always with their unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from nas_distill.cost.registry import COSTS, format_cost
+
+NONE = "-"
+SHORT = {"weight_bytes": "weights", "peak_activation_bytes": "peak activations", "latency_ms": "latency"}
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Write a share of 1 as percent: ``"93.25 %"``; a dash for None and NaN."""
+    return NONE if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
+
+
+def points(difference: float, digits: int = 2) -> str:
+    """Write a difference of two shares in percentage points, with its sign: ``"+0.42 points"``."""
+    text = f"{100 * difference:+.{digits}f}"
+    return f"{text if float(text) else text[1:]} points"
+
+
+def cost(name: str, value: float | None) -> str:
+    """Write a cost with its unit; costs that are not nas_distill's own keep their number."""
+    if value is None:
+        return NONE
+    return format_cost(name, value) if name in COSTS else f"{value:.4g}"
+
+
+def costs(values: Mapping[str, float], names: Iterable[str] = ()) -> str:
+    """Write costs on one line: ``"1.2 M flops, 0.48 ms latency"``; only ``names`` (in their order), if given."""
+    wanted = [name for name in (tuple(names) or values) if name in values]
+    return ", ".join(f"{cost(name, values[name])} {SHORT.get(name, name)}" for name in wanted)
+
+
+def times(ratio: float | None) -> str:
+    """Write a ratio: ``"8.1x"``."""
+    if ratio is None or not math.isfinite(ratio):
+        return NONE
+    return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds as a person says them: ``"0.8 s"``, ``"45 s"``, ``"2 min 05 s"``, ``"1 h 02 min"``."""
+    if seconds is None or not math.isfinite(seconds):
+        return NONE
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Write a count and its noun: ``"1 trial"``, ``"12,000 trials"``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def halfwidth(accuracy: float, samples: int) -> float:
+    """Return half the width of the 95 % interval (Wilson's) of an accuracy read on ``samples`` independent samples."""
+    if samples < 1:
+        return math.nan
+    z2 = 1.96**2
+    spread = accuracy * (1 - accuracy) / samples + z2 / (4 * samples**2)
+    return math.sqrt(z2 * spread) / (1 + z2 / samples)
