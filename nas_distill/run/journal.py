@@ -104,7 +104,7 @@ def open_journal(folder: RunFolder, *, directions: Sequence[str], names: Sequenc
             mend(path)
             _parse(path, path.read_bytes())
         _unlink_stale_locks(path)
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = _replay(path, JournalFileBackend(str(path)))
         study = _open_study(storage, path, directions=directions, names=names)
     except OSError as error:
         raise RunError(_refusal(path, error)) from error
@@ -179,7 +179,9 @@ def _open_study(
 def _replay(path: Path, backend: BaseJournalBackend) -> JournalStorage:
     try:
         return JournalStorage(backend)
-    except Exception as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever Optuna stumbles over: every line is whole, but they are no journal
         raise RunError(
             f"{path} cannot be replayed ({type(error).__name__}: {error}); restore it from a copy."
         ) from error

@@ -41,7 +41,9 @@ def choose_seeds(
                     fitting.append(architecture.hash)
         if len(fitting) >= count:
             break
-    names = sorted(fitting or priced or pool, key=lambda name: (priced.get(name, 0.0), name))
+    # Of equals, the order of the pool: the smallest first, the largest last.
+    order = list(pool)
+    names = sorted(fitting or priced or pool, key=lambda name: (priced.get(name, 0.0), order.index(name)))
     if not fitting:
         return [pool[name] for name in names[:count]]
     return [pool[name] for name in _spread_out(names, priced, count)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,12 +130,18 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the disk: these tests simulate deaths of the process, which lose nothing that was written."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, no_fsync: None) -> Bench:
     return Bench(RunFolder(tmp_path / "run"))
 
 
 @pytest.fixture
-def make_bench(tmp_path: Path) -> Callable[..., Bench]:
+def make_bench(tmp_path: Path, no_fsync: None) -> Callable[..., Bench]:
     count = iter(range(10_000))
 
     def make(**options: Any) -> Bench:

@@ -1,0 +1,125 @@
+import csv
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from nas_distill.common.errors import RunError
+from nas_distill.run.folder import RunFolder
+from nas_distill.run.front import front_hypervolume, front_records
+from nas_distill.run.journal import open_journal, read_study
+from nas_distill.run.records import TrialRecord, read_records, to_frame, write_csv
+
+STOP = {"witness": 0, "witness_quality": 0.6, "margin": 0.01, "reason": "trial 0 costs no more"}
+
+
+def rung(quality: float, share: float, stop: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"quality": quality, "step": round(90 * share), "seconds": 20 * share, "share": share} | (
+        {"stop": stop} if stop else {}
+    )
+
+
+def trial(width: int, state: TrialState, values: list[float] | None = None, **attrs: Any) -> optuna.trial.FrozenTrial:
+    return create_trial(
+        state=state,
+        values=values,
+        params={"width": width},
+        distributions={"width": optuna.distributions.IntDistribution(8, 64, step=8)},
+        user_attrs={"architecture": {"width": width}, "origin": "seed", "costs": {"flops": 100.0 * width}, **attrs},
+    )
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[TrialRecord]:
+    whole = {"rung:0": rung(0.6, 0.25), "rung:1": rung(0.7, 1.0)}
+    trials = [
+        trial(8, TrialState.COMPLETE, [0.7, 800.0], index=0, key="t00000", **whole),
+        trial(16, TrialState.PRUNED, index=1, key="t00001", **{"rung:0": rung(0.5, 0.25, STOP)}),
+        trial(64, TrialState.PRUNED, index=2, key="t00002", violations={"flops": 0.5}),
+        trial(8, TrialState.COMPLETE, [0.7, 800.0], index=3, key="t00003", duplicate_of=0),
+        trial(24, TrialState.FAIL, index=4, key="t00004", cause="its quality was nan"),
+        trial(32, TrialState.FAIL, index=5, key="t00005", interrupted="died", **{"rung:0": rung(0.4, 0.25)}),
+        trial(32, TrialState.RUNNING, index=5, key="t00005", retry_of=5, **{"rung:0": rung(0.4, 0.25)}),
+        trial(40, TrialState.COMPLETE, [0.7, 4000.0], index=6, key="t00007", **whole),
+        trial(48, TrialState.COMPLETE, [0.8, 4800.0], index=7, key="t00008", **{"rung:1": rung(0.8, 1.0)}),
+    ]
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        journal = open_journal(folder, directions=["maximize", "minimize"], names=["quality", "flops"])
+        for entry in trials:
+            journal.add(entry)
+    return read_records(read_study(folder))
+
+
+def test_every_state_is_told_apart(records: list[TrialRecord]) -> None:
+    assert [record.state for record in records] == [
+        "complete",
+        "pruned",
+        "over_budget",
+        "duplicate",
+        "failed",
+        "interrupted",
+        "running",
+        "complete",
+        "complete",
+    ]
+    assert [record.number for record in records if record.trained] == [0, 1, 4, 7, 8]
+
+
+def test_a_record_says_what_happened(records: list[TrialRecord]) -> None:
+    complete, stopped, over, twin, failed, _, retry, *_ = records
+    assert complete.rungs == {0: 0.6, 1: 0.7}
+    assert complete.final_quality == complete.quality == 0.7
+    assert complete.seconds == 20
+    assert complete.architecture.values == {"width": 8}
+    assert stopped.stop is not None
+    assert (stopped.witness, stopped.margin, stopped.stop.rung, stopped.stop.quality) == (0, 0.01, 0, 0.5)
+    assert (stopped.seconds, stopped.seconds_saved) == (5, 15)
+    assert over.violations == {"flops": 0.5}
+    assert over.quality is None
+    assert twin.duplicate_of == 0
+    assert failed.cause == "its quality was nan"
+    assert (retry.key, retry.retry_of, retry.rungs) == ("t00005", 5, {0: 0.4})
+    with pytest.raises(ValueError, match="trial 1 is pruned"):
+        _ = stopped.final_quality
+
+
+def test_the_front_is_of_completed_candidates_from_cheap_to_dear(records: list[TrialRecord]) -> None:
+    assert [record.number for record in front_records(records, ["flops"])] == [0, 8]
+    assert front_records(records[1:5], ["flops"]) == []
+    assert front_hypervolume(records, ["flops"], {"flops": 8000.0}) == pytest.approx(
+        front_hypervolume([records[0], records[8]], ["flops"], {"flops": 8000.0})
+    )
+    assert front_hypervolume([], ["flops"], {"flops": 8000.0}) == 0
+
+
+def test_the_csv_has_one_line_a_trial(records: list[TrialRecord], tmp_path: Path) -> None:
+    path = tmp_path / "trials.csv"
+    write_csv(records, path)
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["trial"]) for row in rows] == list(range(9))
+    assert rows[1]["witness"] == "0"
+    assert rows[8]["param:width"] == "48"
+    assert rows[8]["quality_at_rung_0"] == ""
+    write_csv([], path)
+    assert path.read_text() == "trial,state,quality\n"
+
+
+def test_the_frame_is_by_trial(records: list[TrialRecord]) -> None:
+    frame = to_frame(records)
+    assert frame.index.name == "trial"
+    assert frame.loc[8, "quality"] == 0.8
+    assert frame.loc[2, "flops"] == 6400
+    assert len(to_frame([])) == 0
+
+
+def test_a_foreign_trial_is_one_sentence(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        journal = open_journal(folder, directions=["maximize"], names=["quality"])
+        journal.add(create_trial(state=TrialState.FAIL))
+    with pytest.raises(RunError, match="trial 0 of the journal is not one of nas_distill's"):
+        read_records(read_study(folder))
