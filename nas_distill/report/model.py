@@ -6,8 +6,6 @@ seconds unless the name says ms. None means not known, or not measured.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,6 +185,7 @@ class FinalReport:
         baseline: the same architecture trained on hard labels alone.
         finalists: all of them, the chosen one marked.
         limits: the budget, by cost.
+        split: which data ``evaluation`` of the three models is of.
         savings: what the search did and did not have to do.
         trust: how well short scores ranked the finalists.
         exports: files that were exported and checked.
@@ -208,6 +207,7 @@ class FinalReport:
     exports: tuple[ExportResult, ...] = ()
     conditions: str | None = None
     notes: tuple[str, ...] = ()
+    split: str = "test"
 
     @property
     def speed_up(self) -> float | None:
@@ -308,20 +308,3 @@ def ratio(above: float | None, below: float | None) -> float | None:
     if above is None or below is None or not (above > 0 and below > 0):
         return None
     return above / below
-
-
-def to_plain(value: Any) -> Any:
-    """Return a report as dicts, lists and scalars for ``--json``; numbers that are not finite become None.
-
-    Keys are the attributes' names, which carry the units; derived figures of a ``FinalReport`` are among them.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {entry.name: to_plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
-        return plain | ({"speed_up": to_plain(value.speed_up)} if isinstance(value, FinalReport) else {})
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [to_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
@@ -114,20 +115,8 @@ def _finalists(
             arrow = {"arrowstyle": "-|>", "color": GREEN, "lw": 1.4, "shrinkA": 5, "shrinkB": 7}
             axes.annotate("", xy=(price, full), xytext=(price, short), arrowprops=arrow, zorder=5)
         label = "after full distillation (from its short score)"
-        size = 19 if entry.chosen else 13
-        _plot(
-            axes,
-            [(price, full)],
-            label,
-            handles,
-            marker="*",
-            ms=size,
-            color=GREEN,
-            mec=INK,
-            mew=0.7,
-            ls="none",
-            zorder=7,
-        )
+        star: dict[str, Any] = {"marker": "*", "ms": 19 if entry.chosen else 13, "mec": INK, "mew": 0.7, "zorder": 7}
+        _plot(axes, [(price, full)], label, handles, color=GREEN, ls="none", **star)
         if entry.chosen:
             _say(axes, f"student {words.percent(full, 1)}", (price, full), (-9, 5), "right", color=GREEN, weight="bold")
             if baseline is not None and baseline.validation is not None:
@@ -301,9 +290,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def _figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     return figure
 
 
@@ -331,8 +319,8 @@ def _finish(figure: Figure, title: str, handles: Handles, *, bars: bool = False)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=11)
-        axes.xaxis.label.set_size(12)
-        axes.yaxis.label.set_size(12)
+        axes.xaxis.label.set_fontsize(12)
+        axes.yaxis.label.set_fontsize(12)
     figure.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold", color=INK)
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=3, frameon=False, fontsize=11)
