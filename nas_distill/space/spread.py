@@ -13,7 +13,7 @@ from nas_distill.space.parameters import Domain
 def near(name: str, domain: Domain, *, fraction: float, reach: float, rng: np.random.Generator) -> Scalar:
     """Answer ``SearchSpace.draw`` with the value at ``fraction``, give or take ``reach`` at random.
 
-    Fraction 0 is the cheap end and 1 the dear one. A choice of anything but numbers has no ends to lie between, so it is
+    Fraction 0 is the cheap end and 1 the dear one. A choice of anything but numbers has no ends to lie between: it is
     drawn uniformly.
     """
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values):
