@@ -38,7 +38,7 @@ class RungResult:
     """What a work reports at rung ``rung`` (an index): ``quality`` (higher is better, on validation data, may be NaN),
     ``step`` (optimiser steps so far), ``seconds`` spent training since the start of the work (over all its resumptions)
     and further named figures.
-    """  # noqa: D205
+    """
 
     rung: int
     step: int
@@ -66,6 +66,10 @@ class WorkSource(Protocol):
     @property
     def stopping(self) -> bool:
         """True once the search was asked to stop: the backend ends what is in flight, as ``interrupted``."""
+        ...
+
+    def stop(self) -> None:
+        """Ask the source to stop; safe from a signal handler."""
         ...
 
     def next(self) -> Work | None:
@@ -120,5 +124,3 @@ class Backend(Protocol):
 def last_rung(work: Work) -> int:
     """Return the index of a work's last rung."""
     return len(work.rungs) - 1
-
-

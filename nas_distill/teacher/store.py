@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +19,24 @@ import torch
 from torch import Tensor
 
 from nas_distill.common.errors import TeacherError, first_line
-from nas_distill.common.files import write_json
 from nas_distill.common.seeds import torch_generator
 from nas_distill.data import Dataset, SplitName
 from nas_distill.data.arrays import as_tensor_readonly
-from nas_distill.teacher.signal import LiveSignal
+from nas_distill.teacher.signal import LiveSignal, check_classes
+from nas_distill.teacher.store_writer import (
+    DTYPE,
+    FORMAT,
+    META,
+    META_KEYS,
+    SPLITS,
+    StoreProgress,
+    file_name,
+    lock_builds,
+    write_store,
+)
 from nas_distill.teacher.teacher import Teacher
 
-_META = "store.json"
-_DTYPE = np.float16
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class StoreProgress:
-    """How far the writing is, in samples."""
-
-    done: int
-    total: int
+_SPOT_CHECK = 32
 
 
 @dataclass(frozen=True)
@@ -62,18 +60,20 @@ class TeacherStore:
         self.key: str = meta["key"]
         self.num_classes: int = meta["num_classes"]
         self.seconds: float = meta["seconds"]
+        self._meta = meta
         self._views: int = meta["views"]
         self._arrays: dict[str, Tensor] = {}
-        for split in ("train", "val"):
-            path = folder / f"{split}.logits.npy"
+        for split in SPLITS:
+            path = folder / file_name(split)
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+                sound = list(array.shape) == list(meta["shapes"][split]) and array.dtype == DTYPE
+            except Exception as error:  # a damaged header is told in many ways
                 raise TeacherError(
                     f"Teacher store {path} is damaged ({first_line(error)}); delete {folder}."
                 ) from error
-            if list(array.shape) != meta["shapes"][split] or array.dtype != _DTYPE:
-                raise TeacherError(f"Teacher store {path} is not what {_META} says; delete {folder}.")
+            if not sound:
+                raise TeacherError(f"Teacher store {path} is not what {META} says; delete {folder}.")
             self._arrays[split] = as_tensor_readonly(array)
 
     def __reduce__(self) -> tuple[type[TeacherStore], tuple[Path]]:
@@ -107,6 +107,15 @@ class TeacherStore:
         """Return what the logits depend on."""
         return f"store:{self.key}"
 
+    def check(self, data: Dataset) -> None:
+        """Raise TeacherError unless it was written for this data and these views."""
+        check_classes(self.num_classes, data)
+        if data.fingerprint != self._meta["data_fingerprint"] or data.views.recipe() != self._meta["view_recipe"]:
+            raise TeacherError(
+                f"Teacher store {self.folder} is of data '{self._meta['data']}' under views {self._meta['view_recipe']}"
+                f", not of data '{data.name}' under {data.views.recipe()}, so its answers would meet other samples."
+            )
+
     @classmethod
     def build(
         cls,
@@ -120,129 +129,107 @@ class TeacherStore:
     ) -> TeacherStore:
         """Open the store of this teacher, data and views under ``root``; write it first if it is not there.
 
-        It is written beside its place and renamed into it when whole, so a store that is there is whole.
+        It is written beside its place and renamed into it when whole, so a store that is there is whole. Of several
+        processes that want it, one writes and the others wait.
 
         Raises:
-            TeacherError: logits overflow fp16, or a store in this place is damaged or of something else.
+            TeacherError: logits are not finite or overflow fp16, the disk is full, or ``open`` refuses what is there.
         """
         key = store_key(teacher, data)
         folder = root / key[:16]
-        if folder.exists():
-            store = cls(folder)
-            if store.key != key:
-                raise TeacherError(f"Teacher store {folder} is of another teacher or other data; delete it.")
-            return store
-        teacher.assert_frozen()
-        partial = root / f".{key[:16]}.part"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            _write(partial, key, teacher, data, device, batch_size, on_progress)
-            partial.rename(folder)
-        except OSError as error:
-            raise TeacherError(f"Teacher store {folder} cannot be written ({first_line(error)}).") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return cls(folder)
+        if not folder.exists():
+            try:
+                with lock_builds(root, key):
+                    if not folder.exists():  # another process may have written it meanwhile
+                        write_store(folder, key, teacher, data, device, batch_size, on_progress)
+            except OSError as error:
+                raise TeacherError(f"Teacher store {folder} cannot be written ({first_line(error)}).") from error
+        return cls.open(root, teacher, data)
 
-    def verify(self, teacher: Teacher, data: Dataset, *, samples: int = 256, seed: int = 0) -> Verification:
-        """Compare ``samples`` stored answers, drawn over all views, with the live teacher's.
+    @classmethod
+    def open(cls, root: Path, teacher: Teacher, data: Dataset) -> TeacherStore:
+        """Open the store of this teacher, data and views under ``root``, and hold it against a few live answers.
 
         Raises:
-            TeacherError: the store is of another teacher, data or views; or an answer differs by more than fp16 allows.
+            TeacherError: it is not there, is damaged or of something else, or answers otherwise than this teacher.
+        """
+        key = store_key(teacher, data)
+        store = cls(root / key[:16])
+        if store.key != key:
+            raise TeacherError(f"Teacher store {store.folder} is of another teacher or other data; delete it.")
+        store._compare(teacher, data, _SPOT_CHECK, seed=0)
+        return store
+
+    def verify(self, teacher: Teacher, data: Dataset, *, samples: int = 256, seed: int = 0) -> Verification:
+        """Check every stored byte against its checksum, and ``samples`` stored answers against the live teacher's.
+
+        The answers are drawn from the validation samples and from all views of the training samples.
+
+        Raises:
+            TeacherError: the store is of another teacher, data or views; a byte has changed; or an answer differs by
+                more than fp16 allows.
         """
         if store_key(teacher, data) != self.key:
             raise TeacherError(f"Teacher store {self.folder} is of another teacher, other data or other views.")
+        for split in SPLITS:
+            path = self.folder / file_name(split)
+            if _checksum(path) != self._meta["sha256"][split]:
+                raise TeacherError(f"Teacher store {path} has changed since it was written; delete {self.folder}.")
+        return self._compare(teacher, data, max(2, samples), seed)
+
+    def _compare(self, teacher: Teacher, data: Dataset, samples: int, seed: int) -> Verification:
         live = LiveSignal(teacher)
         generator = torch_generator(seed, "verify")
-        count = min(samples, len(data.train) * self._views)
-        places = torch.randint(0, len(data.train), (count,), generator=generator)
+        count = samples // 2
         views = torch.randint(0, self._views, (count,), generator=generator)
+        questions: list[tuple[SplitName, int | None, Tensor]] = [
+            ("train", view, torch.randint(0, len(data.train), (int((views == view).sum()),), generator=generator))
+            for view in views.unique().tolist()
+        ]
+        questions.append(("val", None, torch.randint(0, len(data.val), (samples - count,), generator=generator)))
         worst, same = 0.0, 0
-        for view in views.unique().tolist():
-            index = places[views == view]
-            x, _ = data.batch("train", index, view)
-            expected, stored = live.logits("train", index, view, x), self.logits("train", index, view, x)
+        for split, view, index in questions:
+            x, _ = data.batch(split, index, view)
+            expected, stored = live.logits(split, index, view, x), self.logits(split, index, view, x)
             tolerance = 2e-3 * max(1.0, float(expected.abs().max()))
             difference = float((expected - stored).abs().max())
-            if not difference <= tolerance:
+            if not difference <= tolerance:  # true of NaN too
                 raise TeacherError(
-                    f"Teacher store {self.folder} differs from the teacher by {difference:.3g} in view {view} (fp16 "
+                    f"Teacher store {self.folder} differs from the teacher by {difference:.3g} on {split} samples (fp16 "
                     f"explains {tolerance:.3g}); delete it and let it be written again."
                 )
             worst = max(worst, difference)
             same += int((expected.argmax(1) == stored.argmax(1)).sum())
-        return Verification(worst, same / count, count)
+        return Verification(worst, same / samples, samples)
 
 
 def store_key(teacher: Teacher, data: Dataset) -> str:
     """Return the sha256 (hex) of all that stored logits depend on."""
     parts: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "teacher": teacher.fingerprint,
         "data": data.fingerprint,
         "views": data.views.recipe(),
-        "dtype": np.dtype(_DTYPE).str,
+        "dtype": np.dtype(DTYPE).str,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _write(
-    folder: Path,
-    key: str,
-    teacher: Teacher,
-    data: Dataset,
-    device: torch.device | str,
-    batch_size: int,
-    on_progress: Callable[[StoreProgress], None],
-) -> None:
-    started = time.perf_counter()
-    live = LiveSignal(teacher, device)
-    views = data.views.count
-    shapes = {"train": (views, len(data.train), teacher.num_classes), "val": (len(data.val), teacher.num_classes)}
-    total, done = views * len(data.train) + len(data.val), 0
-    for split, views_of in (("train", list(range(views))), ("val", [None])):
-        array = np.lib.format.open_memmap(folder / f"{split}.logits.npy", mode="w+", dtype=_DTYPE, shape=shapes[split])
-        name: SplitName = "train" if split == "train" else "val"
-        for view in views_of:
-            rows = array if view is None else array[view]
-            for index in data.batches(name, batch_size):
-                x, _ = data.batch(name, index, view)
-                logits = live.logits(name, index, view, x.to(device)).cpu()
-                if not float(logits.abs().max()) < float(np.finfo(_DTYPE).max):
-                    raise TeacherError(
-                        f"Teacher '{teacher.name}' has logits beyond fp16's range; set teacher.signal to live."
-                    )
-                rows[index.numpy()] = logits.numpy().astype(_DTYPE)
-                done += len(index)
-                on_progress(StoreProgress(done, total))
-        array.flush()
-    write_json(
-        folder / _META,
-        {
-            "key": key,
-            "format": _FORMAT,
-            "teacher": teacher.name,
-            "teacher_fingerprint": teacher.fingerprint,
-            "data": data.name,
-            "data_fingerprint": data.fingerprint,
-            "view_recipe": data.views.recipe(),
-            "views": views,
-            "num_classes": teacher.num_classes,
-            "shapes": {split: list(shape) for split, shape in shapes.items()},
-            "dtype": "float16",
-            "seconds": time.perf_counter() - started,
-        },
-    )
-
-
 def _read_meta(folder: Path) -> dict[str, Any]:
     try:
-        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-        if meta["format"] != _FORMAT:
-            raise TeacherError(f"Teacher store {folder} has format {meta['format']}, not {_FORMAT}; delete it.")
+        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            raise TeacherError(f"Teacher store {folder} has format {meta['format']}, not {FORMAT}; delete it.")
+        missing = [key for key in META_KEYS if key not in meta]
+        if missing:
+            raise KeyError(missing[0])
         return meta
     except FileNotFoundError as error:
-        raise TeacherError(f"{folder} is no teacher store ({_META} is missing).") from error
-    except (json.JSONDecodeError, KeyError, OSError) as error:
+        raise TeacherError(f"{folder} is no teacher store ({META} is missing).") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TeacherError(f"Teacher store {folder} is damaged ({first_line(error)}); delete it.") from error
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,126 @@
+"""The costs of a search: which are counted, how latency is predicted, what the teacher pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nas_distill.api.inputs import Inputs
+from nas_distill.common.errors import CostError
+from nas_distill.common.seeds import numpy_rng, seeded_torch
+from nas_distill.config import SearchFile
+from nas_distill.cost.budget import Budget
+from nas_distill.cost.count import COUNTED
+from nas_distill.cost.latency import LatencyModel
+from nas_distill.cost.model import CostModel
+from nas_distill.cost.registry import cost_info
+from nas_distill.cost.runtime import time_module
+from nas_distill.space import Architecture
+
+LATENCY = "latency_ms"
+
+
+@dataclass(frozen=True)
+class Costing:
+    """What candidates and the teacher cost. ``latency`` is the fitted predictor, or None where latency is left out."""
+
+    names: tuple[str, ...]
+    teacher: dict[str, float]
+    budget: Budget
+    latency: LatencyModel | None
+    of: Callable[[Architecture], dict[str, float]]
+
+
+def needs_latency(config: SearchFile) -> bool:
+    """Say whether a budget or an objective asks for latency."""
+    scalar = config.search.scalar
+    asked = {*config.budget, *config.search.costs, *([scalar.cost] if scalar else [])}
+    for name in asked:
+        cost_info(name)
+    return LATENCY in asked
+
+
+def make_costing(inputs: Inputs, latency: LatencyModel | None, teacher_latency_ms: float | None) -> Costing:
+    """Put together what a search pays.
+
+    Args:
+        inputs: teacher, space, data and search file.
+        latency: the fitted predictor; None leaves latency out.
+        teacher_latency_ms: measured, beside the predictor.
+
+    Raises:
+        BudgetError: the budget cannot be read.
+        CostError: the teacher's costs are needed and cannot be counted.
+    """
+    config, space = inputs.config, inputs.space
+    names = (*COUNTED, *((LATENCY,) if latency is not None else ()))
+    model = CostModel(names, inputs.input_shape, latency)
+
+    def cost_of(architecture: Architecture) -> dict[str, float]:
+        with seeded_torch(config.seed, "costing"):
+            module = space.build(architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes)
+        return dict(model.costs(module))
+
+    teacher = dict(CostModel(COUNTED, inputs.input_shape).costs(inputs.teacher.module))
+    if teacher_latency_ms is not None:
+        teacher[LATENCY] = teacher_latency_ms
+    return Costing(names, teacher, Budget.parse(config.budget, teacher), latency, cost_of)
+
+
+def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyModel | None:
+    """Time candidates from small to large and fit the latency predictor; None where latency is left out.
+
+    Run it while nothing else does.
+
+    Raises:
+        CostError: latency is asked for, but too few candidates could be timed.
+    """
+    config = inputs.config
+    asked = needs_latency(config)
+    count = config.latency.calibrate or (30 if asked else 0)
+    models: list[Any] = []
+    for architecture in inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []:
+        try:
+            with seeded_torch(config.seed, "costing"):
+                models.append(
+                    inputs.space.build(
+                        architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
+                    )
+                )
+        except Exception:  # the builder is the user's code; such candidates fail when their turn comes
+            continue
+    try:
+        return LatencyModel.calibrate(
+            models,
+            inputs.input_shape,
+            batch=config.latency.batch,
+            threads=config.latency.threads,
+            repeats=config.latency.repeats,
+            progress=lambda done: on_step(done, len(models)),
+        )
+    except CostError:
+        if asked:
+            raise
+        return None
+
+
+def teacher_latency(inputs: Inputs) -> float | None:
+    """Measure the teacher's latency in ms; None where it cannot be exported."""
+    latency = inputs.config.latency
+    try:
+        sample = time_module(
+            inputs.teacher.module,
+            inputs.input_shape,
+            batch=latency.batch,
+            threads=latency.threads,
+            repeats=latency.repeats,
+        )
+    except CostError:
+        return None
+    return sample.p50_ms
+
+
+def restore_latency(stored: Mapping[str, Any] | None) -> LatencyModel | None:
+    """Return the predictor that a run's journal holds."""
+    return None if stored is None else LatencyModel.from_dict(stored)

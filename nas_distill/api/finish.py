@@ -1,0 +1,109 @@
+"""After the full distillations: every finalist exported, verified and timed; then, once, test data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nas_distill.api.inputs import Inputs
+from nas_distill.common.errors import CostError
+from nas_distill.cost.runtime import time_file, time_module
+from nas_distill.data import SplitName
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.evaluate.report import evaluate_logits
+from nas_distill.export.onnx import export_onnx
+from nas_distill.export.student import load_student
+from nas_distill.export.verify import verify_onnx
+from nas_distill.run import facts as names
+from nas_distill.run.facts import Facts
+from nas_distill.run.folder import RunFolder
+from nas_distill.search.finalists import Finalist, best_finalist, read_finalists
+
+EXPORTS = "exports"
+TEACHER = "teacher"
+_PARITY_SAMPLES = 512
+
+
+def read_student(inputs: Inputs, folder: RunFolder, key: str) -> nn.Module:
+    """Load a student of a run, by the run's own builder."""
+    return load_student(folder.student(key), builder=inputs.space.builder_function(), paths=inputs.paths)
+
+
+def export_student(inputs: Inputs, student: nn.Module, architecture: str, path: Path) -> dict[str, Any]:
+    """Export a student to ONNX, hold it against PyTorch on validation samples, and time it.
+
+    Returns:
+        Path, size, parity and, where this machine can time it, latency; plain values.
+    """
+    data, latency = inputs.data, inputs.config.latency
+    export_onnx(
+        student,
+        inputs.input_shape,
+        path,
+        teacher=inputs.teacher.name,
+        architecture=architecture,
+        normalisation=data.normalisation(),
+        class_names=data.classes,
+    )
+    batches = [data.batch("val", index)[0] for index in data.batches("val", 128)[: _PARITY_SAMPLES // 128]]
+    parity = verify_onnx(path, student, batches)
+    sample = time_file(path, inputs.input_shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
+    return {
+        "format": "onnx",
+        "bytes": path.stat().st_size,
+        "parity": asdict(parity),
+        "latency": {"p50_ms": sample.p50_ms, "p95_ms": sample.p95_ms, "conditions": sample.conditions.text()},
+    }
+
+
+def export_finalists(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
+    """Export and time every finalist, and time the teacher, as far as the journal lacks it; nothing else may run."""
+    done: dict[str, Any] = dict(facts.get(EXPORTS, {}))
+    for entry in read_finalists(facts):
+        if not entry.taught or entry.quality is None or entry.key in done:
+            continue
+        student = read_student(inputs, folder, entry.key)
+        path = folder.student(entry.key) / "model.onnx"
+        done[entry.key] = export_student(inputs, student, folder.student(entry.key).name, path)
+    if TEACHER not in done:
+        latency = inputs.config.latency
+        try:
+            sample = time_module(
+                inputs.teacher.module,
+                inputs.input_shape,
+                batch=latency.batch,
+                threads=latency.threads,
+                repeats=latency.repeats,
+            )
+            done[TEACHER] = {"latency": {"p50_ms": sample.p50_ms, "p95_ms": sample.p95_ms}}
+        except CostError:
+            done[TEACHER] = {"latency": None}
+    facts.set(EXPORTS, done)
+
+
+def evaluate_once(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
+    """Evaluate teacher, student and baseline on test data (on validation data where there is none), once a run."""
+    winner = best_finalist(read_finalists(facts))
+    if names.EVALUATION in facts or winner is None:
+        return
+    split: SplitName = inputs.data.splits[-1]
+    labels = inputs.data.labels(split)
+
+    def logits_of(module: nn.Module) -> Any:
+        return predict_logits(module, (inputs.data.batch(split, index)[0] for index in inputs.data.batches(split)))
+
+    teacher = logits_of(inputs.teacher.module)
+    results = {TEACHER: asdict(evaluate_logits(teacher, labels))}
+    for entry in (winner, baseline_of(winner, read_finalists(facts))):
+        if entry is not None and entry.quality is not None:
+            student = logits_of(read_student(inputs, folder, entry.key))
+            results[entry.key] = asdict(evaluate_logits(student, labels, teacher))
+    facts.set(names.EVALUATION, {"split": split, "student": winner.key, "results": results})
+
+
+def baseline_of(winner: Finalist, finalists: list[Finalist]) -> Finalist | None:
+    """Return the same architecture trained on labels alone."""
+    return next((entry for entry in finalists if not entry.taught and entry.trial == winner.trial), None)

@@ -1,0 +1,118 @@
+"""What a search works on, made of a search file or of the user's own objects: data, teacher, space, budget's costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nas_distill.common.errors import ConfigError
+from nas_distill.config import DataConfig, SearchFile, TeacherConfig
+from nas_distill.data import Dataset, Views, load_dataset
+from nas_distill.data.loaders import as_dataset
+from nas_distill.space import SearchSpace, load_space
+from nas_distill.teacher import Teacher, freeze, load_teacher
+
+FROM_PYTHON = "<python>"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A search file and the objects that it names; ``paths`` are where relative files and modules are looked for."""
+
+    config: SearchFile
+    data: Dataset
+    teacher: Teacher
+    space: SearchSpace
+    paths: tuple[Path, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.data.input_shape
+
+
+def resolve(
+    config: SearchFile,
+    paths: Sequence[Path] = (),
+    *,
+    data: Any = None,
+    teacher: nn.Module | None = None,
+    space: Any = None,
+    builder: Callable[..., nn.Module] | str | None = None,
+) -> Inputs:
+    """Load what a search file names; ``data``, ``teacher``, ``space`` and ``builder`` stand in for their sections.
+
+    Raises:
+        ConfigError: a section came from Python when the run was made, and is not given now.
+        NasDistillError: what is wrong with data, teacher or space.
+    """
+    if data is None:
+        data = load_data(config.data, paths, config.seed)
+    elif not isinstance(data, Dataset):
+        data = as_dataset(data, val=config.data.val, views=_views(config.data), seed=config.seed)
+    frozen = _load_teacher(config.teacher, data, paths) if teacher is None else freeze(teacher, data)
+    return Inputs(config, data, frozen, _load_space(config, paths, space, builder), tuple(paths))
+
+
+def search_paths(file: Path | None) -> tuple[Path, ...]:
+    """Return the folders for relative files and modules: the search file's own, then the current one."""
+    here = Path.cwd()
+    return (here,) if file is None else (file.resolve().parent, here)
+
+
+def load_data(config: DataConfig, paths: Sequence[Path], seed: int) -> Dataset:
+    """Load what a data section names."""
+    _require_named("data", config.name)
+    return load_dataset(
+        config.name,
+        root=config.root,
+        val=config.val,
+        views=_views(config),
+        arguments=config.arguments,
+        paths=paths,
+        seed=seed,
+    )
+
+
+def _load_teacher(config: TeacherConfig, data: Dataset, paths: Sequence[Path]) -> Teacher:
+    _require_named("teacher", config.name or "")
+    return load_teacher(config, data, paths)
+
+
+def _load_space(
+    config: SearchFile, paths: Sequence[Path], space: Any, builder: Callable[..., nn.Module] | str | None
+) -> SearchSpace:
+    if isinstance(space, SearchSpace):
+        return space
+    content = config.space if space is None else space
+    if builder is None and isinstance(content, Mapping):
+        named = str(content.get("builder", ""))
+        if named.startswith("__main__:") or "<locals>" in named:
+            raise ConfigError(f"This run's builder, {named}, was defined in Python: pass it as 'builder'.")
+    if builder is not None and isinstance(content, Mapping):
+        return SearchSpace.from_dict(content, builder=builder, paths=paths)
+    if builder is not None:
+        raise ConfigError("'builder' goes with a space given as a mapping of parameters; a named space has its own.")
+    return load_space(content, paths)
+
+
+def _require_named(section: str, name: str) -> None:
+    if name.startswith(FROM_PYTHON):
+        raise ConfigError(
+            f"This run's {section} was given from Python, so it cannot be loaded again; use "
+            f"nas_distill.open_run(folder, {section}=...)."
+        )
+
+
+def _views(config: DataConfig) -> Views | None:
+    views = config.views
+    return None if views is None else Views(views.count, views.pad, views.flip, views.seed)
+
+
+def views_section(views: Views) -> dict[str, Any]:
+    """Return the views as a search file's ``data.views`` section."""
+    return dict(views.recipe())

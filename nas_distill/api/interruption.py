@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM: the first ends a search cleanly, with everything that is finished kept."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from nas_distill.common.errors import NasDistillError
+
+
+class InterruptedSearchError(NasDistillError):
+    """The search was asked to stop; its message says how to go on."""
+
+    interrupted = True
+
+
+class Interruption:
+    """Passes a stop signal on to whatever is running now; where nothing takes it, the block is left at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._stop: Callable[[], None] | None = None
+
+    @contextmanager
+    def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Within the block the first signal calls ``stop`` and the block ends by itself; a second one leaves it."""
+        self._stop = stop
+        try:
+            if self.asked:
+                stop()
+            yield
+        finally:
+            self._stop = None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        if self._stop is None or self.asked:
+            self.asked = True
+            raise KeyboardInterrupt
+        self.asked = True
+        self._stop()
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Take SIGINT and SIGTERM for the length of a block (in the main thread alone; elsewhere nothing is taken)."""
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interruption.handle) for number in numbers]
+    try:
+        yield interruption
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)

@@ -1,0 +1,61 @@
+"""Who is told while a search runs: the command line's live view, a notebook, or nobody."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nas_distill.api.costing import Costing
+from nas_distill.api.inputs import Inputs
+from nas_distill.search.finalists import Finalist
+from nas_distill.search.progress import Event, Progress
+from nas_distill.search.survey import Estimate, Survey
+
+
+class Observer(Protocol):
+    """Told what happens, from the thread that searches; must return quickly and not raise."""
+
+    def phase(self, name: str) -> None:
+        """A phase begins: teacher store, calibration, noise probe, search, full distillation, evaluation, export."""
+        ...
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """The phase has done ``done`` of ``total``."""
+        ...
+
+    def event(self, event: Event, progress: Progress) -> None:
+        """Something happened to a trial."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a user should know, in a sentence."""
+        ...
+
+    def survey(self, survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> None:
+        """The space has been looked at; nothing has been trained."""
+        ...
+
+    def finalist(self, finalist: Finalist) -> None:
+        """A finalist, or a baseline, has trained another epoch or come to its end."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def phase(self, name: str) -> None:
+        """Ignore it."""
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """Ignore it."""
+
+    def event(self, event: Event, progress: Progress) -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
+        """Ignore it."""
+
+    def survey(self, survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> None:
+        """Ignore it."""
+
+    def finalist(self, finalist: Finalist) -> None:
+        """Ignore it."""

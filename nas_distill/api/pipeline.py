@@ -1,0 +1,297 @@
+"""A search from beginning to end, phase by phase; each phase finds in the journal what it has already done.
+
+Nothing is decided here: the rooms decide, this puts them in order, times them and writes down what they found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, teacher_latency
+from nas_distill.api.finish import evaluate_once, export_finalists
+from nas_distill.api.inputs import Inputs
+from nas_distill.api.interruption import InterruptedSearchError, Interruption
+from nas_distill.api.observer import Observer
+from nas_distill.api.signals import teacher_signal
+from nas_distill.common.errors import RunError
+from nas_distill.common.files import write_text
+from nas_distill.config import dump_yaml
+from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.run import facts as names
+from nas_distill.run.folder import RunFolder
+from nas_distill.run.identity import hold_identity, identity_of
+from nas_distill.run.journal import Journal, open_journal
+from nas_distill.run.records import read_records, write_csv
+from nas_distill.search.controller import Controller
+from nas_distill.search.evaluator import StudentEvaluator
+from nas_distill.search.finalists import FinalistSource, best_finalist, choose_finalists
+from nas_distill.search.objectives import Objectives
+from nas_distill.search.probe import NoiseProbe
+from nas_distill.search.progress import Event
+from nas_distill.search.survey import Estimate, Survey, estimate_seconds, seconds_per_step, survey_space
+from nas_distill.search.work import Backend, WorkSource
+from nas_distill.teacher import TeacherSignal, TeacherStore
+
+TEACHER_LATENCY = "teacher_latency_ms"
+STORE = "store"
+STARTUP = "startup_seconds"
+
+
+class Pipeline:
+    """One search in one folder."""
+
+    def __init__(self, inputs: Inputs, folder: RunFolder, observer: Observer, interruption: Interruption) -> None:
+        self.inputs = inputs
+        self.config = inputs.config
+        self.folder = folder
+        self.observer = observer
+        self.interruption = interruption
+
+    def run(self) -> None:
+        """Search, distil the finalists, export and time them, and look at test data once.
+
+        Raises:
+            InterruptedSearchError: it was asked to stop; the journal holds all that was finished.
+            NasDistillError: what is wrong with the inputs or the run folder.
+        """
+        with self.folder.lock():
+            # Once: a percent of the teacher's latency needs the teacher's latency, and objectives need both.
+            objectives = Objectives.from_config(self.config.search, self._teacher_costs_for_scalar())
+            journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
+            hold_identity(self.folder, journal.facts, self._identity())
+            journal.facts.record_environment(self.config.seed)
+            write_text(self.folder.search_yaml, dump_yaml(self.config))
+            try:
+                self._phases(journal, objectives)
+            except KeyboardInterrupt as error:
+                raise InterruptedSearchError(self._how_to_resume()) from error
+            finally:
+                write_csv(read_records(journal.study), self.folder.trials_csv)
+
+    def _phases(self, journal: Journal, objectives: Objectives) -> None:
+        costing = self.costing(journal)
+        signal = self._signal(journal)
+        survey, estimate = self.survey(costing, signal)
+        self._keep_survey(journal, survey, estimate)
+        self.observer.survey(survey, estimate, costing, self.inputs)
+        evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, self.config.device)
+        with self._backend() as backend:
+            margin = self._margin(journal, survey, backend, evaluator)
+            self._search(journal, objectives, costing, margin, backend, evaluator)
+            self._finalists(journal, costing, backend, evaluator)
+        with self._phase(journal, "export"):
+            export_finalists(self.inputs, self.folder, journal.facts)
+        with self._phase(journal, "evaluation"):
+            evaluate_once(self.inputs, self.folder, journal.facts)
+        journal.facts.set(names.FINISHED, True)
+
+    def costing(self, journal: Journal | None) -> Costing:
+        """Calibrate latency, unless the journal holds it, and count the teacher."""
+        stored = {} if journal is None else journal.facts
+        if names.LATENCY_MODEL in stored:
+            latency, measured = restore_latency(stored[names.LATENCY_MODEL]), stored[TEACHER_LATENCY]
+        else:
+            with self._phase(journal, "latency calibration"):
+                latency = calibrate(self.inputs, self.observer.step)
+                measured = teacher_latency(self.inputs) if latency is not None else None
+            if journal is not None:
+                journal.facts.set(names.LATENCY_MODEL, None if latency is None else latency.to_dict())
+                journal.facts.set(TEACHER_LATENCY, measured)
+        costing = make_costing(self.inputs, latency, measured)
+        if journal is not None:
+            journal.facts.set(
+                names.TEACHER,
+                {
+                    "name": self.inputs.teacher.name,
+                    "costs": costing.teacher,
+                    "validation": self._teacher_validation(journal),
+                },
+            )
+        return costing
+
+    def _teacher_validation(self, journal: Journal) -> float:
+        known = journal.facts.get(names.TEACHER)
+        if known is not None:
+            return float(known["validation"])
+        data = self.inputs.data
+        batches = (data.batch("val", index)[0] for index in data.batches("val"))
+        return accuracy(predict_logits(self.inputs.teacher.module, batches), data.labels("val"))
+
+    def survey(self, costing: Costing, signal: TeacherSignal | None) -> tuple[Survey, Estimate]:
+        """Look at the space and time a training step."""
+        config = self.config
+        survey = survey_space(
+            self.inputs.space, costing.of, costing.budget, by=config.search.costs[0], seed=config.seed
+        )
+        step = seconds_per_step(survey, self.inputs.space, self.inputs.data, signal, config.score, config.device)
+        return survey, estimate_seconds(config, self.inputs.data, step, config.search.trials)
+
+    def _signal(self, journal: Journal) -> TeacherSignal:
+        inputs = self.inputs
+        with self._phase(journal, "teacher store"):
+            signal = teacher_signal(inputs, self.folder, self.observer)
+        if not isinstance(signal, TeacherStore):
+            return signal
+        samples = inputs.data.views.count * len(inputs.data.train) + len(inputs.data.val)
+        journal.facts.set(
+            STORE,
+            {"key": signal.key, "bytes": signal.bytes, "seconds": signal.seconds, "samples": samples},
+        )
+        return signal
+
+    def _keep_survey(self, journal: Journal, survey: Survey, estimate: Estimate) -> None:
+        journal.facts.set(
+            names.COSTS_TABLE,
+            {
+                "cheapest": survey.cheapest.costs,
+                "median": survey.median.costs,
+                "dearest": survey.dearest.costs,
+                "share": survey.share,
+                "shares": survey.shares,
+                "candidates": len(survey.candidates),
+                "estimated_seconds": estimate.wall,
+                "samples_per_step": min(self.config.score.batch_size, len(self.inputs.data.train)),
+            },
+        )
+
+    def _margin(
+        self, journal: Journal, survey: Survey, backend: Backend, evaluator: StudentEvaluator
+    ) -> float | tuple[float, ...] | None:
+        pruning, facts = self.config.search.pruning, journal.facts
+        if pruning.rule == "none" or pruning.margin != "auto":
+            return None
+        if names.MARGIN in facts:
+            stored = facts[names.MARGIN]
+            return tuple(stored) if isinstance(stored, list) else float(stored)
+        probe = NoiseProbe(
+            self.folder,
+            survey.typical.architecture,
+            self.config.score,
+            seeds=pruning.probe_seeds,
+            seed=self.config.seed,
+        )
+        with self._phase(journal, "noise probe"):
+            self._execute(backend, probe, evaluator)
+        margins = probe.margins(pruning.z)
+        facts.set(names.MARGIN, list(margins))
+        return margins
+
+    def _search(
+        self,
+        journal: Journal,
+        objectives: Objectives,
+        costing: Costing,
+        margin: float | tuple[float, ...] | None,
+        backend: Backend,
+        evaluator: StudentEvaluator,
+    ) -> None:
+        def on_event(event: Event) -> None:
+            self.observer.event(event, controller.progress())
+
+        controller = Controller(
+            journal,
+            self.folder,
+            space=self.inputs.space,
+            costs=costing.of,
+            budget=costing.budget,
+            search=self.config.search,
+            score=self.config.score,
+            seed=self.config.seed,
+            objectives=objectives,
+            margin=margin,
+            reference={name: costing.teacher[name] for name in objectives.costs if name in costing.teacher},
+            on_event=on_event,
+        )
+        with self._phase(journal, "search"):
+            self._execute(backend, controller, evaluator)
+        started = getattr(backend, "startup_seconds", None)
+        if started is not None:
+            journal.facts.set(STARTUP, started)
+        controller.conclude()
+
+    def _finalists(self, journal: Journal, costing: Costing, backend: Backend, evaluator: StudentEvaluator) -> None:
+        limits = {name: limit.high for name, limit in costing.budget.limits.items() if limit.high is not None}
+        records = read_records(journal.study)
+        chosen = choose_finalists(records, self.config.search.costs, limits, self.config.final.count)
+        source = FinalistSource(
+            self.folder,
+            journal.facts,
+            self.config.final,
+            chosen,
+            seed=self.config.seed,
+            on_event=self.observer.finalist,
+        )
+        with self._phase(journal, "full distillation"):
+            while not source.complete:
+                # A second round is for the baseline of one that overtook the others at the very end.
+                self._execute(backend, source, evaluator)
+        if best_finalist(source.entries) is None:
+            causes = [entry.cause for entry in source.entries if entry.cause]
+            raise RunError(f"every finalist failed in its full distillation; the first with: {causes[0].rstrip('.')}.")
+
+    def _execute(self, backend: Backend, source: WorkSource, evaluator: StudentEvaluator) -> None:
+        def stop() -> None:
+            source.stop()
+            self.observer.note("Stopping; what is finished is kept. Press Ctrl-C again to leave at once.")
+
+        with self.interruption.stopping(stop):
+            backend.run(source, evaluator)
+        if source.stopping:
+            raise InterruptedSearchError(self._how_to_resume())
+
+    def _backend(self) -> AbstractContextManager[Backend]:
+        search = self.config.search
+        if search.backend == "inline":
+            from nas_distill.search.backends.inline import InlineBackend
+
+            return nullcontext(InlineBackend())
+        from nas_distill.search.backends.tune import TuneBackend
+
+        return TuneBackend(
+            workers=search.workers,
+            threads=search.threads,
+            gpus_per_worker=search.gpus_per_worker,
+            retries=search.retries,
+            address=search.address,
+            folder=self.folder.path,
+        )
+
+    @contextmanager
+    def _phase(self, journal: Journal | None, name: str) -> Iterator[None]:
+        self.observer.phase(name)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            if journal is not None:
+                timings: dict[str, Any] = dict(journal.facts.get(names.TIMINGS, {}))
+                timings[name] = timings.get(name, 0.0) + time.perf_counter() - started
+                journal.facts.set(names.TIMINGS, timings)
+
+    def _identity(self) -> dict[str, str]:
+        config, inputs = self.config, self.inputs
+        return identity_of(
+            data=[inputs.data.fingerprint, inputs.data.views.recipe()],
+            teacher=[inputs.teacher.fingerprint, config.teacher.signal],
+            space=inputs.space.fingerprint,
+            budget=config.budget,
+            objectives=[list(config.search.costs), config.search.scalar],
+            score=config.score,
+            latency=config.latency,
+            seed=config.seed,
+        )
+
+    def _teacher_costs_for_scalar(self) -> dict[str, float]:
+        scalar = self.config.search.scalar
+        if scalar is None or not str(scalar.target).endswith("%"):
+            return {}
+        from nas_distill.cost.count import count
+
+        return count(self.inputs.teacher.module, self.inputs.input_shape, [scalar.cost])
+
+    def _how_to_resume(self) -> str:
+        return f"Stopped. What is finished is kept in {self.folder.path}; the same command with --resume goes on."

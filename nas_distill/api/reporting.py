@@ -1,0 +1,241 @@
+"""From what a run's journal holds to the reports that people read. Trains and measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nas_distill.api.costing import LATENCY, Costing
+from nas_distill.api.finish import EXPORTS, TEACHER, baseline_of
+from nas_distill.api.inputs import Inputs
+from nas_distill.common.errors import RunError
+from nas_distill.cost.budget import Budget
+from nas_distill.evaluate.report import Evaluation
+from nas_distill.report.model import (
+    CardFacts,
+    CostRow,
+    CostSummary,
+    ExportResult,
+    FinalistResult,
+    FinalReport,
+    ModelResult,
+    ProgressView,
+    Savings,
+)
+from nas_distill.report.trust import rank_trust
+from nas_distill.run import facts as names
+from nas_distill.run.folder import RunFolder
+from nas_distill.run.records import TrialRecord
+from nas_distill.search.finalists import Finalist, best_finalist, read_finalists
+from nas_distill.search.progress import Progress
+from nas_distill.search.survey import Estimate, Survey
+from nas_distill.space import Architecture
+
+STORE = "store"
+
+
+def cost_summary(survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> CostSummary:
+    """Return the table that is shown before a search."""
+    objectives = inputs.config.search.costs
+    order = [*objectives, *(name for name in costing.names if name not in objectives)]
+    shown = [name for name in order if name in survey.cheapest.costs]
+    rows = tuple(
+        CostRow(
+            name=name,
+            cheapest=survey.cheapest.costs[name],
+            median=survey.median.costs[name],
+            dearest=survey.dearest.costs[name],
+            teacher=costing.teacher.get(name),
+            limit=costing.budget.limits.get(name),
+            fits=survey.shares.get(name),
+            objective=name in objectives,
+            error=costing.latency.error.median if name == LATENCY and costing.latency is not None else None,
+        )
+        for name in shown
+    )
+    latency = costing.latency
+    return CostSummary(
+        space=inputs.space.name,
+        size=str(inputs.space.size()),
+        sampled=len(survey.candidates) + len(survey.failures),
+        rows=rows,
+        trials=inputs.config.search.trials,
+        workers=inputs.config.search.workers,
+        unbuildable=len(survey.failures),
+        first_cause=survey.failures[0] if survey.failures else None,
+        fits_all=survey.share,
+        search_seconds=estimate.trials / estimate.workers,
+        final_seconds=estimate.finalists / estimate.workers,
+        conditions=latency.conditions.text() if latency is not None else None,
+    )
+
+
+def progress_view(phase: str, progress: Progress) -> ProgressView:
+    """Return the controller's snapshot as the live view takes it."""
+    best = progress.best
+    return ProgressView(
+        phase=phase,
+        done=progress.done,
+        total=progress.requested,
+        running=progress.running,
+        complete=progress.complete,
+        pruned=progress.pruned,
+        failed=progress.failed,
+        over_budget=progress.over_budget,
+        duplicates=progress.duplicates,
+        best_quality=best.quality if best else None,
+        best_trial=best.number if best else None,
+        best_costs=dict(best.costs) if best else {},
+        front_size=progress.front_size,
+        hypervolume=progress.hypervolume,
+        elapsed_seconds=progress.elapsed_seconds,
+        left_seconds=progress.seconds_left,
+        stopping=progress.stopping,
+    )
+
+
+def finalist_results(facts: Mapping[str, Any]) -> tuple[FinalistResult, ...]:
+    """Return the finalists of a run, the chosen one marked."""
+    finalists = read_finalists(facts)
+    winner = best_finalist(finalists)
+    return tuple(
+        FinalistResult(
+            trial=entry.trial,
+            costs=entry.costs,
+            short=entry.short,
+            full=entry.quality,
+            chosen=winner is not None and entry.key == winner.key,
+            cause=entry.cause,
+        )
+        for entry in finalists
+        if entry.taught
+    )
+
+
+def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> FinalReport:
+    """Return the end of a search.
+
+    Raises:
+        RunError: the run has no finished student yet.
+    """
+    finalists = read_finalists(facts)
+    winner = best_finalist(finalists)
+    if winner is None or names.EVALUATION not in facts:
+        raise RunError(f"{folder.path} has no finished student yet; 'nas-distill search ... --resume' goes on.")
+    evaluation, exports = facts[names.EVALUATION], facts.get(EXPORTS, {})
+    results = evaluation["results"]
+    teacher_latency = (exports.get(TEACHER) or {}).get("latency") or {}
+    baseline = baseline_of(winner, finalists)
+    split = evaluation["split"]
+    notes = [] if split == "test" else ["There is no test data: these figures are of validation data, which chose."]
+    limits = Budget.parse(facts[names.BUDGET]).limits
+    exported = exports.get(winner.key)
+    if exported and LATENCY in limits and limits[LATENCY].excess(exported["latency"]["p50_ms"]) > 0:
+        notes.append("The student's measured latency is over the budget's limit, though its prediction was within.")
+    return FinalReport(
+        run=str(folder.path),
+        teacher=ModelResult(
+            "teacher",
+            evaluation=Evaluation(**results[TEACHER]),
+            costs=facts[names.TEACHER]["costs"],
+            latency_p50_ms=teacher_latency.get("p50_ms"),
+            latency_p95_ms=teacher_latency.get("p95_ms"),
+        ),
+        student=_student(winner, results, exported),
+        trial=winner.trial,
+        architecture=Architecture(winner.architecture).hash,
+        values=winner.architecture,
+        baseline=None if baseline is None or baseline.quality is None else _student(baseline, results, None),
+        finalists=finalist_results(facts),
+        limits=limits,
+        savings=savings(facts, records),
+        trust=rank_trust(finalist_results(facts)),
+        exports=() if exported is None else (_export(folder, winner, exported),),
+        conditions=None if exported is None else exported["latency"]["conditions"],
+        notes=tuple(notes),
+    )
+
+
+def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings:
+    """Return what a search did and did not have to do."""
+    finalists = read_finalists(facts)
+    trained = [record for record in records if record.trained]
+
+    def count(state: str) -> int:
+        return sum(record.state == state for record in records)
+
+    store: dict[str, Any] = facts.get(STORE, {})
+    timings: dict[str, float] = facts.get(names.TIMINGS, {})
+    saved = None
+    if store:
+        samples = facts.get(names.COSTS_TABLE, {}).get("samples_per_step", 0)
+        steps = sum(max(report.step for report in record.reports.values()) for record in trained if record.reports)
+        steps += sum(entry.steps for entry in finalists if entry.taught)
+        saved = max(0.0, steps * samples * store["seconds"] / store["samples"] - timings.get("teacher store", 0.0))
+    return Savings(
+        complete=count("complete"),
+        pruned=count("pruned"),
+        failed=count("failed"),
+        over_budget=count("over_budget"),
+        duplicates=count("duplicate"),
+        trained_seconds=sum(record.seconds for record in trained) + sum(entry.seconds for entry in finalists),
+        pruning_saved_seconds=sum(record.seconds_saved for record in trained),
+        store_seconds=timings.get("teacher store") if store else None,
+        store_saved_seconds=saved,
+        wall_seconds=sum(timings.values()) if timings else None,
+    )
+
+
+def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> CardFacts:
+    """Return what a student's card says beside the report."""
+    config, data = inputs.config, inputs.data
+    loss, optimizer = config.final.loss, config.final.optimizer
+    builder = inputs.space.to_dict()["builder"]
+    return CardFacts(
+        title=f"Student of {inputs.teacher.name}, from run {folder.name}",
+        data=data.name,
+        input_shape=data.input_shape,
+        num_classes=data.num_classes,
+        teacher=inputs.teacher.name,
+        builder=builder,
+        seed=config.seed,
+        samples={split: len(data.split(split)) for split in data.splits},
+        class_names=data.classes,
+        normalisation=data.normalisation(),
+        teacher_fingerprint=inputs.teacher.fingerprint,
+        training={
+            "loss": f"{loss.soft:g} x KD at T = {loss.temperature:g} + {loss.hard:g} x cross-entropy",
+            "length": f"{config.final.epochs:g} epochs, batches of {config.final.batch_size}",
+            "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {config.final.warmup:g}, cosine to 0)",
+            "weights": f"averaged over the last {config.final.ema:.0%} of the steps",
+            "views": f"{data.views.count} seeded views: shifts of up to {data.views.pad} pixels"
+            + (", mirrored" if data.views.flip else ""),
+        },
+        versions=facts.get(names.VERSIONS, {}),
+        host=(facts.get(names.HOST) or {}).get("processor"),
+    )
+
+
+def _student(entry: Finalist, results: Mapping[str, Any], exported: Mapping[str, Any] | None) -> ModelResult:
+    latency = exported["latency"] if exported else {}
+    return ModelResult(
+        "student" if entry.taught else "same architecture, hard labels",
+        evaluation=Evaluation(**results[entry.key]) if entry.key in results else None,
+        validation=entry.quality,
+        costs=entry.costs,
+        latency_p50_ms=latency.get("p50_ms"),
+        latency_p95_ms=latency.get("p95_ms"),
+    )
+
+
+def _export(folder: RunFolder, winner: Finalist, exported: Mapping[str, Any]) -> ExportResult:
+    parity = exported["parity"]
+    return ExportResult(
+        path=str(folder.student(winner.key) / "model.onnx"),
+        format=exported["format"],
+        bytes=exported["bytes"],
+        max_abs_difference=parity["max_abs_difference"],
+        same_predictions=parity["same_predictions"],
+        count=parity["count"],
+        logit_scale=parity["logit_scale"],
+    )

@@ -1,0 +1,176 @@
+"""``search`` and ``open_run``: from a file or from Python objects to a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nas_distill.api.inputs import FROM_PYTHON, Inputs, resolve, search_paths
+from nas_distill.api.interruption import Interruption, interruptible
+from nas_distill.api.observer import Observer, Silent
+from nas_distill.api.pipeline import Pipeline
+from nas_distill.api.run import Run, write_card
+from nas_distill.common.errors import ConfigError, did_you_mean
+from nas_distill.config import SearchConfig, SearchFile, load_search_file, parse
+from nas_distill.data import Dataset
+from nas_distill.run.folder import RunFolder, choose_folder
+from nas_distill.space import SearchSpace
+from nas_distill.teacher import LiveSignal
+
+_SECTIONS = ("search", "score", "final", "latency")
+
+
+def search(
+    file: str | Path | None = None,
+    *,
+    teacher: nn.Module | None = None,
+    data: Any = None,
+    builder: Callable[..., nn.Module] | str | None = None,
+    space: SearchSpace | Mapping[str, Any] | str | None = None,
+    budget: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    seed: int | None = None,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> Run:
+    """Search for the best student and return the run.
+
+    Args:
+        file: a search file; what else is given stands in for its sections. Without one, ``teacher``, ``data`` and
+            ``space`` are needed.
+        teacher: any module that maps samples to logits; it is frozen.
+        data: a Dataset, (x, y), a torch map-style dataset, or a mapping of such by split.
+        builder: a function that builds a network of the parameters in ``space``, which it gets by name; also
+            ``input_shape`` and ``num_classes`` if it takes them. Functions defined in a notebook work.
+        space: parameters and their values, the name of a shipped space, or a SearchSpace.
+        budget: hard limits, e.g. ``{"flops": "50%", "params": "60k"}`` (percent of the teacher's).
+        folder: where the run is kept; ``runs/search`` or, with a file, beside it, unless given. A run that is there is
+            never overwritten: the next one gets a folder of its own.
+        resume: go on with the latest unfinished run in that place; with nothing to resume it simply starts.
+        seed: of everything.
+        observer: is told what happens; nobody unless given.
+        settings: keys of the ``search`` section (``trials=40, workers=2, sampler="tpe"``), or whole sections:
+            ``score={"epochs": 4}``, ``final={"epochs": 20}``, ``latency={"calibrate": 0}``.
+
+    Raises:
+        NasDistillError: what is wrong, in a sentence; everything that was finished is kept.
+    """
+    observer = observer or Silent()
+    inputs, base = prepare(
+        file, teacher=teacher, data=data, builder=builder, space=space, budget=budget, seed=seed, settings=settings
+    )
+    chosen = choose_folder(Path(folder) if folder is not None else base, resume=resume)
+    with interruptible() as interruption:
+        Pipeline(inputs, chosen, observer, interruption).run()
+    run = Run(chosen.path, inputs=inputs)
+    _write_reports(run)
+    return run
+
+
+def dry_run(
+    file: str | Path, *, settings: Mapping[str, Any], budget: Mapping[str, Any] | None, observer: Observer
+) -> None:
+    """Look at the space of a search file and tell the observer; nothing is trained, nothing is kept.
+
+    Raises:
+        NasDistillError: the search could not start.
+    """
+    inputs, base = prepare(file, budget=budget, settings=settings)
+    pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
+    costing = pipeline.costing(None)
+    survey, estimate = pipeline.survey(costing, LiveSignal(inputs.teacher))
+    observer.survey(survey, estimate, costing, inputs)
+
+
+def open_run(
+    path: str | Path,
+    *,
+    data: Any = None,
+    teacher: nn.Module | None = None,
+    builder: Callable[..., nn.Module] | str | None = None,
+    space: SearchSpace | Mapping[str, Any] | None = None,
+) -> Run:
+    """Open a run's folder; what a search was given from Python is given again, if it is to train or evaluate.
+
+    Raises:
+        RunError: there is no run, or its journal cannot be read.
+    """
+    return Run(path, data=data, teacher=teacher, builder=builder, space=space)
+
+
+def prepare(
+    file: str | Path | None,
+    *,
+    teacher: nn.Module | None = None,
+    data: Any = None,
+    builder: Callable[..., nn.Module] | str | None = None,
+    space: SearchSpace | Mapping[str, Any] | str | None = None,
+    budget: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any],
+) -> tuple[Inputs, Path]:
+    """Return the inputs of a search, and where its run goes unless a folder is named."""
+    path = None if file is None else Path(file)
+    content = {} if path is None else load_search_file(path).model_dump(mode="json", exclude_unset=True)
+    source = "search(...)" if path is None else str(path)
+    if path is None:
+        for name, value in {"teacher": teacher, "data": data, "space": space}.items():
+            if value is None:
+                raise ConfigError(f"search(...): give a search file, or teacher, data and space; '{name}' is missing.")
+    if data is not None:
+        name = data.name if isinstance(data, Dataset) else type(data).__name__
+        content["data"] = {"name": f"{FROM_PYTHON} {name}"}
+    if teacher is not None:
+        signal = (content.get("teacher") or {}).get("signal", "store")
+        content["teacher"] = {"name": f"{FROM_PYTHON} {type(teacher).__name__}", "signal": signal}
+    if space is not None or builder is not None:
+        content["space"] = _space_section(content.get("space"), space, builder)
+    if budget is not None:
+        content["budget"] = dict(budget)
+    if seed is not None:
+        content["seed"] = seed
+    config = parse(SearchFile, _with_settings(content, settings, source), source=source)
+    given_space = space if space is not None else (content["space"] if builder is not None else None)
+    inputs = resolve(config, search_paths(path), data=data, teacher=teacher, space=given_space, builder=builder)
+    base = Path("runs/search") if path is None else path.with_suffix("")
+    return inputs, base if config.name is None else base.with_name(config.name)
+
+
+def _space_section(
+    known: Any, space: SearchSpace | Mapping[str, Any] | str | None, builder: Callable[..., nn.Module] | str | None
+) -> Any:
+    """Return the space as a search file would have it, so that the run records what it searched."""
+    if isinstance(space, SearchSpace):
+        return space.to_dict()
+    content = known if space is None else space
+    if isinstance(content, Mapping) and builder is not None:
+        return SearchSpace.from_dict(content, builder=builder).to_dict()
+    return dict(content) if isinstance(content, Mapping) else content
+
+
+def _with_settings(content: Mapping[str, Any], settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+    merged = {**content}
+    for key, value in settings.items():
+        if value is None:
+            continue
+        if key in _SECTIONS and isinstance(value, Mapping):
+            merged[key] = {**merged.get(key, {}), **value}
+        elif key in SearchConfig.model_fields:
+            merged["search"] = {**merged.get("search", {}), key: value}
+        elif key == "device":
+            merged[key] = value
+        else:
+            known = [*SearchConfig.model_fields, *_SECTIONS, "device"]
+            raise ConfigError(f"{source}: unknown setting '{key}'{did_you_mean(key, known)}")
+    return merged
+
+
+def _write_reports(run: Run) -> None:
+    from nas_distill.report.plots import save_figure
+
+    save_figure(run.plot(), run.folder.front_png)
+    write_card(run)

@@ -1,0 +1,229 @@
+"""Finalists: which candidates get the full distillation, and the work source that gives it to them.
+
+The best by validation is the student; the same architecture trained on labels alone is its baseline.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from nas_distill.common.seeds import derive
+from nas_distill.config import FinalConfig
+from nas_distill.run.facts import FINALISTS, Facts
+from nas_distill.run.folder import RunFolder
+from nas_distill.run.front import front_records
+from nas_distill.run.records import TrialRecord
+from nas_distill.search.work import Outcome, RungResult, Work
+from nas_distill.space import Architecture
+
+_NEAR_LIMIT = 0.7
+_BASELINE = "-labels"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A full training, as the journal keeps it.
+
+    ``quality`` is validation accuracy at its end (higher is better; None if it failed), ``qualities`` by epoch;
+    ``taught`` False marks the baseline on labels alone; ``short`` is the score that made it a finalist.
+    """
+
+    key: str
+    trial: int
+    architecture: dict[str, Any]
+    costs: dict[str, float]
+    taught: bool
+    short: float
+    quality: float | None = None
+    qualities: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    steps: int = 0
+    cause: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it came to an end, good or bad."""
+        return self.quality is not None or self.cause is not None
+
+
+def choose_finalists(
+    records: Sequence[TrialRecord], costs: Sequence[str], limits: Mapping[str, float], count: int
+) -> list[TrialRecord]:
+    """Return up to ``count`` candidates for full distillation, best short score first.
+
+    They are the front's best by short score, and always one near the budget's limit: short runs favour small networks
+    that start fast, so a dear one is given its chance. Near means at least 70 % of some limit; it is the best such
+    candidate that was trained to the end, else the best that was stopped; without limits, the front's dearest.
+
+    Args:
+        records: the run's trials, over-budget ones left out by their state.
+        costs: the cost objectives.
+        limits: upper limits by cost name.
+        count: at least 1.
+    """
+    front = sorted(front_records(records, costs), key=lambda record: -record.final_quality)
+    if not front:
+        return []
+    dear = _near_limit(records, limits) or max(front, key=lambda record: record.costs[costs[0]])
+    chosen = front[:count]
+    if dear not in chosen:
+        chosen = [*chosen[: count - 1], dear] if count > 1 else chosen
+    return sorted(chosen, key=lambda record: -(record.quality or 0.0))
+
+
+def _near_limit(records: Sequence[TrialRecord], limits: Mapping[str, float]) -> TrialRecord | None:
+    def near(record: TrialRecord) -> bool:
+        shares = [record.costs[name] / limit for name, limit in limits.items() if record.costs.get(name) and limit]
+        return bool(shares) and max(shares) >= _NEAR_LIMIT
+
+    for state in ("complete", "pruned"):
+        candidates = [record for record in records if record.state == state and record.reports and near(record)]
+        if candidates:
+            # A stopped one is judged where it stopped: further is better, then the quality there.
+            return max(candidates, key=lambda record: (max(record.reports), record.quality or 0.0))
+    return None
+
+
+def read_finalists(facts: Mapping[str, Any]) -> list[Finalist]:
+    """Return what the journal holds of finalists and baselines."""
+    return [Finalist(**entry) for entry in facts.get(FINALISTS, {}).values()]
+
+
+def best_finalist(finalists: Sequence[Finalist]) -> Finalist | None:
+    """Return the taught finalist of the highest validation quality; of equals, the cheaper; None if all failed."""
+    done = [entry for entry in finalists if entry.taught and entry.quality is not None]
+    if not done:
+        return None
+    return max(done, key=lambda entry: (entry.quality, *(-cost for cost in entry.costs.values())))
+
+
+class FinalistSource:
+    """Hands out full trainings: the finalists, then the baseline of whichever leads; a WorkSource.
+
+    While the last finalists train, an idle worker starts the baseline of the one that leads at equal epochs; should
+    another overtake it, that one's baseline is trained too.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        facts: Facts,
+        training: FinalConfig,
+        chosen: Sequence[TrialRecord],
+        *,
+        seed: int,
+        on_event: Callable[[Finalist], None] = lambda finalist: None,
+    ) -> None:
+        self.stopping = False
+        self._folder, self._facts, self._training, self._seed = folder, facts, training, seed
+        self._on_event = on_event
+        keys = {record.key for record in chosen}
+        # What is finished counts, whatever was chosen then; what is not, only if it would be chosen now.
+        kept = [entry for entry in read_finalists(facts) if entry.done or entry.key.removesuffix(_BASELINE) in keys]
+        self._entries = {entry.key: entry for entry in kept}
+        for record in chosen:
+            self._entries.setdefault(record.key, _as_finalist(record))
+        self._started: set[str] = set()
+
+    @property
+    def entries(self) -> list[Finalist]:
+        """All finalists and baselines as they stand."""
+        return list(self._entries.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every finalist, and the baseline of the best, came to its end."""
+        if any(not entry.done for entry in self._entries.values() if entry.taught):
+            return False
+        return self._missing_baseline() is None
+
+    def stop(self) -> None:
+        """Hand out no more, and let what is in flight end as interrupted."""
+        self.stopping = True
+
+    def next(self) -> Work | None:
+        """Return the next full training."""
+        if self.stopping:
+            return None
+        for entry in self._entries.values():
+            if entry.taught and not entry.done and entry.key not in self._started:
+                return self._work(entry)
+        baseline = self._missing_baseline()
+        if baseline is None or baseline.key in self._started:
+            return None
+        self._entries.setdefault(baseline.key, baseline)
+        return self._work(baseline)
+
+    def report(self, key: str, result: RungResult) -> bool:
+        """Note a result; nothing is stopped for it. What was reported before a death is reported again: noted once."""
+        qualities = self._entries[key].qualities
+        if result.rung >= len(qualities):
+            self._keep(key, qualities=[*qualities, result.quality], seconds=result.seconds, steps=result.step)
+        return not self.stopping
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        """Note how a training ended, in the journal."""
+        self._started.discard(key)
+        if outcome.kind == "interrupted":
+            return
+        quality = self._entries[key].qualities[-1] if self._entries[key].qualities else math.nan
+        if outcome.kind == "complete" and math.isfinite(quality):
+            self._keep(key, quality=quality)
+        else:
+            self._keep(key, cause=outcome.cause or "its logits became NaN or infinite")
+        shutil.rmtree(self._folder.checkpoint(_checkpoint(key)), ignore_errors=True)
+
+    def _missing_baseline(self) -> Finalist | None:
+        if not self._training.baseline:
+            return None
+        leader = self._leader()
+        if leader is None:
+            return None
+        key = f"{leader.key}{_BASELINE}"
+        found = self._entries.get(key)
+        if found is not None:
+            return None if found.done else found
+        return Finalist(key, leader.trial, leader.architecture, leader.costs, False, leader.short)
+
+    def _leader(self) -> Finalist | None:
+        taught = [entry for entry in self._entries.values() if entry.taught and entry.cause is None]
+        if all(entry.done for entry in taught):
+            return best_finalist(taught)
+        running = [entry for entry in taught if entry.qualities]
+        if not running:
+            return None
+        epoch = min(len(entry.qualities) for entry in running) - 1
+        return max(running, key=lambda entry: entry.qualities[epoch])
+
+    def _keep(self, key: str, **changes: Any) -> None:
+        self._entries[key] = replace(self._entries[key], **changes)
+        self._facts.set(FINALISTS, {name: asdict(entry) for name, entry in self._entries.items()})
+        self._on_event(self._entries[key])
+
+    def _work(self, entry: Finalist) -> Work:
+        self._started.add(entry.key)
+        epochs = max(1, math.ceil(self._training.epochs))
+        return Work(
+            key=entry.key,
+            architecture=Architecture(entry.architecture),
+            training=self._training,
+            rungs=tuple((epoch + 1) / epochs for epoch in range(epochs)),
+            seed=derive(self._seed, "final"),
+            checkpoint=self._folder.checkpoint(_checkpoint(entry.key)),
+            teacher=entry.taught,
+            output=self._folder.student(entry.key),
+        )
+
+
+def _as_finalist(record: TrialRecord) -> Finalist:
+    short = math.nan if record.quality is None else record.quality
+    return Finalist(record.key, record.number, record.architecture.to_dict(), record.costs, True, short)
+
+
+def _checkpoint(key: str) -> str:
+    """A finalist's key is its trial's, so its checkpoint needs a name of its own."""
+    return f"{key}-final"

@@ -1,0 +1,152 @@
+"""A look at the space before the search: what candidates cost, what share of them fits, how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas_distill.common.errors import BudgetError, RunError, first_line
+from nas_distill.common.seeds import numpy_rng, seeded_torch
+from nas_distill.config import SearchFile, TrainingConfig
+from nas_distill.cost.budget import Budget
+from nas_distill.data import Dataset
+from nas_distill.distill import Distiller
+from nas_distill.distill.device import resolve_device
+from nas_distill.space import Architecture, SearchSpace
+from nas_distill.teacher import TeacherSignal
+
+_SAMPLES = 150
+_TIMED_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture and its costs."""
+
+    architecture: Architecture
+    costs: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Random candidates of a space, cheapest first (by the first cost objective).
+
+    ``failures`` are first lines of what builders raised. ``share`` is the share of candidates within all limits,
+    ``shares`` within each.
+    """
+
+    candidates: tuple[Candidate, ...]
+    fitting: tuple[Candidate, ...]
+    failures: tuple[str, ...]
+    share: float
+    shares: dict[str, float]
+
+    @property
+    def cheapest(self) -> Candidate:
+        """The cheapest candidate."""
+        return self.candidates[0]
+
+    @property
+    def median(self) -> Candidate:
+        """The candidate in the middle."""
+        return self.candidates[len(self.candidates) // 2]
+
+    @property
+    def dearest(self) -> Candidate:
+        """The dearest candidate."""
+        return self.candidates[-1]
+
+    @property
+    def typical(self) -> Candidate:
+        """The middle one of those within the budget: what a trial of the search is like."""
+        return self.fitting[len(self.fitting) // 2]
+
+
+def survey_space(
+    space: SearchSpace,
+    costs: Callable[[Architecture], Mapping[str, float]],
+    budget: Budget,
+    *,
+    by: str,
+    seed: int,
+    samples: int = _SAMPLES,
+) -> Survey:
+    """Look at the space's smallest and largest architectures and ``samples`` random ones.
+
+    Raises:
+        BudgetError: none of them fits; names the limit that binds and the cheapest candidate found.
+        RunError: none of them can be built; gives the first cause.
+    """
+    rng = numpy_rng(seed, "survey")
+    wanted = dict.fromkeys([space.smallest(), space.largest(), *(space.sample(rng) for _ in range(samples))])
+    found: list[Candidate] = []
+    failures: list[str] = []
+    for architecture in wanted:
+        try:
+            found.append(Candidate(architecture, dict(costs(architecture))))
+        except Exception as error:  # the builder is the user's code
+            failures.append(first_line(error))
+    if not found:
+        raise RunError(
+            f"none of {len(failures)} architectures of space '{space.name}' could be built; the first failed with: "
+            f"{failures[0].rstrip('.')}."
+        )
+    found.sort(key=lambda candidate: candidate.costs[by])
+    fitting = [candidate for candidate in found if budget.fits(candidate.costs)]
+    if not fitting:
+        raise BudgetError(budget.infeasible([candidate.costs for candidate in found]))
+    shares = {
+        name: float(np.mean([limit.excess(candidate.costs[name]) == 0 for candidate in found]))
+        for name, limit in budget.limits.items()
+    }
+    return Survey(tuple(found), tuple(fitting), tuple(failures), len(fitting) / len(found), shares)
+
+
+def seconds_per_step(
+    survey: Survey,
+    space: SearchSpace,
+    data: Dataset,
+    signal: TeacherSignal | None,
+    training: TrainingConfig,
+    device: str,
+) -> float:
+    """Return the seconds that one training step of the survey's typical candidate takes, measured on a few steps.
+
+    Raises:
+        NasDistillError: the candidate cannot be built or trained.
+    """
+    with seeded_torch(0, "timing"):
+        model = space.build(survey.typical.architecture, input_shape=data.input_shape, num_classes=data.num_classes)
+    distiller = Distiller(model, data, training, signal=signal, seed=0, device=resolve_device(device))
+    warm = max(1, _TIMED_STEPS // 4)
+    distiller.advance(warm)
+    started, first = time.perf_counter(), distiller.step
+    distiller.advance(warm + _TIMED_STEPS)
+    return (time.perf_counter() - started) / max(1, distiller.step - first)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that a search takes if nothing is pruned: the trials, the finalists, and both on ``workers`` workers."""
+
+    trials: float
+    finalists: float
+    workers: int
+
+    @property
+    def wall(self) -> float:
+        """Seconds by the clock."""
+        return (self.trials + self.finalists) / self.workers
+
+
+def estimate_seconds(config: SearchFile, data: Dataset, step: float, trials: int) -> Estimate:
+    """Estimate a search's time from the seconds of a typical training step."""
+
+    def steps(training: TrainingConfig) -> float:
+        return training.epochs * (len(data.train) // min(training.batch_size, len(data.train)))
+
+    runs = config.final.count + (1 if config.final.baseline else 0)
+    return Estimate(trials * steps(config.score) * step, runs * steps(config.final) * step, config.search.workers)
