@@ -70,9 +70,9 @@ def features(trace: Trace, batch: int = 1) -> dict[str, float]:
             found["weight_bytes_product" if kind == "product" else "weight_bytes_conv"] += op.weight_elements * 4
             if kind != "product":
                 _convolution(found, kind, op, batch)
-        elif op.kind in _FUSED_BEHIND and fusable.intersection(op.reads):
-            fusable.update(op.makes)
-        elif op.kind not in _NO_KERNEL:
+        elif op.kind in _NO_KERNEL or (op.kind in _FUSED_BEHIND and fusable.intersection(op.reads)):
+            fusable.update(op.makes if fusable.intersection(op.reads) else ())
+        else:
             found["calls_other"] += 1
             found["bytes_other"] += moved
     return found

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_distill.common.errors import BuildError, CostError, NasDistillError, first_line
-from nas_distill.cost.trace import example, refuse_lazy
+from nas_distill.cost.trace import example, refuse_lazy, tensors_only
 from nas_distill.cost.undisturbed import device_of, input_dtype, undisturbed
 
 if TYPE_CHECKING:
@@ -203,7 +203,8 @@ def export_for_timing(model: nn.Module, shape: Sequence[int], dtype: torch.dtype
 
 def _export_by_trace(torch: Any, model: nn.Module, data: torch.Tensor) -> bytes:
     stream = io.BytesIO()
-    torch.onnx.export(model, (data,), stream, dynamo=False, input_names=["input"])
+    # Wrapped, because this exporter turns the defaults of forward's other arguments into inputs.
+    torch.onnx.export(tensors_only(model), (data,), stream, dynamo=False, input_names=["input"])
     return stream.getvalue()
 
 

@@ -33,7 +33,7 @@ def trace(model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | Non
         data = example(shape, input_dtype(model, dtype)).to(device_of(model))
         try:
             # The entry that fvcore uses too; without its scopes, which double the time.
-            graph = torch.jit._get_trace_graph(_tensors_only(model), (data,))[0]
+            graph = torch.jit._get_trace_graph(tensors_only(model), (data,))[0]
         except Exception as error:
             _explain(model, data, error)
         return GraphReader().read(graph)
@@ -56,7 +56,7 @@ def refuse_lazy(model: nn.Module) -> None:
         raise BuildError("the model has lazy parameters without a shape; run it once on data before it is used here.")
 
 
-def _tensors_only(model: nn.Module) -> nn.Module:
+def tensors_only(model: nn.Module) -> nn.Module:
     """Wrap a model so that whatever it returns, mappings too, becomes a tuple of its tensors."""
     import torch
     from torch.utils._pytree import tree_leaves

@@ -64,7 +64,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast_path)
             for module, mode, held in zip(modules, modes, buffers):
                 module.training = mode
-                module._buffers.update(held)
+                for name, tensor in held.items():
+                    if module._buffers[name] is not tensor:
+                        module._buffers[name] = tensor
             for tensor, version, value in values:
                 if tensor._version != version:
                     tensor.copy_(value)
