@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nas_distill.cost.budget import Limit
@@ -121,7 +122,7 @@ class Savings:
         failed: candidates that failed.
         over_budget: candidates recorded and never trained.
         duplicates: proposed again, and not trained again.
-        trained_seconds: of short distillation, over all workers.
+        trained_seconds: spent training, over all workers.
         pruning_saved_seconds: what stopped candidates would have gone on for, each at its own pace.
         store_seconds: what running the teacher once took; 0 where the store was there already.
         store_saved_seconds: what running the teacher beside every student would have taken on top.
@@ -208,6 +209,11 @@ class FinalReport:
     conditions: str | None = None
     notes: tuple[str, ...] = ()
     split: str = "test"
+
+    @property
+    def student_folder(self) -> str:
+        """The student's folder, where its exported file is; the run's while nothing is exported."""
+        return str(Path(self.exports[0].path).parent) if self.exports else self.run
 
     @property
     def speed_up(self) -> float | None:

@@ -83,20 +83,20 @@ def front_figure(
 
 
 def _trials(axes: Axes, layer: FrontLayers, low: float, handles: Handles) -> None:
+    solid: dict[str, Any] = {"mec": "white", "mew": 0.6, "zorder": 3}
+    if len(layer.front_beyond) > 1:
+        axes.plot(*zip(*layer.front_beyond), drawstyle="steps-post", color=ORANGE, lw=1.5, ls=(0, (2, 2)), zorder=3)
+    step: dict[str, Any] = {**solid, "zorder": 4, "drawstyle": "steps-post"}
+    _plot(axes, layer.front, "front within budget", handles, marker="o", ms=9, color=BLUE, lw=2, **step)
+    rest = [point for point in layer.fitting if point not in layer.front]
+    _plot(axes, rest, "complete", handles, marker="o", ms=7, color=SKY, ls="none", **solid)
+    over = "complete, but over this budget"
+    _plot(axes, layer.beyond, over, handles, marker="s", ms=6.5, color=ORANGE, ls="none", **solid)
     hollow: dict[str, Any] = {"ls": "none", "mfc": "none", "mec": GREY, "mew": 1.2, "ms": 6, "zorder": 2}
     stopped = f"stopped early, where it stopped ({len(layer.pruned)})"
     _plot(axes, [point for point in layer.pruned if point[1] >= low], stopped, handles, marker="o", **hollow)
     below = [(price, low) for price, quality in layer.pruned if quality < low]
     _plot(axes, below, "stopped, below this range", handles, marker="v", clip_on=False, **hollow)
-    rest = [point for point in layer.fitting if point not in layer.front]
-    solid: dict[str, Any] = {"mec": "white", "mew": 0.6, "zorder": 3}
-    _plot(axes, rest, "complete", handles, marker="o", ms=7, color=SKY, ls="none", **solid)
-    over = "complete, but over this budget"
-    _plot(axes, layer.beyond, over, handles, marker="s", ms=6.5, color=ORANGE, ls="none", **solid)
-    if len(layer.front_beyond) > 1:
-        axes.plot(*zip(*layer.front_beyond), drawstyle="steps-post", color=ORANGE, lw=1.5, ls=(0, (2, 2)), zorder=3)
-    solid |= {"zorder": 4, "drawstyle": "steps-post"}
-    _plot(axes, layer.front, "front within budget", handles, marker="o", ms=9, color=BLUE, lw=2, **solid)
     ticks: dict[str, Any] = {"marker": "|", "ms": 13, "mew": 1.3, "ls": "none", "alpha": 0.8, "zorder": 3}
     for name, prices, colour in (("over budget, never trained", layer.untrained, RED), ("failed", layer.failed, INK)):
         at_bottom = axes.get_xaxis_transform()

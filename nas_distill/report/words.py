@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from nas_distill.cost.budget import Limit
 from nas_distill.cost.registry import COSTS, format_cost
 
 NONE = "-"
@@ -33,6 +34,17 @@ def costs(values: Mapping[str, float], names: Iterable[str] = ()) -> str:
     """Write costs on one line: ``"1.2 M flops, 0.48 ms latency"``; only ``names`` (in their order), if given."""
     wanted = [name for name in (tuple(names) or values) if name in values]
     return ", ".join(f"{cost(name, values[name])} {SHORT.get(name, name)}" for name in wanted)
+
+
+def limit(name: str, value: Limit | None) -> str:
+    """Write a limit shortly: ``"<= 2 M"``, ``">= 10 k"``, ``"10 k to 2 M"``; a dash for none."""
+    if value is None or (value.low is None and value.high is None):
+        return NONE
+    if value.low is None:
+        return f"<= {cost(name, value.high)}"
+    return (
+        f">= {cost(name, value.low)}" if value.high is None else f"{cost(name, value.low)} to {cost(name, value.high)}"
+    )
 
 
 def times(ratio: float | None) -> str:

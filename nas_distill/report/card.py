@@ -1,0 +1,180 @@
+"""The card of a student: what it is, what it is worth, what it costs, how it was made, how to use it, in Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas_distill.common.errors import RunError
+from nas_distill.common.files import write_text
+from nas_distill.report import words
+from nas_distill.report.final import effort_lines, export_lines, final_rows, models_of, result_lines
+from nas_distill.report.model import CardFacts, FinalReport
+
+WITH = """\
+import nas_distill as nd
+
+model = nd.load_student("{folder}")  # an nn.Module in eval mode"""
+
+BY_HAND = """\
+import importlib, json
+from safetensors.torch import load_file
+
+spec = json.load(open("{folder}/architecture.json"))
+module, name = spec["builder"].split(":")
+model = getattr(importlib.import_module(module), name)(**spec["keywords"])
+model.load_state_dict(load_file("{folder}/model.safetensors"))
+model.eval()"""
+
+GRAPH = """\
+import torch
+
+model = torch.export.load("{folder}/model.pt2").module()  # predicts; cannot be trained further"""
+
+RUNTIME = """\
+import numpy as np, onnxruntime
+
+session = onnxruntime.InferenceSession("{path}")
+logits = session.run(["logits"], {{"input": np.zeros((1, {shape}), np.float32)}})[0]"""
+
+
+def write_card(path: Path, report: FinalReport, facts: CardFacts) -> Path:
+    """Write the card, whole or not at all, and return its path.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        write_text(path, card(report, facts))
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return path
+
+
+def card(report: FinalReport, facts: CardFacts) -> str:
+    """Return the card's Markdown; what is not known is left out."""
+    sections = [
+        f"# {facts.title}",
+        _what(report, facts),
+        _section("Results", _results(report)),
+        _section("Runtime", [*_bullets(export_lines(report)), *_bullets(_conditions(report))]),
+        _section("How it was distilled", _made(report, facts)),
+        _section("Input and output", _input(facts)),
+        _section("How to load it", _load(report, facts)),
+        _section("Limits of use", _bullets(_limits(report, facts))),
+        _section("Provenance", _provenance(report, facts)),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _what(report: FinalReport, facts: CardFacts) -> str:
+    costs = words.costs(report.student.costs, ("params", "flops", "weight_bytes"))
+    text = f"A classifier of {facts.num_classes} classes, distilled from {facts.teacher} on {facts.data}"
+    text += f"; {costs}" if costs else ""
+    budget = ", ".join(f"{name} {limit.text(name)}" for name, limit in report.limits.items())
+    found = "Its architecture was found by a search that knew what each candidate costs"
+    return f"{text}. {found}{f' (budget: {budget})' if budget else ''}."
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    return f"## {title}\n\n" + "\n".join(lines) if lines else ""
+
+
+def _results(report: FinalReport) -> list[str]:
+    header = [f"on {report.split} data", *(model.name for model in models_of(report)), "budget"]
+    rows = [[row[0], *row[1:]] for row in final_rows(report)]
+    return [*table(header, rows), "", *_bullets(result_lines(report))]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table, text left and figures right; bars in cells are escaped."""
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    return [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _bullets(lines: Sequence[str]) -> list[str]:
+    return [f"- {line}" for line in lines]
+
+
+def _conditions(report: FinalReport) -> list[str]:
+    return [f"Latencies: {report.conditions}."] if report.conditions else []
+
+
+def _made(report: FinalReport, facts: CardFacts) -> list[str]:
+    samples = ", ".join(f"{count:,} {name}" for name, count in facts.samples.items())
+    lines = [f"Data: {facts.data}{f' ({samples})' if samples else ''}.", f"Teacher: {facts.teacher}."]
+    lines += [f"{name.capitalize()}: {text.rstrip('.')}." for name, text in facts.training.items()]
+    lines += [f"Finalists distilled in full: {len(report.finalists)}; the best by validation accuracy is this one."]
+    return _bullets([*lines, *effort_lines(report), *report.notes])
+
+
+def _input(facts: CardFacts) -> list[str]:
+    shape = ", ".join(str(size) for size in facts.input_shape)
+    lines = [f"Input: float32 of shape (batch, {shape})", f"Output: logits of shape (batch, {facts.num_classes})"]
+    if rule := _rule(facts.normalisation):
+        lines.insert(1, rule)
+    if facts.class_names:
+        lines.append("Classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(facts.class_names)))
+    return _bullets([f"{line}." for line in lines])
+
+
+def _rule(normalisation: Mapping[str, Any] | None) -> str:
+    if normalisation is None:
+        return ""
+    scale, mean, std = normalisation.get("scale", 1.0), normalisation.get("mean"), normalisation.get("std")
+    scaled = "raw" if scale == 1 else f"raw / {1 / scale:g}"
+    if mean is None or std is None:
+        return "Normalisation: none" if scale == 1 else f"Normalisation: input = {scaled}"
+    inner = scaled if scale == 1 else f"({scaled})"
+    values = "; ".join(f"{name} {', '.join(f'{x:.6g}' for x in each)}" for name, each in (("mean", mean), ("std", std)))
+    return f"Normalisation, by channel: input = ({inner.strip('()')} - mean) / std with {values}"
+
+
+def _load(report: FinalReport, facts: CardFacts) -> list[str]:
+    folder = report.student_folder
+    lines = ["With nas_distill:", "", *_code(WITH.format(folder=folder)), ""]
+    if facts.importable:
+        lines += [f"With PyTorch alone (the builder is `{facts.builder}`):", "", *_code(BY_HAND.format(folder=folder))]
+    else:
+        why = f"With PyTorch alone (its builder, `{facts.builder}`, cannot be imported, so the network is kept as a graph):"
+        lines += [why, "", *_code(GRAPH.format(folder=folder))]
+    for export in report.exports:
+        if export.format == "onnx":
+            shape = ", ".join(str(size) for size in facts.input_shape)
+            lines += ["", "With ONNX Runtime:", "", *_code(RUNTIME.format(path=export.path, shape=shape))]
+    return lines
+
+
+def _code(text: str) -> list[str]:
+    return ["```python", *text.splitlines(), "```"]
+
+
+def _limits(report: FinalReport, facts: CardFacts) -> list[str]:
+    lines = [
+        f"It knows the {facts.num_classes} classes of {facts.data} and nothing else: it names one of them whatever it is "
+        "shown. Inputs must look like that data, normalised as above.",
+        f"Figures are of the {report.split} data of {facts.data}; elsewhere it may do better or worse.",
+    ]
+    if report.conditions:
+        lines.append("Latencies hold for the machine and settings they were measured on.")
+    return [*lines, *facts.limits_of_use]
+
+
+def _provenance(report: FinalReport, facts: CardFacts) -> list[str]:
+    lines = [
+        f"Run `{report.run}`, trial {report.trial}, seed {facts.seed}.",
+        f"Architecture `{report.architecture}`: `{json.dumps(report.values, sort_keys=True)}`.",
+    ]
+    if facts.teacher_fingerprint:
+        lines.append(f"Teacher's weights: sha256 `{facts.teacher_fingerprint}`.")
+    if facts.versions:
+        lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".")
+    lines += [f"Host: {facts.host}."] if facts.host else []
+    lines += [f"Made on {facts.created}."] if facts.created else []
+    return _bullets(lines)

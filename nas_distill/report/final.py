@@ -1,0 +1,178 @@
+"""The end of a search: the student beside its teacher and beside the same network on hard labels, and what to trust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nas_distill.evaluate.report import Evaluation
+from nas_distill.report import words
+from nas_distill.report.model import FinalReport, ModelResult, ratio
+from nas_distill.report.tables import add_columns, add_row, new_table
+
+Cell = Callable[[ModelResult], str]
+
+
+def final_table(report: FinalReport) -> RenderableType:
+    """Return the report as a person reads it at the end of a search."""
+    table = new_table(f"Student: trial {report.trial}, architecture {report.architecture}")
+    models = models_of(report)
+    add_columns(table, [f"on {report.split} data"], [model.name for model in models])
+    table.columns[2].style = "bold"
+    if report.limits:
+        add_columns(table, [], ["budget"])
+    for row in final_rows(report):
+        add_row(table, row if report.limits else row[:-1])
+    lines = [Text(line) for line in (*result_lines(report), *effort_lines(report), *report.notes)]
+    exports = [Text(line, overflow="fold") for line in export_lines(report)]
+    return Group(table, *lines, *exports, Text(f"Everything is in {report.run}.", overflow="fold"))
+
+
+def models_of(report: FinalReport) -> list[ModelResult]:
+    """Return the models that are compared, in the order of the columns."""
+    return [report.teacher, report.student, *([report.baseline] if report.baseline else [])]
+
+
+def final_rows(report: FinalReport) -> list[list[str]]:
+    """Return the rows of the table: name of the figure (with its direction), one cell a model, the budget's limit.
+
+    Rows without a figure for any model are left out.
+    """
+    models = models_of(report)
+    rows = [
+        [name, *(cell(model) for model in models), ""]
+        for name, cell in (
+            ("accuracy", _figure(lambda e: words.percent(e.accuracy))),
+            ("retained of the teacher's", _figure(lambda e: words.percent(e.retained))),
+            ("agreement with the teacher", _figure(lambda e: words.percent(e.agreement))),
+            ("ECE (lower is better)", _figure(lambda e: words.percent(e.ece))),
+            ("NLL, nats (lower is better)", _figure(lambda e: f"{e.nll:.4f}")),
+            ("validation accuracy", lambda model: words.percent(model.validation)),
+        )
+    ]
+    for name in dict.fromkeys(name for model in models for name in model.costs):
+        label = "latency, predicted" if name == "latency_ms" else name
+        limit = report.limits.get(name)
+        values = [words.cost(name, model.costs.get(name)) for model in models]
+        rows.append([label, *values, words.limit(name, limit) if limit else ""])
+    rows.append(["latency, measured p50", *(words.cost("latency_ms", model.latency_p50_ms) for model in models), ""])
+    rows.append(["latency, measured p95", *(words.cost("latency_ms", model.latency_p95_ms) for model in models), ""])
+    rows.append(["speed-up, measured", *(_speed_up(report, model) for model in models), ""])
+    return [row for row in rows if any(cell != words.NONE for cell in row[1:-1])]
+
+
+def result_lines(report: FinalReport) -> list[str]:
+    """Return what the figures mean, in sentences: against the teacher, against hard labels, and how far to trust it."""
+    lines = []
+    student, teacher = report.student.evaluation, report.teacher.evaluation
+    if student is not None and teacher is not None:
+        smaller = [
+            f"{words.times(shrunk)} fewer {name}"
+            for name in ("flops", "params")
+            if (shrunk := ratio(report.teacher.costs.get(name), report.student.costs.get(name))) and shrunk >= 1.05
+        ]
+        size = f" with {' and '.join(smaller)}" if smaller else ""
+        kept = words.percent(ratio(student.accuracy, teacher.accuracy))
+        error = 100 * words.halfwidth(student.accuracy, student.count)
+        known = f"accuracies are known to within ±{error:.1f} points ({words.count(student.count, 'sample')}, 95 %)"
+        lines.append(f"The student keeps {kept} of the teacher's accuracy{size}; {known}.")
+    lines += _baseline_line(report)
+    if report.conditions:
+        lines.append(f"Latency: {report.conditions}.")
+    return lines
+
+
+def _baseline_line(report: FinalReport) -> list[str]:
+    if report.baseline is None:
+        return []
+    ours, theirs = report.student.evaluation, report.baseline.evaluation
+    if ours is None or theirs is None:
+        return []
+    gain = ours.accuracy - theirs.accuracy
+    # Both were read on the same samples, so this is wider than it need be: a cautious reading of a small gain.
+    noise = math.hypot(words.halfwidth(ours.accuracy, ours.count), words.halfwidth(theirs.accuracy, theirs.count))
+    verdict = "a gain" if gain > noise else "a loss: it did not help" if gain < -noise else "which may be chance"
+    return [f"Distillation against hard labels, same architecture: {words.points(gain)}, {verdict}."]
+
+
+def effort_lines(report: FinalReport) -> list[str]:
+    """Return what the search did and saved, and how well short scores ranked the finalists."""
+    lines = []
+    saved = report.savings
+    if saved is not None:
+        trained = saved.complete + saved.pruned + saved.failed
+        whole = saved.trained_seconds + saved.pruning_saved_seconds
+        share = saved.pruning_saved_seconds / whole if whole > 0 else 0.0
+        less = f"{words.percent(share, 0)} of the training ({words.duration(saved.pruning_saved_seconds)})"
+        lines.append(f"Pruning stopped {saved.pruned} of {words.count(trained, 'trained candidate')} and saved {less}.")
+        over = words.count(saved.over_budget, "candidate")
+        failed = f" Failed: {saved.failed}." if saved.failed else ""
+        lines.append(f"Never trained: {over} over budget and {words.count(saved.duplicates, 'repeat')}.{failed}")
+        if saved.store_saved_seconds is not None and saved.store_seconds is not None:
+            once = f"took {words.duration(saved.store_seconds)}" if saved.store_seconds else "was done before"
+            lines.append(
+                f"Running the teacher once {once}; beside every student it would have taken "
+                f"{words.duration(saved.store_saved_seconds)} more."
+            )
+        if saved.wall_seconds is not None:
+            lines.append(f"All in all {words.duration(saved.wall_seconds)}.")
+    return [*lines, *trust_lines(report)]
+
+
+def trust_lines(report: FinalReport) -> list[str]:
+    """Return how well the short scores ranked the finalists, or why that cannot be said."""
+    trust = report.trust
+    if trust is None:
+        return []
+    if trust.finalists < 2 or trust.kendall is None:
+        return ["Trust: too few finalists to say how well short scores rank."]
+    many = words.count(trust.finalists, "finalist")
+    interval = (
+        f"95 % interval {trust.interval[0]:.2f} to {trust.interval[1]:.2f}"
+        if trust.interval
+        else "too few for an interval"
+    )
+    line = f"Trust: short scores ranked the {many} with Kendall's tau {trust.kendall:.2f} ({interval})"
+    if trust.regret is None:
+        return [f"{line}."]
+    if trust.regret <= 0:
+        return [f"{line}; the best short score was the best student."]
+    return [f"{line}; taking the best short score would have lost {100 * trust.regret:.2f} points."]
+
+
+def export_lines(report: FinalReport) -> list[str]:
+    """Return one sentence a file that was exported."""
+    return [
+        f"{export.path}: {words.cost('weight_bytes', export.bytes)}, differs from PyTorch by at most "
+        f"{export.max_abs_difference:.1e}, same class for {words.percent(export.same_predictions)} of {export.count:,}."
+        for export in report.exports
+    ]
+
+
+def _figure(cell: Callable[[Evaluation], str]) -> Cell:
+    return lambda model: words.NONE if model.evaluation is None else cell(model.evaluation)
+
+
+def _speed_up(report: FinalReport, model: ModelResult) -> str:
+    if model is report.teacher:
+        return words.NONE
+    return words.times(ratio(report.teacher.latency_p50_ms, model.latency_p50_ms))
+
+
+def finalists_table(report: FinalReport) -> RenderableType:
+    """Return the finalists: short and full quality, what the full distillation gained, the chosen one marked."""
+    table = new_table("Finalists, by validation accuracy")
+    names: Sequence[str] = tuple(dict.fromkeys(name for entry in report.finalists for name in entry.costs))
+    add_columns(table, [], ["trial", "short", "full", "gained", *names])
+    table.add_column("")
+    for entry in sorted(report.finalists, key=lambda entry: -(entry.full or 0.0)):
+        gained = words.NONE if entry.full is None or entry.short is None else words.points(entry.full - entry.short)
+        remark = "the student" if entry.chosen else f"failed: {entry.cause}" if entry.full is None else ""
+        values = (words.cost(name, entry.costs.get(name)) for name in names)
+        add_row(
+            table, [str(entry.trial), words.percent(entry.short), words.percent(entry.full), gained, *values, remark]
+        )
+    return table

@@ -1,0 +1,152 @@
+"""Where a search stands, while it runs: a live view on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Literal, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nas_distill.report import words
+from nas_distill.report.model import ProgressView
+
+Mode = Literal["auto", "live", "plain", "quiet"]
+
+
+class Progress:
+    """Shows one run. Not thread-safe: called from the thread that searches; drawing happens in rich's own.
+
+    Args:
+        console: where to write; the terminal's standard output unless given.
+        mode: ``live`` redraws a few lines in place, ``plain`` writes a line for each thing that happens (flushed, so
+            that a log file follows), ``quiet`` writes nothing; ``auto`` is live on a terminal and plain elsewhere.
+    """
+
+    def __init__(self, console: Console | None = None, *, mode: Mode = "auto") -> None:
+        self.console = console or Console()
+        self.mode: Mode = ("live" if self.console.is_terminal else "plain") if mode == "auto" else mode
+        self._view: ProgressView | None = None
+        self._seen = 0.0
+        self._last = ""
+        self._live: Live | None = None
+
+    def start(self) -> None:
+        """Begin; further calls do nothing."""
+        if self.mode == "live" and self._live is None:
+            self._live = Live(get_renderable=self._draw, console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def update(self, view: ProgressView) -> None:
+        """Show where it stands now. On its own this writes no plain line, unless a new phase begins."""
+        before, self._view, self._seen = self._view, view, time.monotonic()
+        if before is None or before.phase != view.phase:
+            self._end_of(before)
+            self._last = ""
+            if self.mode == "plain":
+                total = f": {view.total:g} {view.unit}" if view.total else ""
+                self._write(f"{view.phase}{total}")
+
+    def event(self, text: str) -> None:
+        """Say that something happened, e.g. ``"trial 12 complete: 91.2 %, 1.3 M flops"``: a plain line, or the last one.
+
+        In a plain line it stands behind how many of the phase's pieces are done, so update first.
+        """
+        self._last = " ".join(text.split())
+        if self.mode == "plain":
+            view = self._view
+            place = f"[{view.done:g}/{view.total:g}] " if view is not None and view.total else ""
+            self._write(place + self._last)
+
+    def note(self, text: str) -> None:
+        """Write a line that stays, in live and plain mode alike."""
+        if self.mode != "quiet":
+            self._write(" ".join(text.split()))
+
+    def stop(self) -> None:
+        """End; what the last phase came to stays on the screen. Further calls do nothing."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._end_of(self._view)
+        self._view = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _end_of(self, view: ProgressView | None) -> None:
+        if view is not None and self.mode == "live":
+            self._write(f"{view.phase}: {self._summary(view)}")
+
+    def _summary(self, view: ProgressView) -> str:
+        if view.complete + view.pruned + view.failed + view.over_budget == 0:
+            done = f"{view.done:g} {view.unit} in " if view.total else ""
+            return done + words.duration(self._elapsed(view))
+        return f"{counts(view)}; {words.duration(self._elapsed(view))}"
+
+    def _write(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=True)
+        self.console.file.flush()
+
+    def _elapsed(self, view: ProgressView) -> float:
+        return view.elapsed_seconds + max(0.0, time.monotonic() - self._seen)
+
+    def _draw(self) -> RenderableType:
+        view = self._view
+        if view is None:
+            return Text("")
+        since = self._elapsed(view) - view.elapsed_seconds
+        left = None if view.left_seconds is None else max(0.0, view.left_seconds - since)
+        return live_view(view, elapsed=self._elapsed(view), left=left, last=self._last)
+
+
+def live_view(view: ProgressView, *, elapsed: float, left: float | None, last: str = "") -> RenderableType:
+    """Return the lines of the live view; ``elapsed`` and ``left`` in seconds as they are at this moment."""
+    head = Table.grid(padding=(0, 1), expand=False)
+    clock = words.duration(elapsed) + (f", about {words.duration(left)} left" if left is not None else "")
+    total = f"{view.done:g}/{view.total:g} {view.unit}" if view.total else ""
+    head.add_row(
+        Text(view.phase, style="bold"),
+        ProgressBar(total=view.total or None, completed=view.done, width=28, pulse=not view.total),
+        Text(total),
+        Text(clock, style="dim"),
+    )
+    lines: list[RenderableType] = [head]
+    if view.running or view.complete or view.pruned or view.failed or view.over_budget:
+        running = [f"{view.running} running"] if view.running else []
+        lines.append(Text(", ".join([*running, counts(view)]), overflow="ellipsis", no_wrap=True))
+    if best := best_line(view):
+        lines.append(Text(best, overflow="ellipsis", no_wrap=True))
+    if view.stopping:
+        lines.append(Text("stopping: what is finished is kept", style="bold yellow"))
+    elif last:
+        lines.append(Text(last, style="dim", overflow="ellipsis", no_wrap=True))
+    return Group(*lines)
+
+
+def counts(view: ProgressView) -> str:
+    """Return how many trials ended how: ``"12 complete, 9 stopped early, 31 over budget"``."""
+    parts = [f"{view.complete} complete", f"{view.pruned} stopped early", f"{view.over_budget} over budget"]
+    parts += [f"{view.failed} failed"] if view.failed else []
+    parts += [words.count(view.duplicates, "repeat")] if view.duplicates else []
+    return ", ".join(parts)
+
+
+def best_line(view: ProgressView) -> str:
+    """Return the best trial within budget and the front's size; empty before a trial is complete."""
+    if view.best_quality is None:
+        return ""
+    costs = f" at {words.costs(view.best_costs)}" if view.best_costs else ""
+    volume = f", hypervolume {view.hypervolume:.4f}" if view.hypervolume is not None else ""
+    trial = f" (trial {view.best_trial})" if view.best_trial is not None else ""
+    return f"best within budget {words.percent(view.best_quality)}{costs}{trial}; front of {view.front_size}{volume}"
