@@ -59,7 +59,7 @@ def card(report: FinalReport, facts: CardFacts) -> str:
         f"# {facts.title}",
         _what(report, facts),
         _section("Results", _results(report)),
-        _section("Runtime", [*_bullets(export_lines(report)), *_bullets(_conditions(report))]),
+        _section("Exported files", _bullets(export_lines(report))),
         _section("How it was distilled", _made(report, facts)),
         _section("Input and output", _input(facts)),
         _section("How to load it", _load(report, facts)),
@@ -102,10 +102,6 @@ def _bullets(lines: Sequence[str]) -> list[str]:
     return [f"- {line}" for line in lines]
 
 
-def _conditions(report: FinalReport) -> list[str]:
-    return [f"Latencies: {report.conditions}."] if report.conditions else []
-
-
 def _made(report: FinalReport, facts: CardFacts) -> list[str]:
     samples = ", ".join(f"{count:,} {name}" for name, count in facts.samples.items())
     lines = [f"Data: {facts.data}{f' ({samples})' if samples else ''}.", f"Teacher: {facts.teacher}."]
@@ -131,19 +127,19 @@ def _rule(normalisation: Mapping[str, Any] | None) -> str:
     scaled = "raw" if scale == 1 else f"raw / {1 / scale:g}"
     if mean is None or std is None:
         return "Normalisation: none" if scale == 1 else f"Normalisation: input = {scaled}"
-    inner = scaled if scale == 1 else f"({scaled})"
     values = "; ".join(f"{name} {', '.join(f'{x:.6g}' for x in each)}" for name, each in (("mean", mean), ("std", std)))
-    return f"Normalisation, by channel: input = ({inner.strip('()')} - mean) / std with {values}"
+    return f"Normalisation, by channel: input = ({scaled} - mean) / std with {values}"
 
 
 def _load(report: FinalReport, facts: CardFacts) -> list[str]:
     folder = report.student_folder
     lines = ["With nas_distill:", "", *_code(WITH.format(folder=folder)), ""]
     if facts.importable:
-        lines += [f"With PyTorch alone (the builder is `{facts.builder}`):", "", *_code(BY_HAND.format(folder=folder))]
+        how = f"By hand, with PyTorch, safetensors and the builder `{facts.builder}`:"
+        lines += [how, "", *_code(BY_HAND.format(folder=folder))]
     else:
-        why = f"With PyTorch alone (its builder, `{facts.builder}`, cannot be imported, so the network is kept as a graph):"
-        lines += [why, "", *_code(GRAPH.format(folder=folder))]
+        how = f"By hand, with PyTorch, as a graph (its builder, `{facts.builder}`, cannot be imported by name):"
+        lines += [how, "", *_code(GRAPH.format(folder=folder))]
     for export in report.exports:
         if export.format == "onnx":
             shape = ", ".join(str(size) for size in facts.input_shape)
@@ -157,8 +153,8 @@ def _code(text: str) -> list[str]:
 
 def _limits(report: FinalReport, facts: CardFacts) -> list[str]:
     lines = [
-        f"It knows the {facts.num_classes} classes of {facts.data} and nothing else: it names one of them whatever it is "
-        "shown. Inputs must look like that data, normalised as above.",
+        f"It knows the {facts.num_classes} classes of {facts.data} and nothing else, and names one of them whatever it "
+        "is shown. Inputs must look like that data, normalised as above.",
         f"Figures are of the {report.split} data of {facts.data}; elsewhere it may do better or worse.",
     ]
     if report.conditions:

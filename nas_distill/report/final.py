@@ -46,8 +46,8 @@ def final_rows(report: FinalReport) -> list[list[str]]:
         [name, *(cell(model) for model in models), ""]
         for name, cell in (
             ("accuracy", _figure(lambda e: words.percent(e.accuracy))),
-            ("retained of the teacher's", _figure(lambda e: words.percent(e.retained))),
-            ("agreement with the teacher", _figure(lambda e: words.percent(e.agreement))),
+            ("share of teacher's", _figure(lambda e: words.percent(e.retained))),
+            ("agreement with teacher", _figure(lambda e: words.percent(e.agreement))),
             ("ECE (lower is better)", _figure(lambda e: words.percent(e.ece))),
             ("NLL, nats (lower is better)", _figure(lambda e: f"{e.nll:.4f}")),
             ("validation accuracy", lambda model: words.percent(model.validation)),
@@ -171,8 +171,6 @@ def finalists_table(report: FinalReport) -> RenderableType:
     for entry in sorted(report.finalists, key=lambda entry: -(entry.full or 0.0)):
         gained = words.NONE if entry.full is None or entry.short is None else words.points(entry.full - entry.short)
         remark = "the student" if entry.chosen else f"failed: {entry.cause}" if entry.full is None else ""
-        values = (words.cost(name, entry.costs.get(name)) for name in names)
-        add_row(
-            table, [str(entry.trial), words.percent(entry.short), words.percent(entry.full), gained, *values, remark]
-        )
+        figures = [str(entry.trial), words.percent(entry.short), words.percent(entry.full), gained]
+        add_row(table, [*figures, *(words.cost(name, entry.costs.get(name)) for name in names), remark])
     return table

@@ -43,18 +43,20 @@ class Progress:
 
     def update(self, view: ProgressView) -> None:
         """Show where it stands now. On its own this writes no plain line, unless a new phase begins."""
-        before, self._view, self._seen = self._view, view, time.monotonic()
-        if before is None or before.phase != view.phase:
-            self._end_of(before)
+        begins = self._view is None or self._view.phase != view.phase
+        if begins:
+            self._end_phase()
             self._last = ""
-            if self.mode == "plain":
-                total = f": {view.total:g} {view.unit}" if view.total else ""
-                self._write(f"{view.phase}{total}")
+        self._view, self._seen = view, time.monotonic()
+        if begins and self.mode == "plain":
+            total = f": {view.total:g} {view.unit}" if view.total else ""
+            self._write(f"{view.phase}{total}")
 
     def event(self, text: str) -> None:
-        """Say that something happened, e.g. ``"trial 12 complete: 91.2 %, 1.3 M flops"``: a plain line, or the last one.
+        """Say that something happened, e.g. ``"trial 12 complete: 91.2 %, 1.3 M flops"``.
 
-        In a plain line it stands behind how many of the phase's pieces are done, so update first.
+        The live view shows the latest; in plain mode it is a line, behind how many of the phase's pieces are done (so
+        update first).
         """
         self._last = " ".join(text.split())
         if self.mode == "plain":
@@ -72,7 +74,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        self._end_of(self._view)
+        self._end_phase()
         self._view = None
 
     def __enter__(self) -> Self:
@@ -84,9 +86,9 @@ class Progress:
     ) -> None:
         self.stop()
 
-    def _end_of(self, view: ProgressView | None) -> None:
-        if view is not None and self.mode == "live":
-            self._write(f"{view.phase}: {self._summary(view)}")
+    def _end_phase(self) -> None:
+        if self._view is not None and self.mode == "live":
+            self._write(f"{self._view.phase}: {self._summary(self._view)}")
 
     def _summary(self, view: ProgressView) -> str:
         if view.complete + view.pruned + view.failed + view.over_budget == 0:

@@ -42,9 +42,9 @@ def limit(name: str, value: Limit | None) -> str:
         return NONE
     if value.low is None:
         return f"<= {cost(name, value.high)}"
-    return (
-        f">= {cost(name, value.low)}" if value.high is None else f"{cost(name, value.low)} to {cost(name, value.high)}"
-    )
+    if value.high is None:
+        return f">= {cost(name, value.low)}"
+    return f"{cost(name, value.low)} to {cost(name, value.high)}"
 
 
 def times(ratio: float | None) -> str:
