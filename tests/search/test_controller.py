@@ -290,7 +290,7 @@ def test_an_exhausted_space_ends_the_search_and_says_so(make_bench: Callable[...
 def test_what_cannot_be_built_fails_and_the_search_goes_on(make_bench: Callable[..., Any]) -> None:
     def costs(architecture: Architecture) -> dict[str, float]:
         if architecture.values["width"] == 16:
-            raise BuildError("a width of 16 cannot be built.")
+            raise BuildError("a width of 16 cannot be built")
         if architecture.values["width"] == 24:
             raise RuntimeError("mat1 and mat2\nshapes cannot be multiplied")
         return small_costs(architecture)
@@ -299,7 +299,7 @@ def test_what_cannot_be_built_fails_and_the_search_goes_on(make_bench: Callable[
     progress = bench.run().conclude()
     assert (progress.complete + progress.pruned, progress.failed) == (3, 6)
     causes = {record.cause for record in bench.records() if record.state == "failed"}
-    assert causes == {"a width of 16 cannot be built.", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"}
+    assert causes == {"a width of 16 cannot be built", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"}
 
 
 def test_a_cost_that_is_not_finite_is_a_failure(make_bench: Callable[..., Any]) -> None:
