@@ -85,7 +85,8 @@ def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = F
         return
     from nas_distill.report.tables import front_table
 
-    _print(front_table(records, opened.config.search.costs, finalists=opened.finalists()))
+    limited = opened.budget_of(limits).limits
+    _print(front_table(records, opened.config.search.costs, limits=limited, finalists=opened.finalists()))
     save_figure(opened.plot(limits), opened.folder.front_png)
     typer.echo(f"Picture: {opened.folder.front_png}")
 
@@ -172,7 +173,7 @@ def spaces(
     as_json: JsonOption = False,
 ) -> None:
     """List the search spaces, or describe one: parameters, values, size."""
-    from nas_distill.report.tables import space_table
+    from nas_distill.report.spaces import space_table
     from nas_distill.space import load_space
     from nas_distill.space.catalog import names
 
@@ -305,15 +306,15 @@ def _print(renderable: Any) -> None:
 
 
 def _print_json(value: Any) -> None:
-    from nas_distill.report.model import to_plain
+    from nas_distill.report.plain import to_plain
 
     typer.echo(json.dumps(to_plain(value), indent=2, default=str))
 
 
 def _print_report(run: Run) -> None:
-    from nas_distill.report.tables import final_tables
+    from nas_distill.report.final import final_table
 
-    _print(final_tables(run.report()))
+    _print(final_table(run.report()))
     typer.echo(f"Run: {run.folder.path}   picture: {run.folder.front_png.name}   card: {run.folder.card_md.name}")
 
 

@@ -127,7 +127,7 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
     teacher_latency = (exports.get(TEACHER) or {}).get("latency") or {}
     baseline = baseline_of(winner, finalists)
     split = evaluation["split"]
-    notes = [] if split == "test" else ["There is no test data: these figures are of validation data, which chose."]
+    notes = [] if split == "test" else ["There is no test data; validation data chose the student and flatters it."]
     limits = Budget.parse(facts[names.BUDGET]).limits
     exported = exports.get(winner.key)
     if exported and LATENCY in limits and limits[LATENCY].excess(exported["latency"]["p50_ms"]) > 0:
@@ -153,6 +153,7 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
         exports=() if exported is None else (_export(folder, winner, exported),),
         conditions=None if exported is None else exported["latency"]["conditions"],
         notes=tuple(notes),
+        split=split,
     )
 
 

@@ -93,7 +93,7 @@ class Run:
 
     def front_records(self, budget: Mapping[str, Any] | None = None) -> list[TrialRecord]:
         """Return the front's records, from cheap to dear."""
-        limits = self._budget(budget)
+        limits = self.budget_of(budget)
         within = [record for record in self.records if record.state == "complete" and limits.fits(record.costs)]
         return front_records(within, self.config.search.costs)
 
@@ -105,7 +105,7 @@ class Run:
         Raises:
             BudgetError: no trained trial is within it.
         """
-        limits = self._budget(budget)
+        limits = self.budget_of(budget)
         finalists = [entry for entry in read_finalists(self.facts) if limits.fits(entry.costs)]
         winner = best_finalist(finalists)
         if winner is not None:
@@ -174,7 +174,7 @@ class Run:
         return front_figure(
             self.records,
             costs=self.config.search.costs,
-            limits=self._budget(budget).limits,
+            limits=self.budget_of(budget).limits,
             teacher=self._teacher_point(),
             finalists=finalist_results(self.facts),
             baseline=self._baseline_point(),
@@ -190,7 +190,8 @@ class Run:
 
         return parameter_importance(self.records, cost or self.config.search.costs[0])
 
-    def _budget(self, budget: Mapping[str, Any] | None) -> Budget:
+    def budget_of(self, budget: Mapping[str, Any] | None) -> Budget:
+        """Return a budget as written in a search file in plain numbers; the run's own for None."""
         if budget is None:
             return self.budget
         return Budget.parse(budget, (self.facts.get(names.TEACHER) or {}).get("costs"))

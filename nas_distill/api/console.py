@@ -1,0 +1,101 @@
+"""An observer that tells a terminal: the table before the search, the live view, a line for what happens."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+
+from nas_distill.api.costing import Costing
+from nas_distill.api.inputs import Inputs
+from nas_distill.api.reporting import cost_summary, progress_view
+from nas_distill.report import words
+from nas_distill.report.model import CostSummary, ProgressView
+from nas_distill.report.progress import Progress as LiveView
+from nas_distill.report.tables import cost_table
+from nas_distill.search.finalists import Finalist
+from nas_distill.search.progress import Event, Progress
+from nas_distill.search.survey import Estimate, Survey
+
+_TOLD = ("complete", "pruned", "failed", "interrupted")
+_UNITS = {"teacher store": "samples", "latency calibration": "networks", "full distillation": "epochs"}
+
+
+class ConsoleObserver:
+    """Shows a search on a console; a context manager, so that the terminal is given back whatever happens."""
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self.quiet = quiet
+        self.summary: CostSummary | None = None
+        self._view = LiveView(self.console, mode="quiet" if quiet else "auto")
+        self._phase = ""
+        self._began = time.monotonic()
+        self._epochs: dict[str, int] = {}
+        self._reached: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._view.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._view.stop()
+
+    def phase(self, name: str) -> None:
+        """Begin a phase."""
+        self._phase = name
+        self._began = time.monotonic()
+        self._view.update(ProgressView(name, unit=_UNITS.get(name, "steps")))
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """Show how far the phase is."""
+        elapsed = time.monotonic() - self._began
+        left = elapsed * (total - done) / done if done else None
+        unit = "epochs" if text else _UNITS.get(self._phase, "steps")
+        self._view.update(ProgressView(self._phase, done, total, unit, elapsed_seconds=elapsed, left_seconds=left))
+        if text:
+            self._view.event(text)
+
+    def event(self, event: Event, progress: Progress) -> None:
+        """Show the search's state, and say what happened to a trial."""
+        self._view.update(progress_view("search", progress))
+        if event.kind == "rung":
+            self._reached[event.key or ""] = event.text
+        elif event.kind in _TOLD:
+            text = event.text or self._reached.get(event.key or "", "")
+            self._view.event(f"trial {event.number} {_WORDS[event.kind]}{': ' if text else ''}{text}")
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        self._view.note(text)
+
+    def survey(self, survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> None:
+        """Print what candidates cost."""
+        self.summary = cost_summary(survey, estimate, costing, inputs)
+        if not self.quiet:
+            self.console.print(cost_table(self.summary))
+
+    def finalist(self, finalist: Finalist) -> None:
+        """Show how far the full distillations are."""
+        self._epochs[finalist.key] = len(finalist.qualities)
+        elapsed = time.monotonic() - self._began
+        self._view.update(
+            ProgressView("full distillation", sum(self._epochs.values()), 0, "epochs", elapsed_seconds=elapsed)
+        )
+        kind = "taught" if finalist.taught else "on labels alone"
+        if finalist.quality is not None:
+            reached = words.percent(finalist.quality)
+            self._view.event(f"trial {finalist.trial} {kind}: {reached} on validation data (short: {_short(finalist)})")
+        elif finalist.cause is not None:
+            self._view.event(f"trial {finalist.trial} {kind} failed: {finalist.cause}")
+
+
+_WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
+
+
+def _short(finalist: Finalist) -> str:
+    return words.percent(finalist.short)
