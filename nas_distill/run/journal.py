@@ -86,6 +86,9 @@ class Journal:
             self._refused = RunError(_refusal(self.path, error))
             mend(self.path)  # half a line may have been written; cutting it off needs no space
             raise self._refused from error
+        except BaseException:
+            mend(self.path)  # Ctrl-C in the middle of a line
+            raise
 
 
 def open_journal(folder: RunFolder, *, directions: Sequence[str], names: Sequence[str]) -> Journal:

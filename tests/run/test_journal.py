@@ -191,6 +191,25 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_recorded(
     assert opened(folder).study.get_trials() == before
 
 
+def test_an_interrupt_in_the_middle_of_a_line_leaves_whole_lines(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = filled(folder)
+
+    def half(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        with folder.journal.open("ab") as stream:
+            stream.write(json.dumps(logs[0]).encode()[:30])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", half)
+        with pytest.raises(KeyboardInterrupt):
+            journal.annotate(1, "rung:1", {})
+    journal.annotate(1, "interrupted", "stopped")
+    journal.tell(1, TrialState.FAIL)
+    assert opened(folder).study.get_trials() == journal.study.get_trials()
+
+
 FILL = """
 import resource, signal, sys
 from nas_distill.common.errors import RunError

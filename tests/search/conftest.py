@@ -52,10 +52,6 @@ def simulated_quality(architecture: Architecture, share: float) -> float:
     return float(np.clip(min(0.95, 0.4 * capacity + 0.3 + noise) * (1 - 0.5 * math.exp(-4 * share)), 0, 1))
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
 @dataclass
 class Simulated:
     """An evaluator whose trainings take no time, and go on from their checkpoints."""

@@ -1,5 +1,6 @@
 """Deaths of the driver, simulated at every kind of moment of its journal."""
 
+import errno
 import json
 import random
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from nas_distill.common.errors import RunError
 from nas_distill.config import SearchConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.run.journal import read_study
@@ -180,6 +182,32 @@ def test_many_workers_and_many_deaths_account_for_every_trial_once(
     assert Counter(record.state for record in bench.records())["interrupted"] > 0
     with bench.controller() as controller:
         assert controller.next() is None
+
+
+@pytest.mark.parametrize("append", [4, 9, 20])
+def test_a_full_disk_ends_the_search_in_one_sentence_and_keeps_what_is_done(
+    make_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, append: int
+) -> None:
+    whole, bench = make_bench(), make_bench()
+    whole.run()
+    original = JournalFileBackend.append_logs
+    left = [append]
+
+    def full(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            with bench.folder.journal.open("ab") as stream:
+                stream.write(b'{"op_code":8,"tri')
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(self, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", full)
+        with pytest.raises(RunError, match="is full; what was recorded is kept: make space, then resume"):
+            bench.run()
+    bench.run()
+    assert_accounted_for(bench)
+    assert story(bench) == story(whole)
 
 
 def test_an_end_that_was_decided_is_told_after_a_death(make_bench: Callable[..., Any]) -> None:
