@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from yaml.constructor import ConstructorError
 
-from nas_distill.common.errors import ConfigError, did_you_mean
+from nas_distill.common.errors import ConfigError, first_line
+from nas_distill.common.validation import explain, union_parts
 
 Model = TypeVar("Model", bound=BaseModel)
 Fraction = float
@@ -23,6 +25,14 @@ class Section(BaseModel):
     """A part of a search file: frozen, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes, no, on and off as booleans, and Python would count them as 1 and 0.
+        if isinstance(value, bool) and not {bool, Any} & union_parts(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"must not be {'yes' if value else 'no'}")
+        return value
 
 
 class ViewsConfig(Section):
@@ -144,7 +154,7 @@ class PruningConfig(Section):
     """
 
     rule: Literal["dominance", "none"] = "dominance"
-    margin: float | Literal["auto"] = 0.005
+    margin: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(0.005, description="a number from 0, or auto")
     z: float = Field(1.0, ge=0)
     probe_seeds: int = Field(3, ge=2)
     witnesses: int = Field(1, ge=1)
@@ -156,7 +166,7 @@ class ScalarConfig(Section):
     """MnasNet's soft reward: ``quality * (cost / target) ** exponent``, maximised as the one objective."""
 
     cost: str
-    target: float | str
+    target: float | str = Field(description="an amount such as 2M or 50%")
     exponent: float = Field(-0.07, le=0)
 
 
@@ -212,8 +222,11 @@ class SearchFile(Section):
     device: str = "auto"
     data: DataConfig
     teacher: TeacherConfig
-    space: str | dict[str, Any]
-    budget: dict[str, float | str | dict[str, float | str] | list[float | str]] = Field(default_factory=dict)
+    space: str | dict[str, Any] = Field(description="a space's name, a file, or a mapping with builder and parameters")
+    budget: dict[str, float | str | dict[str, float | str] | list[float | str]] = Field(
+        default_factory=dict,
+        description="an amount such as 2M, 512KiB or 50%, a range [low, high], or {min: ..., max: ...}",
+    )
     search: SearchConfig = SearchConfig()
     score: ScoreConfig = ScoreConfig()
     final: FinalConfig = FinalConfig()
@@ -223,6 +236,14 @@ class SearchFile(Section):
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _amounts(cls, value: Any) -> Any:
+        for name, amount in value.items() if isinstance(value, Mapping) else ():
+            if isinstance(amount, bool):
+                raise ValueError(f"the amount of '{name}' must not be {'yes' if amount else 'no'}")
+        return value
 
 
 class TeachFile(Section):
@@ -252,17 +273,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({first_line(error)})"
         raise ConfigError(f"{path} {reason}.") from error
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = yaml.load(text, _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # the latter for what looks like a date and is none
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}.") from error
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise ConfigError(f"{path} is not valid YAML{where}: {problem}.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no keys; 'nas-distill init' writes a search file to start from.")
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                raise ConstructorError(None, None, f"the key '{key.value}' is given twice", key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return super().construct_mapping(node, deep)
 
 
 def load_search_file(path: Path) -> SearchFile:
@@ -284,40 +318,9 @@ def parse(model: type[Model], content: Mapping[str, Any], *, source: str) -> Mod
     try:
         return model.model_validate(dict(content))
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_sentence(model, error)}") from error
+        raise ConfigError(f"{source}: {explain(model, error)}") from error
 
 
 def dump_yaml(model: BaseModel) -> str:
     """Write a model as YAML, every default spelt out, so that a run records what it really used."""
     return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _sentence(model: type[BaseModel], error: ValidationError) -> str:
-    problems = error.errors(include_url=False)
-    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    problem = (unknown or problems)[0]
-    place = [str(part) for part in problem["loc"]]
-    field = ".".join(place)
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{field}'{did_you_mean(place[-1], _keys_at(model, place[:-1]))}"
-    if problem["type"] == "missing":
-        return f"'{field}' is missing."
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else ""
-    return f"'{field}': {message}{shown}." if field else f"{message}{shown}."
-
-
-def _keys_at(model: type[BaseModel], place: list[str]) -> list[str]:
-    current: type[BaseModel] = model
-    for part in place:
-        field = current.model_fields.get(part)
-        if field is None:
-            break
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = [entry for entry in options if isinstance(entry, type) and issubclass(entry, BaseModel)]
-        if not inner:
-            break
-        current = inner[0]
-    return list(current.model_fields)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 20
+
 
 class NasDistillError(Exception):
     """Anything that a user can put right; the command line prints its message alone and exits with code 2."""
@@ -51,16 +53,21 @@ class ExportError(NasDistillError):
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` when an option is near to ``word``, else the list of options."""
+    """Return how a sentence about an unknown ``word`` ends, full stop included.
+
+    ``"; did you mean 'x'?"`` when an option is near to it, else ``"; known: a, b."`` (the first twenty), or ``"."``.
+    """
     known = sorted(str(option) for option in options)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f"; known: {', '.join(known)}" if known else ""
+    if not known:
+        return "."
+    return f"; known: {', '.join(known[:_LISTED])}{', ...' if len(known) > _LISTED else '.'}"
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:
-    """Return the error as one line, ``TypeName: message``, for records and messages."""
-    text = " ".join(str(error).split())
-    named = text if isinstance(error, NasDistillError) else f"{type(error).__name__}: {text}"
+    """Return the error as one line, ``TypeName: message``, for records and messages; never with a full stop."""
+    text = " ".join(str(error).split()).rstrip(".")
+    named = text if isinstance(error, NasDistillError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
     return named if len(named) <= limit else named[: limit - 1] + "…"

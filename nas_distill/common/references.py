@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ def load_reference(text: str, *, what: str, paths: Sequence[str | Path] = ()) ->
         if path not in sys.path:
             sys.path.insert(0, path)
     module_name, _, name = text.partition(":")
+    importlib.invalidate_caches()  # the module may have been written since its folder was last looked into
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself as it is imported must not end the search
         raise ConfigError(f"{what}: module '{module_name}' cannot be imported ({first_line(error)}).") from error
     for part in name.split("."):
         if not hasattr(found, part):
@@ -39,3 +41,16 @@ def load_reference(text: str, *, what: str, paths: Sequence[str | Path] = ()) ->
             raise ConfigError(f"{what}: module '{module_name}' has no '{name}'{did_you_mean(part, names)}")
         found = getattr(found, part)
     return found
+
+
+def takes(function: Callable[..., Any], key: str) -> bool:
+    """Say whether ``function`` may be called with the keyword ``key``; one whose signature cannot be read takes all."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD or (parameter.name == key and parameter.kind in named)
+        for parameter in parameters
+    )

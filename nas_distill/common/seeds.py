@@ -40,6 +40,7 @@ def seeded_torch(seed: int, *names: str | int) -> Iterator[None]:
     """
     import torch
 
-    with torch.random.fork_rng():
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(derive(seed, *names))
         yield

@@ -13,25 +13,15 @@ import torch
 from torch import Tensor
 
 from nas_distill.common.errors import DataError
-from nas_distill.common.seeds import numpy_rng
 from nas_distill.data.arrays import as_tensor_readonly
+from nas_distill.data.splits import Split, carve, make_split
 from nas_distill.data.views import Views
 
 SplitName = Literal["train", "val", "test"]
+_SPLIT_WORDS: dict[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
-@dataclass(frozen=True)
-class Split:
-    """Samples ``x`` (N, ...), uint8 or float32, and their labels ``y`` (N,) int64."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification task.
 
@@ -54,22 +44,33 @@ class Dataset:
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        where = f"Data '{self.name}'"
         for name in self.splits:
-            self._check(name, self.split(name))
+            self._check(f"{where}, {_SPLIT_WORDS[name]} split", self.split(name))
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise DataError(f"{where}: {len(self.classes)} class names for {self.num_classes} classes.")
         if (self.mean is None) != (self.std is None):
-            raise DataError(f"Data '{self.name}': give both 'mean' and 'std', or neither.")
-        for values in (self.mean, self.std):
+            raise DataError(f"{where}: give both 'mean' and 'std', or neither.")
+        for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != self.input_shape[0]:
                 raise DataError(
-                    f"Data '{self.name}': 'mean' and 'std' have {len(values)} entries for {self.input_shape[0]} "
-                    "channels."
+                    f"{where}: '{key}' has {len(values)} entries, but a sample has {self.input_shape[0]} channels."
                 )
+            if values is not None and not np.isfinite(values).all():
+                raise DataError(f"{where}: '{key}' holds NaN or infinity.")
         if self.std is not None and min(self.std) <= 0:
-            raise DataError(f"Data '{self.name}': 'std' must be above 0.")
-        if not self.views.identity and len(self.input_shape) != 3:
+            raise DataError(f"{where}: 'std' must be above 0.")
+        if self.views.identity:
+            return
+        if len(self.input_shape) != 3:
             raise DataError(
-                f"Data '{self.name}': views with pad or flip need images (C, H, W), but a sample has shape "
-                f"{self.input_shape}; set pad: 0 and flip: false."
+                f"{where}: views with pad or flip need images (C, H, W), but a sample has shape {self.input_shape}; "
+                "set pad: 0 and flip: false."
+            )
+        if self.views.pad >= min(self.input_shape[1:]):
+            raise DataError(
+                f"{where}: views shift by up to {self.views.pad} pixels, which moves images of shape "
+                f"{self.input_shape} out of sight; lower 'pad'."
             )
 
     @classmethod
@@ -106,16 +107,16 @@ class Dataset:
         Raises:
             DataError: see the class.
         """
-        train = _split(x, y, f"Data '{name}'")
+        train = make_split(x, y, f"Data '{name}'")
         test_split = None
-        if isinstance(test, tuple):
-            test_split = _split(*test, f"Data '{name}', test split")
+        if isinstance(test, tuple | list):
+            test_split = make_split(*_pair(test, "test", name), f"Data '{name}', test split")
         elif test is not None:
-            train, test_split = _carve(train, test, seed, "test", name)
-        if isinstance(val, tuple):
-            val_split = _split(*val, f"Data '{name}', validation split")
+            train, test_split = carve(train, test, seed, "test", name)
+        if isinstance(val, tuple | list):
+            val_split = make_split(*_pair(val, "val", name), f"Data '{name}', validation split")
         else:
-            train, val_split = _carve(train, val, seed, "val", name)
+            train, val_split = carve(train, val, seed, "val", name)
         if num_classes is None:
             parts = [part.y for part in (train, val_split, test_split) if part is not None and len(part)]
             num_classes = int(max(part.max() for part in parts)) + 1 if parts else 0
@@ -219,8 +220,14 @@ class Dataset:
         # x[index] is already a copy, but float data without views passes through .to() uncopied.
         return result * (scale / std) - (torch.tensor(self.mean).view(shape) / std)
 
-    def _check(self, name: SplitName, part: Split) -> None:
-        where = f"Data '{self.name}', {name} split"
+    def _check(self, where: str, part: Split) -> None:
+        if part.x.dtype not in (np.uint8, np.float32) or part.y.dtype != np.int64 or part.y.ndim != 1:
+            raise DataError(
+                f"{where}: samples are {part.x.dtype} and labels {part.y.dtype} of shape {part.y.shape}; a Split holds "
+                "uint8 or float32 and (N,) int64, which Dataset.from_tensors sees to."
+            )
+        if part.x.ndim < 2 or len(part.x) != len(part.y):
+            raise DataError(f"{where}: samples of shape {part.x.shape} do not go with {len(part.y)} labels.")
         if len(part) == 0:
             raise DataError(f"{where} is empty.")
         if part.x.shape[1:] != self.train.x.shape[1:]:
@@ -229,9 +236,13 @@ class Dataset:
             )
         if part.x.dtype != self.train.x.dtype:
             raise DataError(f"{where}: samples are {part.x.dtype}, but training samples {self.train.x.dtype}.")
+        if part.x.size == 0:
+            raise DataError(f"{where}: samples of shape {part.x.shape[1:]} have no values.")
         if part.x.dtype != np.uint8 and not np.isfinite(part.x).all():
             bad = int(np.flatnonzero(~np.isfinite(part.x.reshape(len(part), -1)).all(axis=1))[0])
             raise DataError(f"{where}: sample {bad} holds NaN or infinity; remove or mend it.")
+        if self.num_classes < 2:
+            raise DataError(f"Data '{self.name}' has {self.num_classes} class; there must be two to tell apart.")
         low, high = int(part.y.min()), int(part.y.max())
         if low < 0 or high >= self.num_classes:
             raise DataError(
@@ -240,42 +251,7 @@ class Dataset:
             )
 
 
-def _array(values: Any) -> np.ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    return np.asarray(values)
-
-
-def _split(x: Any, y: Any, where: str) -> Split:
-    samples, labels = _array(x), _array(y)
-    if samples.ndim < 2:
-        raise DataError(f"{where}: x has shape {samples.shape}; it needs samples along its first axis, (N, ...).")
-    if labels.ndim != 1 or len(labels) != len(samples):
-        raise DataError(
-            f"{where}: y has shape {labels.shape}; for {len(samples)} samples it must be ({len(samples)},)."
-        )
-    if labels.dtype.kind not in "iub" and not (labels.dtype.kind == "f" and np.equal(np.mod(labels, 1), 0).all()):
-        raise DataError(f"{where}: labels are {labels.dtype}; they must be whole numbers from 0.")
-    if samples.dtype.kind not in "iufb":
-        raise DataError(f"{where}: x is {samples.dtype}; it must be numbers.")
-    if samples.dtype != np.uint8:
-        samples = samples.astype(np.float32, copy=False)
-    return Split(np.ascontiguousarray(samples), np.ascontiguousarray(labels.astype(np.int64, copy=False)))
-
-
-def _carve(whole: Split, share: float, seed: int, purpose: str, name: str) -> tuple[Split, Split]:
-    """Split a share off, the same from every class as nearly as it goes."""
-    if not 0 < share < 1:
-        raise DataError(f"Data '{name}': the share for {purpose} is {share}; it must be between 0 and 1.")
-    rng = numpy_rng(seed, "split", purpose)
-    order = rng.permutation(len(whole))
-    # Sorting by (rank within the class / class size) interleaves the classes, so any prefix is balanced.
-    labels = whole.y[order]
-    position = np.empty(len(order))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    order = order[np.argsort(position, kind="stable")]
-    count = round(len(order) * share)
-    part, rest = np.sort(order[:count]), np.sort(order[count:])
-    return Split(whole.x[rest], whole.y[rest]), Split(whole.x[part], whole.y[part])
+def _pair(given: Sequence[Any], key: str, name: str) -> tuple[Any, Any]:
+    if len(given) != 2:
+        raise DataError(f"Data '{name}': '{key}' has {len(given)} parts; give a share, or (x, y).")
+    return given[0], given[1]

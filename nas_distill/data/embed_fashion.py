@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nas_distill.common.seeds import numpy_rng
-from nas_distill.data.fashion import _FILES, _read
+from nas_distill.data.fashion import FILES, read_idx
 
 
 def choose(labels: np.ndarray, counts: list[int], name: str) -> list[np.ndarray]:
@@ -24,8 +24,8 @@ def choose(labels: np.ndarray, counts: list[int], name: str) -> list[np.ndarray]
 
 def main(root: Path, output: Path) -> None:
     """Write 2,000 validation and 12,000 training images of the training set, and 4,000 of the test set."""
-    x, y = (_read(root, file) for file in _FILES["train"])
-    test_x, test_y = (_read(root, file) for file in _FILES["test"])
+    x, y = (read_idx(root, file) for file in FILES["train"])
+    test_x, test_y = (read_idx(root, file) for file in FILES["test"])
     val, train = choose(y, [200, 1200], "train")
     (test,) = choose(test_y, [400], "test")
     np.savez_compressed(

@@ -6,12 +6,14 @@ In both, validation is the same 2,000 images of the official training set; the s
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from nas_distill.common.errors import DataError
+from nas_distill.common.errors import DataError, first_line
 from nas_distill.data.dataset import Dataset, Split
 from nas_distill.data.views import Views
 
@@ -19,7 +21,7 @@ CLASSES = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shi
 # Of the 58,000 training images, after scaling to [0, 1].
 MEAN, STD = (0.2860,), (0.3530,)
 DEFAULT_VIEWS = Views(count=4, pad=2, flip=True)
-_FILES = {
+FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
@@ -36,20 +38,21 @@ def load_fashion(root: Path | None = None, views: Views | None = None) -> Datase
     Raises:
         DataError: a file is missing or damaged.
     """
-    with resources.as_file(resources.files("nas_distill.data") / "embedded" / "fashion-mnist.npz") as path:
-        embedded = dict(np.load(path))
+    packed = resources.files("nas_distill.data") / "embedded" / "fashion-mnist.npz"
+    with resources.as_file(packed) as path, np.load(path) as archive:
+        embedded = dict(archive)
     if root is None:
         parts = {name: Split(embedded[f"{name}_x"], embedded[f"{name}_y"]) for name in ("train", "val", "test")}
         name = "fashion-mnist (subset)"
     else:
-        x, y = (_read(root, file) for file in _FILES["train"])
-        if len(x) != 60_000 or len(y) != 60_000:
-            raise DataError(f"{root}: Fashion-MNIST's training set has 60,000 images, but {len(x)} were found.")
+        x, y = _read_pair(root, "train", 60_000)
         validation = np.zeros(len(x), dtype=bool)
         validation[embedded["val_index"]] = True
-        if not np.array_equal(x[validation][:, None], embedded["val_x"]):
+        if not np.array_equal(x[validation][:, None], embedded["val_x"]) or not np.array_equal(
+            y[validation], embedded["val_y"]
+        ):
             raise DataError(f"{root}: the images are not Fashion-MNIST's (another set in the same format?).")
-        test_x, test_y = (_read(root, file) for file in _FILES["test"])
+        test_x, test_y = _read_pair(root, "test", 10_000)
         parts = {
             "train": Split(x[~validation][:, None], y[~validation].astype(np.int64)),
             "val": Split(embedded["val_x"], embedded["val_y"]),
@@ -61,8 +64,22 @@ def load_fashion(root: Path | None = None, views: Views | None = None) -> Datase
     )
 
 
-def _read(root: Path, name: str) -> np.ndarray:
-    """Read an IDX file of unsigned bytes: magic (0, 0, 8, axes), sizes as big-endian uint32, then the values."""
+def _read_pair(root: Path, part: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (read_idx(root, file) for file in FILES[part])
+    if x.shape != (count, 28, 28) or y.shape != (count,):
+        raise DataError(
+            f"{root}: Fashion-MNIST's {part} files hold {count:,} images of 28 x 28 and as many labels, but these have "
+            f"the shapes {x.shape} and {y.shape}."
+        )
+    return x, y
+
+
+def read_idx(root: Path, name: str) -> np.ndarray:
+    """Read an IDX file of unsigned bytes: magic (0, 0, 8, axes), sizes as big-endian uint32, then the values.
+
+    Raises:
+        DataError: it is missing, or not whole.
+    """
     for path in (root / f"{name}.gz", root / name):
         if path.exists():
             break
@@ -70,11 +87,11 @@ def _read(root: Path, name: str) -> np.ndarray:
         raise DataError(f"{root} holds no {name}.gz; 'root' must be a folder of Fashion-MNIST's four IDX files.")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}).") from error
-    axes = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({first_line(error)}); fetch it anew.") from error
+    axes = content[3] if len(content) >= 4 and content[:3] == b"\0\0\x08" else 0
     header = 4 + 4 * axes
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
-    if axes == 0 or len(content) - header != int(np.prod(shape)):
+    sizes = [int.from_bytes(content[start : start + 4], "big") for start in range(4, header, 4)]
+    if axes == 0 or len(content) != header + math.prod(sizes):
         raise DataError(f"{path} is not a whole IDX file of bytes; fetch it anew.")
-    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(sizes)

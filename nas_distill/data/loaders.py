@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from nas_distill.common.references import is_reference, load_reference
 from nas_distill.data.dataset import Dataset
 from nas_distill.data.digits import load_digits
 from nas_distill.data.fashion import load_fashion
+from nas_distill.data.splits import to_array
 from nas_distill.data.views import Views
 
 BUILT_IN = ("fashion-mnist", "digits")
@@ -46,6 +46,8 @@ def load_dataset(
     """
     if root is not None and name != "fashion-mnist":
         raise DataError(f"'root' belongs to fashion-mnist; data '{name}' does not take it.")
+    if arguments and not is_reference(name):
+        raise DataError(f"'arguments' are for a function package.module:function; data '{name}' does not take them.")
     if name == "fashion-mnist":
         return load_fashion(None if root is None else _find(root, paths), views)
     if name == "digits":
@@ -60,7 +62,7 @@ def load_dataset(
             raise DataError(f"Data function {name} failed ({first_line(error)}).") from error
         return as_dataset(result, name=name, val=val, views=views, seed=seed)
     raise DataError(
-        f"Data '{name}' is unknown{did_you_mean(name, BUILT_IN)} Own data is a .npz file or package.module:function."
+        f"Data '{name}' is no .npz file, no package.module:function, and no built-in set{did_you_mean(name, BUILT_IN)}"
     )
 
 
@@ -84,11 +86,11 @@ def as_dataset(
         return source if views is None else source.with_views(views)
     if isinstance(source, Mapping):
         if "train" in source:
-            parts = {key: _collect(part, f"Data '{name}', {key} split") for key, part in source.items()}
-            unknown = set(parts) - {"train", "val", "test"}
+            unknown = sorted(str(key) for key in set(source) - {"train", "val", "test"})
             if unknown:
-                word = sorted(unknown)[0]
-                raise DataError(f"Data '{name}': unknown split '{word}'{did_you_mean(word, ['train', 'val', 'test'])}")
+                near = did_you_mean(unknown[0], ["train", "val", "test"])
+                raise DataError(f"Data '{name}': unknown split '{unknown[0]}'{near}")
+            parts = {key: _collect(part, f"Data '{name}', {key} split") for key, part in source.items()}
             return Dataset.from_tensors(
                 *parts["train"], val=parts.get("val", val), test=parts.get("test"), views=views, name=name, seed=seed
             )
@@ -98,28 +100,46 @@ def as_dataset(
     return Dataset.from_tensors(*_collect(source, f"Data '{name}'"), val=val, views=views, name=name, seed=seed)
 
 
-def _collect(source: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _collect(source: Any, where: str) -> tuple[Any, Any]:
     """Read a map-style dataset (or (x, y)) into arrays, once."""
     if isinstance(source, tuple) and len(source) == 2:
-        return np.asarray(source[0]), np.asarray(source[1])
-    if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+        return source
+    if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")) or isinstance(source, Mapping | str):
         raise DataError(
             f"{where} is a {type(source).__name__}; it must be a Dataset, (x, y), a mapping of arrays, or a torch "
             "map-style dataset of (sample, label)."
         )
     if len(source) == 0:
         raise DataError(f"{where} is empty.")
-    samples, labels = [], []
-    try:
-        for place in range(len(source)):
-            x, y = source[place]
-            samples.append(np.asarray(x))
-            labels.append(int(y))
-        return np.stack(samples), np.asarray(labels)
-    except Exception as error:
-        raise DataError(
-            f"{where}: item {len(labels)} is not (sample, label) of one shape ({first_line(error)})."
-        ) from error
+    samples: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for place in range(len(source)):
+        try:
+            item = source[place]
+            if isinstance(item, Mapping):
+                raise TypeError(f"it is a {type(item).__name__} with keys {', '.join(map(str, item))}")
+            x, y = item
+            sample, label = _sample(x), to_array(y, "the label")
+            if samples and (sample.shape != samples[0].shape or sample.dtype != samples[0].dtype):
+                raise ValueError(
+                    f"it is {sample.dtype} of shape {sample.shape}, and the first is {samples[0].dtype} of shape "
+                    f"{samples[0].shape}"
+                )
+            if label.size != 1:
+                raise ValueError(f"its label has shape {label.shape}; it must be one whole number")
+        except Exception as error:  # the user's own code
+            raise DataError(f"{where}: item {place} is not (sample, label) ({first_line(error)}).") from error
+        samples.append(sample)
+        labels.append(label.reshape(()))
+    return np.stack(samples), np.stack(labels)
+
+
+def _sample(x: Any) -> np.ndarray:
+    """Return a sample as an array; a Pillow image, whose colours come last, as (C, H, W)."""
+    array = to_array(x, "the sample")
+    if type(x).__module__.partition(".")[0] == "PIL":
+        return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    return array
 
 
 def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, views: Views | None, seed: int) -> Dataset:
@@ -143,15 +163,16 @@ def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, views: Views 
 
 def _load_npz(path: Path, val: float, views: Views | None, seed: int) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves a file that it opened itself open when it is no archive.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise DataError(f"{path} is not a .npz file of plain arrays ({first_line(error)}).") from error
+    except Exception as error:  # a damaged archive raises from zipfile, zlib or NumPy, whichever meets the damage
+        raise DataError(f"{path} is not a whole .npz file of plain arrays ({first_line(error)}).") from error
     return _from_arrays(arrays, path.name, val, views, seed)
 
 
 def _find(name: str, paths: Sequence[Path]) -> Path:
-    tried = [Path(name).expanduser(), *(folder / name for folder in paths)]
+    tried = list(dict.fromkeys([*(folder / name for folder in paths), Path(name).expanduser()]))
     for path in tried:
         if path.exists():
             return path

@@ -1,7 +1,7 @@
 """Seeded augmentation: a fixed set of views of every training sample, applied to whole batches.
 
-View ``v`` of sample ``i`` is a function of (seed, v, i) alone, so a teacher's stored answer to it stays true whoever
-asks, in whatever order.
+View ``v`` of sample ``i`` is a function of (seed, v, i) and the number of samples alone, so a teacher's stored answer
+to it stays true whoever asks, in whatever order and company.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nas_distill.common.errors import DataError
 from nas_distill.common.seeds import torch_generator
 
 
@@ -20,8 +21,11 @@ from nas_distill.common.seeds import torch_generator
 class Views:
     """``count`` views: each shifts by up to ``pad`` pixels (zeros come in) and, if ``flip``, mirrors half of them.
 
-    Without ``pad`` and ``flip`` there is one view, the sample itself, and any kind of data will do; with them samples
-    are images (C, H, W).
+    Without ``pad`` and ``flip`` there is one view, the sample itself (so ``count`` becomes 1), and any kind of data
+    will do; with them samples are images (C, H, W).
+
+    Raises:
+        DataError: ``count`` is below 1, or ``pad`` below 0.
     """
 
     count: int = 1
@@ -29,13 +33,22 @@ class Views:
     flip: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise DataError(f"Views: 'count' is {self.count}; there must be at least one view.")
+        if self.pad < 0:
+            raise DataError(f"Views: 'pad' is {self.pad}; it must be 0 or more pixels.")
+        if self.identity:
+            # More of the same would only make a teacher answer the same question again.
+            object.__setattr__(self, "count", 1)
+
     @property
     def identity(self) -> bool:
         """True if a view is the sample itself."""
         return self.pad == 0 and not self.flip
 
     def recipe(self) -> dict[str, int | bool]:
-        """Return what defines the views, for a fingerprint; ``count`` only says how many of them are in use."""
+        """Return what defines the views, for a fingerprint and for a search file's ``views`` section."""
         return asdict(self)
 
     def apply(self, x: Tensor, index: Tensor, view: int, samples: int) -> Tensor:

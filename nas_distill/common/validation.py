@@ -1,0 +1,86 @@
+"""What pydantic finds wrong, as one sentence for people."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from nas_distill.common.errors import did_you_mean
+
+# How pydantic calls the forms that a field may have, in the place of an error.
+_FORM = re.compile(r"(str|int|float|bool|constrained-\w+|(literal|dict|list|tuple)\[.*\]|\[key\])")
+_EXPECTED = {
+    **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "a whole number"),
+    **dict.fromkeys(["float_type", "float_parsing"], "a number"),
+    **dict.fromkeys(["bool_type", "bool_parsing"], "true or false"),
+    **dict.fromkeys(["model_type", "dict_type"], "a mapping of keys to values"),
+    **dict.fromkeys(["tuple_type", "list_type"], "a list"),
+    "string_type": "text",
+}
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> str:
+    """Return the first thing wrong (unknown keys before all else) as one sentence that names its field.
+
+    Of a field that may have several forms, what it expects is its ``description``.
+    """
+    problems = error.errors(include_url=False)
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    problem = (unknown or problems)[0]
+    # Each form of a field complains under its own name, which is no part of the place.
+    place = [str(part) for part in problem["loc"] if not _FORM.fullmatch(str(part))]
+    field, given = ".".join(place), problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{field}'{did_you_mean(place[-1], _keys_at(model, place[:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{field}' is missing."
+    if problem["type"] == "invalid_key":
+        return f"the key {given!r} is not text; write it in quotes, or another one."
+    shown = "nothing" if given is None else reprlib.repr(given)
+    expected = _description(model, place) if len(place) < len(problem["loc"]) else _EXPECTED.get(problem["type"])
+    if expected is not None:
+        return f"'{field}' must be {expected} (given: {shown})."
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if problem["type"] == "value_error":
+        told = "" if isinstance(given, dict) else f" (given: {shown})"
+        return f"'{field}': {message}{told}." if field else f"{message}."
+    end = "."
+    if problem["type"] == "literal_error" and isinstance(given, str):
+        near = did_you_mean(given, re.findall(r"'([^']*)'", message))
+        end = near if near.endswith("?") else end
+    return f"'{field}' must be {message} (given: {shown}){end}"
+
+
+def union_parts(annotation: Any) -> set[Any]:
+    """Return a type's own parts: itself, or those of a union."""
+    return set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
+
+
+def _description(model: type[BaseModel], place: list[str]) -> str | None:
+    """Return what a field of several forms expects; ``place`` may go on into its value."""
+    for part in place:
+        field = model.model_fields[part]
+        inner = _section_of(field.annotation)
+        if inner is None:
+            return field.description
+        model = inner
+    return None
+
+
+def _keys_at(model: type[BaseModel], place: list[str]) -> list[str]:
+    for part in place:
+        inner = _section_of(model.model_fields[part].annotation)
+        if inner is None:
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field holds, if it holds one."""
+    sections = [part for part in union_parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return sections[0] if sections else None

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas_distill.common.errors import DataError
+from nas_distill.data.splits import Split, carve, make_split
+
+labels_of_many_kinds = st.lists(st.integers(1, 40), min_size=1, max_size=6).map(
+    lambda sizes: np.concatenate([np.full(size, label) for label, size in enumerate(sizes)])
+)
+
+
+def numbered(labels):
+    """Samples whose first value is their place."""
+    return make_split(np.arange(len(labels), dtype=np.float32)[:, None], labels, "x")
+
+
+@settings(max_examples=150, deadline=None)
+@given(labels_of_many_kinds, st.floats(0.01, 0.99), st.integers(0, 5), st.randoms())
+def test_a_carved_share_is_disjoint_balanced_and_repeatable(labels, share, seed, random):
+    random.shuffle(labels)
+    whole = numbered(labels)
+    rest, part = carve(whole, share, seed, "val", "x")
+    assert len(part) == round(len(labels) * share)
+    places = np.concatenate([rest.x, part.x])[:, 0]
+    assert sorted(places) == list(range(len(labels)))
+    for piece in (rest, part):
+        assert (np.diff(piece.x[:, 0]) > 0).all()  # in the order of the whole
+        assert np.array_equal(whole.y[piece.x[:, 0].astype(int)], piece.y)
+    for label, size in zip(*np.unique(labels, return_counts=True)):
+        assert abs((part.y == label).sum() - size * share) < 1
+    again = carve(whole, share, seed, "val", "x")[1]
+    assert np.array_equal(again.x, part.x)
+
+
+def test_rare_classes_do_not_push_a_large_one_into_the_share():
+    labels = np.concatenate([np.zeros(1000, int), np.arange(1, 1001)])
+    _, part = carve(numbered(labels), 0.2, 0, "val", "x")
+    assert (part.y == 0).sum() == 200
+
+
+def test_seed_and_purpose_give_other_shares():
+    whole = numbered(np.arange(200) % 2)
+    drawn = [carve(whole, 0.5, *how, "x")[1].x.tobytes() for how in [(0, "val"), (1, "val"), (0, "test")]]
+    assert len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), True, None, "0.2"])
+def test_what_is_no_share(share):
+    with pytest.raises(DataError, match=r"'val' is .*; it must be a share between 0 and 1, or"):
+        carve(numbered(np.arange(10) % 2), share, 0, "val", "mine")
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (torch.zeros(4, 2, requires_grad=True), torch.tensor([0, 1, 0, 1])),
+        (torch.zeros(4, 2, dtype=torch.bfloat16), torch.tensor([0, 1, 0, 1], dtype=torch.uint8)),
+        (np.zeros((4, 2), dtype=">f8"), np.array([0, 1, 0, 1], dtype=">i2")),
+        (np.zeros((4, 2), dtype=bool), np.array([False, True, False, True])),
+        ([[0, 0]] * 4, [0.0, 1.0, 0.0, 1.0]),
+        (np.zeros((4, 4))[:, ::-2], np.array([0, 1] * 4)[::2] * 0 + [0, 1, 0, 1]),
+    ],
+)
+def test_whatever_holds_numbers_will_do(x, y):
+    split = make_split(x, y, "x")
+    assert (split.x.dtype, split.y.dtype) == (np.float32, np.int64)
+    assert split.x.dtype.isnative
+    assert split.x.flags.c_contiguous
+    assert split.y.tolist() == [0, 1, 0, 1]
+    assert len(split) == 4
+
+
+def test_bytes_stay_bytes_and_share_memory():
+    x = np.zeros((4, 1, 2, 2), dtype=np.uint8)
+    split = make_split(x, np.arange(4), "x")
+    assert split.x.dtype == np.uint8
+    assert np.shares_memory(split.x, x)
+
+
+def test_a_splits_arrays_cannot_be_written_to():
+    x = np.zeros((4, 2), dtype=np.float32)
+    split = Split(x, np.zeros(4, dtype=np.int64))
+    with pytest.raises(ValueError, match="read-only"):
+        split.x[0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        split.y[0] = 1
+    x[0] = 1  # the caller's own array is as it was
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros(4), np.zeros(4), r"x has shape \(4,\)"),
+        (None, np.zeros(4), r"x has shape \(\)"),
+        (np.zeros((4, 2)), np.zeros(3), r"y has shape \(3,\); for 4 samples it must be \(4,\)"),
+        (np.zeros((4, 2)), np.zeros((4, 3)), r"y has shape \(4, 3\)"),
+        (np.zeros((4, 2)), np.array(["a"] * 4), "labels are <U1; they must be whole numbers"),
+        (np.zeros((2, 2)), np.array([0.5, 1]), "labels are float64; they must be whole numbers"),
+        (np.zeros((2, 2)), np.array([np.inf, np.nan]), "labels are float64; they must be whole numbers"),
+        (np.array([["a"]]), np.zeros(1), "x is <U1; it must be numbers"),
+        (np.zeros((1, 1), dtype=complex), np.zeros(1), "x is complex128; it must be numbers"),
+        ([[1, 2], [3]], np.zeros(2), "x cannot be read as an array"),
+        (torch.zeros(2, 2).to_sparse(), np.zeros(2), "x cannot be read as an array"),
+    ],
+)
+def test_what_cannot_be_a_split(x, y, message):
+    with pytest.raises(DataError, match=f"^Here: {message}") as caught:
+        make_split(x, y, "Here")
+    assert "\n" not in str(caught.value)
