@@ -20,8 +20,8 @@ from nas_distill.run.records import TrialRecord
 
 FEWEST = 10
 FOLDS = 5
-SHUFFLES = 5
-TREES = 100
+SHUFFLES = 10
+TREES = 60
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _limit(axes: Axes, cost: str, limit: Limit | None) -> None:
     left, right = axes.get_xlim()
     for end, outer, side in ((limit.high, right, "at most"), (limit.low, left, "at least")):
         if end:
-            axes.axvspan(end, outer, color=RED, alpha=0.07, lw=0, zorder=0)
+            axes.axvspan(*sorted((end, outer)), color=RED, alpha=0.07, lw=0, zorder=0)
             axes.axvline(end, color=RED, lw=1.5, zorder=1)
             where = (end, axes.get_ylim()[0])
             _say(axes, f"{side} {words.cost(cost, end)}", where, (5, 24), "left", color=RED)

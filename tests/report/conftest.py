@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from nas_distill.cost.budget import Limit
+from nas_distill.evaluate.report import Evaluation
+from nas_distill.report.model import ExportResult, FinalistResult, FinalReport, ModelResult, Savings
+from nas_distill.report.trust import rank_trust
 from nas_distill.run.records import Rung, Stop, TrialRecord
 from nas_distill.space import Architecture
 
@@ -93,3 +97,51 @@ def run():
 @pytest.fixture(scope="session")
 def record():
     return make_record
+
+
+def make_report(run, *, notes=("A note [with] brackets.",), conditions="ONNX Runtime 1.32.0, batch 1, 1 thread, a CPU"):
+    """The end of a search over ``run``, everything known."""
+    limits = {"flops": Limit(high=2e6), "latency_ms": Limit(high=0.5)}
+    best = sorted((r for r in run if r.state == "complete"), key=lambda r: -r.final_quality)[:3]
+    gains = (0.009, 0.006, 0.004)
+    finalists = tuple(
+        FinalistResult(r.number, r.costs, r.final_quality, r.final_quality + gain, chosen=place == 0)
+        for place, (r, gain) in enumerate(zip(best, gains))
+    )
+    costs = {**best[0].costs, "latency_ms": 0.41}
+    return FinalReport(
+        run="runs/quickstart",
+        teacher=ModelResult(
+            "teacher",
+            Evaluation(0.94, 0.2011, 0.021, None, None, 4000),
+            costs={"flops": 2.1e7, "params": 6e5, "latency_ms": 3.2},
+            latency_p50_ms=3.2,
+            latency_p95_ms=3.4,
+        ),
+        student=ModelResult(
+            "student",
+            Evaluation(0.9259, 0.2301, 0.015, 0.951, 0.985, 4000),
+            validation=finalists[0].full,
+            costs=costs,
+            latency_p50_ms=0.4,
+            latency_p95_ms=0.44,
+        ),
+        trial=best[0].number,
+        architecture=best[0].architecture.hash,
+        values=best[0].architecture.to_dict(),
+        baseline=ModelResult(
+            "hard labels", Evaluation(0.9, 0.2401, 0.018, 0.939, 0.957, 4000), validation=0.9, costs=costs
+        ),
+        finalists=finalists,
+        limits=limits,
+        savings=Savings(16, 22, 1, 31, 4, 240.0, 160.0, 8.0, 190.0, 330.0),
+        trust=rank_trust(finalists),
+        exports=(ExportResult("runs/quickstart/students/t7/model.onnx", "onnx", 245760, 2.9e-6, 0.998, 512, 12.0),),
+        conditions=conditions,
+        notes=notes,
+    )
+
+
+@pytest.fixture(scope="session")
+def final(run):
+    return make_report(run)

@@ -1,0 +1,82 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_distill.cost.budget import Limit
+from nas_distill.report import words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (0.84, "0.8 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (3720, "1 h 02 min"),
+        (None, "-"),
+        (math.nan, "-"),
+        (math.inf, "-"),
+    ],
+)
+def test_durations(seconds, text):
+    assert words.duration(seconds) == text
+
+
+@given(st.floats(0, 1e6))
+def test_durations_never_show_sixty(seconds):
+    assert "60" not in words.duration(seconds).split()[1::2][0]
+    assert not any(part == "60" for part in words.duration(seconds).split()[2::2])
+
+
+def test_shares_and_differences():
+    assert words.percent(0.93254) == "93.25 %"
+    assert words.percent(1, 0) == "100 %"
+    assert words.percent(None) == words.percent(math.nan) == "-"
+    assert words.points(0.0042) == "+0.42 points"
+    assert words.points(-0.0042) == "-0.42 points"
+    assert words.points(-1e-9) == words.points(1e-9) == "0.00 points"
+
+
+def test_costs_carry_their_units():
+    assert words.cost("latency_ms", 0.48) == "0.48 ms"
+    assert words.cost("weight_bytes", 512 * 1024) == "512 KiB"
+    assert words.cost("flops", None) == "-"
+    assert words.cost("energy_of_my_own", 12.3456) == "12.35"
+    assert words.costs({"params": 6e4, "latency_ms": 0.4, "flops": 2e6}, ("flops", "latency_ms", "absent")) == (
+        "2 M flops, 0.4 ms latency"
+    )
+
+
+def test_limits_are_short():
+    assert words.limit("flops", Limit(high=2e6)) == "<= 2 M"
+    assert words.limit("flops", Limit(low=2e6)) == ">= 2 M"
+    assert words.limit("latency_ms", Limit(0.1, 0.5)) == "0.1 ms to 0.5 ms"
+    assert words.limit("flops", None) == words.limit("flops", Limit()) == "-"
+
+
+def test_ratios_and_counts():
+    assert words.times(8.06) == "8.1x"
+    assert words.times(1234.5) == "1234x"
+    assert words.times(None) == words.times(math.inf) == "-"
+    assert words.count(1, "trial") == "1 trial"
+    assert words.count(12000, "trial") == "12,000 trials"
+    assert words.count(0, "class", "classes") == "0 classes"
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1))
+def test_an_accuracys_interval_narrows_and_is_never_empty(samples, accuracy):
+    width = words.halfwidth(accuracy, samples)
+    assert 0 < width <= 0.5
+    assert words.halfwidth(accuracy, 4 * samples) < width
+
+
+def test_an_accuracys_interval_is_wilsons():
+    # 92 of 100: Wilson's 95 % interval is (0.850, 0.959), from any table of it.
+    assert words.halfwidth(0.92, 100) == pytest.approx((0.9589 - 0.8500) / 2, abs=2e-4)
+    assert math.isnan(words.halfwidth(0.9, 0))
