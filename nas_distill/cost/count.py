@@ -60,11 +60,11 @@ def count(
 
 def count_one(name: str, model: nn.Module, traced: Trace | None) -> float:
     """Count one cost, from a trace where it takes one; errors as ``count``."""
-    if name == "params":
+    if traced is None:
         refuse_lazy(model)
+    if name == "params":
         return float(sum(parameter.numel() for parameter in model.parameters()))
     if name == "weight_bytes":
-        refuse_lazy(model)
         return float(_weight_bytes(model))
     if name in TRACED and traced is not None:
         return float(traced.flops() if name == "flops" else traced.peak_bytes())

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from nas_distill.common.errors import CostError
 from nas_distill.cost.count import count
 from nas_distill.cost.handlers import flop_handlers, is_uncounted
 from nas_distill.cost.undisturbed import undisturbed
+from nas_distill.space.catalog import load_space, names
 
 torch.set_num_threads(1)
 
@@ -116,6 +118,16 @@ def test_flops_are_half_of_what_torch_counts(name):
     model, shape = SAME_AS_TORCH[name]
 
     assert flops(model, shape) == by_torch(model, shape)
+
+
+@pytest.mark.parametrize("name", names())
+def test_shipped_networks_count_as_torch_counts(name):
+    space = load_space(name)
+    rng = np.random.default_rng(0)
+
+    for architecture in [space.smallest(), space.largest(), space.sample(rng), space.sample(rng)]:
+        model = space.build(architecture, input_shape=(3, 16, 12), num_classes=7)
+        assert flops(model, (3, 16, 12)) == by_torch(model, (3, 16, 12)) > 0
 
 
 def test_flops_are_those_of_fvcore_with_the_handlers():
