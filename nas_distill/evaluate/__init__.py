@@ -1,0 +1,1 @@
+"""What a trained model is worth: figures of its logits, and the logits themselves."""

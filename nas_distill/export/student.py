@@ -10,8 +10,9 @@ Both are plain, and load without nas_distill if the builder is importable::
     model.load_state_dict(load_file("model.safetensors"))
     model.eval()
 
-A builder that no other program can import (defined in a notebook, in ``__main__`` or inside a function) leaves a third
-file, ``model.pt2``: the network as a graph of ``torch.export``, from which the folder loads anyway.
+A builder that another program may not be able to import (defined in a notebook, in ``__main__``, inside a function, or
+in a module beside the search file) leaves a third file, ``model.pt2``: the network as a graph of ``torch.export``, from
+which the folder loads anyway.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def save_student(
     """
     folder = Path(folder)
     shape = [int(size) for size in input_shape]
-    reference, builder, importable = _reference(space.builder)
+    reference, builder, importable = _reference(space)
     data = {"input_shape": shape, "num_classes": int(num_classes)}
     keywords = _keywords(builder, architecture.to_dict(), space.arguments, data)
     plain = _is_json(keywords)
@@ -103,7 +104,7 @@ def save_student(
         with atomic_path(folder / WEIGHTS) as temporary:
             save_file(_plain_weights(module, folder / WEIGHTS), temporary, metadata={"architecture": architecture.hash})
         (folder / PROGRAM).unlink(missing_ok=True)
-        if not spec["importable"]:
+        if not spec["importable"] or _is_beside(space, reference):
             spec |= _save_graph(module, shape, folder / PROGRAM)
         write_json(folder / SPEC, spec)
     except (OSError, SafetensorError) as error:
@@ -165,15 +166,26 @@ def load_spec(folder: str | Path) -> dict[str, Any]:
     return spec
 
 
-def _reference(builder: str | Callable[..., Any]) -> tuple[str, Callable[..., Any] | None, bool]:
-    """Return a builder's name, the builder, and whether another program can import it by that name."""
-    reference = describe(builder)
+def _reference(space: SearchSpace) -> tuple[str, Callable[..., Any] | None, bool]:
+    """Return the builder's name, the builder, and whether another program can import it by that name."""
+    reference = describe(space.builder)
     try:
-        found = load_reference(reference, what="the builder")
+        found = load_reference(reference, what="the builder", paths=space.paths)
     except ConfigError:
         found = None
-    made: Callable[..., Any] | None = found if isinstance(builder, str) else builder
+    made: Callable[..., Any] | None = found if isinstance(space.builder, str) else space.builder
     return reference, made, found is not None and found is made and not reference.startswith("__main__:")
+
+
+def _is_beside(space: SearchSpace, reference: str) -> bool:
+    """Say whether the builder's module is a file in one of the space's own folders, not an installed package."""
+    name = reference.partition(":")[0]
+    if name.partition(".")[0] == "nas_distill":
+        return False
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or "site-packages" in Path(file).parts:
+        return False
+    return any(Path(file).resolve().is_relative_to(path) for path in space.paths)
 
 
 def _keywords(

@@ -1,0 +1,1 @@
+"""What people read of a run: tables, pictures, cards, the live view. Reads a run, writes none of its state."""

@@ -15,7 +15,7 @@ from torch import nn
 from nas_distill.common.errors import ExportError
 from nas_distill.export.program import Program
 from nas_distill.export.student import load_spec, load_student, save_student
-from nas_distill.space import Architecture
+from nas_distill.space import Architecture, load_space
 
 SHAPE, CLASSES = (1, 8, 8), 4
 MODULE = """
@@ -49,8 +49,9 @@ def nothing(**_):
 class Space:
     """What saving asks of a search space."""
 
-    def __init__(self, builder, arguments=None):
+    def __init__(self, builder, arguments=None, paths=()):
         self.builder, self.arguments, self.name = builder, arguments or {}, "toy"
+        self.paths = tuple(map(str, paths))
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +170,20 @@ def test_the_builders_folder_may_be_given(tmp_path, builders, monkeypatch):
     with pytest.raises(ExportError, match=r"module 'toy_builders' cannot be imported.*paths"):
         load_student(tmp_path / "s")
     same(network, load_student(tmp_path / "s", paths=[tmp_path / "code"]))
+
+
+def test_a_builder_beside_the_search_file_leaves_a_graph_too(tmp_path, builders, monkeypatch):
+    network = trained(builders.build)
+    space = Space("toy_builders:build", paths=[tmp_path / "code"])
+    architecture = Architecture({"width": 6, "depth": 2})
+    save_student(tmp_path / "s", network, architecture, space, input_shape=SHAPE, num_classes=CLASSES)
+    assert not isinstance(load_student(tmp_path / "s"), Program)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path / "code")])
+    monkeypatch.delitem(sys.modules, "toy_builders")
+    importlib.invalidate_caches()
+    with pytest.warns(UserWarning, match="toy_builders:build"):
+        same(network, load_student(tmp_path / "s"))
+    assert not isinstance(load_student(tmp_path / "s", paths=[tmp_path / "code"]), Program)
 
 
 def local_builder(builders):
@@ -348,3 +363,16 @@ def test_a_network_that_is_neither_importable_nor_a_graph_is_kept_and_needs_its_
     one_sentence(error)
     x = torch.randn(3, 4)
     assert torch.equal(load_student(tmp_path, builder=lambda: Branches())(x), network(x))
+
+
+@pytest.mark.parametrize("builder", ["nas_distill.models.resnet:build", "nas_distill.models.mbconv:build"])
+def test_students_of_a_real_space_come_back(tmp_path, builder):
+    space = load_space(builder.split(".")[2].partition(":")[0], paths=[Path.cwd()])
+    architecture = space.smallest()
+    network = space.build(architecture, input_shape=(1, 12, 12), num_classes=3)
+    save_student(tmp_path, network, architecture, space, input_shape=(1, 12, 12), num_classes=3)
+    assert load_spec(tmp_path)["builder"] == builder
+    assert not (tmp_path / "model.pt2").exists()
+    x = torch.randn(2, 1, 12, 12)
+    network.eval()
+    torch.testing.assert_close(load_student(tmp_path)(x), network(x))
