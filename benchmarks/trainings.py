@@ -1,0 +1,99 @@
+"""A fixed list of trainings on worker processes, whose results are kept as they come: a killed script goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_distill.common.files import write_json
+from nas_distill.search.evaluator import StudentEvaluator, StudentRun
+from nas_distill.search.work import Outcome, RungResult, Work
+
+
+class Book:
+    """Results by key, in one JSON file that is whole after every entry."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def __getitem__(self, key: str) -> Any:
+        return self._entries[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._entries[key] = value
+        write_json(self.path, self._entries)
+
+
+class ListSource:
+    """Hands out those works of a list that the book lacks; a WorkSource that stops nothing."""
+
+    def __init__(self, works: Sequence[Work], book: Book, checkpoints: Path) -> None:
+        self.stopping = False
+        self._waiting = [work for work in works if work.key not in book]
+        self._book = book
+        self._checkpoints = checkpoints
+        self._last: dict[str, RungResult] = {}
+        self._began = time.monotonic()
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    def next(self) -> Work | None:
+        return self._waiting.pop(0) if self._waiting and not self.stopping else None
+
+    def report(self, key: str, result: RungResult) -> bool:
+        self._last[key] = result
+        minutes = (time.monotonic() - self._began) / 60
+        say(f"{minutes:6.1f} min  {key}: step {result.step}, validation {result.quality:.2%}")
+        return not self.stopping
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        if outcome.kind == "interrupted":
+            return
+        last = self._last.get(key)
+        if outcome.kind == "complete" and last is not None:
+            self._book[key] = {"quality": last.quality, "steps": last.step, "seconds": last.seconds}
+        else:
+            self._book[key] = {"quality": None, "cause": outcome.cause}
+        shutil.rmtree(self._checkpoints / key, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Evaluators:
+    """Trains works of several spaces: ``special`` by the beginning of their keys, ``usual`` all others."""
+
+    usual: StudentEvaluator
+    special: Mapping[str, StudentEvaluator]
+
+    def start(self, work: Work) -> StudentRun:
+        for beginning, evaluator in self.special.items():
+            if work.key.startswith(beginning):
+                return evaluator.start(work)
+        return self.usual.start(work)
+
+
+def time_box(minutes: float | None) -> None:
+    """Ask this process to stop, as Ctrl-C would, when the time is up; what is finished is kept."""
+    if minutes is None:
+        return
+    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+
+
+def say(text: str) -> None:
+    """Tell how far it is, apart from the page."""
+    print(text, file=sys.stderr, flush=True)
