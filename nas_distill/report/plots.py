@@ -6,6 +6,7 @@ whatever colour says is said by shape, line or a word too.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from nas_distill.run.records import TrialRecord
 
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
 INK, GREY, PALE = "#222222", "#7F7F7F", "#DDDDDD"
-SIZE, DPI = (12.0, 8.0), 100
+SIZE, DPI, NOTEBOOK_DPI = (12.0, 8.0), 100, 72
 AXIS = {
     "flops": "FLOPs (multiply-adds)",
     "params": "parameters",
@@ -40,6 +41,15 @@ AXIS = {
 }
 
 Handles = dict[str, Line2D]
+
+
+class Picture(Figure):
+    """A figure that a notebook shows where it is a cell's result; others need pyplot for that."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png", dpi=NOTEBOOK_DPI, metadata={"Software": None})
+        return stream.getvalue()
 
 
 def front_figure(
@@ -290,7 +300,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def _figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    figure = Picture(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     FigureCanvasAgg(figure)
     return figure
 

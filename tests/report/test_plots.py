@@ -158,6 +158,15 @@ def test_importance_bars_are_in_order_and_say_what_they_rest_on():
     assert "too little" in empty.axes[0].get_xlabel()
 
 
+def test_a_notebook_shows_a_figure_that_is_a_cells_result(run, tmp_path):
+    figure = front_figure(run, costs=["flops"])
+    shown = tmp_path / "shown.png"
+    shown.write_bytes(figure._repr_png_())
+    width, height = figure.get_size_inches()
+    rows, columns, _ = imread(shown).shape
+    assert columns / rows == pytest.approx(width / height, rel=0.01)
+
+
 def test_nothing_global_of_matplotlib_is_touched(tmp_path):
     code = """
 import sys, matplotlib
