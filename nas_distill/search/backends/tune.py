@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import sys
 import tempfile
 import time
@@ -53,6 +54,7 @@ with environment(SETTINGS), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import ray
     from ray import tune
+    from ray.exceptions import RaySystemError
     from ray.tune.experiment import Trial
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
     from ray.tune.search import Searcher
@@ -159,11 +161,8 @@ class TuneBackend:
             self._silence = None
 
     def _init(self) -> None:
-        if self._address is not None and "://" in self._address:
-            raise RunError(
-                f"'{self._address}' is the address of Ray's client server, through which a search cannot be led; "
-                "give that of the cluster's head, such as 10.0.0.1:6379, from a machine of the cluster."
-            )
+        if self._address is not None:
+            _check_address(self._address)
         where: dict[str, Any] = {"address": self._address}
         if self._address is None:
             where = {"address": "local", "num_cpus": self._workers * self._threads, "include_dashboard": False}
@@ -269,7 +268,15 @@ class _Trainable(tune.Trainable):
         worker: dict[str, Any],
     ) -> None:
         (reference,) = evaluator
-        self._worker = Worker(lambda: ray.get(reference), **worker)
+
+        def fetch() -> Evaluator:
+            try:
+                return cast(Evaluator, ray.get(reference))
+            except RaySystemError as error:  # holds a traceback as text, which ends with the error itself
+                said = str(error).strip().splitlines()[-1]
+                raise RunError(f"the evaluation does not unpack on a worker ({said})") from error
+
+        self._worker = Worker(fetch, **worker)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -281,6 +288,25 @@ class _Trainable(tune.Trainable):
 
     def cleanup(self) -> None:
         self._worker.close()
+
+
+def _check_address(address: str) -> None:
+    """Say at once what Ray would find out after minutes, with lines of its own on the terminal."""
+    if "://" in address:
+        raise RunError(
+            f"'{address}' is the address of Ray's client server, through which a search cannot be led; give that of "
+            "the cluster's head, such as 10.0.0.1:6379, on a machine of the cluster."
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon:  # a word of Ray's, such as "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"No Ray cluster answers at '{address}' ({first_line(error)}); start one with 'ray start --head', or leave "
+            "'search.address' out to search on this machine."
+        ) from error
 
 
 @contextmanager
@@ -302,9 +328,10 @@ class _Fit:
 
     def __init__(self, relay: Relay, faults: Path, began: float) -> None:
         self.relay = relay
-        self.faults = faults
         self.startup_seconds: float | None = None
+        self._faults = faults
         self._began = began
+        self._deaths: set[tuple[str, str | None]] = set()
         self._trials: dict[str, Trial] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -325,6 +352,14 @@ class _Fit:
             return self.relay.report(message.key, message.result)
         self.relay.fail(message.key, message.cause or "the evaluation failed")
         return False
+
+    def died(self, trial: Trial) -> None:
+        """Count the death of a trial's worker, which Tune tells twice if it happens between two works."""
+        key, error = self.key(trial.trial_id), _error(trial)
+        death = (key, getattr(error, "actor_id", None))
+        if None in death or death not in self._deaths:
+            self._deaths.add(death)
+            self.relay.died(key, cause_of_death(error, read_fault(self._faults, key)))
 
     def kill_workers(self) -> None:
         """End the workers in flight at once; a graceful end would wait for their rung."""
@@ -379,8 +414,7 @@ class _Scheduler(FIFOScheduler):
         return TrialScheduler.CONTINUE if self._fit.take(message) else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        key = self._fit.key(trial.trial_id)
-        self._fit.relay.died(key, cause_of_death(_error(trial), read_fault(self._fit.faults, key)))
+        self._fit.died(trial)
 
 
 class _Stopper(Stopper):

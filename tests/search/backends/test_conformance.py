@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend_toys import Actor, Script, Trainer, diary, make_work
+from backend_toys import Actor, Script, diary, make_work
+from backend_trainer import Trainer
 
 from nas_distill.search.work import Outcome, Work
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from backend_toys import Actor, ActorRun, Trainer, diary, make_work
+from backend_toys import Actor, ActorRun, diary, make_work
+from backend_trainer import Trainer
 
 from nas_distill.search.backends.death import fault_file
 from nas_distill.search.backends.worker import Parcel, Worker
