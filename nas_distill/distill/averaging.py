@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +17,41 @@ class AveragedWeights:
     """
 
     def __init__(self, module: nn.Module, horizon: float) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module = copy.deepcopy(module)
+        self.module.eval()  # not chained: many a module that overrides train() forgets to return itself
+        self.module.requires_grad_(False)
         self.horizon = horizon
-        self._pairs = _float_tensors(self.module), _float_tensors(module)
-        self._others = _other_tensors(self.module), _other_tensors(module)
+        self._weights = list(zip(self.module.parameters(), module.parameters()))
+        # Buffers by place, not by tensor: a forward pass may put another tensor there.
+        self._buffers = list(zip(_buffer_places(self.module), _buffer_places(module)))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take the module's weights after optimiser step ``step`` (from 1) into the average."""
         share = 1.0 if self.horizon <= 1 else max(1 / self.horizon, 9 / (9 + step))
-        averaged, current = self._pairs
+        averaged: list[Tensor] = []
+        current: list[Tensor] = []
+        for target, source in [*self._weights, *self._buffer_pairs()]:
+            if target.is_floating_point():
+                averaged.append(target)
+                current.append(source.detach())
+            else:
+                target.copy_(source)
         if averaged:
             torch._foreach_lerp_(averaged, current, share)
-        for target, source in zip(*self._others):
-            target.copy_(source)
+
+    def _buffer_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for (targets, name), (sources, _) in self._buffers:
+            target, source = targets[name], sources[name]
+            if target is not None and source is not None:
+                yield target, source
 
 
-def _float_tensors(module: nn.Module) -> list[Tensor]:
-    tensors = [*module.parameters(), *module.buffers()]
-    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-
-
-def _other_tensors(module: nn.Module) -> list[Tensor]:
-    return [tensor for tensor in module.buffers() if not tensor.is_floating_point()]
+def _buffer_places(module: nn.Module) -> list[tuple[dict[str, Tensor | None], str]]:
+    """Return where a module's buffers are held, a shared one once."""
+    found: dict[int, tuple[dict[str, Tensor | None], str]] = {}
+    for part in module.modules():
+        for name, held in part._buffers.items():
+            if held is not None:
+                found.setdefault(id(held), (part._buffers, name))
+    return list(found.values())

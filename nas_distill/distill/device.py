@@ -19,7 +19,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except Exception as error:  # torch has one for each kind of absence
         raise ConfigError(f"device '{name}' is not available here; use auto or cpu.") from error
     return device
 
@@ -34,7 +34,8 @@ def memory_format(module: nn.Module) -> torch.memory_format:
     unsafe = any(
         layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 8 for layer in convolutions
     )
-    return torch.channels_last if convolutions and not unsafe else torch.contiguous_format
+    volumes = any(weight.dim() == 5 for weight in module.parameters())  # torch refuses the layout for those
+    return torch.channels_last if convolutions and not unsafe and not volumes else torch.contiguous_format
 
 
 def place(module: nn.Module, device: torch.device | str, layout: torch.memory_format) -> nn.Module:

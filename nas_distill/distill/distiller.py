@@ -24,7 +24,7 @@ from nas_distill.distill.device import memory_format, place
 from nas_distill.distill.losses import total_loss
 from nas_distill.distill.schedule import warmup_cosine
 from nas_distill.evaluate.metrics import accuracy
-from nas_distill.evaluate.predict import predict_logits
+from nas_distill.evaluate.predict import eval_mode, predict_logits
 from nas_distill.teacher.signal import TeacherSignal
 
 _STATE = "state.pt"
@@ -39,7 +39,8 @@ class Distiller:
     number of threads). The model is trained in place; what counts is ``student()``, its averaged weights.
 
     Raises:
-        TrainingError: the model's logits do not fit the data's classes or the teacher's.
+        TrainingError: the model's logits do not fit the data's classes.
+        TeacherError: the teacher's answers are not for this data.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Distiller:
         self.step = 0
         self.seconds = 0.0
         self._format = memory_format(model)
-        self.model = place(model, self.device, self._format).train()
+        self.model = place(model, self.device, self._format)
         self.batch_size = min(training.batch_size, len(data.train))
         self.steps_per_epoch = len(data.train) // self.batch_size
         self.total_steps = max(1, round(training.epochs * self.steps_per_epoch))
@@ -91,7 +92,9 @@ class Distiller:
 
     def quality(self) -> float:
         """Return the averaged weights' accuracy on the validation split, a share of 1; higher is better."""
-        return accuracy(self.validation_logits(), self.data.labels("val"))
+        logits = self.validation_logits()
+        # A diverged network is worth nothing, which is for whoever asked to say.
+        return accuracy(logits, self.data.labels("val")) if bool(torch.isfinite(logits).all()) else math.nan
 
     def validation_logits(self) -> Tensor:
         """Return the averaged weights' logits (N, classes) on the validation split, on the CPU."""
@@ -101,10 +104,14 @@ class Distiller:
     def student(self) -> nn.Module:
         """Return a module with the averaged weights, in eval mode, in the contiguous layout, on the CPU."""
         copied = copy.deepcopy(self.averaged.module)
-        return place(copied, "cpu", torch.contiguous_format).eval()
+        return place(copied, "cpu", torch.contiguous_format)
 
     def save(self, folder: Path) -> None:
-        """Save everything that going on needs; the file is whole or the one before stays."""
+        """Save everything that going on needs; the file is whole or the one before stays.
+
+        Raises:
+            TrainingError: it cannot be written (the disk is full, say).
+        """
         state = {
             "identity": self._identity(),
             "step": self.step,
@@ -114,8 +121,11 @@ class Distiller:
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
-        with atomic_path(folder / _STATE) as path:
-            torch.save(state, path)
+        try:
+            with atomic_path(folder / _STATE) as path:
+                torch.save(state, path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+            raise TrainingError(f"Checkpoint {folder / _STATE} cannot be written ({first_line(error)}).") from error
 
     def load(self, folder: Path) -> bool:
         """Go on from what ``save`` left in ``folder``; False if there is nothing.
@@ -128,12 +138,16 @@ class Distiller:
             return False
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            identity = state["identity"]
         except Exception as error:
             raise TrainingError(
                 f"Checkpoint {path} is damaged ({first_line(error)}); delete it to start anew."
             ) from error
-        if state["identity"] != self._identity():
-            raise TrainingError(f"Checkpoint {path} is of another training; delete it to start anew.")
+        if identity != self._identity():
+            raise TrainingError(
+                f"Checkpoint {path} is of another training (settings, data, teacher, seed or network have changed); "
+                "delete it to start anew."
+            )
         self.model.load_state_dict(state["model"])
         self.averaged.module.load_state_dict(state["averaged"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -152,7 +166,7 @@ class Distiller:
             yield order[position * self.batch_size :][: self.batch_size], epoch % self.data.views.count
 
     def _train_step(self, index: Tensor, view: int) -> Tensor:
-        torch.manual_seed(derive(self.seed, "step", self.step))
+        self._seed_step()
         x, labels = self.data.batch("train", index, view)
         x, labels = self._place(x), labels.to(self.device, non_blocking=True)
         teacher = None if self.signal is None else self.signal.logits("train", index, view, x)
@@ -174,6 +188,13 @@ class Distiller:
         self.averaged.update(self.step)
         return loss.detach()
 
+    def _seed_step(self) -> None:
+        seed = derive(self.seed, "step", self.step)
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed asks after every other device too
+        else:
+            torch.manual_seed(seed)
+
     def _place(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
             return x.to(self.device, memory_format=self._format, non_blocking=True)
@@ -190,22 +211,16 @@ class Distiller:
 
     def _check_fit(self) -> None:
         classes = self.data.num_classes
-        if self.signal is not None and self.signal.num_classes != classes:
-            raise TrainingError(
-                f"The teacher tells {self.signal.num_classes} classes apart, but data '{self.data.name}' has {classes}."
-            )
+        if self.signal is not None:
+            self.signal.check(self.data)
         x = self._place(self.data.batch("val", torch.arange(min(2, len(self.data.val))))[0])
-        training = self.model.training
-        self.model.eval()
         try:
-            with torch.no_grad():
+            with eval_mode(self.model), torch.no_grad():
                 logits = self.model(x)
         except Exception as error:
             raise TrainingError(
                 f"The student fails on a batch of shape {tuple(x.shape)} ({first_line(error)})."
             ) from error
-        finally:
-            self.model.train(training)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(x), classes):
             shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TrainingError(
@@ -238,9 +253,19 @@ def _make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise TrainingError("The student has no weights to train.")
+    fused = all(_fusible(weight) for weight in weights) or None  # None leaves the choice to torch
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+
+
+def _fusible(weight: Tensor) -> bool:
+    """Say whether one kernel may update it with all others, which on a CPU takes a sixth of the time.
+
+    That kernel walks weight and gradient as they lie in memory, and only of dense weights do the gradients lie alike.
+    """
+    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
+    return dense and weight.is_floating_point() and weight.device.type in ("cpu", "cuda")
 
 
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:

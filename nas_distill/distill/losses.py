@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -11,15 +12,17 @@ from nas_distill.config import LossConfig
 def knowledge_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return ``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` (Hinton et al., 2015, arXiv:1503.02531).
 
-    The factor T^2 keeps the gradient's size as T changes. Equal logits (up to a constant) give the minimum, 0.
+    The factor T^2 keeps the gradient's size as T changes. Equal logits (up to a constant) give the minimum, 0. Half
+    precision is computed in float32, since T^2 times a large divergence does not fit in it.
 
     Args:
         student: (B, classes) logits.
         teacher: (B, classes) logits.
         temperature: T, above 0.
     """
-    log_student = functional.log_softmax(student / temperature, dim=1)
-    log_teacher = functional.log_softmax(teacher / temperature, dim=1)
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    log_student = functional.log_softmax(student.to(dtype) / temperature, dim=1)
+    log_teacher = functional.log_softmax(teacher.to(dtype) / temperature, dim=1)
     divergence = functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
+from nas_distill.common.errors import TeacherError
 from nas_distill.common.files import write_json, write_text
+from nas_distill.common.references import load_reference
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TeachFile, dump_yaml
 from nas_distill.data import Dataset
@@ -17,7 +19,7 @@ from nas_distill.distill.device import resolve_device
 from nas_distill.distill.distiller import Distiller
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import Evaluation, evaluate_logits
-from nas_distill.teacher.load import DESCRIPTION, WEIGHTS, build_module
+from nas_distill.teacher.load import DESCRIPTION, WEIGHTS, build_module, builder_keywords
 from nas_distill.teacher.weights import save_weights
 
 
@@ -46,8 +48,26 @@ def teach(
 
     Returns:
         What it is worth on test data (on validation data, where there is no test split).
+
+    Raises:
+        TeacherError: the builder fails, or ``output`` holds a finished teacher.
+        TrainingError: the loss became NaN or infinite, or what was begun in ``output`` is another training.
     """
+    if (output / DESCRIPTION).exists():
+        raise TeacherError(
+            f"{output} holds a finished teacher already; give another 'output', or delete it to train anew."
+        )
+    threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
+    try:
+        return _teach(config, data, output, paths, on_epoch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _teach(
+    config: TeachFile, data: Dataset, output: Path, paths: Sequence[Path], on_epoch: Callable[[TeachProgress], None]
+) -> Evaluation:
     with seeded_torch(config.seed, "init"):
         model = build_module(config.builder, config.arguments, data, paths)
     device = resolve_device(config.device)
@@ -65,9 +85,13 @@ def teach(
     batches = (data.batch(split, index)[0] for index in data.batches(split))
     evaluation = evaluate_logits(predict_logits(student, batches, "cpu"), data.labels(split))
     save_weights(student, output / WEIGHTS)
+    builder = load_reference(config.builder, what="teacher builder", paths=paths)
     description = {
         "builder": config.builder,
-        "arguments": {**config.arguments, "input_shape": list(data.input_shape), "num_classes": data.num_classes},
+        "arguments": builder_keywords(builder, config.arguments, data),
+        "input_shape": list(data.input_shape),
+        "num_classes": data.num_classes,
+        "classes": data.classes,
         "data": data.name,
         "normalisation": data.normalisation(),
         "split": split,
@@ -76,8 +100,8 @@ def teach(
         "seconds": round(distiller.seconds, 1),
         "torch": torch.__version__,
     }
-    write_json(output / DESCRIPTION, description)
     write_text(output / "card.md", _card(config, data, split, evaluation, distiller))
+    write_json(output / DESCRIPTION, description)  # last: it says that the teacher is finished
     for path in checkpoint.glob("*"):
         path.unlink()
     checkpoint.rmdir()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from nas_distill.common.errors import TeacherError, did_you_mean, first_line
-from nas_distill.common.references import load_reference
+from nas_distill.common.references import load_reference, takes
+from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TeacherConfig
 from nas_distill.data import Dataset
 from nas_distill.teacher.teacher import Teacher, freeze
@@ -25,6 +25,8 @@ _SHIPPED = resources.files("nas_distill.teacher") / "shipped"
 
 def shipped_teachers() -> list[str]:
     """Return the names of the teachers that come with nas_distill."""
+    if not _SHIPPED.is_dir():
+        return []
     return sorted(entry.name for entry in _SHIPPED.iterdir() if (entry / DESCRIPTION).is_file())
 
 
@@ -41,19 +43,18 @@ def load_teacher(config: TeacherConfig, data: Dataset, paths: Sequence[Path] = (
     """
     if config.name is not None:
         folder = _find_folder(config.name, paths)
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        module = build_module(description["builder"], description["arguments"], data, paths)
+        builder, arguments = _read_description(folder / DESCRIPTION)
+        module = _build_seeded(builder, arguments, data, paths)
         fill(module, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return freeze(module, data, config.name)
     assert config.builder is not None
-    module = build_module(config.builder, config.arguments, data, paths)
-    if config.weights is not None:
-        found = next((folder / config.weights for folder in paths if (folder / config.weights).exists()), None)
-        path = found or Path(config.weights).expanduser()
-        fill(module, read_weights(path), str(path))
-    return freeze(
-        module, data, config.builder.rpartition(":")[2] if config.weights is None else Path(config.weights).stem
-    )
+    module = _build_seeded(config.builder, config.arguments, data, paths)
+    if config.weights is None:
+        return freeze(module, data, config.builder.rpartition(":")[2])
+    found = next((folder / config.weights for folder in paths if (folder / config.weights).exists()), None)
+    path = found or Path(config.weights).expanduser()
+    fill(module, read_weights(path), str(path))
+    return freeze(module, data, path.stem)
 
 
 def build_module(builder: str, arguments: Mapping[str, Any], data: Dataset, paths: Sequence[Path] = ()) -> nn.Module:
@@ -63,14 +64,8 @@ def build_module(builder: str, arguments: Mapping[str, Any], data: Dataset, path
         TeacherError: the builder raises, or returns no module.
     """
     function = load_reference(builder, what="teacher builder", paths=paths)
-    keywords = dict(arguments)
-    parameters = inspect.signature(function).parameters
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for key, value in {"input_shape": data.input_shape, "num_classes": data.num_classes}.items():
-        if key in parameters or anything:
-            keywords.setdefault(key, value)
     try:
-        module = function(**keywords)
+        module = function(**builder_keywords(function, arguments, data))
     except Exception as error:
         raise TeacherError(f"Teacher builder {builder} failed ({first_line(error)}).") from error
     if not isinstance(module, nn.Module):
@@ -78,10 +73,38 @@ def build_module(builder: str, arguments: Mapping[str, Any], data: Dataset, path
     return module
 
 
+def builder_keywords(function: Callable[..., Any], arguments: Mapping[str, Any], data: Dataset) -> dict[str, Any]:
+    """Return all that a teacher's builder is called with: ``arguments``, and what it takes of the data's two sizes."""
+    keywords = dict(arguments)
+    if isinstance(keywords.get("input_shape"), list):  # as JSON and YAML write it
+        keywords["input_shape"] = tuple(keywords["input_shape"])
+    for key, value in {"input_shape": data.input_shape, "num_classes": data.num_classes}.items():
+        if takes(function, key):
+            keywords.setdefault(key, value)
+    return keywords
+
+
+def _build_seeded(builder: str, arguments: Mapping[str, Any], data: Dataset, paths: Sequence[Path]) -> nn.Module:
+    """Build a teacher: what its weights file does not hold must not differ from one process to the next."""
+    with seeded_torch(0, "teacher"):
+        return build_module(builder, arguments, data, paths)
+
+
+def _read_description(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        builder, arguments = description["builder"], description["arguments"]
+        if not isinstance(builder, str) or not isinstance(arguments, dict):
+            raise TypeError("'builder' is no text or 'arguments' no mapping")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TeacherError(f"{path} does not describe a teacher ({first_line(error)}).") from error
+    return builder, arguments
+
+
 def _find_folder(name: str, paths: Sequence[Path]) -> Path:
     if name in shipped_teachers():
         return Path(str(_SHIPPED / name))
-    for folder in [Path(name).expanduser(), *(path / name for path in paths)]:
+    for folder in [*(path / name for path in paths), Path(name).expanduser()]:
         if (folder / DESCRIPTION).is_file():
             return folder
     raise TeacherError(

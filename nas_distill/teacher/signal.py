@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nas_distill.data import SplitName
+from nas_distill.common.errors import TeacherError
+from nas_distill.data import Dataset, SplitName
 from nas_distill.teacher.teacher import Teacher
 
 
@@ -31,20 +32,46 @@ class TeacherSignal(Protocol):
         """Return what the logits depend on, as one string: a training that went on with another would be no resume."""
         ...
 
+    def check(self, data: Dataset) -> None:
+        """Raise TeacherError unless it can answer for ``data``; called once, before anything trains."""
+        ...
+
 
 class LiveSignal:
-    """Runs the teacher on each batch beside the student; what the store is checked against."""
+    """Runs the teacher on each batch beside the student, on the batch's device; what the store is checked against.
+
+    Raises:
+        TeacherError: the teacher is not frozen, now or when it is asked.
+    """
 
     def __init__(self, teacher: Teacher, device: str | torch.device = "cpu") -> None:
+        teacher.assert_frozen()
         self.teacher = teacher
         self.num_classes = teacher.num_classes
-        self._module = teacher.module.to(device)
+        self._device = torch.device(device)
+        teacher.module.to(self._device)
 
     def logits(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Tensor:
         """Return the teacher's logits, computed now."""
+        self.teacher.assert_frozen()
+        if x.device != self._device:
+            self._device = x.device
+            self.teacher.module.to(x.device)
         with torch.no_grad():
-            return self._module(x).float()
+            return self.teacher.module(x).float()
 
     def identity(self) -> str:
-        """Return the fingerprint of the teacher's weights."""
+        """Return the fingerprint of the teacher."""
         return f"teacher:{self.teacher.fingerprint}"
+
+    def check(self, data: Dataset) -> None:
+        """Raise TeacherError unless the data's classes are as many as the teacher's."""
+        check_classes(self.num_classes, data)
+
+
+def check_classes(num_classes: int, data: Dataset) -> None:
+    """Raise TeacherError unless ``data`` has ``num_classes`` classes."""
+    if num_classes != data.num_classes:
+        raise TeacherError(
+            f"The teacher tells {num_classes} classes apart, but data '{data.name}' has {data.num_classes}."
+        )

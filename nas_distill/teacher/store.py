@@ -135,6 +135,7 @@ class TeacherStore:
         Raises:
             TeacherError: logits are not finite or overflow fp16, the disk is full, or ``open`` refuses what is there.
         """
+        teacher.assert_frozen()
         key = store_key(teacher, data)
         folder = root / key[:16]
         if not folder.exists():
@@ -195,8 +196,8 @@ class TeacherStore:
             difference = float((expected - stored).abs().max())
             if not difference <= tolerance:  # true of NaN too
                 raise TeacherError(
-                    f"Teacher store {self.folder} differs from the teacher by {difference:.3g} on {split} samples (fp16 "
-                    f"explains {tolerance:.3g}); delete it and let it be written again."
+                    f"Teacher store {self.folder} differs from the teacher by {difference:.3g} on {split} samples "
+                    f"(fp16 explains {tolerance:.3g}); delete it and let it be written again."
                 )
             worst = max(worst, difference)
             same += int((expected.argmax(1) == stored.argmax(1)).sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,8 +25,10 @@ class Teacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 (hex) of the weights and buffers, their names, shapes and types."""
+        """Sha256 (hex) of the module's structure as it prints, and of its weights and buffers with names and types."""
         digest = hashlib.sha256()
+        # Equal weights in another structure (another activation, say) are another teacher. Addresses are no structure.
+        digest.update(re.sub(r"0x[0-9a-f]+", "", repr(self.module)).encode())
         for key, value in sorted(self.module.state_dict().items()):
             digest.update(key.encode())
             if isinstance(value, Tensor):
@@ -56,13 +59,15 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
     """
     if not isinstance(module, nn.Module):
         raise TeacherError(f"The teacher is a {type(module).__name__}; it must be a torch.nn.Module.")
-    module.eval().requires_grad_(False)
+    module.eval()
     samples = min(2, len(data.val))
     x, _ = data.batch("val", torch.arange(samples))
     device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
             logits = module(x.to(device))
+        # Only now: torch's lazy modules have weights since they ran.
+        module.requires_grad_(False)
     except Exception as error:
         raise TeacherError(
             f"Teacher '{name}' fails on a batch of shape {tuple(x.shape)} of data '{data.name}' ({first_line(error)})."

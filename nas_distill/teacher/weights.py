@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nas_distill.common.errors import TeacherError, first_line
 from nas_distill.common.files import atomic_path
@@ -35,7 +37,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError, ValueError) as error:
             raise TeacherError(f"Weights {path} are no whole safetensors file ({first_line(error)}).") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old kinds of pickles, which are read or refused all the same
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TeacherError(
             f"Weights {path} are damaged or hold more than tensors, which could run code when loaded; save "
@@ -46,7 +50,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise TeacherError(f"Weights {path} hold a {type(state).__name__}, not a state dict of tensors.")
+        what = type(state).__name__
+        if isinstance(state, dict):
+            odd = next(key for key, value in state.items() if not isinstance(value, Tensor))
+            what += f" whose '{odd}' is a {type(state[odd]).__name__}"
+        raise TeacherError(f"Weights {path} hold a {what}, not a state dict of tensors; save model.state_dict() alone.")
     return state
 
 
@@ -65,9 +73,12 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
             "over); check builder and arguments."
         )
     for key, value in own.items():
-        if value.shape != state[key].shape:
+        if not is_lazy(value) and value.shape != state[key].shape:
             raise TeacherError(
                 f"Weights {source} do not fit the module: '{key}' is {tuple(state[key].shape)} in the file and "
                 f"{tuple(value.shape)} in the module; check the builder's arguments."
             )
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except Exception as error:  # a module may read its state in its own way
+        raise TeacherError(f"Weights {source} cannot be loaded into the module ({first_line(error)}).") from error

@@ -1,0 +1,165 @@
+import json
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from nas_distill.common.errors import ConfigError, TeacherError
+from nas_distill.config import TeacherConfig
+from nas_distill.teacher import load_teacher, shipped_teachers
+from nas_distill.teacher.load import build_module, builder_keywords
+from nas_distill.teacher.weights import save_weights
+
+
+@pytest.fixture
+def user(monkeypatch, make_module):
+    """A module of the user's own, with a builder in it."""
+    module = types.ModuleType("user_teacher")
+    monkeypatch.setitem(sys.modules, "user_teacher", module)
+
+    def build(width, num_classes):
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(16, width), nn.BatchNorm1d(width), nn.Dropout(0.5), nn.Linear(width, num_classes)
+        )
+
+    module.build = build
+    return module
+
+
+def config(**options):
+    return TeacherConfig(**{"builder": "user_teacher:build", "arguments": {"width": 8}, **options})
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_builder_and_weights(tmp_path, user, data, make_teacher, suffix):
+    wanted = make_teacher()
+    if suffix == ".pt":
+        torch.save(wanted.module.state_dict(), tmp_path / "w.pt")
+    else:
+        save_weights(wanted.module, tmp_path / "w.safetensors")
+    teacher = load_teacher(config(weights=f"w{suffix}"), data, [tmp_path])
+    assert teacher.fingerprint == wanted.fingerprint
+    assert teacher.name == "w"
+    teacher.assert_frozen()
+    absolute = load_teacher(config(weights=str(tmp_path / f"w{suffix}")), data)
+    assert absolute.fingerprint == wanted.fingerprint
+
+
+def test_a_builder_that_brings_its_weights_draws_the_same_in_every_process(user, data):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = load_teacher(config(), data)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert load_teacher(config(), data).fingerprint == first.fingerprint
+    assert first.name == "build"
+
+
+def test_a_builder_is_given_what_it_takes_of_the_data(data):
+    def both(input_shape, num_classes):
+        pass
+
+    def one(num_classes, width=3):
+        pass
+
+    assert builder_keywords(both, {}, data) == {"input_shape": (1, 4, 4), "num_classes": 3}
+    assert builder_keywords(one, {"width": 1}, data) == {"width": 1, "num_classes": 3}
+    assert builder_keywords(lambda: None, {}, data) == {}
+    assert builder_keywords(lambda **rest: None, {"a": 1}, data) == {"a": 1, "input_shape": (1, 4, 4), "num_classes": 3}
+    given = builder_keywords(both, {"input_shape": [9, 9], "num_classes": 7}, data)
+    assert given == {"input_shape": (9, 9), "num_classes": 7}
+
+
+def fail(width):
+    raise RuntimeError("no\nluck.")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (fail, r"Teacher builder user_teacher:build failed \(RuntimeError: no luck\)\."),
+        (lambda: nn.Identity(), r"failed \(TypeError: .*unexpected keyword argument 'width'"),
+        (lambda width: "model", r"returned a str, not a torch\.nn\.Module"),
+        (7, r"failed \(TypeError: 'int' object is not callable\)"),
+        (lambda width: nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), "tells 5 classes apart, but data 'toy' has 3"),
+    ],
+)
+def test_a_builder_that_makes_no_teacher(user, data, build, message):
+    user.build = build
+    with pytest.raises(TeacherError, match=message):
+        load_teacher(config(), data)
+
+
+def test_a_misspelt_builder(user, data):
+    with pytest.raises(
+        ConfigError, match="teacher builder: module 'user_teacher' has no 'biuld'; did you mean 'build'"
+    ):
+        build_module("user_teacher:biuld", {}, data)
+
+
+def test_weights_that_do_not_fit_name_the_file(tmp_path, user, data, make_module):
+    save_weights(make_module(width=9), tmp_path / "w.safetensors")
+    with pytest.raises(
+        TeacherError, match=r"w\.safetensors do not fit the module: '1.weight' is \(9, 16\) in the file"
+    ):
+        load_teacher(config(weights="w.safetensors"), data, [tmp_path])
+    with pytest.raises(TeacherError, match=r"Weights none\.pt do not exist"):
+        load_teacher(config(weights="none.pt"), data, [tmp_path])
+
+
+# Folders that `nas-distill teach` wrote, and shipped ones.
+
+
+def write_folder(folder, module, **changes):
+    folder.mkdir(parents=True)
+    save_weights(module, folder / "model.safetensors")
+    description = {"builder": "user_teacher:build", "arguments": {"width": 8, "num_classes": 3}, **changes}
+    (folder / "teacher.json").write_text(json.dumps(description))
+
+
+def test_a_folder_by_name_or_path(tmp_path, user, data, make_teacher, monkeypatch):
+    wanted = make_teacher()
+    write_folder(tmp_path / "runs" / "mine", wanted.module)
+    for name, paths in (("mine", [tmp_path / "runs"]), (str(tmp_path / "runs" / "mine"), [])):
+        teacher = load_teacher(TeacherConfig(name=name), data, paths)
+        assert (teacher.fingerprint, teacher.name) == (wanted.fingerprint, name)
+    monkeypatch.chdir(tmp_path)
+    assert load_teacher(TeacherConfig(name="runs/mine"), data).fingerprint == wanted.fingerprint
+
+
+def test_a_teacher_of_other_classes_is_told_as_such(tmp_path, user, make_data, make_module):
+    write_folder(tmp_path / "mine", make_module())
+    with pytest.raises(TeacherError, match="Teacher 'mine' tells 3 classes apart, but data 'toy' has 5"):
+        load_teacher(TeacherConfig(name="mine"), make_data(classes=5), [tmp_path])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"builder": "a:b"}', '{"builder": 5, "arguments": {}}', '{"builder": "a:b", "arguments": 3}'],
+)
+def test_a_damaged_description(tmp_path, data, text):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "teacher.json").write_text(text)
+    with pytest.raises(TeacherError, match=r"mine/teacher\.json does not describe a teacher"):
+        load_teacher(TeacherConfig(name="mine"), data, [tmp_path])
+
+
+def test_an_unknown_teacher_says_which_there_are(tmp_path, data):
+    with pytest.raises(
+        TeacherError, match=r"'nobody' is neither shipped nor a folder that 'nas-distill teach' wrote.*\.$"
+    ):
+        load_teacher(TeacherConfig(name="nobody"), data, [tmp_path])
+
+
+def test_shipped_teachers_can_be_named(monkeypatch, tmp_path):
+    from nas_distill.teacher import load
+
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "teacher.json").write_text("{}")
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(load, "_SHIPPED", tmp_path)
+    assert shipped_teachers() == ["good"]
+    monkeypatch.setattr(load, "_SHIPPED", tmp_path / "nothing")
+    assert shipped_teachers() == []

@@ -1,0 +1,53 @@
+import copy
+
+import pytest
+import torch
+
+from nas_distill.common.errors import TeacherError
+from nas_distill.teacher import LiveSignal, Teacher
+
+
+def test_a_live_signal_gives_the_teachers_logits(teacher, data):
+    signal = LiveSignal(teacher)
+    x, _ = data.batch("train", torch.arange(5), 1)
+    x.requires_grad_(True)
+    logits = signal.logits("train", torch.arange(5), 1, x)
+    assert logits.dtype == torch.float32
+    assert not logits.requires_grad
+    assert torch.equal(logits, teacher.module(x).detach())
+    assert signal.num_classes == 3
+    assert signal.identity() == f"teacher:{teacher.fingerprint}"
+
+
+def test_half_precision_logits_become_float32(data):
+    class Half(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3].half()
+
+    x, _ = data.batch("train", torch.arange(5))
+    signal = LiveSignal(Teacher(Half().eval(), 3))
+    assert signal.logits("train", torch.arange(5), None, x).dtype == torch.float32
+
+
+def test_the_teacher_goes_where_the_batch_is(teacher, data):
+    x, _ = data.batch("train", torch.arange(5))
+    signal = LiveSignal(Teacher(copy.deepcopy(teacher.module), 3))
+    logits = signal.logits("train", torch.arange(5), None, x.to("meta"))
+    assert logits.device.type == "meta"
+    assert all(weight.device.type == "meta" for weight in signal.teacher.module.parameters())
+
+
+def test_a_teacher_in_train_mode_does_not_teach(teacher, data):
+    signal = LiveSignal(teacher)
+    teacher.module[3].train()
+    x, _ = data.batch("train", torch.arange(5))
+    with pytest.raises(TeacherError, match="in train mode"):
+        signal.logits("train", torch.arange(5), None, x)
+    with pytest.raises(TeacherError, match="in train mode"):
+        LiveSignal(teacher)
+
+
+def test_data_of_other_classes_is_refused(teacher, data, make_data):
+    LiveSignal(teacher).check(data)
+    with pytest.raises(TeacherError, match="teacher tells 3 classes apart, but data 'toy' has 5"):
+        LiveSignal(teacher).check(make_data(classes=5))

@@ -1,0 +1,308 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from nas_distill.common.errors import ConfigError
+from nas_distill.config import (
+    DataConfig,
+    FinalConfig,
+    SearchFile,
+    TeachFile,
+    TrainingConfig,
+    dump_yaml,
+    load_search_file,
+    load_teach_file,
+    parse,
+    read_yaml,
+)
+
+BASE = {"data": "digits", "teacher": {"builder": "a.b:c", "weights": "w.pt"}, "space": "mbconv"}
+
+
+def search_file(**sections):
+    return parse(SearchFile, {**BASE, **sections}, source="search.yaml")
+
+
+def refused(**sections):
+    with pytest.raises(ConfigError) as caught:
+        search_file(**sections)
+    message = str(caught.value)
+    assert message.startswith("search.yaml: ")
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    return message.removeprefix("search.yaml: ")
+
+
+# Misspelt keys.
+
+EVERY_SECTION = [
+    (("serch",), "search"),
+    (("data", "rot"), "root"),
+    (("data", "views", "padd"), "pad"),
+    (("teacher", "wieghts"), "weights"),
+    (("search", "trails"), "trials"),
+    (("search", "pruning", "margn"), "margin"),
+    (("search", "scalar", "taget"), "target"),
+    (("score", "epoch"), "epochs"),
+    (("score", "rung"), "rungs"),
+    (("score", "optimizer", "momentun"), "momentum"),
+    (("score", "loss", "temprature"), "temperature"),
+    (("final", "basline"), "baseline"),
+    (("final", "optimizer", "weight_deacy"), "weight_decay"),
+    (("latency", "thread"), "threads"),
+]
+
+
+@pytest.mark.parametrize(("place", "near"), EVERY_SECTION, ids=[".".join(place) for place, _ in EVERY_SECTION])
+def test_a_misspelt_key_suggests_the_near_one_at_each_level(place, near):
+    content = dict(BASE, data={"name": "digits"})
+    inner = content
+    for part in place[:-1]:
+        inner[part] = dict(inner.get(part, {}))
+        inner = inner[part]
+    inner[place[-1]] = 1
+    assert refused(**content) == f"unknown key '{'.'.join(place)}'; did you mean '{near}'?"
+
+
+def test_a_key_far_from_all_lists_what_there_is():
+    message = refused(latency={"zzz": 1})
+    assert message == "unknown key 'latency.zzz'; known: batch, calibrate, repeats, threads."
+
+
+# Wrong values.
+
+WRONG = [
+    ({"search": {"trials": "many"}}, "'search.trials' must be a whole number (given: 'many')."),
+    ({"search": {"trials": 2.5}}, "'search.trials' must be a whole number (given: 2.5)."),
+    ({"search": {"trials": 0}}, "'search.trials' must be greater than or equal to 1 (given: 0)."),
+    ({"search": {"trials": True}}, "'search.trials': must not be yes (given: True)."),
+    ({"score": {"epochs": False}}, "'score.epochs': must not be no (given: False)."),
+    ({"budget": {"flops": True}}, "'budget': the amount of 'flops' must not be yes."),
+    ({"search": {"sampler": "tpee"}}, "'search.sampler' must be 'tpe', 'nsga2' or 'random' (given: 'tpee')"),
+    ({"search": {"costs": "flops"}}, "'search.costs' must be a list (given: 'flops')."),
+    ({"search": {"costs": []}}, "'search.costs': name at least one cost objective"),
+    ({"search": {"costs": ["flops", "flops"]}}, "'search.costs': a cost is named twice"),
+    ({"search": {"pruning": {"margin": "some"}}}, "'search.pruning.margin' must be a number from 0, or auto"),
+    ({"search": {"pruning": {"margin": -0.1}}}, "'search.pruning.margin' must be a number from 0, or auto"),
+    ({"search": {"pruning": {"probe_seeds": 1}}}, "'search.pruning.probe_seeds' must be greater than or equal to 2"),
+    ({"search": None}, "'search' must be a mapping of keys to values (given: nothing)."),
+    ({"search": [1]}, "'search' must be a mapping of keys to values (given: [1])."),
+    ({"data": 5}, "'data' must be a mapping of keys to values (given: 5)."),
+    ({"data": {"name": "digits", "val": 1.0}}, "'data.val' must be less than 1 (given: 1.0)."),
+    ({"data": {"name": "digits", "views": {"count": 0}}}, "'data.views.count' must be greater than or equal to 1"),
+    ({"data": {"name": "digits", "views": {"flip": "perhaps"}}}, "'data.views.flip' must be true or false"),
+    ({"data": {}}, "'data.name' is missing."),
+    ({"teacher": {}}, "'teacher': give either 'name' (a shipped teacher) or 'builder' with 'weights'."),
+    ({"teacher": {"name": "a", "builder": "b:c"}}, "'teacher': give either 'name'"),
+    ({"teacher": {"name": "a", "weights": "w"}}, "'teacher': a shipped teacher takes neither 'weights'"),
+    ({"space": 5}, "'space' must be a space's name, a file, or a mapping with builder and parameters (given: 5)."),
+    ({"space": {1: [2]}}, "'space' must be a space's name, a file, or a mapping with builder and parameters"),
+    ({"budget": {"flops": None}}, "'budget.flops' must be an amount such as 2M, 512KiB or 50%, a range"),
+    ({"budget": ["2M"]}, "'budget' must be a mapping of keys to values (given: ['2M'])."),
+    ({"score": {"rungs": [0.5, 0.2, 1]}}, "'score.rungs': rungs must rise from above 0 to exactly 1 (given: ["),
+    ({"score": {"rungs": [0, 1]}}, "'score.rungs': rungs must rise"),
+    ({"score": {"rungs": [0.5]}}, "'score.rungs': rungs must rise"),
+    ({"score": {"rungs": []}}, "'score.rungs': rungs must rise"),
+    ({"score": {"loss": {"soft": 0, "hard": 0}}}, "'score.loss': 'soft' and 'hard' are both 0"),
+    ({"score": {"epochs": float("inf")}}, "'score.epochs' must be a finite number (given: inf)."),
+    ({"score": {"epochs": float("nan")}}, "'score.epochs' must be"),
+    ({"final": {"optimizer": {"lr": 0}}}, "'final.optimizer.lr' must be greater than 0 (given: 0)."),
+    ({"final": {"warmup": 1}}, "'final.warmup' must be less than 1 (given: 1)."),
+    ({True: 1}, "the key True is not text; write it in quotes, or another one."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sections", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_a_wrong_value_names_its_field_what_it_must_be_and_what_it_is(sections, message):
+    with pytest.raises(ConfigError) as caught:
+        parse(SearchFile, {**BASE, **sections}, source="search.yaml")
+    assert str(caught.value).startswith(f"search.yaml: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["data", "teacher", "space"])
+def test_what_a_search_cannot_do_without(key):
+    with pytest.raises(ConfigError, match=f"^search.yaml: '{key}' is missing"):
+        parse(SearchFile, {name: value for name, value in BASE.items() if name != key}, source="search.yaml")
+
+
+def test_an_unknown_key_is_said_before_a_wrong_value():
+    assert refused(search={"trials": "many", "workrs": 2}).startswith("unknown key 'search.workrs'")
+
+
+# Right values.
+
+
+def test_the_short_forms():
+    config = search_file(teacher="fashion", budget={"flops": "50%", "params": 60000, "latency_ms": [0.1, "1ms"]})
+    assert config.data == DataConfig(name="digits")
+    assert config.teacher.name == "fashion"
+    assert config.budget == {"flops": "50%", "params": 60000, "latency_ms": [0.1, "1ms"]}
+
+
+def test_numbers_may_be_written_as_yaml_reads_them_wrongly():
+    # YAML 1.1 takes 5e-4 for text.
+    assert yaml.safe_load("5e-4") == "5e-4"
+    assert search_file(score={"optimizer": {"weight_decay": "5e-4"}}).score.optimizer.weight_decay == 5e-4
+
+
+def test_the_defaults_are_those_of_the_design():
+    config = search_file()
+    assert config.score.rungs == (1 / 9, 1 / 3, 1.0)
+    assert config.score.epochs < config.final.epochs
+    assert (config.score.loss.temperature, config.score.loss.soft, config.score.loss.hard) == (4.0, 0.9, 0.1)
+    assert (config.search.sampler, config.search.backend, config.search.costs) == ("tpe", "tune", ("flops",))
+    assert (config.search.pruning.rule, config.search.pruning.min_reports) == ("dominance", 1)
+    assert config.search.threads == 1
+    assert config.final.baseline
+    assert config.teacher.signal == "store"
+    assert config.budget == {}
+
+
+def test_a_configuration_cannot_be_changed():
+    config = search_file()
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+    with pytest.raises(ValueError, match="frozen"):
+        config.score.epochs = 3
+
+
+# Files.
+
+
+def write(tmp_path, text):
+    path = tmp_path / "search.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def keys_of(model):
+    """Every key of a model and of the sections in it."""
+    return {
+        name: keys_of(getattr(model, name)) if isinstance(getattr(model, name), BaseModel) else None
+        for name in type(model).model_fields
+    }
+
+
+def keys_in(content, shape):
+    return {name: keys_in(content[name], inner) if inner else None for name, inner in shape.items()}
+
+
+def test_every_default_is_written_and_read_again_equal(tmp_path):
+    config = search_file(data={"name": "digits", "views": {}}, search={"scalar": {"cost": "flops", "target": "50%"}})
+    text = dump_yaml(config)
+    assert keys_in(yaml.safe_load(text), keys_of(config)) == keys_of(config)
+    assert load_search_file(write(tmp_path, text)) == config
+    assert dump_yaml(load_search_file(write(tmp_path, text))) == text
+
+
+amounts = st.one_of(
+    st.floats(1e-9, 1e12),
+    st.integers(1, 10**12),
+    st.sampled_from(["2M", "512KiB", "50%", "1e6", "0.5", "0x10", "1_000", "yes", "~", "2024-01-01", "é", "a: b #c"]),
+)
+# PyYAML itself does not bring back the control characters that end a line.
+words = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12)
+trees = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), words),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(-(2**40), 2**40),
+    epochs=st.floats(1e-6, 1e6),
+    budget=st.dictionaries(
+        st.sampled_from(["flops", "params", "latency_ms"]),
+        st.one_of(amounts, st.lists(amounts, min_size=2, max_size=2), st.dictionaries(st.just("max"), amounts)),
+    ),
+    arguments=st.dictionaries(words, trees, max_size=3),
+    name=st.one_of(st.none(), words),
+)
+def test_whatever_is_written_is_read_again_equal(tmp_path_factory, seed, epochs, budget, arguments, name):
+    config = search_file(
+        seed=seed,
+        name=name,
+        budget=budget,
+        score={"epochs": epochs},
+        data={"name": "a:b", "arguments": arguments},
+        space={"parameters": {"width": [8, 16]}, "arguments": arguments},
+    )
+    path = tmp_path_factory.getbasetemp() / "written.yaml"
+    path.write_text(dump_yaml(config), encoding="utf-8")
+    assert load_search_file(path) == config
+
+
+def test_a_teach_file(tmp_path):
+    path = write(tmp_path, "data: digits\nbuilder: a:b\noutput: here\ntraining: {epochs: 3}\n")
+    config = load_teach_file(path)
+    assert (config.data.name, config.training.epochs, config.threads) == ("digits", 3.0, 1)
+    assert load_teach_file(write(tmp_path, dump_yaml(config))) == config
+    with pytest.raises(ConfigError, match=r"search\.yaml: unknown key 'ouput'; did you mean 'output'"):
+        load_teach_file(write(tmp_path, "data: digits\nbuilder: a:b\nouput: here\n"))
+
+
+def test_the_shipped_files_are_valid():
+    for path in Path(__file__).parents[1].glob("runs/*.yaml"):
+        (load_teach_file if "builder" in read_yaml(path) else load_search_file)(path)
+
+
+BROKEN = [
+    ("a: 1\nb: [1, 2\n", "at line 3, column 1"),
+    ("a: 1\n\tb: 2\n", "at line 2, column 1: found character '\\t'"),
+    ("a: 1\nb: 2\na: 3\n", "at line 3, column 1: the key 'a' is given twice"),
+    ("search:\n  trials: 1\n  trials: 2\n", "at line 3, column 3: the key 'trials' is given twice"),
+    (
+        "a: !!python/object/apply:os.system ['touch was_run']\n",
+        "at line 1, column 4: could not determine",
+    ),
+    ("a: 2024-13-45\n", ": ValueError: month must be in 1..12"),
+    ("a: \x01\n", ": ReaderError: unacceptable character"),
+    ("{[1]: 2}\n", "at line 1, column 2: found unhashable key"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN, ids=[message for _, message in BROKEN])
+def test_broken_yaml_is_told_with_its_line(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_search_file(write(tmp_path, text))
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / 'search.yaml'} is not valid YAML")
+    assert message in said
+    assert "\n" not in said
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_merged_keys_may_be_given_again(tmp_path):
+    path = write(tmp_path, "a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n")
+    assert read_yaml(path)["b"] == {"x": 3, "y": 2}
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "hello\n", "# nothing but a remark\n"])
+def test_a_file_without_keys(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"search\.yaml holds no keys; 'nas-distill init' writes"):
+        load_search_file(write(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml does not exist\.$"):
+        load_search_file(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"cannot be read \(IsADirectoryError"):
+        load_search_file(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.yaml cannot be read \(UnicodeDecodeError"):
+        load_search_file(tmp_path / "binary.yaml")
+
+
+def test_a_section_without_the_others_is_checked_by_itself():
+    assert parse(TrainingConfig, {"epochs": 2}, source="x").epochs == 2
+    assert parse(FinalConfig, {}, source="x").count >= 1
+    with pytest.raises(ConfigError, match=r"^x: unknown key 'epoch'"):
+        parse(TeachFile, {"data": "digits", "builder": "a:b", "output": "c", "epoch": 2}, source="x")
