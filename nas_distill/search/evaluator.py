@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nas_distill.common.seeds import seeded_torch
@@ -56,20 +57,23 @@ class StudentRun:
         self._distiller.load(work.checkpoint)
         # Rungs so close together that they end at one step are told one after the other, without training.
         self._stops = [max(1, round(share * self._distiller.total_steps)) for share in work.rungs]
-        reached = [rung for rung, stop in enumerate(self._stops) if stop <= self._distiller.step]
-        # The last rung reached may have died before it was reported; reporting it twice is harmless.
-        self._next = reached[-1] if reached else 0
+        # What was reached last may have died before it was reported; reporting it twice is harmless.
+        reached = max((stop for stop in self._stops if stop <= self._distiller.step), default=self._stops[0])
+        self._next = self._stops.index(reached)
 
     def next_rung(self) -> RungResult:
         """Train up to the next rung, save, and report; at the last one, write the finished student too.
 
+        A network whose logits are no longer finite has the quality NaN, and is not written.
+
         Raises:
-            TrainingError: the loss became NaN or infinite.
+            TrainingError: the loss became NaN or infinite, or the checkpoint cannot be written.
+            ExportError: the student cannot be written.
         """
         rung, distiller, work = self._next, self._distiller, self._work
         distiller.advance(self._stops[rung])
         quality = distiller.quality()
-        if rung == last_rung(work) and work.output is not None:
+        if rung == last_rung(work) and work.output is not None and math.isfinite(quality):
             self._write(quality)
         distiller.save(work.checkpoint)
         self._next = rung + 1

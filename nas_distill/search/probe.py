@@ -56,13 +56,14 @@ class NoiseProbe:
     def report(self, key: str, result: RungResult) -> bool:
         """Note a quality."""
         self._qualities.setdefault(key, {})[result.rung] = result.quality
-        return not self.stopping
+        # Also when stopping: the backend then ends it as interrupted, and its checkpoint is kept.
+        return True
 
     def finish(self, key: str, outcome: Outcome) -> None:
         """Note how a training ended."""
         if outcome.kind == "failed":
             self._causes.append(outcome.cause or "unknown")
-        if outcome.kind != "interrupted":
+        if outcome.kind not in ("interrupted", "stopped"):
             shutil.rmtree(self._folder.checkpoint(key), ignore_errors=True)
 
     def margins(self, z: float) -> tuple[float, ...]:

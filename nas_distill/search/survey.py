@@ -120,12 +120,14 @@ def seconds_per_step(
     """
     with seeded_torch(0, "timing"):
         model = space.build(survey.typical.architecture, input_shape=data.input_shape, num_classes=data.num_classes)
-    distiller = Distiller(model, data, training, signal=signal, seed=0, device=resolve_device(device))
-    warm = max(1, _TIMED_STEPS // 4)
+    # A few steps, but at least one to time after one to warm up, however short the training itself is.
+    longer = training.model_copy(update={"epochs": max(training.epochs, _TIMED_STEPS)})
+    distiller = Distiller(model, data, longer, signal=signal, seed=0, device=resolve_device(device))
+    warm = _TIMED_STEPS // 4
     distiller.advance(warm)
     started, first = time.perf_counter(), distiller.step
     distiller.advance(warm + _TIMED_STEPS)
-    return (time.perf_counter() - started) / max(1, distiller.step - first)
+    return (time.perf_counter() - started) / (distiller.step - first)
 
 
 @dataclass(frozen=True)
