@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -47,6 +48,24 @@ def log_to_file(logger_name: str, path: Path) -> Iterator[None]:
             logger.propagate = propagate
             logger.setLevel(level)
         handler.close()
+
+
+@contextmanager
+def printing_logged(module: Any, name: str, logger: logging.Logger) -> Iterator[None]:
+    """Log what the module's function ``name(data, ...)`` would print: ``data["lines"]``; nothing where it has none."""
+    function = getattr(module, name, None)
+    if function is None:
+        yield
+        return
+
+    def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        logger.info("%s", " ".join(str(line) for line in data.get("lines", ())))
+
+    setattr(module, name, log)
+    try:
+        yield
+    finally:
+        setattr(module, name, function)
 
 
 @contextmanager

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
-import socket
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, cast
 
 from nas_distill.common.errors import RunError, first_line
-from nas_distill.search.backends.death import cause_of_death, read_fault
+from nas_distill.search.backends.address import check_address
+from nas_distill.search.backends.fit import Fit
 from nas_distill.search.backends.quiet import (
     environment,
     log_to_file,
+    printing_logged,
     signal_handlers_kept,
     warnings_ignored_from,
 )
 from nas_distill.search.backends.relay import Relay
-from nas_distill.search.backends.worker import Message, Parcel, Worker
+from nas_distill.search.backends.worker import Parcel, Worker
 from nas_distill.search.work import Evaluator, WorkSource
 
 # Ray reads some of these when it is imported, others when it starts or fits.
@@ -73,7 +72,8 @@ class TuneBackend:
     must see the run folder under the same path; None starts Ray on this machine, on loopback. ``folder`` gets
     ``ray.log``.
 
-    Ray is started by the first ``run`` and ended with it; as a context manager, the backend keeps it over several runs.
+    Ray is started by the first ``run`` and ended with it; as a context manager, the backend keeps it over several runs,
+    and sends an evaluator that several runs share once.
     A Ray that the calling program has already started is used, and left running.
 
     ``startup_seconds``: what runs have waited for their first work to begin on a worker, all runs together.
@@ -97,6 +97,7 @@ class TuneBackend:
         self._address = address
         self._folder = Path(folder)
         self._silence: ExitStack | None = None
+        self._sent: tuple[Evaluator, ray.ObjectRef] | None = None
         self._started = False
         self._kept = False
 
@@ -137,7 +138,8 @@ class TuneBackend:
         if self._silence is None:
             self._silence = ExitStack()
             self._silence.enter_context(log_to_file("ray", self._folder / "ray.log"))
-            self._silence.enter_context(_messages_logged())
+            # A thread of Ray's prints about workers that died, whatever its settings.
+            self._silence.enter_context(printing_logged(ray._private.worker, "print_to_stdstream", _log))
             # Tune looks for the files of its loggers, which are off, and tells of each trial that it has found none.
             logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
         try:
@@ -152,6 +154,7 @@ class TuneBackend:
 
     def close(self) -> None:
         """End Ray if this backend has started it, and give its log and messages their old ways."""
+        self._sent = None
         if self._started:
             self._started = False
             with warnings_ignored_from("ray"), signal_handlers_kept():
@@ -162,13 +165,16 @@ class TuneBackend:
 
     def _init(self) -> None:
         if self._address is not None:
-            _check_address(self._address)
+            check_address(self._address)
         where: dict[str, Any] = {"address": self._address}
         if self._address is None:
             where = {"address": "local", "num_cpus": self._workers * self._threads, "include_dashboard": False}
-        # Workers import this package before they can be told anything else, and read the threads as they import torch.
-        paths = [str(Path(__file__).parents[3]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(self._threads)}
+        # Read as a worker imports torch, before it can be told otherwise.
+        variables = {"OMP_NUM_THREADS": str(self._threads)}
+        home = Path(__file__).parents[3]
+        if home.name not in ("site-packages", "dist-packages"):  # not installed: a worker would not find this package
+            paths = [str(home), os.environ.get("PYTHONPATH", "")]
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         # On a busy machine Ray's own processes time out waiting for each other; the next time they are in memory.
         for attempt in range(ATTEMPTS):
             try:
@@ -200,7 +206,7 @@ class TuneBackend:
         with tempfile.TemporaryDirectory(prefix="nas_distill-", ignore_cleanup_errors=True) as scratch:
             trainable = self._trainable(evaluator, Path(scratch))
             while not relay.done and not relay.ending:
-                fit = _Fit(relay, Path(scratch), began)
+                fit = Fit(relay, faults=Path(scratch), began=began, kill=ray.kill)
                 cause = "Ray Tune lost it"
                 try:
                     self._tuner(fit, trainable, Path(scratch)).fit()
@@ -217,23 +223,24 @@ class TuneBackend:
                 began = time.time()
 
     def _trainable(self, evaluator: Evaluator, scratch: Path) -> type[tune.Trainable]:
-        try:
-            reference = ray.put(evaluator)
-        except Exception as error:
-            raise RunError(
-                f"The evaluation cannot be sent to worker processes ({first_line(error)}); "
-                "make what it holds picklable, or use 'search.backend: inline'."
-            ) from error
+        if self._sent is None or self._sent[0] is not evaluator:
+            try:
+                self._sent = evaluator, ray.put(evaluator)
+            except Exception as error:
+                raise RunError(
+                    f"The evaluation cannot be sent to worker processes ({first_line(error)}); "
+                    "make what it holds picklable, or use 'search.backend: inline'."
+                ) from error
         worker = {
             "threads": self._threads,
             "faults": scratch,
             "paths": [str(Path(path).absolute()) for path in sys.path],
         }
         # In a list, a reference stays one: workers fetch the evaluator with their first work.
-        trainable = tune.with_parameters(_Trainable, evaluator=[reference], worker=worker)
+        trainable = tune.with_parameters(_Trainable, evaluator=[self._sent[1]], worker=worker)
         return tune.with_resources(trainable, {"cpu": self._threads, "gpu": self._gpus})
 
-    def _tuner(self, fit: _Fit, trainable: type[tune.Trainable], scratch: Path) -> tune.Tuner:
+    def _tuner(self, fit: Fit, trainable: type[tune.Trainable], scratch: Path) -> tune.Tuner:
         return tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -290,89 +297,10 @@ class _Trainable(tune.Trainable):
         self._worker.close()
 
 
-def _check_address(address: str) -> None:
-    """Say at once what Ray would find out after minutes, with lines of its own on the terminal."""
-    if "://" in address:
-        raise RunError(
-            f"'{address}' is the address of Ray's client server, through which a search cannot be led; give that of "
-            "the cluster's head, such as 10.0.0.1:6379, on a machine of the cluster."
-        )
-    host, colon, port = address.rpartition(":")
-    if not colon:  # a word of Ray's, such as "auto"
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"No Ray cluster answers at '{address}' ({first_line(error)}); start one with 'ray start --head', or leave "
-            "'search.address' out to search on this machine."
-        ) from error
-
-
-@contextmanager
-def _messages_logged() -> Iterator[None]:
-    """Log what Ray would print about workers that died, from a thread of its own and whatever its settings."""
-    module: Any = ray._private.worker
-    printing = getattr(module, "print_to_stdstream", None)
-    if printing is not None:
-        module.print_to_stdstream = lambda data, *_, **__: _log.info("%s", " ".join(map(str, data.get("lines", ()))))
-    try:
-        yield
-    finally:
-        if printing is not None:
-            module.print_to_stdstream = printing
-
-
-class _Fit:
-    """What searcher, scheduler and stopper of one fit share."""
-
-    def __init__(self, relay: Relay, faults: Path, began: float) -> None:
-        self.relay = relay
-        self.startup_seconds: float | None = None
-        self._faults = faults
-        self._began = began
-        self._deaths: set[tuple[str, str | None]] = set()
-        self._trials: dict[str, Trial] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its searcher and scheduler for a restore that is never asked for; a source may hold anything.
-        return {}
-
-    def add(self, trial: Trial) -> None:
-        self._trials[trial.trial_id] = trial
-
-    def key(self, trial_id: str) -> str:
-        return str(self._trials[trial_id].config["key"])
-
-    def take(self, message: Message) -> bool:
-        """Pass what a worker said on, and say whether its work goes on."""
-        if self.startup_seconds is None:
-            self.startup_seconds = max(0.0, message.begun - self._began)
-        if message.result is not None:
-            return self.relay.report(message.key, message.result)
-        self.relay.fail(message.key, message.cause or "the evaluation failed")
-        return False
-
-    def died(self, trial: Trial) -> None:
-        """Count the death of a trial's worker, which Tune tells twice if it happens between two works."""
-        key, error = self.key(trial.trial_id), _error(trial)
-        death = (key, getattr(error, "actor_id", None))
-        if None in death or death not in self._deaths:
-            self._deaths.add(death)
-            self.relay.died(key, cause_of_death(error, read_fault(self._faults, key)))
-
-    def kill_workers(self) -> None:
-        """End the workers in flight at once; a graceful end would wait for their rung."""
-        for trial in self._trials.values():
-            if trial.status == Trial.RUNNING and (actor := trial.temporary_state.ray_actor) is not None:
-                with suppress(Exception):  # it may be dead already, and so may Ray
-                    ray.kill(actor)
-
-
 class _Searcher(Searcher):
     """Relays the source's works, under trial ids that Tune makes up."""
 
-    def __init__(self, fit: _Fit) -> None:
+    def __init__(self, fit: Fit) -> None:
         super().__init__()
         self._fit = fit
 
@@ -400,7 +328,7 @@ class _Searcher(Searcher):
 class _Scheduler(FIFOScheduler):
     """Relays results, and the source's answers; the searcher does not see a result that stops its trial."""
 
-    def __init__(self, fit: _Fit) -> None:
+    def __init__(self, fit: Fit) -> None:
         super().__init__()
         self._fit = fit
 
@@ -420,7 +348,7 @@ class _Scheduler(FIFOScheduler):
 class _Stopper(Stopper):
     """Ends a fit within a fraction of a second of the source's asking."""
 
-    def __init__(self, fit: _Fit) -> None:
+    def __init__(self, fit: Fit) -> None:
         self._fit = fit
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -431,11 +359,3 @@ class _Stopper(Stopper):
             return False
         self._fit.kill_workers()
         return True
-
-
-def _error(trial: Trial) -> Exception | None:
-    """Return what Tune has kept of a trial's end; its own reader looks where nothing is copied before the end."""
-    try:
-        return cast(Exception, pickle.loads(Path(trial.pickled_error_file).read_bytes()))
-    except Exception:
-        return None

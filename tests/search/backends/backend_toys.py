@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nas_distill.common.errors import BuildError, TrainingError
+from nas_distill.common.files import write_text
 from nas_distill.config import TrainingConfig
 from nas_distill.search.work import Outcome, RungResult, Work
 from nas_distill.space import Architecture
@@ -48,6 +50,7 @@ class Script:
     stopping: bool = False
 
     def __post_init__(self) -> None:
+        self.lock = threading.Lock()  # as journals have: a source cannot be pickled
         self._left = list(self.works)
 
     def stop(self) -> None:
@@ -117,7 +120,7 @@ class ActorRun:
         if rung == self.values["at"]:
             quality = self.act(str(self.values["act"]), quality, metrics)
         self.rung = rung + 1
-        self.saved.write_text(str(self.rung))
+        write_text(self.saved, str(self.rung))
         self.say(f"rung {rung}")
         return RungResult(rung, 10 * (rung + 1), quality, 0.5, metrics)
 

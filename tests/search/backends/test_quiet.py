@@ -4,12 +4,19 @@ import logging
 import os
 import signal
 import threading
+import types
 import warnings
 from pathlib import Path
 
 import pytest
 
-from nas_distill.search.backends.quiet import environment, log_to_file, signal_handlers_kept, warnings_ignored_from
+from nas_distill.search.backends.quiet import (
+    environment,
+    log_to_file,
+    printing_logged,
+    signal_handlers_kept,
+    warnings_ignored_from,
+)
 
 
 def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +62,24 @@ def test_a_silent_library_leaves_no_file(tmp_path: Path) -> None:
     with log_to_file("silent", tmp_path / "silent.log"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_would_be_printed_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = types.SimpleNamespace(show=lambda data, loud: print(data["lines"]))
+    function, logger = module.show, logging.getLogger("printing")
+    logger.setLevel(logging.INFO)
+    with log_to_file("printing", tmp_path / "log"), printing_logged(module, "show", logger):
+        module.show({"lines": ["a worker", "died"]}, loud=True)
+        module.show({}, loud=True)
+    assert module.show is function
+    assert (tmp_path / "log").read_text().splitlines()[0].endswith(": a worker died")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_version_without_the_function_is_left_as_it_is() -> None:
+    module = types.SimpleNamespace()
+    with printing_logged(module, "show", logging.getLogger("printing")):
+        assert not hasattr(module, "show")
 
 
 def test_only_the_packages_own_warnings_are_ignored() -> None:

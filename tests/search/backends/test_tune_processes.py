@@ -24,7 +24,7 @@ DRIVER = Path(__file__).parent / "backend_driver.py"
 
 def start(folder: Path, acts: str, **options: object) -> subprocess.Popen[bytes]:
     """A search in a process group of its own, as a terminal would start it."""
-    command = [sys.executable, "-W", "error", str(DRIVER), str(folder), acts, json.dumps(options)]
+    command = [sys.executable, str(DRIVER), str(folder), acts, json.dumps(options)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
