@@ -1,7 +1,8 @@
 """A search in a process of its own, for tests that kill, interrupt and listen to it.
 
 Arguments: a folder, the work's acts with commas between, and options as JSON for the backend. Ends with code 0 when
-the outcomes are written to ``outcomes.json``; SIGINT and SIGTERM ask the source to stop.
+the outcomes are written to ``outcomes.json``; SIGINT and SIGTERM ask the source to stop, SIGUSR2 leaves at once as a
+second Ctrl-C does, with code 3.
 """
 
 from __future__ import annotations
@@ -29,9 +30,18 @@ def main(folder: Path, acts: list[str], options: dict[str, Any]) -> None:
     script = Script([make_work(folder, f"w{i}", act) for i, act in enumerate(acts)], on_event=note_pid)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: script.stop())
-    TuneBackend(folder=folder / "run", **{"workers": 2, **options}).run(script, Actor())
-    outcomes = {key: [outcome.kind, outcome.cause] for key, outcome in script.outcomes.items()}
-    (folder / "outcomes.json").write_text(json.dumps(outcomes))
+    signal.signal(signal.SIGUSR2, leave)
+    try:
+        TuneBackend(folder=folder / "run", **{"workers": 2, **options}).run(script, Actor())
+    except KeyboardInterrupt:
+        sys.exit(3)
+    finally:
+        outcomes = {key: [outcome.kind, outcome.cause] for key, outcome in script.outcomes.items()}
+        (folder / "outcomes.json").write_text(json.dumps(outcomes))
+
+
+def leave(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

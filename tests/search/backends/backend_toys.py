@@ -154,9 +154,14 @@ class ActorRun:
             from backend_crash import convolve
 
             convolve()
+        if name == "describe":
+            assert self.evaluator.array is not None
+            flags = self.evaluator.array.flags
+            metrics.update(
+                sum=float(self.evaluator.array.sum()), owns=float(flags.owndata), writes=float(flags.writeable)
+            )
         if name == "write":
             assert self.evaluator.array is not None
-            metrics["sum"] = float(self.evaluator.array.sum())
             self.evaluator.array[0] = 1
         return quality
 

@@ -56,8 +56,8 @@ def test_nothing_is_printed_though_workers_are_killed_and_crash(tmp_path: Path) 
     assert "ActorDiedError" in (tmp_path / "run" / "ray.log").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_search_at_once_and_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGUSR2, 3)])
+def test_a_signal_ends_a_search_at_once_and_cleanly(tmp_path: Path, number: signal.Signals, code: int) -> None:
     process = start(tmp_path, "train,wait,wait,train")
     assert wait_for(lambda: waiting(tmp_path, "w1") and waiting(tmp_path, "w2"), 120)
     if number == signal.SIGINT:
@@ -65,7 +65,7 @@ def test_a_signal_ends_a_search_at_once_and_cleanly(tmp_path: Path, number: sign
     else:
         process.send_signal(number)
     out, err = process.communicate(timeout=60)  # the rungs in flight would take two minutes
-    assert (process.returncode, out, err) == (0, b"", b"")
+    assert (process.returncode, out, err) == (code, b"", b"")
     assert outcomes(tmp_path) == {
         "w0": ("complete", None),
         "w1": ("interrupted", None),
