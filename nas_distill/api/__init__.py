@@ -1,6 +1,22 @@
-"""What users call: ``search``, ``open_run``, and the run, trials and students that come of them."""
+"""What users call: ``search``, ``open_run``, and the run, trials and students that come of them.
 
-from nas_distill.api.run import Run, Student, Trial
-from nas_distill.api.start import open_run, search
+Each is imported when it is first used, so that the command line need not wait for torch to print its help.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas_distill.api.run import Run, Student, Trial
+    from nas_distill.api.start import open_run, search
 
 __all__ = ["Run", "Student", "Trial", "open_run", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'nas_distill.api' has no attribute '{name}'")
+    from nas_distill.api import run, start
+
+    return getattr(start if name in ("open_run", "search") else run, name)

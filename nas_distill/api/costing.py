@@ -32,13 +32,27 @@ class Costing:
     of: Callable[[Architecture], dict[str, float]]
 
 
-def needs_latency(config: SearchFile) -> bool:
-    """Say whether a budget or an objective asks for latency."""
+def asked_costs(config: SearchFile) -> set[str]:
+    """Return the costs that a budget or an objective asks for."""
     scalar = config.search.scalar
-    asked = {*config.budget, *config.search.costs, *([scalar.cost] if scalar else [])}
-    for name in asked:
+    return {*config.budget, *config.search.costs, *([scalar.cost] if scalar else [])}
+
+
+def check_costs(inputs: Inputs) -> None:
+    """Raise BudgetError for a cost or an amount that cannot be read, before anything is timed or trained."""
+    config = inputs.config
+    for name in sorted(asked_costs(config)):
         cost_info(name)
-    return LATENCY in asked
+    teacher = _count_teacher(inputs)
+    scalar = config.search.scalar
+    for name, amount in [*config.budget.items(), *([(scalar.cost, scalar.target)] if scalar else [])]:
+        # A share of the teacher's latency is known only when that has been measured.
+        if name != LATENCY or "%" not in str(amount):
+            Budget.parse({name: amount}, teacher)
+
+
+def _count_teacher(inputs: Inputs) -> dict[str, float]:
+    return dict(CostModel(COUNTED, inputs.input_shape).costs(inputs.teacher.module))
 
 
 def make_costing(inputs: Inputs, latency: LatencyModel | None, teacher_latency_ms: float | None) -> Costing:
@@ -62,7 +76,7 @@ def make_costing(inputs: Inputs, latency: LatencyModel | None, teacher_latency_m
             module = space.build(architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes)
         return dict(model.costs(module))
 
-    teacher = dict(CostModel(COUNTED, inputs.input_shape).costs(inputs.teacher.module))
+    teacher = _count_teacher(inputs)
     if teacher_latency_ms is not None:
         teacher[LATENCY] = teacher_latency_ms
     return Costing(names, teacher, Budget.parse(config.budget, teacher), latency, cost_of)
@@ -77,7 +91,7 @@ def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyMod
         CostError: latency is asked for, but too few candidates could be timed.
     """
     config = inputs.config
-    asked = needs_latency(config)
+    asked = LATENCY in asked_costs(config)
     count = config.latency.calibrate or (30 if asked else 0)
     models: list[Any] = []
     for architecture in inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []:

@@ -13,15 +13,20 @@ from nas_distill.common.errors import ConfigError
 from nas_distill.config import DataConfig, SearchFile, TeacherConfig
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
+from nas_distill.run.identity import identity_of
 from nas_distill.space import SearchSpace, load_space
 from nas_distill.teacher import Teacher, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
+BASE = "base"  # fact: where a run's relative files are looked for, as seen from its folder
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A search file and the objects that it names; ``paths`` are where relative files and modules are looked for."""
+    """A search file and the objects that it names; ``paths`` are where relative files and modules are looked for.
+
+    The first of them is the search file's own folder.
+    """
 
     config: SearchFile
     data: Dataset
@@ -33,6 +38,11 @@ class Inputs:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.data.input_shape
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative files are looked for in first."""
+        return self.paths[0] if self.paths else Path.cwd()
 
 
 def resolve(
@@ -113,6 +123,17 @@ def _views(config: DataConfig) -> Views | None:
     return None if views is None else Views(views.count, views.pad, views.flip, views.seed)
 
 
-def views_section(views: Views) -> dict[str, Any]:
-    """Return the views as a search file's ``data.views`` section."""
-    return dict(views.recipe())
+def identity(inputs: Inputs) -> dict[str, str]:
+    """Return a digest of each thing that the scores and students of a run depend on."""
+    config = inputs.config
+    return identity_of(
+        data=[inputs.data.fingerprint, inputs.data.views.recipe()],
+        teacher=[inputs.teacher.fingerprint, config.teacher.signal],
+        space=inputs.space.fingerprint,
+        budget=config.budget,
+        objectives=[list(config.search.costs), config.search.scalar],
+        score=config.score,
+        final=config.final.model_dump(mode="json", exclude={"count", "baseline"}),
+        latency=config.latency,
+        seed=config.seed,
+    )

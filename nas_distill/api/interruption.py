@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a search cleanly, with everything that is finished kept."""
+"""Ctrl-C and SIGTERM: the first ends what runs cleanly, with everything that is finished kept."""
 
 from __future__ import annotations
 
@@ -52,9 +52,25 @@ def interruptible() -> Iterator[Interruption]:
         yield interruption
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, interruption.handle) for number in numbers]
+    before = [signal.getsignal(number) for number in numbers]
     try:
+        for number in numbers:
+            signal.signal(number, interruption.handle)
         yield interruption
     finally:
         for number, handler in zip(numbers, before):
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: set from outside Python
+
+
+@contextmanager
+def stoppable(how_to_go_on: str) -> Iterator[None]:
+    """Within the block, Ctrl-C and SIGTERM end it with a sentence.
+
+    Raises:
+        InterruptedSearchError: one of them came; it says ``how_to_go_on``.
+    """
+    try:
+        with interruptible():
+            yield
+    except KeyboardInterrupt as error:
+        raise InterruptedSearchError(f"Stopped. {how_to_go_on}") from error

@@ -5,27 +5,34 @@ Nothing is decided here: the rooms decide, this puts them in order, times them a
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
+import torch
+
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, teacher_latency
+from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
-from nas_distill.api.inputs import Inputs
+from nas_distill.api.inputs import BASE, Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
+from nas_distill.api.run import Run, write_reports
 from nas_distill.api.signals import teacher_signal
 from nas_distill.common.errors import RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
+from nas_distill.cost.count import count
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
-from nas_distill.run.identity import hold_identity, identity_of
+from nas_distill.run.identity import hold_identity
 from nas_distill.run.journal import Journal, open_journal
 from nas_distill.run.records import read_records, write_csv
+from nas_distill.search.backends.inline import InlineBackend
 from nas_distill.search.controller import Controller
 from nas_distill.search.evaluator import StudentEvaluator
 from nas_distill.search.finalists import FinalistSource, best_finalist, choose_finalists
@@ -52,30 +59,34 @@ class Pipeline:
         self.interruption = interruption
 
     def run(self) -> None:
-        """Search, distil the finalists, export and time them, and look at test data once.
+        """Search, distil the finalists, export and time them, look at test data once, and report.
 
         Raises:
             InterruptedSearchError: it was asked to stop; the journal holds all that was finished.
             NasDistillError: what is wrong with the inputs or the run folder.
         """
-        with self.folder.lock():
+        self.observer.note(f"Run: {self.folder.path}")
+        with disk_errors(), self.folder.lock():
             # Once: a percent of the teacher's latency needs the teacher's latency, and objectives need both.
             objectives = Objectives.from_config(self.config.search, self._teacher_costs_for_scalar())
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
-            hold_identity(self.folder, journal.facts, self._identity())
+            hold_identity(self.folder, journal.facts, identity(self.inputs))
             journal.facts.record_environment(self.config.seed)
+            journal.facts.set(BASE, os.path.relpath(self.inputs.base, self.folder.path.resolve()))
             write_text(self.folder.search_yaml, dump_yaml(self.config))
             try:
                 self._phases(journal, objectives)
             except KeyboardInterrupt as error:
                 raise InterruptedSearchError(self._how_to_resume()) from error
             finally:
-                write_csv(read_records(journal.study), self.folder.trials_csv)
+                with suppress(OSError):  # a full disk has been told of already
+                    write_csv(read_records(journal.study), self.folder.trials_csv)
 
     def _phases(self, journal: Journal, objectives: Objectives) -> None:
         costing = self.costing(journal)
         signal = self._signal(journal)
-        survey, estimate = self.survey(costing, signal)
+        with self._phase(journal, "survey of the space"):
+            survey, estimate = self.survey(costing, signal)
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, costing, self.inputs)
         evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, self.config.device)
@@ -87,6 +98,7 @@ class Pipeline:
             export_finalists(self.inputs, self.folder, journal.facts)
         with self._phase(journal, "evaluation"):
             evaluate_once(self.inputs, self.folder, journal.facts)
+        write_reports(Run(self.folder.path, inputs=self.inputs))
         journal.facts.set(names.FINISHED, True)
 
     def costing(self, journal: Journal | None) -> Costing:
@@ -127,7 +139,8 @@ class Pipeline:
         survey = survey_space(
             self.inputs.space, costing.of, costing.budget, by=config.search.costs[0], seed=config.seed
         )
-        step = seconds_per_step(survey, self.inputs.space, self.inputs.data, signal, config.score, config.device)
+        with _threads(config.search.threads):
+            step = seconds_per_step(survey, self.inputs.space, self.inputs.data, signal, config.score, config.device)
         return survey, estimate_seconds(config, self.inputs.data, step, config.search.trials)
 
     def _signal(self, journal: Journal) -> TeacherSignal:
@@ -236,7 +249,8 @@ class Pipeline:
     def _execute(self, backend: Backend, source: WorkSource, evaluator: StudentEvaluator) -> None:
         def stop() -> None:
             source.stop()
-            self.observer.note("Stopping; what is finished is kept. Press Ctrl-C again to leave at once.")
+            with suppress(RuntimeError):  # the signal may have come in the middle of another line
+                self.observer.note("Stopping; what is finished is kept. Press Ctrl-C again to leave at once.")
 
         with self.interruption.stopping(stop):
             backend.run(source, evaluator)
@@ -246,9 +260,7 @@ class Pipeline:
     def _backend(self) -> AbstractContextManager[Backend]:
         search = self.config.search
         if search.backend == "inline":
-            from nas_distill.search.backends.inline import InlineBackend
-
-            return nullcontext(InlineBackend())
+            return _inline(search.threads)
         from nas_distill.search.backends.tune import TuneBackend
 
         return TuneBackend(
@@ -272,26 +284,28 @@ class Pipeline:
                 timings[name] = timings.get(name, 0.0) + time.perf_counter() - started
                 journal.facts.set(names.TIMINGS, timings)
 
-    def _identity(self) -> dict[str, str]:
-        config, inputs = self.config, self.inputs
-        return identity_of(
-            data=[inputs.data.fingerprint, inputs.data.views.recipe()],
-            teacher=[inputs.teacher.fingerprint, config.teacher.signal],
-            space=inputs.space.fingerprint,
-            budget=config.budget,
-            objectives=[list(config.search.costs), config.search.scalar],
-            score=config.score,
-            latency=config.latency,
-            seed=config.seed,
-        )
-
     def _teacher_costs_for_scalar(self) -> dict[str, float]:
         scalar = self.config.search.scalar
         if scalar is None or not str(scalar.target).endswith("%"):
             return {}
-        from nas_distill.cost.count import count
-
         return count(self.inputs.teacher.module, self.inputs.input_shape, [scalar.cost])
 
     def _how_to_resume(self) -> str:
         return f"Stopped. What is finished is kept in {self.folder.path}; the same command with --resume goes on."
+
+
+@contextmanager
+def _inline(threads: int) -> Iterator[Backend]:
+    """Train in this process as a worker would: results may depend on the number of threads."""
+    with _threads(threads):
+        yield InlineBackend()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

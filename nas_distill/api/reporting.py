@@ -60,7 +60,7 @@ def cost_summary(survey: Survey, estimate: Estimate, costing: Costing, inputs: I
         sampled=len(survey.candidates) + len(survey.failures),
         rows=rows,
         trials=inputs.config.search.trials,
-        workers=inputs.config.search.workers,
+        workers=estimate.workers,
         unbuildable=len(survey.failures),
         first_cause=survey.failures[0] if survey.failures else None,
         fits_all=survey.share,

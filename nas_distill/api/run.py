@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
+from nas_distill.api.costing import LATENCY
+from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import baseline_of, export_student, read_student
-from nas_distill.api.inputs import Inputs, resolve, search_paths
+from nas_distill.api.inputs import BASE, Inputs, identity, resolve, search_paths
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.reporting import card_facts, final_report, finalist_results
 from nas_distill.api.signals import store_root, teacher_signal
-from nas_distill.common.errors import BudgetError, ConfigError, RunError
+from nas_distill.common.errors import BudgetError, ConfigError, ExportError, RunError
 from nas_distill.common.seeds import derive
-from nas_distill.config import FinalConfig, SearchFile, load_search_file
+from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import Evaluation, evaluate_logits
+from nas_distill.export.student import load_spec
 from nas_distill.report.model import FinalistResult, FinalReport, ModelResult
 from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
@@ -70,8 +77,16 @@ class Run:
         """Data, teacher and space of the run, loaded when first needed."""
         if self._inputs is not None:
             return self._inputs
-        paths = (self.folder.path.resolve().parent, *search_paths(None))
-        return resolve(self.config, paths, **self._given)
+        base = self.folder.path / self.facts.get(BASE, "..")
+        inputs = resolve(self.config, (base.resolve(), *search_paths(None)), **self._given)
+        known: Mapping[str, str] = self.facts.get(names.IDENTITY, {})
+        for section, digest in identity(inputs).items():
+            if section in ("data", "teacher") and known.get(section, digest) != digest:
+                raise RunError(
+                    f"{self.folder.path} was searched with another {section} than '{getattr(inputs, section).name}' "
+                    "as it is now, so its figures do not hold for that one."
+                )
+        return inputs
 
     @property
     def budget(self) -> Budget:
@@ -113,7 +128,8 @@ class Run:
         front = self.front_records(budget)
         if not front:
             trained = [record.costs for record in self.records if record.state == "complete"]
-            raise BudgetError(f"Run {self.folder.path}: {limits.infeasible(trained)}")
+            none = "no trial was trained to its end yet." if not trained else limits.infeasible(trained)
+            raise BudgetError(f"Run {self.folder.path}: {none}")
         return Trial(self, max(front, key=lambda record: record.final_quality))
 
     def trial(self, number: int) -> Trial:
@@ -125,7 +141,8 @@ class Run:
         for record in self.records:
             if record.number == number:
                 return Trial(self, record)
-        raise RunError(f"Run {self.folder.path} has no trial {number}; it has 0 to {len(self.records) - 1}.")
+        there = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
+        raise RunError(f"Run {self.folder.path} has no trial {number}; {there}.")
 
     def report(self) -> FinalReport:
         """Return the end of the search: student, teacher, baseline, what was saved, how far scores can be trusted.
@@ -140,13 +157,16 @@ class Run:
         return finalist_results(self.facts)
 
     def status(self) -> dict[str, Any]:
-        """Return where the run stands, in plain values."""
+        """Return where the run stands, in plain values; ``process`` is the one that is searching, on this machine."""
         states = Counter(record.state for record in self.records)
         front = self.front_records()
         best = max(front, key=lambda record: record.final_quality) if front else None
+        process = self.folder.process
+        state = "finished" if self.finished else "stopped" if process is None else "running"
         return {
             "run": str(self.folder.path),
-            "state": "finished" if self.finished else "unfinished",
+            "state": state,
+            "process": process,
             "requested": self.config.search.trials,
             "trained": sum(record.trained for record in self.records),
             **{state: states[state] for state in sorted(states)},
@@ -240,20 +260,37 @@ class Trial:
             self.record.architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
         )
 
+    def students(self) -> list[Student]:
+        """Return the students that full distillations of it left, in the search and since; best validation first.
+
+        Those trained on labels alone are not among them.
+        """
+        done = {entry.key for entry in read_finalists(self.run.facts) if entry.quality is not None}
+        found = []
+        for folder in sorted(self.run.folder.students.glob(f"{self.record.key}*")):
+            in_search = folder.name == self.record.key
+            if folder.name in done if in_search else folder.name.startswith(f"{self.record.key}-"):
+                try:
+                    spec = load_spec(folder)
+                except ExportError:  # one that is being written, or was when its process died
+                    continue
+                if spec["metadata"].get("taught"):
+                    found.append((spec["metadata"]["validation_accuracy"], Student(self, folder.name)))
+        return [student for _, student in sorted(found, key=lambda entry: -entry[0])]
+
     def student(self) -> Student:
-        """Return what its full distillation in the search left.
+        """Return its student of the best validation accuracy.
 
         Raises:
-            RunError: it was no finalist.
+            RunError: it was not distilled in full.
         """
-        entries = {entry.key: entry for entry in read_finalists(self.run.facts)}
-        entry = entries.get(self.record.key)
-        if entry is None or entry.quality is None:
+        students = self.students()
+        if not students:
             raise RunError(
                 f"Trial {self.record.number} of {self.run.folder.path} was not distilled in full; "
                 f"'nas-distill distill {self.run.folder.path} {self.record.number}' does it."
             )
-        return Student(self, self.record.key)
+        return students[0]
 
     def distill(
         self,
@@ -280,11 +317,16 @@ class Trial:
             ConfigError: a setting is wrong.
         """
         run, observer = self.run, observer or Silent()
-        training = _changed(run.config.final, {**changes, **({} if epochs is None else {"epochs": epochs})})
+        final = run.config.final.model_dump()
+        training = parse(
+            FinalConfig, {**final, **({} if epochs is None else {"epochs": epochs}), **changes}, source="distill(...)"
+        )
         seed = run.config.seed if seed is None else seed
         name = f"{self.record.key}-{training.epochs:g}-epochs{'' if taught else '-labels'}" + (
             f"-seed-{seed}" if seed != run.config.seed else ""
         )
+        if changes:
+            name += f"-{hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
         total = max(1, round(training.epochs))
         work = Work(
             key=name,
@@ -297,18 +339,39 @@ class Trial:
             output=run.folder.student(name),
         )
         inputs = run.inputs
-        observer.phase(f"distilling trial {self.record.number}")
-        student = StudentEvaluator(inputs.data, inputs.space, teacher_signal(inputs, run.folder, observer)).start(work)
-        try:
-            while True:
-                result = student.next_rung()
-                observer.step(result.rung + 1, total, f"validation {result.quality:.2%}")
-                if result.rung == last_rung(work):
-                    break
-        finally:
-            student.close()
-        _forget(work)
+        with disk_errors():
+            signal = teacher_signal(inputs, run.folder, observer)
+            observer.phase(f"distilling trial {self.record.number}")
+            student = StudentEvaluator(inputs.data, inputs.space, signal, run.config.device).start(work)
+            try:
+                while True:
+                    result = student.next_rung()
+                    observer.step(result.rung + 1, total, f"validation {result.quality:.2%}")
+                    if result.rung == last_rung(work):
+                        break
+            finally:
+                student.close()
+        shutil.rmtree(work.checkpoint, ignore_errors=True)
         return Student(self, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that is known of it, in plain values."""
+        record = self.record
+        return {
+            "trial": record.number,
+            "state": record.state,
+            "quality": record.quality,
+            "costs": record.costs,
+            "architecture": self.architecture,
+            "hash": record.architecture.hash,
+            "rungs": {str(rung): quality for rung, quality in record.rungs.items()},
+            "stop": record.stop,
+            "violations": record.violations,
+            "cause": record.cause,
+            "seconds": record.seconds,
+            "duplicate_of": record.duplicate_of,
+            "retry_of": record.retry_of,
+        }
 
     def __repr__(self) -> str:
         quality = self.record.quality
@@ -347,33 +410,30 @@ class Student:
     def export(self, path: str | Path | None = None) -> dict[str, Any]:
         """Export to ONNX, hold the file against PyTorch on validation data, time it; return what was found.
 
-        ``path``: ``model.onnx`` in the student's folder unless given. A ``card.md`` is written beside it.
+        ``path``: ``model.onnx`` in the student's folder unless given. ``predicted_ms`` of what is returned is the
+        latency that the search reckoned with, None where it left latency out.
 
         Raises:
             ExportError: it cannot be exported, or the file does not compute what the network computes.
         """
         target = self.folder / "model.onnx" if path is None else Path(path)
-        result = export_student(self.trial.run.inputs, self.module, self.trial.record.architecture.hash, target)
-        return {"path": str(target), **result}
+        record = self.trial.record
+        with disk_errors():
+            result = export_student(self.trial.run.inputs, self.module, record.architecture.hash, target)
+        return {"path": str(target), **result, "predicted_ms": record.costs.get(LATENCY)}
 
     def __repr__(self) -> str:
         return f"Student({str(self.folder)!r})"
 
 
-def write_card(run: Run) -> Path:
-    """Write the run's ``card.md``."""
-    from nas_distill.report.card import write_card as write
+def write_reports(run: Run) -> None:
+    """Write a finished search's picture and card.
 
-    return write(run.folder.card_md, run.report(), card_facts(run.folder, run.facts, run.inputs))
+    Raises:
+        RunError: the run has no finished student yet.
+    """
+    from nas_distill.report.card import write_card
+    from nas_distill.report.plots import save_figure
 
-
-def _changed(training: FinalConfig, changes: Mapping[str, Any]) -> FinalConfig:
-    from nas_distill.config import parse
-
-    return parse(FinalConfig, {**training.model_dump(), **changes}, source="distill")
-
-
-def _forget(work: Work) -> None:
-    import shutil
-
-    shutil.rmtree(work.checkpoint, ignore_errors=True)
+    save_figure(run.plot(), run.folder.front_png)
+    write_card(run.folder.card_md, run.report(), card_facts(run.folder, run.facts, run.inputs))

@@ -13,7 +13,7 @@ from nas_distill.teacher import LiveSignal, TeacherSignal, TeacherStore
 def store_root(inputs: Inputs, folder: RunFolder) -> Path:
     """Return the folder of teacher stores: the search file's, else one that the runs side by side share."""
     given = inputs.config.teacher.store
-    return folder.path.parent / ".teacher-store" if given is None else Path(given)
+    return folder.path.parent / ".teacher-store" if given is None else inputs.base / Path(given).expanduser()
 
 
 def teacher_signal(inputs: Inputs, folder: RunFolder, observer: Observer) -> TeacherSignal:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from nas_distill.api.costing import check_costs
 from nas_distill.api.inputs import FROM_PYTHON, Inputs, resolve, search_paths
 from nas_distill.api.interruption import Interruption, interruptible
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.pipeline import Pipeline
-from nas_distill.api.run import Run, write_card
-from nas_distill.common.errors import ConfigError, did_you_mean
+from nas_distill.api.run import Run
+from nas_distill.common.errors import ConfigError, RunError, did_you_mean
 from nas_distill.config import SearchConfig, SearchFile, load_search_file, parse
 from nas_distill.data import Dataset
 from nas_distill.run.folder import RunFolder, choose_folder
@@ -26,7 +27,7 @@ _SECTIONS = ("search", "score", "final", "latency")
 def search(
     file: str | Path | None = None,
     *,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | str | None = None,
     data: Any = None,
     builder: Callable[..., nn.Module] | str | None = None,
     space: SearchSpace | Mapping[str, Any] | str | None = None,
@@ -42,8 +43,8 @@ def search(
     Args:
         file: a search file; what else is given stands in for its sections. Without one, ``teacher``, ``data`` and
             ``space`` are needed.
-        teacher: any module that maps samples to logits; it is frozen.
-        data: a Dataset, (x, y), a torch map-style dataset, or a mapping of such by split.
+        teacher: any module that maps samples to logits, which is frozen; or a name as in a search file.
+        data: a Dataset, (x, y), a torch map-style dataset, or a mapping of such by split; or a name.
         builder: a function that builds a network of the parameters in ``space``, which it gets by name; also
             ``input_shape`` and ``num_classes`` if it takes them. Functions defined in a notebook work.
         space: parameters and their values, the name of a shipped space, or a SearchSpace.
@@ -63,12 +64,10 @@ def search(
     inputs, base = prepare(
         file, teacher=teacher, data=data, builder=builder, space=space, budget=budget, seed=seed, settings=settings
     )
-    chosen = choose_folder(Path(folder) if folder is not None else base, resume=resume)
+    chosen = _only_a_run(choose_folder(Path(folder) if folder is not None else base, resume=resume))
     with interruptible() as interruption:
         Pipeline(inputs, chosen, observer, interruption).run()
-    run = Run(chosen.path, inputs=inputs)
-    _write_reports(run)
-    return run
+    return Run(chosen.path, inputs=inputs)
 
 
 def dry_run(
@@ -105,7 +104,7 @@ def open_run(
 def prepare(
     file: str | Path | None,
     *,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | str | None = None,
     data: Any = None,
     builder: Callable[..., nn.Module] | str | None = None,
     space: SearchSpace | Mapping[str, Any] | str | None = None,
@@ -121,21 +120,27 @@ def prepare(
         for name, value in {"teacher": teacher, "data": data, "space": space}.items():
             if value is None:
                 raise ConfigError(f"search(...): give a search file, or teacher, data and space; '{name}' is missing.")
-    if data is not None:
+    if isinstance(data, str):
+        content["data"], data = {"name": data}, None
+    elif data is not None:
         name = data.name if isinstance(data, Dataset) else type(data).__name__
         content["data"] = {"name": f"{FROM_PYTHON} {name}"}
     if teacher is not None:
-        signal = (content.get("teacher") or {}).get("signal", "store")
-        content["teacher"] = {"name": f"{FROM_PYTHON} {type(teacher).__name__}", "signal": signal}
+        known = content.get("teacher") or {}
+        kept = {key: known[key] for key in ("signal", "store") if key in known}
+        name = teacher if isinstance(teacher, str) else f"{FROM_PYTHON} {type(teacher).__name__}"
+        content["teacher"] = {"name": name, **kept}
+    module = None if isinstance(teacher, str) else teacher
     if space is not None or builder is not None:
         content["space"] = _space_section(content.get("space"), space, builder)
     if budget is not None:
-        content["budget"] = dict(budget)
+        content["budget"] = dict(budget) if isinstance(budget, Mapping) else budget
     if seed is not None:
         content["seed"] = seed
     config = parse(SearchFile, _with_settings(content, settings, source), source=source)
     given_space = space if space is not None else (content["space"] if builder is not None else None)
-    inputs = resolve(config, search_paths(path), data=data, teacher=teacher, space=given_space, builder=builder)
+    inputs = resolve(config, search_paths(path), data=data, teacher=module, space=given_space, builder=builder)
+    check_costs(inputs)
     base = Path("runs/search") if path is None else path.with_suffix("")
     return inputs, base if config.name is None else base.with_name(config.name)
 
@@ -152,13 +157,26 @@ def _space_section(
     return dict(content) if isinstance(content, Mapping) else content
 
 
+def _only_a_run(folder: RunFolder) -> RunFolder:
+    """Return a folder for a run; one that holds something else is somebody's, and files of a run may be named alike."""
+    if folder.exists or not folder.path.is_dir():
+        return folder
+    others = sorted(path.name for path in folder.path.iterdir() if path != folder.lock_file)
+    if others:
+        raise RunError(
+            f"{folder.path} holds {others[0]!r} and no run; give a folder that is empty or not there yet "
+            "(--folder, or folder=... from Python)."
+        )
+    return folder
+
+
 def _with_settings(content: Mapping[str, Any], settings: Mapping[str, Any], source: str) -> dict[str, Any]:
     merged = {**content}
     for key, value in settings.items():
         if value is None:
             continue
-        if key in _SECTIONS and isinstance(value, Mapping):
-            merged[key] = {**merged.get(key, {}), **value}
+        if key in _SECTIONS:
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
         elif key in SearchConfig.model_fields:
             merged["search"] = {**merged.get("search", {}), key: value}
         elif key == "device":
@@ -167,10 +185,3 @@ def _with_settings(content: Mapping[str, Any], settings: Mapping[str, Any], sour
             known = [*SearchConfig.model_fields, *_SECTIONS, "device"]
             raise ConfigError(f"{source}: unknown setting '{key}'{did_you_mean(key, known)}")
     return merged
-
-
-def _write_reports(run: Run) -> None:
-    from nas_distill.report.plots import save_figure
-
-    save_figure(run.plot(), run.folder.front_png)
-    write_card(run)

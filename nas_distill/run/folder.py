@@ -83,6 +83,21 @@ class RunFolder:
         """Whether this object holds the folder's lock."""
         return self._held
 
+    @property
+    def process(self) -> int | None:
+        """The process of this machine that writes here now; None when none does."""
+        # Not by trying the lock: held for a moment only, it would still refuse a search that begins at that moment.
+        try:
+            holder = json.loads(self.lock_file.read_text(encoding="utf-8"))
+            if holder["host"] != socket.gethostname():
+                return None
+            os.kill(holder["pid"], 0)
+            return int(holder["pid"])
+        except PermissionError:
+            return int(holder["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def require(self) -> RunFolder:
         """Return self.
 

@@ -151,4 +151,5 @@ def estimate_seconds(config: SearchFile, data: Dataset, step: float, trials: int
         return training.epochs * (len(data.train) // min(training.batch_size, len(data.train)))
 
     runs = config.final.count + (1 if config.final.baseline else 0)
-    return Estimate(trials * steps(config.score) * step, runs * steps(config.final) * step, config.search.workers)
+    workers = config.search.workers if config.search.backend == "tune" else 1
+    return Estimate(trials * steps(config.score) * step, runs * steps(config.final) * step, workers)

@@ -1,15 +1,17 @@
-"""The command line: each command is one call into the package, and what it says of the result."""
+"""The commands: each is one call into the package, and what it says of the result."""
 
 from __future__ import annotations
 
-import json
-import sys
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas_distill.common.errors import ConfigError, NasDistillError
+from nas_distill import __version__
+from nas_distill.api.interruption import stoppable
+from nas_distill.cli.output import print_json, print_table, say_student
+from nas_distill.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from nas_distill.api import Run, Trial
@@ -34,6 +36,15 @@ BudgetOption = Annotated[
     list[str] | None,
     typer.Option("--budget", metavar="COST=LIMIT", help="e.g. flops=2M, params=60k, latency_ms=0.5, flops=50%"),
 ]
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _say_version(asked), help="say which")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -62,45 +73,55 @@ def search(
     with _observer(quiet or as_json) as observer:
         if dry_run:
             look(file, settings=settings, budget=limits, observer=observer)
-            if as_json:
-                _print_json(observer.summary)
-            return
-        run = run_search(file, budget=limits, folder=folder, resume=resume, observer=observer, **settings)
-    if as_json:
-        _print_json(run.report())
+        else:
+            run = run_search(file, budget=limits, folder=folder, resume=resume, observer=observer, **settings)
+    if dry_run:
+        if as_json:
+            print_json(observer.summary)
+    elif as_json:
+        print_json(run.report())
     elif not quiet:
-        _print_report(run)
+        from nas_distill.report.final import final_table
+
+        print_table(final_table(run.report()))
 
 
 @app.command()
 def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = False) -> None:
     """Show the trials that no other beats, within a budget, and write their picture (front.png)."""
-    from nas_distill.report.plots import save_figure
-
     opened = _open(run)
     limits = _parse_budget(budget)
     records = opened.front_records(limits)
     if as_json:
-        _print_json([_trial_dict(opened.trial(record.number)) for record in records])
+        print_json([opened.trial(record.number).to_dict() for record in records])
         return
+    from nas_distill.report.plots import save_figure
     from nas_distill.report.tables import front_table
 
     limited = opened.budget_of(limits).limits
-    _print(front_table(records, opened.config.search.costs, limits=limited, finalists=opened.finalists()))
-    save_figure(opened.plot(limits), opened.folder.front_png)
-    typer.echo(f"Picture: {opened.folder.front_png}")
+    print_table(front_table(records, opened.config.search.costs, limits=limited, finalists=opened.finalists()))
+    picture = opened.folder.front_png
+    if limits is not None:  # the run's own picture stays
+        named = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(f"{name} {limit}" for name, limit in limits.items()))
+        picture = picture.with_name(f"front-{named.strip('-')}.png")
+    save_figure(opened.plot(limits), picture)
+    typer.echo(f"Picture: {picture}")
 
 
 @app.command()
-def show(run: RunArgument, trial: Annotated[int, typer.Argument(metavar="TRIAL")], as_json: JsonOption = False) -> None:
+def show(
+    run: RunArgument,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="trial number, as in tables")],
+    as_json: JsonOption = False,
+) -> None:
     """Show one trial: its architecture, its costs, what it reached at each rung, and how it ended."""
     opened = _open(run).trial(trial)
     if as_json:
-        _print_json(_trial_dict(opened))
+        print_json(opened.to_dict())
         return
     from nas_distill.report.tables import trial_table
 
-    _print(trial_table(opened.record))
+    print_table(trial_table(opened.record))
 
 
 @app.command()
@@ -109,10 +130,11 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
     opened = _open(run)
     found = opened.status()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for key, value in found.items():
-        typer.echo(f"{key}: {value}")
+        if value is not None:
+            typer.echo(f"{key}: {value}")
 
 
 @app.command()
@@ -127,9 +149,10 @@ def distill(
 ) -> None:
     """Distil one trial in full and keep the student."""
     opened = _chosen(_open(run), trial)
-    with _observer(quiet or as_json) as observer:
+    with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
         student = opened.distill(epochs=epochs, taught=not labels, seed=seed, observer=observer)
-    _say_student(student, student.evaluate("val"), "val", as_json)
+    if as_json or not quiet:
+        say_student(student, student.evaluate("val"), "val", as_json)
 
 
 @app.command()
@@ -140,8 +163,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a finished student: accuracy, share of the teacher's retained, agreement, calibration."""
-    student = _chosen(_open(run), trial).student()
-    _say_student(student, student.evaluate(split), split or student.trial.run.inputs.data.splits[-1], as_json)
+    opened = _open(run)
+    student = _chosen(opened, trial).student()
+    say_student(student, student.evaluate(split), split or opened.inputs.data.splits[-1], as_json)
 
 
 @app.command()
@@ -157,13 +181,14 @@ def export(
         raise ConfigError(f"Format '{format}' is unknown; known: onnx.")
     result = _chosen(_open(run), trial).student().export(output)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     parity, latency = result["parity"], result["latency"]
+    predicted = "" if result["predicted_ms"] is None else f", predicted {result['predicted_ms']:.3f} ms"
     typer.echo(
         f"{result['path']}: {result['bytes']:,} bytes, logits differ by at most {parity['max_abs_difference']:.2g}, "
         f"same predictions for {parity['same_predictions']:.2%} of {parity['count']} samples, "
-        f"{latency['p50_ms']:.3f} ms (p95 {latency['p95_ms']:.3f} ms) on {latency['conditions']}"
+        f"{latency['p50_ms']:.3f} ms (p95 {latency['p95_ms']:.3f} ms{predicted}) on {latency['conditions']}"
     )
 
 
@@ -180,35 +205,37 @@ def spaces(
     if name is None:
         found = {known: load_space(known) for known in names()}
         if as_json:
-            _print_json({known: {"about": space.about, "size": space.size().count} for known, space in found.items()})
+            print_json({known: {"about": space.about, "size": space.size().count} for known, space in found.items()})
             return
         for known, space in found.items():
             typer.echo(f"{known:10} {space.size()}  {space.about}")
         return
     space = load_space(name, [Path.cwd()])
     if as_json:
-        _print_json({**space.to_dict(), "size": space.size().count, "exact": space.size().exact})
+        print_json({**space.to_dict(), "size": space.size().count, "exact": space.size().exact})
     else:
-        _print(space_table(space))
+        print_table(space_table(space))
 
 
 @app.command()
 def teach(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="teach file, e.g. runs/fashion-teacher.yaml")],
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a teacher on labels alone, by the same loop that distils students; goes on where it was stopped."""
-    from nas_distill.api.teaching import teach_file
+    from nas_distill.api.teaching import TeachProgress, teach_file
 
-    output, evaluation, split = teach_file(
-        file,
-        on_epoch=lambda done: (
-            None
-            if quiet
-            else typer.echo(f"epoch {done.epoch}/{done.epochs}: validation {done.quality:.2%}, {done.seconds:.0f} s")
-        ),
-    )
-    typer.echo(f"{output}: {evaluation.accuracy:.2%} on {evaluation.count:,} {split} samples")
+    def say(done: TeachProgress) -> None:
+        if not (quiet or as_json):
+            typer.echo(f"epoch {done.epoch}/{done.epochs}: validation {done.quality:.2%}, {done.seconds:.0f} s")
+
+    with stoppable("The same command goes on from the last whole epoch."):
+        output, evaluation, split = teach_file(file, on_epoch=say)
+    if as_json:
+        print_json({"teacher": str(output), "split": split, **vars(evaluation)})
+    elif not quiet:
+        typer.echo(f"{output}: {evaluation.accuracy:.2%} on {evaluation.count:,} {split} samples")
 
 
 @app.command()
@@ -229,11 +256,9 @@ def store_verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run's stored teacher logits with the live teacher's."""
-    from dataclasses import asdict
-
     found = _open(run).verify_store(samples)
     if as_json:
-        _print_json(asdict(found))
+        print_json(found)
         return
     typer.echo(
         f"{found.samples} stored answers: largest difference {found.max_difference:.2g}, same class for "
@@ -241,24 +266,10 @@ def store_verify(
     )
 
 
-def main() -> None:
-    """Run the command line; exit code 2 for what a user can put right, 130 when stopped by a signal."""
-    try:
-        app(standalone_mode=True)
-    except NasDistillError as error:
-        _fail(str(error), 130 if getattr(error, "interrupted", False) else 2)
-    except KeyboardInterrupt:
-        _fail("Stopped.", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:
-        _fail(f"{error.filename or 'A file'} cannot be used ({error.strerror or error}).", 2)
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(message if code == 130 else f"nas-distill: {message}", err=True)
-    sys.exit(code)
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"nas-distill {__version__}")
+        raise typer.Exit
 
 
 def _open(path: Path) -> Run:
@@ -297,58 +308,3 @@ def _merged_budget(file: Path, entries: list[str] | None) -> dict[str, Any] | No
     from nas_distill.config import load_search_file
 
     return {**load_search_file(file).budget, **limits}
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    Console().print(renderable)
-
-
-def _print_json(value: Any) -> None:
-    from nas_distill.report.plain import to_plain
-
-    typer.echo(json.dumps(to_plain(value), indent=2, default=str))
-
-
-def _print_report(run: Run) -> None:
-    from nas_distill.report.final import final_table
-
-    _print(final_table(run.report()))
-    typer.echo(f"Run: {run.folder.path}   picture: {run.folder.front_png.name}   card: {run.folder.card_md.name}")
-
-
-def _say_student(student: Any, evaluation: Any, split: str, as_json: bool) -> None:
-    if as_json:
-        from dataclasses import asdict
-
-        _print_json({"student": str(student.folder), "split": split, **asdict(evaluation)})
-        return
-    typer.echo(
-        f"{student.folder}: {evaluation.accuracy:.2%} on {evaluation.count:,} {split} samples "
-        f"({evaluation.retained:.2%} of the teacher's, agreement {evaluation.agreement:.2%}, ECE {evaluation.ece:.4f}, "
-        f"NLL {evaluation.nll:.4f})"
-    )
-
-
-def _trial_dict(trial: Trial) -> dict[str, Any]:
-    record = trial.record
-    return {
-        "trial": record.number,
-        "state": record.state,
-        "quality": record.quality,
-        "costs": record.costs,
-        "architecture": record.architecture.to_dict(),
-        "hash": record.architecture.hash,
-        "rungs": {str(rung): quality for rung, quality in record.rungs.items()},
-        "stop": record.stop,
-        "violations": record.violations,
-        "cause": record.cause,
-        "seconds": record.seconds,
-        "duplicate_of": record.duplicate_of,
-        "retry_of": record.retry_of,
-    }
-
-
-if __name__ == "__main__":
-    main()

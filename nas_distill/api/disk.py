@@ -1,0 +1,26 @@
+"""What the disk refuses, in a sentence."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nas_distill.common.errors import RunError
+
+
+def disk_sentence(error: OSError) -> str:
+    """Say what could not be read or written, and why."""
+    where = error.filename or "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full, so {where} could not be written; what was finished is kept: make space, then go on."
+    return f"{where} cannot be used ({error.strerror or error}); what was finished is kept."
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn what the operating system refuses within the block into a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(disk_sentence(error)) from error

@@ -1,0 +1,74 @@
+"""The command line: ``main`` runs a command, and says in one line and an exit code what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from typing import Any, NoReturn
+
+import typer
+
+from nas_distill.api.disk import disk_sentence
+from nas_distill.api.interruption import InterruptedSearchError, interruptible
+from nas_distill.cli.commands import app
+from nas_distill.common.errors import NasDistillError, first_line
+
+__all__ = ["app", "main"]
+
+STOPPED = 130
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: exit code 2 for what a user can put right, 130 when stopped by a signal, 1 for a bug."""
+    try:
+        with interruptible():
+            code = app(args=arguments, prog_name="nas-distill", standalone_mode=False)
+        sys.stdout.flush()
+    except InterruptedSearchError as error:
+        _fail(str(error), STOPPED)
+    except NasDistillError as error:
+        _fail(f"nas-distill: {error}", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("Stopped.", STOPPED)
+    except BrokenPipeError:
+        # Whoever read the output has gone; what is still in the buffer must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"nas-distill: {disk_sentence(error)}", 2)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # what typer says of a command line, whichever class it has for it
+            _fail(_usage_sentence(error), 2)
+        _fail(f"nas-distill: {_kept_traceback(error)}", 1)
+    if code == STOPPED:  # how typer hands on a KeyboardInterrupt
+        _fail("Stopped.", STOPPED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    if message:
+        typer.echo(message, err=True)
+    sys.exit(code)
+
+
+def _usage_sentence(error: Any) -> str:
+    """Return what is wrong with the command line; nothing where its help has been shown already."""
+    message = " ".join(error.format_message().split())
+    if not message:
+        return ""
+    context = getattr(error, "ctx", None)
+    command = "nas-distill" if context is None else context.command_path
+    return f"nas-distill: {message.rstrip('.')}; '{command} --help' says what there is."
+
+
+def _kept_traceback(error: Exception) -> str:
+    where = "could not be written"
+    try:
+        handle, path = tempfile.mkstemp(prefix="nas-distill-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            traceback.print_exception(error, file=stream)
+        where = f"is in {path}, please report it"
+    except OSError:
+        pass
+    return f"this is a bug in nas-distill ({first_line(error)}); its traceback {where}."

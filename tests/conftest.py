@@ -1,0 +1,131 @@
+"""A small real search for the tests that look at the package as its user does."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TEACHER = {
+    "stem": 8,
+    "stages": [{"depth": 1, "width": 16, "block": "basic"}, {"depth": 1, "width": 32, "block": "basic"}],
+}
+SMALL: dict[str, Any] = {
+    "data": "digits",
+    "teacher": {"name": "teacher"},
+    "space": {
+        "builder": "nas_distill.models.resnet:build",
+        "parameters": {
+            "stem": [8],
+            "stages": {
+                "each": [
+                    {"depth": [1, 2], "width": [8, 16], "block": ["basic"]},
+                    {"depth": [1], "width": [8, 16, 24], "block": ["basic"]},
+                ]
+            },
+        },
+    },
+    "budget": {"flops": "60%"},
+    "search": {"trials": 4, "backend": "inline", "seeds": 3, "sampler": "random"},
+    "score": {"epochs": 1, "batch_size": 32},
+    "final": {"epochs": 1, "count": 1, "batch_size": 32},
+    "latency": {"calibrate": 0, "repeats": 5},
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def run_in_process(*arguments: str | Path) -> Answer:
+    from nas_distill.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., Answer]:
+    """Runs a command of nas-distill in this process."""
+    return run_in_process
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small teacher of the digits, trained once."""
+    from nas_distill.config import TeachFile
+    from nas_distill.data import load_dataset
+    from nas_distill.distill.teach import teach
+
+    output = tmp_path_factory.mktemp("teacher") / "teacher"
+    content = {
+        "data": "digits",
+        "builder": "nas_distill.models.resnet:build",
+        "arguments": TEACHER,
+        "training": {"epochs": 4, "batch_size": 64},
+        "output": str(output),
+    }
+    teach(TeachFile.model_validate(content), load_dataset("digits"), output)
+    return output
+
+
+@pytest.fixture
+def search_file(tmp_path: Path, teacher_folder: Path) -> Callable[..., Path]:
+    """Writes a small search file; keywords stand in for its sections, or for keys of them."""
+
+    def write(name: str = "small.yaml", folder: Path | None = None, **changes: Any) -> Path:
+        return write_search(folder or tmp_path, teacher_folder, name, **changes)
+
+    return write
+
+
+def write_search(folder: Path, teacher: Path, name: str = "small.yaml", **changes: Any) -> Path:
+    content = {**SMALL, "teacher": {"name": str(teacher), "store": str(teacher.parent / "store")}}
+    for key, value in changes.items():
+        known = content.get(key)
+        merge = isinstance(known, dict) and isinstance(value, dict) and key in ("search", "score", "final", "latency")
+        content[key] = {**known, **value} if merge else value
+    path = folder / name
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
+    """The folder of a finished search, to be looked at; whoever writes in it adds and changes nothing else."""
+    folder = tmp_path_factory.mktemp("finished")
+    answer = run_in_process("search", write_search(folder, teacher_folder), "--quiet")
+    assert (answer.code, answer.out, answer.err) == (0, "", "")
+    return folder / "small"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks are faster on one thread, and two tests at a time do not fight over processors."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
