@@ -101,7 +101,11 @@ def front_table(
             cells.append("within" if fits else "over " + _over(record.costs, limits))
         add_row(table, cells, style="" if fits else "dim")
     note = "quality: validation accuracy after the short distillation."
-    note += "  *: the student." if any(entry.chosen for entry in full.values()) else ""
+    student = next((entry for entry in full.values() if entry.chosen), None)
+    if student is not None and any(record.number == student.trial for record in front):
+        note += "  *: the student."
+    elif student is not None:
+        note += f"\nThe student, trial {student.trial}, came to {words.percent(student.full)} after full distillation."
     return Group(table, Text(note, style="dim"))
 
 

@@ -6,7 +6,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import optuna
+with warnings.catch_warnings():
+    # Optuna imports a progress bar that warns in every notebook that lacks the widgets to draw it.
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import optuna
 
 
 @contextmanager

@@ -89,6 +89,15 @@ def test_the_front_is_from_cheap_to_dear_with_what_became_of_it(run, final):
     assert f"{100 * final.finalists[0].full:.2f} % *" in text
 
 
+def test_a_student_off_the_front_is_named_below_it(run):
+    front = front_records(run, ["flops"])
+    other = next(record for record in run if record.state == "complete" and record not in front)
+    for record, note in ((front[0], "*: the student."), (other, f"The student, trial {other.number}, came to 91.00 %")):
+        finalist = FinalistResult(record.number, record.costs, record.final_quality, 0.91, chosen=True)
+        finalists = [finalist, FinalistResult(front[-1].number, front[-1].costs, 0.9, 0.9)]
+        assert note in shown(front_table(run, ["flops"], finalists=finalists))
+
+
 def test_a_run_without_a_front_says_so():
     assert "no front" in shown(front_table([], ["flops"]))
 
