@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install search test test-slow lint clean
+.PHONY: install search test test-slow lint example clean
 
 install: .venv/installed  ## make .venv with the pinned dependencies
 
@@ -25,6 +25,12 @@ test: lint  ## lint, type-check, quick tests
 
 test-slow: install  ## real processes killed, long searches
 	$(BIN)/python -m pytest -m slow
+
+example: install  ## make the committed run anew, with all that shows it: README's picture, the notebook's outputs
+	rm -rf runs/example
+	$(BIN)/nas-distill search runs/quickstart.yaml --folder runs/example
+	cp runs/example/front.png docs/quickstart-front.png
+	$(BIN)/python notebooks/execute.py
 
 clean:
 	rm -rf .venv

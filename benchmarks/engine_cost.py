@@ -30,11 +30,11 @@ from nas_distill.run.records import TrialRecord, from_trial
 STARTUP = "startup_seconds"
 SEARCH = "search"
 TIMED = {  # what of the driver's work is timed: name -> where it is done
-    "asking the sampler": ("nas_distill.search.proposals", "Proposals", "ask"),
-    "costing (build, count, predict)": ("nas_distill.search.pricing", "Pricer", "__call__"),
-    "next candidate, in all": ("nas_distill.search.controller", "Controller", "next"),
-    "judging and journalling a report": ("nas_distill.search.controller", "Controller", "report"),
-    "ending a trial": ("nas_distill.search.controller", "Controller", "finish"),
+    "asking the sampler": ("nas_distill.engine.proposals", "Proposals", "ask"),
+    "costing (build, count, predict)": ("nas_distill.engine.pricing", "Pricer", "__call__"),
+    "next candidate, in all": ("nas_distill.engine.controller", "Controller", "next"),
+    "judging and journalling a report": ("nas_distill.engine.controller", "Controller", "report"),
+    "ending a trial": ("nas_distill.engine.controller", "Controller", "finish"),
 }
 
 
@@ -72,13 +72,13 @@ def _options() -> argparse.Namespace:
 
 
 def _search(options: argparse.Namespace, folder: Path) -> Path:
-    import nas_distill as nd
+    from nas_distill.api import search
 
     quick: dict[str, Any] = {}
     if options.quick:
         tiny = {"epochs": 0.1, "count": 1, "baseline": False}
         quick = {"trials": 4, "seeds": 1, "score": {"epochs": 0.3}, "final": tiny, "latency": {"calibrate": 0}}
-    return nd.search(options.file, folder=folder, **quick).folder.path
+    return search(options.file, folder=folder, **quick).folder.path
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from fashion_report import report
 from rivals import Rivals
 from trainings import say, time_box
 
-from nas_distill.api import Run
+from nas_distill.api import Run, open_run, search
 from nas_distill.api.interruption import InterruptedSearchError, interruptible
 from nas_distill.common.files import write_text
 from nas_distill.config import SearchFile, dump_yaml, load_search_file, parse
@@ -91,12 +91,10 @@ def _search_file(options: argparse.Namespace) -> Path:
 
 def _search(file: Path, folder: Path) -> Run:
     """Return the finished search, made or gone on with where it is not."""
-    import nas_distill as nd
-
     if not (RunFolder(folder).exists and read_facts(RunFolder(folder)).finished):
         say(f"Searching in {folder}.")
-        nd.search(file, folder=folder, resume=True)
-    return nd.open_run(folder)
+        search(file, folder=folder, resume=True)
+    return open_run(folder)
 
 
 if __name__ == "__main__":

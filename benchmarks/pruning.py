@@ -26,7 +26,7 @@ from common import parser, publish, table
 from replay import Candidate, Judged, Pool, replay
 
 from nas_distill.common.seeds import numpy_rng
-from nas_distill.search.dominance import Dominance, NoRule, QualityHalving, Rule
+from nas_distill.engine.dominance import Dominance, NoRule, QualityHalving, Rule
 
 WORKERS = 4
 BUDGETS = (8, 15, 40)  # in full trainings
@@ -311,7 +311,7 @@ def _shuffled(pool: Pool, rules: Mapping[str, Rule], orders: Sequence[np.ndarray
 
 def _search(options: argparse.Namespace) -> None:
     """Make the run, or go on with it: everything trained to its end, and hardly any full distillation."""
-    import nas_distill as nd
+    from nas_distill.api import search
     from nas_distill.run.facts import read_facts
     from nas_distill.run.folder import RunFolder
 
@@ -319,7 +319,7 @@ def _search(options: argparse.Namespace) -> None:
         return
     quick = {"score": {"epochs": 0.2}, "trials": 6, "seeds": 2} if options.quick else {}
     settings = {"trials": options.trials, "sampler": options.sampler, **quick}
-    nd.search(
+    search(
         options.search,
         folder=options.run,
         resume=True,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nas_distill.engine.dominance import Report, Rule
 from nas_distill.run.front import hypervolume, non_dominated
-from nas_distill.search.dominance import Report, Rule
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from nas_distill.api.observer import Silent
 from nas_distill.api.signals import teacher_signal
 from nas_distill.common.seeds import derive, numpy_rng, seeded_torch
 from nas_distill.cost.count import count
+from nas_distill.engine.backends.tune import TuneBackend
+from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.engine.finalists import Finalist, best_finalist, choose_finalists, read_finalists
+from nas_distill.engine.work import Work
 from nas_distill.models.layers import round_channels
 from nas_distill.run import facts as names
 from nas_distill.run.records import Rung, TrialRecord
-from nas_distill.search.backends.tune import TuneBackend
-from nas_distill.search.evaluator import StudentEvaluator
-from nas_distill.search.finalists import Finalist, best_finalist, choose_finalists, read_finalists
-from nas_distill.search.work import Work
 from nas_distill.space import Architecture, SearchSpace
 
 OURS, RANDOM, LABELS = "ours", "random", "labels"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_distill.common.files import write_json
-from nas_distill.search.evaluator import StudentEvaluator, StudentRun
-from nas_distill.search.work import Outcome, RungResult, Work
+from nas_distill.engine.evaluator import StudentEvaluator, StudentRun
+from nas_distill.engine.work import Outcome, RungResult, Work
 
 
 class Book:

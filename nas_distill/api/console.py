@@ -11,13 +11,13 @@ from rich.console import Console
 from nas_distill.api.costing import Costing
 from nas_distill.api.inputs import Inputs
 from nas_distill.api.reporting import cost_summary, progress_view
+from nas_distill.engine.finalists import Finalist
+from nas_distill.engine.progress import Event, Progress
+from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.report import words
 from nas_distill.report.model import CostSummary, ProgressView
 from nas_distill.report.progress import Progress as LiveView
 from nas_distill.report.tables import cost_table
-from nas_distill.search.finalists import Finalist
-from nas_distill.search.progress import Event, Progress
-from nas_distill.search.survey import Estimate, Survey
 
 _TOLD = ("complete", "pruned", "failed", "interrupted")
 _UNITS = {"teacher store": "samples", "latency calibration": "networks", "full distillation": "epochs"}

@@ -12,6 +12,7 @@ from nas_distill.api.inputs import Inputs
 from nas_distill.common.errors import CostError
 from nas_distill.cost.runtime import time_file, time_module
 from nas_distill.data import SplitName
+from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import evaluate_logits
 from nas_distill.export.onnx import export_onnx
@@ -20,7 +21,6 @@ from nas_distill.export.verify import verify_onnx
 from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
-from nas_distill.search.finalists import Finalist, best_finalist, read_finalists
 
 EXPORTS = "exports"
 TEACHER = "teacher"

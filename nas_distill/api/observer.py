@@ -6,9 +6,9 @@ from typing import Protocol
 
 from nas_distill.api.costing import Costing
 from nas_distill.api.inputs import Inputs
-from nas_distill.search.finalists import Finalist
-from nas_distill.search.progress import Event, Progress
-from nas_distill.search.survey import Estimate, Survey
+from nas_distill.engine.finalists import Finalist
+from nas_distill.engine.progress import Event, Progress
+from nas_distill.engine.survey import Estimate, Survey
 
 
 class Observer(Protocol):

@@ -25,6 +25,15 @@ from nas_distill.common.errors import RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
 from nas_distill.cost.count import count
+from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.controller import Controller
+from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.engine.finalists import FinalistSource, best_finalist, choose_finalists
+from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.probe import NoiseProbe
+from nas_distill.engine.progress import Event
+from nas_distill.engine.survey import Estimate, Survey, estimate_seconds, seconds_per_step, survey_space
+from nas_distill.engine.work import Backend, WorkSource
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.run import facts as names
@@ -32,15 +41,6 @@ from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import hold_identity
 from nas_distill.run.journal import Journal, open_journal
 from nas_distill.run.records import read_records, write_csv
-from nas_distill.search.backends.inline import InlineBackend
-from nas_distill.search.controller import Controller
-from nas_distill.search.evaluator import StudentEvaluator
-from nas_distill.search.finalists import FinalistSource, best_finalist, choose_finalists
-from nas_distill.search.objectives import Objectives
-from nas_distill.search.probe import NoiseProbe
-from nas_distill.search.progress import Event
-from nas_distill.search.survey import Estimate, Survey, estimate_seconds, seconds_per_step, survey_space
-from nas_distill.search.work import Backend, WorkSource
 from nas_distill.teacher import TeacherSignal, TeacherStore
 
 TEACHER_LATENCY = "teacher_latency_ms"
@@ -261,7 +261,7 @@ class Pipeline:
         search = self.config.search
         if search.backend == "inline":
             return _inline(search.threads)
-        from nas_distill.search.backends.tune import TuneBackend
+        from nas_distill.engine.backends.tune import TuneBackend
 
         return TuneBackend(
             workers=search.workers,

@@ -10,6 +10,9 @@ from nas_distill.api.finish import EXPORTS, TEACHER, baseline_of
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
+from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
+from nas_distill.engine.progress import Progress
+from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.evaluate.report import Evaluation
 from nas_distill.report.model import (
     CardFacts,
@@ -26,9 +29,6 @@ from nas_distill.report.trust import rank_trust
 from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
-from nas_distill.search.finalists import Finalist, best_finalist, read_finalists
-from nas_distill.search.progress import Progress
-from nas_distill.search.survey import Estimate, Survey
 from nas_distill.space import Architecture
 
 STORE = "store"

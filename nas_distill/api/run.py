@@ -23,6 +23,9 @@ from nas_distill.common.errors import BudgetError, ConfigError, ExportError, Run
 from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
+from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.engine.finalists import best_finalist, read_finalists
+from nas_distill.engine.work import Work, last_rung
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import Evaluation, evaluate_logits
 from nas_distill.export.student import load_spec
@@ -33,9 +36,6 @@ from nas_distill.run.folder import RunFolder
 from nas_distill.run.front import front_records
 from nas_distill.run.journal import read_study
 from nas_distill.run.records import TrialRecord, read_records, to_frame
-from nas_distill.search.evaluator import StudentEvaluator
-from nas_distill.search.finalists import best_finalist, read_finalists
-from nas_distill.search.work import Work, last_rung
 from nas_distill.teacher import TeacherStore
 from nas_distill.teacher.store import Verification
 

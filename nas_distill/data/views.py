@@ -57,7 +57,7 @@ class Views:
         Args:
             x: (B, C, H, W), any dtype.
             index: (B,) int64, the samples' places in the training set.
-            view: which view; may be beyond ``count`` (a training without a store draws fresh ones).
+            view: which view, from 0; ``count`` only says how many are in use.
             samples: size of the training set.
         """
         if self.identity:

@@ -125,7 +125,9 @@ class Distiller:
             with atomic_path(folder / _STATE) as path:
                 torch.save(state, path)
         except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
-            raise TrainingError(f"Checkpoint {folder / _STATE} cannot be written ({first_line(error)}).") from error
+            raise TrainingError(
+                f"Checkpoint {folder / _STATE} cannot be written ({first_line(error)}); is the disk full?"
+            ) from error
 
     def load(self, folder: Path) -> bool:
         """Go on from what ``save`` left in ``folder``; False if there is nothing.

@@ -160,7 +160,7 @@ class _LinesInMemory(BaseJournalBackend):
 def _open_study(
     storage: JournalStorage, path: Path, *, directions: Sequence[str], names: Sequence[str]
 ) -> optuna.Study:
-    sampler = optuna.samplers.RandomSampler(seed=0)  # never asked: proposals are made elsewhere (search/proposals.py)
+    sampler = optuna.samplers.RandomSampler(seed=0)  # never asked: proposals are made elsewhere (engine/proposals.py)
     existing = [study for study in storage.get_all_studies() if study.study_name == STUDY]
     if existing:
         found = [direction.name.lower() for direction in existing[0].directions]

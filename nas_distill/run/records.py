@@ -1,6 +1,6 @@
 """A trial as the rest of the package sees it, read from the journal and from nothing else.
 
-What a trial's user attributes hold (written by ``search/scribe.py``):
+What a trial's user attributes hold (written by ``engine/scribe.py``):
 
 ``index``         place among the proposals; retries of a proposal share it
 ``key``           name of its training, kept over retries, e.g. ``t00012``
@@ -148,7 +148,7 @@ class TrialRecord:
 
 
 def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord:
-    """Read one Optuna trial that ``search/scribe.py`` wrote.
+    """Read one Optuna trial that ``engine/scribe.py`` wrote.
 
     Raises:
         RunError: the trial lacks what every trial of a run has.

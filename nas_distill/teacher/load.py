@@ -43,7 +43,12 @@ def load_teacher(config: TeacherConfig, data: Dataset, paths: Sequence[Path] = (
     """
     if config.name is not None:
         folder = _find_folder(config.name, paths)
-        builder, arguments = _read_description(folder / DESCRIPTION)
+        builder, arguments, shape = _read_description(folder / DESCRIPTION)
+        if shape not in (None, data.input_shape):
+            raise TeacherError(
+                f"Teacher '{config.name}' was trained on samples of shape {shape}, but those of data '{data.name}' "
+                f"have shape {data.input_shape}."
+            )
         module = _build_seeded(builder, arguments, data, paths)
         fill(module, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return freeze(module, data, config.name)
@@ -90,15 +95,20 @@ def _build_seeded(builder: str, arguments: Mapping[str, Any], data: Dataset, pat
         return build_module(builder, arguments, data, paths)
 
 
-def _read_description(path: Path) -> tuple[str, dict[str, Any]]:
+def _read_description(path: Path) -> tuple[str, dict[str, Any], tuple[int, ...] | None]:
+    """Return a teacher's builder, its arguments, and the shape of the samples it was trained on, where that is known.
+
+    Many a network runs on samples of any size, and answers nonsense to those that it was not trained on.
+    """
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         builder, arguments = description["builder"], description["arguments"]
         if not isinstance(builder, str) or not isinstance(arguments, dict):
             raise TypeError("'builder' is no text or 'arguments' no mapping")
+        shape = description.get("input_shape", arguments.get("input_shape"))
+        return builder, arguments, None if shape is None else tuple(shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TeacherError(f"{path} does not describe a teacher ({first_line(error)}).") from error
-    return builder, arguments
 
 
 def _find_folder(name: str, paths: Sequence[Path]) -> Path:

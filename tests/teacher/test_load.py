@@ -8,7 +8,10 @@ from torch import nn
 
 from nas_distill.common.errors import ConfigError, TeacherError
 from nas_distill.config import TeacherConfig
-from nas_distill.teacher import load_teacher, shipped_teachers
+from nas_distill.data import load_dataset
+from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.teacher import load, load_teacher, shipped_teachers
 from nas_distill.teacher.load import build_module, builder_keywords
 from nas_distill.teacher.weights import save_weights
 
@@ -135,6 +138,27 @@ def test_a_teacher_of_other_classes_is_told_as_such(tmp_path, user, make_data, m
         load_teacher(TeacherConfig(name="mine"), make_data(classes=5), [tmp_path])
 
 
+def test_a_teacher_of_samples_of_another_shape_is_refused_though_it_would_run(tmp_path, user, data, make_data):
+    user.build = lambda num_classes: nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, num_classes))
+    for name, known in (("new", {"input_shape": [1, 4, 4], "arguments": {}}), ("old", {"arguments": {}})):
+        write_folder(tmp_path / name, user.build(3), **known)
+        load_teacher(TeacherConfig(name=name), data, [tmp_path])
+    with pytest.raises(TeacherError, match=r"trained on samples of shape \(1, 4, 4\), but those of data 'toy'"):
+        load_teacher(TeacherConfig(name="new"), make_data(shape=(1, 6, 6)), [tmp_path])
+
+
+@pytest.mark.parametrize("name", shipped_teachers())
+def test_shipped_teachers_load_and_are_what_their_cards_say(name):
+    described = json.loads((load._SHIPPED / name / load.DESCRIPTION).read_text())
+    given = load_dataset(described["data"])
+    teacher = load_teacher(TeacherConfig(name=name), given)
+    batches = (given.batch("val", index)[0] for index in given.batches("val"))
+    found = accuracy(predict_logits(teacher.module, batches), given.labels("val"))
+    assert found == pytest.approx(described["validation_accuracy"], abs=2 / len(given.val))
+    assert f"{described['accuracy']:.2%}" in (load._SHIPPED / name / "card.md").read_text()
+    assert described["normalisation"] == given.normalisation()
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", '{"builder": "a:b"}', '{"builder": 5, "arguments": {}}', '{"builder": "a:b", "arguments": 3}'],
@@ -154,8 +178,6 @@ def test_an_unknown_teacher_says_which_there_are(tmp_path, data):
 
 
 def test_shipped_teachers_can_be_named(monkeypatch, tmp_path):
-    from nas_distill.teacher import load
-
     (tmp_path / "good").mkdir()
     (tmp_path / "good" / "teacher.json").write_text("{}")
     (tmp_path / "other").mkdir()

@@ -1,0 +1,361 @@
+"""Runs work on Ray Tune: many workers on this machine or on a cluster, replaced when they die.
+
+A thin adapter. Tune asks the searcher for trials and the scheduler what to do after each result; both pass the question
+on to the relay, and so to the source. Tune decides nothing, restores nothing and saves nothing: the source's journal
+is the only record, and works save themselves in ``Work.checkpoint``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self, cast
+
+from nas_distill.common.errors import RunError, first_line
+from nas_distill.engine.backends.address import check_address
+from nas_distill.engine.backends.fit import Fit
+from nas_distill.engine.backends.quiet import (
+    environment,
+    log_to_file,
+    printing_logged,
+    signal_handlers_kept,
+    warnings_ignored_from,
+)
+from nas_distill.engine.backends.relay import Relay
+from nas_distill.engine.backends.worker import Parcel, Worker
+from nas_distill.engine.work import Evaluator, WorkSource
+
+# Ray reads some of these when it is imported, others when it starts or fits.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what newer versions do anyway; older ones warn
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in the user's code stay good
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # never restored, so never saved while it runs
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    # How long Ray's processes wait for each other: on a busy machine, its defaults are too short.
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_register_timeout_seconds": "300",
+}
+ATTEMPTS = 3
+
+with environment(SETTINGS), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import ray
+    from ray import tune
+    from ray.exceptions import RaySystemError
+    from ray.tune.experiment import Trial
+    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+    from ray.tune.search import Searcher
+    from ray.tune.stopper import Stopper
+
+_log = logging.getLogger("ray.nas_distill")
+_log.setLevel(logging.INFO)
+
+
+class TuneBackend:
+    """Executes the work of a source on Ray Tune.
+
+    ``workers`` processes at a time, each with ``threads`` torch threads (and as many CPUs of Ray) and
+    ``gpus_per_worker`` GPUs (may be a fraction, which shares a GPU without isolating its users). A work whose worker
+    died is started again from its checkpoint up to ``retries`` times. ``address`` is that of a Ray cluster, whose nodes
+    must see the run folder under the same path; None starts Ray on this machine, on loopback. ``folder`` gets
+    ``ray.log``.
+
+    Ray is started by the first ``run`` and ended with it; as a context manager, the backend keeps it over several runs,
+    and sends an evaluator that several runs share once.
+    A Ray that the calling program has already started is used, and left running.
+
+    ``startup_seconds``: what runs have waited for their first work to begin on a worker, all runs together.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int,
+        threads: int = 1,
+        gpus_per_worker: float = 0.0,
+        retries: int = 1,
+        address: str | None = None,
+        folder: Path,
+    ) -> None:
+        self.startup_seconds = 0.0
+        self._workers = workers
+        self._threads = threads
+        self._gpus = gpus_per_worker
+        self._retries = retries
+        self._address = address
+        self._folder = Path(folder)
+        self._silence: ExitStack | None = None
+        self._sent: tuple[Evaluator, ray.ObjectRef] | None = None
+        self._started = False
+        self._kept = False
+
+    def __enter__(self) -> Self:
+        self._kept = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept = False
+        self.close()
+
+    def run(self, source: WorkSource, evaluator: Evaluator) -> None:
+        """Run until the source has no more work and all is finished, or the source is stopping.
+
+        Raises:
+            RunError: Ray cannot be started or reached, the evaluator cannot be sent to workers, or Tune itself failed.
+            Exception: whatever the source raised, after the workers have been ended.
+        """
+        began = time.time()
+        relay = Relay(source, retries=self._retries)
+        try:
+            self.start()
+            with environment(SETTINGS), warnings_ignored_from("ray"), signal_handlers_kept():
+                self._run(relay, evaluator, began)
+        finally:
+            relay.interrupt()
+            if not self._kept:
+                self.close()
+        if relay.error is not None:
+            raise relay.error
+
+    def start(self) -> None:
+        """Start Ray or connect to it, where that is not done yet; ``run`` does it too.
+
+        Raises:
+            RunError: Ray cannot be started or reached, or has no room for a single worker.
+        """
+        if self._silence is None:
+            self._silence = ExitStack()
+            self._silence.enter_context(log_to_file("ray", self._folder / "ray.log"))
+            # A thread of Ray's prints about workers that died, whatever its settings.
+            self._silence.enter_context(printing_logged(ray._private.worker, "print_to_stdstream", _log))
+            # Tune looks for the files of its loggers, which are off, and tells of each trial that it has found none.
+            logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+        try:
+            if not ray.is_initialized():
+                with environment(SETTINGS), warnings_ignored_from("ray"), signal_handlers_kept():
+                    self._init()
+                self._started = True
+            self._check_room()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End Ray if this backend has started it, and give its log and messages their old ways."""
+        self._sent = None
+        if self._started:
+            self._started = False
+            with warnings_ignored_from("ray"), signal_handlers_kept():
+                ray.shutdown()
+        if self._silence is not None:
+            self._silence.close()
+            self._silence = None
+
+    def _init(self) -> None:
+        if self._address is not None:
+            check_address(self._address)
+        where: dict[str, Any] = {"address": self._address}
+        if self._address is None:
+            where = {"address": "local", "num_cpus": self._workers * self._threads, "include_dashboard": False}
+        # Read as a worker imports torch, before it can be told otherwise.
+        variables = {"OMP_NUM_THREADS": str(self._threads)}
+        home = Path(__file__).parents[3]
+        if home.name not in ("site-packages", "dist-packages"):  # not installed: a worker would not find this package
+            paths = [str(home), os.environ.get("PYTHONPATH", "")]
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        # On a busy machine Ray's own processes time out waiting for each other; the next time they are in memory.
+        for attempt in range(ATTEMPTS):
+            try:
+                ray.init(
+                    **where,
+                    runtime_env={"env_vars": variables},
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                )
+                return
+            except Exception as error:
+                _log.exception("Ray did not start")
+                ray.shutdown()
+                if attempt + 1 < ATTEMPTS and self._address is None:
+                    continue
+                what = f"No Ray cluster answers at '{self._address}'" if self._address else "Ray cannot be started"
+                raise RunError(f"{what} ({first_line(error)}); 'search.backend: inline' does without.") from error
+
+    def _check_room(self) -> None:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= self._threads and node.get("GPU", 0) >= self._gpus for node in nodes):
+            raise RunError(
+                f"No node of Ray has the {self._threads} CPUs and {self._gpus:g} GPUs that one worker takes; "
+                "lower 'search.threads' or 'search.gpus_per_worker'."
+            )
+
+    def _run(self, relay: Relay, evaluator: Evaluator, began: float) -> None:
+        """Fit until the relay is done; a fit that falls over is followed by another one for what it left behind."""
+        with tempfile.TemporaryDirectory(prefix="nas_distill-", ignore_cleanup_errors=True) as scratch:
+            trainable = self._trainable(evaluator, Path(scratch))
+            while not relay.done and not relay.ending:
+                fit = Fit(relay, faults=Path(scratch), began=began, kill=ray.kill)
+                cause = "Ray Tune lost it"
+                try:
+                    self._tuner(fit, trainable, Path(scratch)).fit()
+                except Exception as error:
+                    _log.exception("Tune fell over")
+                    cause = f"Ray Tune ended with an error ({first_line(error)}); see {self._folder / 'ray.log'}"
+                    if not relay.in_flight:
+                        raise RunError(f"{cause}.") from error
+                finally:
+                    fit.kill_workers()
+                    self.startup_seconds += fit.startup_seconds or 0.0
+                if not relay.ending:
+                    relay.lost(cause)
+                began = time.time()
+
+    def _trainable(self, evaluator: Evaluator, scratch: Path) -> type[tune.Trainable]:
+        if self._sent is None or self._sent[0] is not evaluator:
+            try:
+                self._sent = evaluator, ray.put(evaluator)
+            except Exception as error:
+                raise RunError(
+                    f"The evaluation cannot be sent to worker processes ({first_line(error)}); "
+                    "make what it holds picklable, or use 'search.backend: inline'."
+                ) from error
+        worker = {
+            "threads": self._threads,
+            "faults": scratch,
+            "paths": [str(Path(path).absolute()) for path in sys.path],
+        }
+        # In a list, a reference stays one: workers fetch the evaluator with their first work.
+        trainable = tune.with_parameters(_Trainable, evaluator=[self._sent[1]], worker=worker)
+        return tune.with_resources(trainable, {"cpu": self._threads, "gpu": self._gpus})
+
+    def _tuner(self, fit: Fit, trainable: type[tune.Trainable], scratch: Path) -> tune.Tuner:
+        return tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_Searcher(fit),
+                scheduler=_Scheduler(fit),
+                num_samples=-1,
+                max_concurrent_trials=self._workers,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(scratch),
+                # Works save themselves; left alone, Tune asks a class for a checkpoint at its end.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=self._retries),
+                stop=_Stopper(fit),
+                verbose=0,
+            ),
+        )
+
+
+class _Trainable(tune.Trainable):
+    """A worker as Tune sees it; a step is a rung."""
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        *,
+        evaluator: list[ray.ObjectRef],
+        worker: dict[str, Any],
+    ) -> None:
+        (reference,) = evaluator
+
+        def fetch() -> Evaluator:
+            try:
+                return cast(Evaluator, ray.get(reference))
+            except RaySystemError as error:  # holds a traceback as text, which ends with the error itself
+                said = str(error).strip().splitlines()[-1]
+                raise RunError(f"the evaluation does not unpack on a worker ({said})") from error
+
+        self._worker = Worker(fetch, **worker)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._worker.load(new_config["work"].open())
+        return True
+
+    def step(self) -> dict[str, Any]:
+        return {"message": self._worker.step()}
+
+    def cleanup(self) -> None:
+        self._worker.close()
+
+
+class _Searcher(Searcher):
+    """Relays the source's works, under trial ids that Tune makes up."""
+
+    def __init__(self, fit: Fit) -> None:
+        super().__init__()
+        self._fit = fit
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        work = self._fit.relay.next()
+        if work is None:
+            return Searcher.FINISHED
+        return {"key": work.key, "work": Parcel.of(work)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Hand a work out again that Tune gave up although it may be retried, as when its worker died between works."""
+        if error:
+            self._fit.relay.hand_out_again(self._fit.key(trial_id))
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Keep nothing: the source has its own record."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+
+class _Scheduler(FIFOScheduler):
+    """Relays results, and the source's answers; the searcher does not see a result that stops its trial."""
+
+    def __init__(self, fit: Fit) -> None:
+        super().__init__()
+        self._fit = fit
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self._fit.add(trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        message = result.get("message")
+        if message is None:
+            return TrialScheduler.CONTINUE
+        return TrialScheduler.CONTINUE if self._fit.take(message) else TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._fit.died(trial)
+
+
+class _Stopper(Stopper):
+    """Ends a fit within a fraction of a second of the source's asking."""
+
+    def __init__(self, fit: Fit) -> None:
+        self._fit = fit
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if not self._fit.relay.ending:
+            return False
+        self._fit.kill_workers()
+        return True

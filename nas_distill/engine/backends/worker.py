@@ -1,0 +1,142 @@
+"""The worker's half of a parallel backend: one work at a time, errors as data, nothing left behind for the next."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import os
+import pickle
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from nas_distill.common.errors import first_line
+from nas_distill.common.seeds import derive
+from nas_distill.engine.backends.death import fault_file
+from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_rung
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker says after a rung: a result, or the cause of a failure; ``begun`` is when it began (Unix time)."""
+
+    key: str
+    begun: float
+    result: RungResult | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A pickled work, which an executor may copy and print as it likes."""
+
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, work: Work) -> Parcel:
+        """Pack a work."""
+        return cls(pickle.dumps(work))
+
+    def open(self) -> Work:
+        """Unpack it."""
+        return cast(Work, pickle.loads(self.data))
+
+
+class Worker:
+    """Executes works one after the other in a process of its own.
+
+    ``fetch`` returns the evaluator (called once, on the first work, so that an evaluator that cannot be unpickled here
+    fails works instead of killing the process). ``threads`` torch threads are used. ``faults`` is a folder for the
+    traces of native crashes, one file a work. ``paths`` are the driver's import paths, so that what it could import can
+    be imported here. Ctrl-C, which a terminal sends to every process, is left to the driver.
+    """
+
+    def __init__(self, fetch: Callable[[], Evaluator], *, threads: int, faults: Path, paths: Sequence[str]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # Ray would turn it into SystemExit within the training, which would look like a fault of the builder's.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.path.extend(path for path in paths if path not in sys.path)
+        self._fetch = fetch
+        self._threads = threads
+        self._faults = faults
+        self._evaluator: Evaluator | None = None
+        self._work: Work | None = None
+        self._run: WorkRun | None = None
+        self._trace: int | None = None
+
+    def load(self, work: Work) -> None:
+        """Take a work; the one before it is closed."""
+        self.close()
+        self._work = work
+
+    def step(self) -> Message:
+        """Train the loaded work up to its next rung."""
+        work = self._work
+        if work is None:
+            raise RuntimeError("no work was loaded")
+        begun = time.time()
+        try:
+            self._limit_threads()
+            if self._run is None:
+                evaluator = self._prepare(work)
+                begun = time.time()
+                self._run = evaluator.start(work)
+            result = self._run.next_rung()
+        except (Exception, SystemExit) as error:  # SystemExit would end the process, and a retry would meet it again
+            traceback.print_exc()
+            self.close()
+            return Message(work.key, begun, cause=first_line(error))
+        if result.rung >= last_rung(work):
+            self.close()
+        return Message(work.key, begun, result=result)
+
+    def close(self) -> None:
+        """Free what the work held; safe to call twice."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        try:
+            run.close()
+        except Exception:  # its results are in; there is nobody left to tell but the worker's log
+            traceback.print_exc()
+        del run
+        gc.collect()
+
+    def _prepare(self, work: Work) -> Evaluator:
+        """Make the process as it would be for the first work, whatever ran before."""
+        self._watch(work.key)
+        if self._evaluator is None:
+            self._evaluator = self._fetch()
+        self._limit_threads()
+        # Nothing of ours draws from global generators, but a builder of the user's may.
+        seed = derive(work.seed, "worker", work.architecture.hash)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.manual_seed(seed)
+        return self._evaluator
+
+    def _limit_threads(self) -> None:
+        torch = sys.modules.get("torch")  # importing it for an evaluator that does without would cost seconds
+        if torch is not None and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+
+    def _watch(self, key: str) -> None:
+        """Have Python write the trace of a native crash where the driver finds it."""
+        with contextlib.suppress(OSError):  # a node without the driver's folder goes without traces
+            trace = os.open(fault_file(self._faults, key), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            faulthandler.enable(trace, all_threads=False)
+            if self._trace is not None:
+                os.close(self._trace)
+            self._trace = trace

@@ -1,0 +1,316 @@
+"""The Controller decides: what is looked at next, what is trained, what is stopped, and when there is no more.
+
+It knows nothing of processes (a backend executes) and nothing of training (an evaluator trains). Whatever it decides is
+in the journal before anybody acts on it.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from nas_distill.common.errors import first_line
+from nas_distill.common.seeds import derive
+from nas_distill.config import ScoreConfig, SearchConfig
+from nas_distill.cost.budget import Budget
+from nas_distill.engine.dominance import Rule
+from nas_distill.engine.ending import give_up, nothing_new, require_one
+from nas_distill.engine.ledger import COUNTED, Entry
+from nas_distill.engine.objectives import Objectives, make_rule
+from nas_distill.engine.opening import first_candidates, note_decisions, reference_costs
+from nas_distill.engine.pricing import Costs, Pricer
+from nas_distill.engine.progress import Event, EventKind, Progress, snapshot
+from nas_distill.engine.proposals import Proposal, Proposals
+from nas_distill.engine.recovery import end_in_flight, rebuild
+from nas_distill.engine.scribe import Scribe
+from nas_distill.engine.work import Outcome, RungResult, Work
+from nas_distill.run import facts as names
+from nas_distill.run.folder import RunFolder
+from nas_distill.run.journal import Journal
+from nas_distill.run.records import Rung, Stop
+from nas_distill.space import SearchSpace
+
+REPEATS = 20  # repeated proposals in a row before one is drawn at random from what is unseen
+PATIENCE = 2000  # proposals in a row with nothing to train before the search gives up
+DEATHS = 5  # times in a row that the whole process may die on one candidate with nothing gained
+DRAWS = 20_000  # random draws in search of something unseen
+
+
+class Controller:
+    """Hands out candidates and judges them; implements ``WorkSource``. Used from one thread, but for ``stop``.
+
+    ``costs`` gives an architecture's costs (finite, lower is better) and must cover the objectives and the limits of
+    ``budget``; what it raises makes that candidate a failed one. ``margin`` stands in for the search file's pruning
+    margin, ``rule`` for its rule, ``reference`` (cost -> largest that counts, for the hypervolume) for the budget's
+    limits. ``on_event`` is called after each event is in the journal.
+
+    ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Over-budget, repeated and
+    interrupted ones do not count. Opening a journal that a search left behind goes on where it stood.
+
+    Raises:
+        RunError: the journal cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        folder: RunFolder,
+        *,
+        space: SearchSpace,
+        costs: Costs,
+        budget: Budget,
+        search: SearchConfig,
+        score: ScoreConfig,
+        seed: int,
+        objectives: Objectives | None = None,
+        rule: Rule | None = None,
+        margin: float | tuple[float, ...] | None = None,
+        reference: Mapping[str, float] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        patience: int = PATIENCE,
+    ) -> None:
+        self._journal = journal
+        self._folder = folder
+        self._budget = budget
+        self._search = search
+        self._score = score
+        self._seed = seed
+        self._objectives = objectives or Objectives.from_config(search)
+        self._rule = rule or make_rule(search.pruning, self._objectives, margin)
+        self._on_event = on_event
+        self._clock = clock
+        self._patience = patience
+        self._began = clock()
+        self._stopping = False
+        self._ended: str | None = None
+        self._flying: dict[str, Entry] = {}
+        self._price = Pricer(costs)
+        self._size = space.size()
+        self._proposals = Proposals(
+            space, directions=self._objectives.directions, sampler=search.sampler, seed=seed, trials=search.trials
+        )
+        end_in_flight(journal, self._objectives, len(score.rungs) - 1)
+        self._ledger = rebuild(journal, self._proposals, self._objectives, budget)
+        self._scribe = Scribe(journal, self._proposals, self._ledger, self._objectives, budget)
+        self._done_before = self._ledger.count(*COUNTED)
+        self._seeds = first_candidates(
+            journal.facts, space, self._price, budget, search=search, by=self._objectives.costs[0], seed=seed
+        )
+        self._reference = reference_costs(
+            journal.facts, reference or {}, self._price, budget, costs=self._objectives.costs
+        )
+        note_decisions(journal.facts, self._objectives, budget, self._rule)
+        for entry in self._ledger.having(*COUNTED):
+            self._drop_checkpoint(entry)  # of those that ended just before their process died
+
+    # What a backend calls.
+
+    @property
+    def stopping(self) -> bool:
+        """True once ``stop`` was called: what is in flight is to end as interrupted."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """Ask the search to stop; safe from a signal handler. Resuming the run goes on with what was in flight."""
+        self._stopping = True
+
+    def next(self) -> Work | None:
+        """Return the next candidate to train; None when there will be no more.
+
+        Raises:
+            BudgetError: nothing that was proposed fits the budget; names the limit that binds.
+            RunError: candidate after candidate failed and none ever succeeded, or the journal cannot be written.
+        """
+        while self._ended is None:
+            reason = self._reason_to_end()
+            if reason is not None:
+                self._end(reason)
+                break
+            waiting = self._ledger.having("waiting")
+            work = self._go_on_with(waiting[0]) if waiting else self._look_at_next()
+            if work is not None:
+                return work
+        return None
+
+    def report(self, key: str, result: RungResult) -> bool:
+        """Record what a candidate reached at a rung and say whether it goes on.
+
+        A (key, rung) that was reported before gets its first answer; the first value stands. A quality that is not
+        finite ends the candidate as failed.
+        """
+        entry = self._flying[key]
+        if entry.cause is not None or entry.stop is not None:
+            return False
+        if result.rung in entry.reports:
+            return True
+        if not math.isfinite(result.quality):
+            self._scribe.fault(entry, f"its quality was {result.quality} at rung {result.rung} (step {result.step})")
+            return False
+        stop = self._judge(entry, result)
+        report = Rung(result.quality, result.step, result.seconds, self._score.rungs[result.rung])
+        self._scribe.report(entry, result.rung, report, stop)
+        self._emit("rung", entry, f"quality {result.quality:.4f} at rung {result.rung}")
+        return stop is None
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        """Record how a candidate's training ended.
+
+        What was decided at its reports comes first: a stopped or completed candidate stays so, however the training
+        was then ended.
+        """
+        entry = self._flying.pop(key)
+        if entry.cause is None and entry.stop is None and self._last_rung not in entry.reports:
+            if outcome.kind == "interrupted":
+                self._scribe.interrupt(entry)
+                self._emit("interrupted", entry, "goes on when the search is resumed")
+                return
+            self._scribe.fault(entry, outcome.cause or f"its training ended as {outcome.kind} before its last rung")
+        self._scribe.end(entry)
+        self._drop_checkpoint(entry)
+        self._emit_end(entry)
+
+    # What the rest of a search calls.
+
+    def conclude(self) -> Progress:
+        """Note in the journal why there were no more candidates, and return the last snapshot.
+
+        Raises:
+            RunError: no candidate came through to its end; gives the first cause.
+        """
+        if not self._stopping:
+            if self._ended is not None:
+                self._journal.facts.set(names.ENDED, self._ended)
+            require_one(self._ledger, self._ended)
+        return self.progress()
+
+    def progress(self) -> Progress:
+        """Return where the search stands."""
+        return snapshot(
+            self._ledger,
+            requested=self._search.trials,
+            costs=self._objectives.costs,
+            reference=self._reference,
+            elapsed_seconds=self._clock() - self._began,
+            done_before=self._done_before,
+            stopping=self._stopping,
+            ended=self._ended,
+        )
+
+    # Deciding.
+
+    @property
+    def _last_rung(self) -> int:
+        return len(self._score.rungs) - 1
+
+    def _judge(self, entry: Entry, result: RungResult) -> Stop | None:
+        if result.rung >= self._last_rung:
+            return None  # it ends by itself
+        history = self._ledger.reports_at(result.rung, but=entry.index)
+        verdict = self._rule.judge(result.rung, result.quality, entry.costs, history)
+        if not verdict.stop:
+            return None
+        return Stop(
+            rung=result.rung,
+            quality=result.quality,
+            witness=verdict.witness,
+            witness_quality=verdict.witness_quality,
+            margin=verdict.margin,
+            reason=verdict.reason,
+        )
+
+    def _reason_to_end(self) -> str | None:
+        ledger = self._ledger
+        if self._stopping:
+            return "the search was asked to stop"
+        if ledger.count(*COUNTED, "running") >= self._search.trials:
+            return f"all {self._search.trials} trials are done or under way"
+        limit = self._search.time_limit_minutes
+        if limit is not None and self._clock() - self._began >= 60 * limit:
+            return f"the time limit of {limit:g} minutes is reached"
+        give_up(ledger, after=max(REPEATS, len(self._seeds) + 10))
+        if ledger.count("waiting"):
+            return None
+        return nothing_new(ledger, self._size, self._budget, self._patience)
+
+    def _go_on_with(self, entry: Entry) -> Work | None:
+        """Hand out an interrupted candidate again, unless the process dies on it every time."""
+        entry.status = "running"
+        if entry.deaths >= DEATHS:
+            entry.status = "failed"
+            entry.cause = f"the search died {entry.deaths} times in a row while it was being trained"
+        self._scribe.begin_again(entry)
+        return self._launch(entry)
+
+    def _look_at_next(self) -> Work | None:
+        """Look at one new proposal; None when it is not to be trained, or there is none."""
+        proposal = self._propose()
+        if proposal is None:
+            self._end(f"nothing new came up in {DRAWS} random draws from the space")
+            return None
+        entry = Entry(index=len(self._ledger), proposal=proposal, status="running")
+        twin = self._ledger.original(proposal.architecture.hash)
+        if twin is None:
+            self._price_entry(entry)
+        else:
+            entry.status, entry.original = "duplicate", twin.index
+            entry.costs, entry.violations = dict(twin.costs), dict(twin.violations)
+        self._scribe.begin(entry)
+        return self._launch(entry)
+
+    def _propose(self) -> Proposal | None:
+        index = len(self._ledger)
+        if index < len(self._seeds):
+            return self._proposals.insert(self._seeds[index], "seed")
+        if self._ledger.run_of("duplicate") >= REPEATS:
+            architecture = self._proposals.unseen(self._ledger.seen, DRAWS)
+            return None if architecture is None else self._proposals.insert(architecture, "random")
+        return self._proposals.ask()
+
+    def _price_entry(self, entry: Entry) -> None:
+        try:
+            entry.costs = self._price(entry.proposal.architecture)
+        except Exception as error:  # the builder is the user's code: whatever it raises is this candidate's failure
+            entry.cause = first_line(error)
+            entry.status = "failed"
+            return
+        entry.violations = self._budget.violations(entry.costs)
+        if entry.violations:
+            entry.status = "over_budget"
+
+    def _launch(self, entry: Entry) -> Work | None:
+        if entry.status != "running":
+            self._emit_end(entry)
+            return None
+        self._flying[entry.key] = entry
+        self._emit("started", entry)
+        return Work(
+            key=entry.key,
+            architecture=entry.proposal.architecture,
+            training=self._score,
+            rungs=self._score.rungs,
+            # The same for all: common random numbers make scores comparable.
+            seed=derive(self._seed, "training"),
+            checkpoint=self._folder.checkpoint(entry.key),
+        )
+
+    def _drop_checkpoint(self, entry: Entry) -> None:
+        shutil.rmtree(self._folder.checkpoint(entry.key), ignore_errors=True)
+
+    # Saying.
+
+    def _end(self, reason: str) -> None:
+        self._ended = reason
+        self._emit("ended", None, reason)
+
+    def _emit_end(self, entry: Entry) -> None:
+        kind = cast(EventKind, entry.status)
+        self._emit(kind, entry, entry.cause or (entry.stop.reason if entry.stop else ""))
+
+    def _emit(self, kind: EventKind, entry: Entry | None, text: str = "") -> None:
+        if self._on_event is not None:
+            number, key = (None, None) if entry is None else (entry.number, entry.key)
+            self._on_event(Event(kind, number, key, text))

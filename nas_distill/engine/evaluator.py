@@ -1,0 +1,106 @@
+"""Trains students on a worker: builds the architecture, distils it rung by rung, writes it out when it is finished."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nas_distill.common.seeds import seeded_torch
+from nas_distill.data import Dataset
+from nas_distill.distill import Distiller
+from nas_distill.distill.device import resolve_device
+from nas_distill.engine.work import RungResult, Work, last_rung
+from nas_distill.export.student import save_student
+from nas_distill.space import SearchSpace
+from nas_distill.teacher import TeacherSignal
+
+
+@dataclass(frozen=True)
+class StudentEvaluator:
+    """Starts the trainings of one search; sent to each worker once.
+
+    A score depends on (data, teacher, training, seed, architecture) alone: initial weights, order and views are the
+    same for whoever asks (common random numbers), whatever ran on the worker before.
+    """
+
+    data: Dataset
+    space: SearchSpace
+    signal: TeacherSignal
+    device: str = "auto"
+
+    def start(self, work: Work) -> StudentRun:
+        """Build the work's architecture, or go on from its checkpoint.
+
+        Raises:
+            NasDistillError: the builder fails, or its network does not fit data and teacher.
+        """
+        return StudentRun(self, work)
+
+
+class StudentRun:
+    """One student in training."""
+
+    def __init__(self, evaluator: StudentEvaluator, work: Work) -> None:
+        self._evaluator = evaluator
+        self._work = work
+        data = evaluator.data
+        with seeded_torch(work.seed, "init"):
+            model = evaluator.space.build(work.architecture, input_shape=data.input_shape, num_classes=data.num_classes)
+        self._distiller = Distiller(
+            model,
+            data,
+            work.training,
+            signal=evaluator.signal if work.teacher else None,
+            seed=work.seed,
+            device=resolve_device(evaluator.device),
+        )
+        self._distiller.load(work.checkpoint)
+        # Rungs so close together that they end at one step are told one after the other, without training.
+        self._stops = [max(1, round(share * self._distiller.total_steps)) for share in work.rungs]
+        # What was reached last may have died before it was reported; reporting it twice is harmless.
+        reached = max((stop for stop in self._stops if stop <= self._distiller.step), default=self._stops[0])
+        self._next = self._stops.index(reached)
+
+    def next_rung(self) -> RungResult:
+        """Train up to the next rung, save, and report; at the last one, write the finished student too.
+
+        A network whose logits are no longer finite has the quality NaN, and is not written.
+
+        Raises:
+            TrainingError: the loss became NaN or infinite, or the checkpoint cannot be written.
+            ExportError: the student cannot be written.
+        """
+        rung, distiller, work = self._next, self._distiller, self._work
+        distiller.advance(self._stops[rung])
+        quality = distiller.quality()
+        if rung == last_rung(work) and work.output is not None and math.isfinite(quality):
+            self._write(quality)
+        distiller.save(work.checkpoint)
+        self._next = rung + 1
+        return RungResult(rung, distiller.step, quality, distiller.seconds)
+
+    def close(self) -> None:
+        """Free the network, so that an actor that is used again starts clean."""
+        del self._distiller
+
+    def _write(self, quality: float) -> None:
+        work, data, space = self._work, self._evaluator.data, self._evaluator.space
+        assert work.output is not None
+        save_student(
+            work.output,
+            self._distiller.student(),
+            work.architecture,
+            space,
+            input_shape=data.input_shape,
+            num_classes=data.num_classes,
+            normalisation=data.normalisation(),
+            class_names=data.classes,
+            metadata={
+                "key": work.key,
+                "validation_accuracy": quality,
+                "taught": work.teacher,
+                "epochs": work.training.epochs,
+                "seconds": self._distiller.seconds,
+                "seed": work.seed,
+            },
+        )

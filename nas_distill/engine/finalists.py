@@ -1,0 +1,256 @@
+"""Finalists: which candidates get the full distillation, and the work source that gives it to them.
+
+The best by validation is the student; the same architecture trained on labels alone is its baseline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nas_distill.common.seeds import derive
+from nas_distill.config import FinalConfig, TrainingConfig
+from nas_distill.engine.work import Outcome, RungResult, Work
+from nas_distill.run.facts import FINALISTS, Facts
+from nas_distill.run.folder import RunFolder
+from nas_distill.run.front import front_records
+from nas_distill.run.records import TrialRecord
+from nas_distill.space import Architecture
+
+_NEAR_LIMIT = 0.7
+_BASELINE = "-labels"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A full training, as the journal keeps it.
+
+    ``quality`` is validation accuracy at its end (higher is better; None if it failed), ``qualities`` by epoch;
+    ``taught`` False marks the baseline on labels alone; ``short`` is the score that made it a finalist; ``recipe`` is a
+    digest of training and seed, without which qualities do not compare.
+    """
+
+    key: str
+    trial: int
+    architecture: dict[str, Any]
+    costs: dict[str, float]
+    taught: bool
+    short: float
+    quality: float | None = None
+    qualities: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    steps: int = 0
+    cause: str | None = None
+    recipe: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether it came to an end, good or bad."""
+        return self.quality is not None or self.cause is not None
+
+
+def choose_finalists(
+    records: Sequence[TrialRecord], costs: Sequence[str], limits: Mapping[str, float], count: int
+) -> list[TrialRecord]:
+    """Return up to ``count`` candidates for full distillation, best short score first.
+
+    They are the front's best by short score, and one near the budget's limit if none of those is: short runs favour
+    small networks that start fast, so a dear one is given its chance. Near means at least 70 % of some limit; it is the
+    best such candidate that was trained to the end, else the best that was stopped; where there is none, or there are
+    no limits, it is the front's dearest. A single finalist is the front's best.
+
+    Args:
+        records: the run's trials, over-budget ones left out by their state.
+        costs: the cost objectives.
+        limits: upper limits by cost name.
+        count: at least 1.
+    """
+    front = sorted(front_records(records, costs), key=lambda record: -record.final_quality)
+    if not front:
+        return []
+    chosen = front[:count]
+    if count > 1 and not any(_is_near(record, limits) for record in chosen):
+        dear = _near_limit(records, limits) or max(front, key=lambda record: record.costs[costs[0]])
+        if dear not in chosen:
+            chosen = [*chosen[: count - 1], dear]
+    return sorted(chosen, key=_quality, reverse=True)
+
+
+def _is_near(record: TrialRecord, limits: Mapping[str, float]) -> bool:
+    shares = [record.costs[name] / limit for name, limit in limits.items() if record.costs.get(name) and limit]
+    return bool(shares) and max(shares) >= _NEAR_LIMIT
+
+
+def _near_limit(records: Sequence[TrialRecord], limits: Mapping[str, float]) -> TrialRecord | None:
+    for state in ("complete", "pruned"):
+        candidates = [record for record in records if record.state == state and _is_near(record, limits)]
+        candidates = [record for record in candidates if _quality(record) > -math.inf]
+        if candidates:
+            # A stopped one is judged where it stopped: further is better, then the quality there.
+            return max(candidates, key=lambda record: (max(record.reports), _quality(record)))
+    return None
+
+
+def _quality(record: TrialRecord) -> float:
+    return record.quality if record.quality is not None and math.isfinite(record.quality) else -math.inf
+
+
+def read_finalists(facts: Mapping[str, Any]) -> list[Finalist]:
+    """Return what the journal holds of finalists and baselines."""
+    return [Finalist(**entry) for entry in facts.get(FINALISTS, {}).values()]
+
+
+def best_finalist(finalists: Sequence[Finalist]) -> Finalist | None:
+    """Return the taught finalist of the highest validation quality; of equals, the cheaper; None if all failed."""
+    done = [entry for entry in finalists if entry.taught and entry.quality is not None]
+    if not done:
+        return None
+    return max(done, key=lambda entry: (entry.quality, *(-cost for cost in entry.costs.values())))
+
+
+class FinalistSource:
+    """Hands out full trainings: the finalists, then the baseline of whichever leads; a WorkSource.
+
+    While the last finalists train, an idle worker starts the baseline of the one that leads at equal epochs (by short
+    score, before any has reported); should another overtake it, that one's baseline is trained too. When it has no more
+    work it may not be ``complete`` yet, as which baseline is missing shows only when all have ended: then run it again.
+
+    What the journal holds of finalists counts if it came of this training and seed; other entries are dropped.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        facts: Facts,
+        training: FinalConfig,
+        chosen: Sequence[TrialRecord],
+        *,
+        seed: int,
+        on_event: Callable[[Finalist], None] = lambda finalist: None,
+    ) -> None:
+        self.stopping = False
+        self._folder, self._facts, self._training, self._seed = folder, facts, training, seed
+        self._on_event = on_event
+        self._recipe = _recipe(training, seed)
+        keys = {record.key for record in chosen}
+        # What is finished counts, whatever was chosen then; what is not, only if it would be chosen now.
+        known = [entry for entry in read_finalists(facts) if entry.recipe == self._recipe]
+        kept = [entry for entry in known if entry.done or entry.key.removesuffix(_BASELINE) in keys]
+        self._entries = {entry.key: entry for entry in kept}
+        for record in chosen:
+            self._entries.setdefault(record.key, _as_finalist(record, self._recipe))
+        self._started: set[str] = set()
+
+    @property
+    def entries(self) -> list[Finalist]:
+        """All finalists and baselines as they stand."""
+        return list(self._entries.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every finalist, and the baseline of the best, came to its end."""
+        if any(not entry.done for entry in self._entries.values() if entry.taught):
+            return False
+        return self._missing_baseline() is None
+
+    def stop(self) -> None:
+        """Hand out no more, and let what is in flight end as interrupted."""
+        self.stopping = True
+
+    def next(self) -> Work | None:
+        """Return the next full training."""
+        if self.stopping:
+            return None
+        for entry in self._entries.values():
+            if entry.taught and not entry.done and entry.key not in self._started:
+                return self._work(entry)
+        baseline = self._missing_baseline()
+        if baseline is None or baseline.key in self._started:
+            return None
+        self._entries.setdefault(baseline.key, baseline)
+        return self._work(baseline)
+
+    def report(self, key: str, result: RungResult) -> bool:
+        """Note a result; nothing is stopped for it. What was reported before a death is reported again: noted once."""
+        qualities = self._entries[key].qualities
+        if result.rung >= len(qualities):
+            self._keep(key, qualities=[*qualities, result.quality], seconds=result.seconds, steps=result.step)
+        # Also when stopping: the backend then ends it as interrupted, which is not to be taken for a judgement.
+        return True
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        """Note how a training ended, in the journal."""
+        self._started.discard(key)
+        if outcome.kind in ("interrupted", "stopped"):
+            return
+        quality = self._entries[key].qualities[-1] if self._entries[key].qualities else math.nan
+        if outcome.kind == "complete" and math.isfinite(quality):
+            self._keep(key, quality=quality)
+        else:
+            self._keep(key, cause=outcome.cause or "its logits became NaN or infinite")
+        shutil.rmtree(self._checkpoint(key), ignore_errors=True)
+
+    def _missing_baseline(self) -> Finalist | None:
+        if not self._training.baseline:
+            return None
+        leader = self._leader()
+        if leader is None:
+            return None
+        key = f"{leader.key}{_BASELINE}"
+        found = self._entries.get(key)
+        if found is not None:
+            return None if found.done else found
+        return Finalist(key, leader.trial, leader.architecture, leader.costs, False, leader.short, recipe=self._recipe)
+
+    def _leader(self) -> Finalist | None:
+        taught = [entry for entry in self._entries.values() if entry.taught and entry.cause is None]
+        if all(entry.done for entry in taught):
+            return best_finalist(taught)
+        running = [entry for entry in taught if entry.qualities]
+        if not running:
+            return max(taught, key=lambda entry: _finite(entry.short))
+        epoch = min(len(entry.qualities) for entry in running) - 1
+        return max(running, key=lambda entry: _finite(entry.qualities[epoch]))
+
+    def _keep(self, key: str, **changes: Any) -> None:
+        self._entries[key] = replace(self._entries[key], **changes)
+        self._facts.set(FINALISTS, {name: asdict(entry) for name, entry in self._entries.items()})
+        self._on_event(self._entries[key])
+
+    def _work(self, entry: Finalist) -> Work:
+        self._started.add(entry.key)
+        epochs = max(1, math.ceil(self._training.epochs))
+        return Work(
+            key=entry.key,
+            architecture=Architecture(entry.architecture),
+            training=self._training,
+            rungs=tuple((epoch + 1) / epochs for epoch in range(epochs)),
+            seed=derive(self._seed, "final"),
+            checkpoint=self._checkpoint(entry.key),
+            teacher=entry.taught,
+            output=self._folder.student(entry.key),
+        )
+
+    def _checkpoint(self, key: str) -> Path:
+        # A finalist's key is its trial's, so its checkpoint needs a name of its own; and one of another recipe is none.
+        return self._folder.checkpoint(f"{key}-final-{self._recipe}")
+
+
+def _as_finalist(record: TrialRecord, recipe: str) -> Finalist:
+    short = math.nan if record.quality is None else record.quality
+    return Finalist(record.key, record.number, record.architecture.to_dict(), record.costs, True, short, recipe=recipe)
+
+
+def _recipe(training: FinalConfig, seed: int) -> str:
+    """Return a digest of what a full training depends on beside its architecture; how many there are is not in it."""
+    settings = training.model_dump_json(include=set(TrainingConfig.model_fields))
+    return hashlib.sha256(f"{seed} {settings}".encode()).hexdigest()[:8]
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf

@@ -1,0 +1,58 @@
+"""Opening a journal that a search left behind: nothing stays in flight, nothing is lost, nothing counts twice."""
+
+from __future__ import annotations
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_distill.cost.budget import Budget
+from nas_distill.engine.ledger import Ledger, chains, entry_of
+from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.proposals import Proposals, proposal_of
+from nas_distill.engine.telling import tell_sampler
+from nas_distill.run.journal import Journal
+from nas_distill.run.records import from_trial
+
+
+def end_in_flight(journal: Journal, objectives: Objectives, last_rung: int) -> None:
+    """Give every unfinished trial of a dead process its end.
+
+    One whose end was decided but not yet told gets that end; any other was interrupted, and fails as such. A trial left
+    running would count as bad with the sampler for ever.
+    """
+    for trial in journal.study.get_trials(deepcopy=False):
+        if not trial.state.is_finished():
+            _end(journal, trial, objectives, last_rung)
+
+
+def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budget: Budget) -> Ledger:
+    """Read the journal into a ledger, and give the sampler its proposals and outcomes back."""
+    trials = {trial.number: trial for trial in journal.study.get_trials(deepcopy=False)}
+    index_of = {number: trial.user_attrs["index"] for number, trial in trials.items()}
+    ledger = Ledger()
+    for chain in chains(from_trial(trial) for trial in trials.values()):
+        first = chain[0]
+        proposal = proposal_of(trials[first.number], first.architecture, first.origin)
+        twin = chain[-1].duplicate_of
+        entry = entry_of(chain, proposal, None if twin is None else index_of[twin])
+        proposals.restore(proposal)
+        ledger.append(entry)
+    for entry in ledger:
+        if proposals.is_open(entry.index):
+            tell_sampler(proposals, ledger, entry, objectives, budget)
+    proposals.restored()
+    return ledger
+
+
+def _end(journal: Journal, trial: FrozenTrial, objectives: Objectives, last_rung: int) -> None:
+    record = from_trial(trial)
+    if record.cause is not None:
+        journal.tell(trial.number, TrialState.FAIL)
+    elif record.stop is not None:
+        journal.tell(trial.number, TrialState.PRUNED)
+    elif last_rung in record.reports:
+        quality = record.reports[last_rung].quality
+        journal.tell(trial.number, TrialState.COMPLETE, objectives.values(quality, record.costs))
+    else:
+        if record.interrupted is None:
+            journal.annotate(trial.number, "interrupted", "died")
+        journal.tell(trial.number, TrialState.FAIL)

@@ -1,0 +1,82 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nas_distill.common.errors import BuildError
+from nas_distill.cost.budget import Budget
+from nas_distill.engine.pricing import Pricer
+from nas_distill.engine.seeding import choose_seeds
+from nas_distill.space import Architecture
+
+
+def seeds(bench: Any, budget: dict[str, Any], count: int = 5, **options: Any) -> list[Architecture]:
+    parsed = Budget.parse(budget)
+    return choose_seeds(bench.space, options.get("costs", bench.costs), parsed, count=count, by="flops", seed=0)
+
+
+def test_the_smallest_comes_first_then_the_dearest_then_between(bench: Any) -> None:
+    chosen = seeds(bench, {})
+    flops = [bench.costs(architecture)["flops"] for architecture in chosen]
+    assert chosen[0] == bench.space.smallest()
+    assert chosen[1] == bench.space.largest()
+    assert len(set(chosen)) == 5
+    assert all(flops[0] < cost < flops[1] for cost in flops[2:])
+    assert seeds(bench, {}) == chosen
+
+
+def test_with_a_budget_all_of_them_fit_and_the_dearest_is_near_the_limit(bench: Any) -> None:
+    flops = [bench.costs(architecture)["flops"] for architecture in seeds(bench, {"flops": "20k"})]
+    assert max(flops) <= 20_000
+    assert flops[1] == max(flops) >= 5_000
+    assert flops[0] == min(flops)
+
+
+def test_a_lower_limit_is_kept_too(bench: Any) -> None:
+    for architecture in seeds(bench, {"flops": ["10k", "90k"]}):
+        assert 10_000 <= bench.costs(architecture)["flops"] <= 90_000
+
+
+def test_when_nothing_fits_the_smallest_come_back(bench: Any) -> None:
+    assert seeds(bench, {"flops": 1})[0] == bench.space.smallest()
+
+
+def test_none_are_asked_for_none_come(bench: Any) -> None:
+    assert seeds(bench, {}, count=0) == []
+
+
+def test_what_cannot_be_built_is_passed_over_unless_nothing_can(bench: Any) -> None:
+    def picky(architecture: Architecture) -> dict[str, float]:
+        if architecture.values["kernel"] == 3:
+            raise BuildError("no kernel of 3")
+        return bench.costs(architecture)
+
+    def broken(architecture: Architecture) -> dict[str, float]:
+        raise RuntimeError
+
+    assert {architecture.values["kernel"] for architecture in seeds(bench, {}, costs=picky)} <= {5, 7}
+    assert len(seeds(bench, {}, costs=broken)) == 5
+
+
+def test_the_pricer_asks_once_and_refuses_what_is_no_cost(bench: Any) -> None:
+    asked = []
+
+    def costs(architecture: Architecture) -> dict[str, float]:
+        asked.append(architecture)
+        return {"flops": float("nan") if len(asked) > 1 else 3}
+
+    price = Pricer(costs)
+    assert price.largest("flops") is None
+    first = bench.space.smallest()
+    assert price(first) == price(first) == {"flops": 3.0}
+    assert len(asked) == 1
+    assert price.largest("flops") == 3
+    with pytest.raises(BuildError, match="its flops is nan"):
+        price(bench.space.largest())
+
+
+def test_seeds_are_those_of_the_seed(make_bench: Callable[..., Any]) -> None:
+    bench = make_bench()
+    budget = Budget()
+    drawn = {tuple(choose_seeds(bench.space, bench.costs, budget, count=6, by="flops", seed=seed)) for seed in range(5)}
+    assert len(drawn) > 1

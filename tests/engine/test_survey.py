@@ -1,0 +1,144 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nas_distill.common.errors import BudgetError, RunError
+from nas_distill.config import SearchFile, TrainingConfig
+from nas_distill.cost.budget import Budget
+from nas_distill.data import Dataset
+from nas_distill.engine import survey as module
+from nas_distill.engine.survey import estimate_seconds, seconds_per_step, survey_space
+from nas_distill.space import SearchSpace
+
+torch.set_num_threads(1)
+
+
+def build(*, width, depth, num_classes):
+    if width == 12:
+        raise ValueError("no twelve")
+    inner = [nn.Linear(width, width) for _ in range(depth)]
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, width), *inner, nn.Linear(width, num_classes))
+
+
+@pytest.fixture
+def space():
+    return SearchSpace.from_dict({"width": {"int": [4, 40], "step": 4}, "depth": [1, 2, 3]}, builder=build)
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return Dataset.from_tensors(rng.integers(0, 256, (40, 1, 3, 3), dtype=np.uint8), np.arange(40) % 2)
+
+
+def costs(architecture):
+    width, depth = architecture.values["width"], architecture.values["depth"]
+    if width == 12:
+        raise ValueError("no twelve")
+    return {"flops": float(width**2 * depth), "params": float(width * depth)}
+
+
+def survey(space, limits=None, **options):
+    return survey_space(space, costs, Budget.parse(limits or {}), **{"by": "flops", "seed": 0, **options})
+
+
+def test_candidates_go_from_the_smallest_to_the_largest(space):
+    found = survey(space)
+    prices = [candidate.costs["flops"] for candidate in found.candidates]
+    assert prices == sorted(prices)
+    assert found.cheapest.architecture == space.smallest()
+    assert found.dearest.architecture == space.largest()
+    assert (prices[0], prices[-1]) == (16, 4800)
+    assert found.median.costs["flops"] == prices[len(prices) // 2]
+    hashes = [candidate.architecture.hash for candidate in found.candidates]
+    assert len(set(hashes)) == len(hashes)
+    assert found.share == 1.0
+    assert found.fitting == found.candidates
+
+
+def test_what_fails_to_build_is_left_out_and_kept_with_its_cause(space):
+    found = survey(space)
+    assert all(candidate.architecture.values["width"] != 12 for candidate in found.candidates)
+    assert set(found.failures) == {"ValueError: no twelve"}
+
+
+def test_shares_are_counted_over_all_candidates(space):
+    found = survey(space, {"flops": 1000, "params": {"min": 20, "max": 60}})
+    prices = [candidate.costs for candidate in found.candidates]
+    flops = [cost["flops"] <= 1000 for cost in prices]
+    params = [20 <= cost["params"] <= 60 for cost in prices]
+    assert found.shares == {"flops": np.mean(flops), "params": np.mean(params)}
+    both = [a and b for a, b in zip(flops, params)]
+    assert found.share == np.mean(both)
+    assert 0 < found.share < min(found.shares.values())
+    assert [candidate.costs for candidate in found.fitting] == [cost for cost, fits in zip(prices, both) if fits]
+    assert found.typical in found.fitting
+
+
+def test_it_is_the_same_for_the_same_seed(space):
+    assert survey(space) == survey(space)
+    big = SearchSpace.from_dict({"width": {"int": [4, 4000], "step": 4}, "depth": [1, 2, 3]}, builder=build)
+    assert survey(big, samples=20) != survey(big, samples=20, seed=1)
+
+
+def test_a_budget_that_nothing_fits_names_the_limit_that_binds_and_the_cheapest_found(space):
+    with pytest.raises(BudgetError, match=r"'flops' \(at most 10\) binds, met by 0 of them; the cheapest found has 16"):
+        survey(space, {"flops": 10, "params": 1000})
+
+
+def test_a_space_of_which_nothing_builds_gives_the_first_cause(space):
+    def fail(architecture):
+        raise RuntimeError("no\nluck.")
+
+    with pytest.raises(RunError, match=r"none of \d+ architectures .* the first failed with: RuntimeError: no luck\.$"):
+        survey_space(space, fail, Budget(), by="flops", seed=0)
+
+
+# Time.
+
+
+@pytest.mark.parametrize("epochs", [0.01, 1, 50])
+def test_a_step_is_timed_on_the_typical_candidate_however_short_the_training(space, data, monkeypatch, epochs):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+    seen = []
+
+    class Timed(module.Distiller):
+        def _train_step(self, index, view):
+            seen.append(self.model[1].out_features)
+            clock.now += 0.25
+            return super()._train_step(index, view)
+
+    monkeypatch.setattr(module, "Distiller", Timed)
+    found = survey(space)
+    state = torch.get_rng_state()
+    step = seconds_per_step(found, space, data, None, TrainingConfig(epochs=epochs, batch_size=64), "cpu")
+    assert step == pytest.approx(0.25)
+    assert set(seen) == {found.typical.architecture.values["width"]}
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def config(**sections):
+    base = {"data": "digits", "teacher": "x", "space": "mbconv"}
+    return SearchFile.model_validate({**base, **sections})
+
+
+def test_the_estimate_counts_steps_of_trials_finalists_and_baseline(data):
+    given = config(
+        score={"epochs": 2, "batch_size": 10}, final={"epochs": 5, "batch_size": 16, "count": 3}, search={"workers": 2}
+    )
+    assert len(data.train) == 32
+    estimate = estimate_seconds(given, data, 0.5, trials=10)
+    assert estimate.trials == 10 * 2 * 3 * 0.5
+    assert estimate.finalists == (3 + 1) * 5 * 2 * 0.5
+    assert estimate.wall == (estimate.trials + estimate.finalists) / 2
+    without = config(final={"epochs": 5, "batch_size": 16, "count": 3, "baseline": False})
+    assert estimate_seconds(without, data, 0.5, trials=10).finalists == 3 * 5 * 2 * 0.5
+
+
+def test_a_batch_larger_than_the_data_is_one_step_an_epoch(data):
+    given = config(score={"epochs": 3, "batch_size": 1000})
+    assert estimate_seconds(given, data, 1.0, trials=1).trials == 3

@@ -1,0 +1,107 @@
+"""The package as it is imported and installed."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import nas_distill
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("ray", "torch", "optuna", "pandas", "matplotlib", "numpy", "sklearn", "onnx", "onnxruntime", "fvcore")
+
+
+def imported_by(statement):
+    """Top-level modules that a fresh interpreter holds after a statement."""
+    code = f"{statement}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return set(found.stdout.split())
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    assert imported_by("import nas_distill") & set(HEAVY) == set()
+
+
+def test_the_command_line_offers_help_without_anything_heavy():
+    assert imported_by("import nas_distill.cli") & set(HEAVY) == set()
+
+
+def test_searching_does_not_import_ray_before_it_runs():
+    assert "ray" not in imported_by("import nas_distill as nd; nd.search, nd.open_run, nd.Dataset, nd.load_student")
+
+
+@pytest.mark.parametrize("name", nas_distill.__all__)
+def test_every_public_name_is_there(name):
+    value = getattr(nas_distill, name)
+    assert value.__name__ == name
+    assert value.__doc__
+
+
+def test_public_names_are_listed_and_others_are_refused():
+    assert set(nas_distill.__all__) <= set(dir(nas_distill))
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        nas_distill.serch  # noqa: B018
+
+
+def test_search_stays_the_function_whatever_is_imported():
+    code = "import nas_distill as nd, nas_distill.cli, nas_distill.api.pipeline; assert callable(nd.search), nd.search"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The files of a wheel built from what is committed or could be, not from what runs left behind."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    for name in ("nas_distill", "search_spaces"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command += ["--disable-pip-version-check", "--wheel-dir", str(target), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = target.glob("*.whl")
+    return path
+
+
+def test_a_wheel_holds_all_that_the_package_reads(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    spaces = {path.name for path in (ROOT / "search_spaces").glob("*.yaml")}
+    assert spaces
+    assert {f"nas_distill/space/shipped/{name}" for name in spaces} <= names
+    assert {"nas_distill/data/embedded/fashion-mnist.npz", "nas_distill/data/embedded/NOTICE"} <= names
+    shipped = ROOT / "nas_distill" / "teacher" / "shipped"
+    teachers = {path.relative_to(ROOT).as_posix() for path in shipped.rglob("*") if path.is_file()}
+    assert any(name.endswith("model.safetensors") for name in teachers)
+    assert teachers <= names
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nas_distill").rglob("*.py")}
+    assert modules <= names
+    licences = {name.partition("/licenses/")[2] for name in names if "/licenses/" in name}
+    assert licences == {"LICENSE", "nas_distill/data/embedded/NOTICE"}
+
+
+def test_an_unpacked_wheel_finds_what_it_ships(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = """
+import sys, pathlib, nas_distill
+from nas_distill.data import load_dataset
+from nas_distill.space import load_space
+from nas_distill.space.catalog import names, shipped_folder
+from nas_distill.teacher.load import shipped_teachers
+site = pathlib.Path(sys.argv[1])
+assert pathlib.Path(nas_distill.__file__).is_relative_to(site)
+assert shipped_folder().is_relative_to(site)
+assert [load_space(name).name for name in names()] == ["mbconv", "resnet"]
+assert "fashion-resnet" in shipped_teachers()
+assert load_dataset("fashion-mnist").num_classes == 10
+"""
+    site = tmp_path / "site"
+    command = [sys.executable, "-P", "-c", code, str(site)]
+    subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": ""}, check=True)
