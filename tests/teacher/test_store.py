@@ -217,64 +217,72 @@ def test_a_root_that_cannot_be_made(tmp_path, teacher, data):
 
 # Real processes.
 
-SLOW_BUILD = """
+BUILD = """
     import sys, time
+    from pathlib import Path
     import numpy as np, torch
     from torch import nn
     from nas_distill.data import Dataset, Views
     from nas_distill.teacher import TeacherStore, freeze
 
+    root, permission = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     x = np.random.default_rng(0).integers(0, 256, (60, 1, 4, 4), dtype=np.uint8)
     data = Dataset.from_tensors(x, np.arange(60) % 3, views=Views(count=3, pad=1))
     torch.manual_seed(0)
     teacher = freeze(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), data)
 
-    def slowly(progress):
-        print(progress.done, flush=True)
-        time.sleep(float(sys.argv[2]))
+    def pause(progress):
+        print("wrote", flush=True)
+        while progress.done >= 20 and not permission.exists():
+            time.sleep(0.05)
 
-    store = TeacherStore.build({root}, teacher, data, batch_size=4, on_progress=slowly)
+    print("begins", flush=True)
+    store = TeacherStore.build(root, teacher, data, batch_size=4, on_progress=pause)
     print("built", store.verify(teacher, data).max_difference, flush=True)
 """
 
 
-def slow_build(root, pause):
-    script = textwrap.dedent(SLOW_BUILD).replace("{root}", "__import__('pathlib').Path(sys.argv[1])")
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+def build_elsewhere(root, permission):
+    """Build a store in another process, which stops in the middle until ``permission`` exists."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script, str(root), str(pause)],
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(BUILD), str(root), str(permission)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
     )
 
 
 def test_a_store_whose_writer_was_killed_is_not_taken_but_written(tmp_path):
-    writer = slow_build(tmp_path, 0.2)
-    for _ in range(5):
-        writer.stdout.readline()
+    root, permission = tmp_path / "stores", tmp_path / "permission"
+    writer = build_elsewhere(root, permission)
+    assert [writer.stdout.readline() for _ in range(6)] == ["begins\n", *["wrote\n"] * 5]
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
-    left = files(tmp_path)
+    left = files(root)
     assert any(name.endswith("train.logits.npy") for name in left)
     assert all(name.startswith(".") for name in left)  # nothing that could be taken for a store
-    out, err = slow_build(tmp_path, 0).communicate()
+    permission.touch()
+    out, err = build_elsewhere(root, permission).communicate()
     assert "built 0" in out, err
     assert err == ""
-    assert [name for name in files(tmp_path) if not name.startswith(".")] != []
-    assert not any(".part" in name for name in files(tmp_path))
+    assert [name for name in files(root) if not name.startswith(".")] != []
+    assert not any(".part" in name for name in files(root))
 
 
 def test_of_two_processes_one_writes_and_the_other_waits(tmp_path):
-    first = slow_build(tmp_path, 0.05)
-    assert first.stdout.readline() == "4\n"
-    second = slow_build(tmp_path, 0.05)
+    root, permission = tmp_path / "stores", tmp_path / "permission"
+    first = build_elsewhere(root, permission)
+    assert [first.stdout.readline() for _ in range(6)] == ["begins\n", *["wrote\n"] * 5]
+    second = build_elsewhere(root, permission)
+    assert second.stdout.readline() == "begins\n"
+    time.sleep(0.5)  # for it to do the wrong thing
+    permission.touch()
     (out, err), (other, other_err) = first.communicate(), second.communicate()
     assert (err, other_err) == ("", "")
-    assert "built" in out
-    assert other.startswith("built")  # it never asked its teacher to answer
+    assert "built 0" in out
+    assert other.startswith("built 0")  # it never asked its own teacher
 
 
 def test_a_writer_that_fails_lets_the_next_one_in(tmp_path, teacher, data):
