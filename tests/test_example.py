@@ -1,11 +1,15 @@
 """The run that is committed: what docs, README and notebook stand on."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import nas_distill as nd
@@ -68,6 +72,20 @@ def test_the_readme_shows_its_picture_and_its_teacher(run):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     stated = float(re.search(r"a teacher of ([\d.]+) M multiply-adds", readme)[1])
     assert stated == pytest.approx(run.report().teacher.costs["flops"] / 1e6, abs=0.5)
+
+
+def test_the_readmes_five_lines_load_its_student(run, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (snippet,) = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "load_state_dict" in text]
+    out = tmp_path / "logits.pt"
+    shape = run.inputs.input_shape
+    asked = f"\nimport torch\ntorch.save(model.eval()(torch.ones(1, *{shape})).detach(), {str(out)!r})"
+    folder = run.best().student().folder
+    subprocess.run(
+        [sys.executable, "-c", snippet + asked], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )
+    expected = nd.load_student(folder)(torch.ones(1, *shape))
+    assert torch.allclose(torch.load(out, weights_only=True), expected, atol=1e-5)
 
 
 def test_commands_that_read_work_on_it(run, clone):
