@@ -20,6 +20,7 @@ from nas_distill.api.inputs import BASE, Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
+from nas_distill.api.screening import screened_finalists
 from nas_distill.api.signals import teacher_signal
 from nas_distill.common.errors import RunError
 from nas_distill.common.files import write_text
@@ -28,7 +29,7 @@ from nas_distill.cost.count import count
 from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.evaluator import StudentEvaluator
-from nas_distill.engine.finalists import FinalistSource, best_finalist, choose_finalists
+from nas_distill.engine.finalists import FinalistSource, best_finalist
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.probe import NoiseProbe
 from nas_distill.engine.progress import Event
@@ -216,7 +217,12 @@ class Pipeline:
             seed=self.config.seed,
             objectives=objectives,
             margin=margin,
-            reference={name: costing.teacher[name] for name in objectives.costs if name in costing.teacher},
+            # The hypervolume counts what is within the budget; without a limit, what is within the teacher's cost.
+            reference={
+                name: costing.teacher[name]
+                for name in objectives.costs
+                if name in costing.teacher and name not in costing.budget.limits
+            },
             on_event=on_event,
         )
         with self._phase(journal, "search"):
@@ -227,9 +233,7 @@ class Pipeline:
         controller.conclude()
 
     def _finalists(self, journal: Journal, costing: Costing, backend: Backend, evaluator: StudentEvaluator) -> None:
-        limits = {name: limit.high for name, limit in costing.budget.limits.items() if limit.high is not None}
-        records = read_records(journal.study)
-        chosen = choose_finalists(records, self.config.search.costs, limits, self.config.final.count)
+        chosen = screened_finalists(self.inputs, journal.facts, costing.budget, read_records(journal.study))
         source = FinalistSource(
             self.folder,
             journal.facts,

@@ -1,0 +1,77 @@
+from types import SimpleNamespace
+
+import pytest
+
+from nas_distill.api import screening
+from nas_distill.api.screening import MEASURED, screened_finalists
+from nas_distill.cost.budget import Budget
+from nas_distill.run.facts import Facts
+from nas_distill.run.records import Rung, TrialRecord
+from nas_distill.space import Architecture
+
+
+class Kept(Facts):
+    """Facts without a journal behind them."""
+
+    def set(self, name, value):
+        self._values[name] = value
+
+
+def record(number: int, quality: float, flops: float) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        index=number,
+        key=f"t{number:05d}",
+        state="complete",
+        architecture=Architecture({"n": number}),
+        origin="sampler",
+        costs={"flops": flops, "latency_ms": flops / 100},
+        reports={0: Rung(quality, 1, 1.0, 1.0)},
+        violations={},
+        stop=None,
+        cause=None,
+        duplicate_of=None,
+        retry_of=None,
+        values=None,
+    )
+
+
+@pytest.fixture
+def inputs():
+    config = SimpleNamespace(search=SimpleNamespace(costs=("flops",)), final=SimpleNamespace(count=2))
+    return SimpleNamespace(config=config)
+
+
+RECORDS = [record(0, 0.80, 10), record(1, 0.85, 50), record(2, 0.90, 100)]
+
+
+def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(inputs, monkeypatch):
+    times = {"t00000": 0.1, "t00001": 0.5, "t00002": 1.2}
+    monkeypatch.setattr(screening, "_measure", lambda _, entry: times[entry.key])
+    facts = Kept({})
+    chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
+    assert [entry.number for entry in chosen] == [1, 0]
+    assert facts[MEASURED] == times
+
+
+def test_what_was_measured_is_not_measured_again(inputs, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(screening, "_measure", refuse)
+    facts = Kept({MEASURED: {"t00000": 0.1, "t00001": 0.5, "t00002": 0.9}})
+    chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
+    assert [entry.number for entry in chosen] == [2, 1]
+
+
+def test_if_none_measures_within_the_limit_the_choice_stands(inputs, monkeypatch):
+    monkeypatch.setattr(screening, "_measure", lambda *_: 9.0)
+    chosen = screened_finalists(inputs, Kept({}), Budget.parse({"latency_ms": 1.0}), RECORDS)
+    assert [entry.number for entry in chosen] == [2, 1]
+
+
+def test_nothing_is_measured_without_a_latency_limit(inputs):
+    facts = Kept({})
+    chosen = screened_finalists(inputs, facts, Budget.parse({"flops": 200}), RECORDS)
+    assert [entry.number for entry in chosen] == [2, 1]
+    assert MEASURED not in facts
