@@ -23,12 +23,12 @@ from common import Quartiles, interleaved, parser, publish, ratios, table
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_distill.common.device import memory_format, place
 from nas_distill.common.seeds import numpy_rng, seeded_torch, torch_generator
 from nas_distill.config import TrainingConfig
 from nas_distill.cost.count import count
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.device import memory_format, place
 from nas_distill.distill.losses import total_loss
 from nas_distill.distill.schedule import warmup_cosine
 from nas_distill.models.resnet import build as build_resnet

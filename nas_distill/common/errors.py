@@ -44,6 +44,10 @@ class TrainingError(NasDistillError):
     """A training cannot go on: a loss that is not finite, a checkpoint that does not belong to it."""
 
 
+class StorageError(NasDistillError):
+    """What a training keeps cannot be written (the disk is full, say); the training itself is sound."""
+
+
 class RunError(NasDistillError):
     """A run folder is missing, in use, torn beyond repair, or of another search."""
 

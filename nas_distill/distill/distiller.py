@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import math
 import time
 from collections.abc import Iterator
@@ -14,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.errors import TrainingError, first_line
+from nas_distill.common.device import memory_format, place
+from nas_distill.common.errors import StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path
 from nas_distill.common.seeds import derive, seeded_torch, torch_generator
 from nas_distill.config import OptimizerConfig, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
-from nas_distill.distill.device import memory_format, place
 from nas_distill.distill.losses import total_loss
 from nas_distill.distill.schedule import warmup_cosine
 from nas_distill.evaluate.metrics import accuracy
@@ -110,7 +111,7 @@ class Distiller:
         """Save everything that going on needs; the file is whole or the one before stays.
 
         Raises:
-            TrainingError: it cannot be written (the disk is full, say).
+            StorageError: it cannot be written (the disk is full, say).
         """
         state = {
             "identity": self._identity(),
@@ -121,12 +122,14 @@ class Distiller:
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
+        content = io.BytesIO()
+        torch.save(state, content)  # not straight to the file: torch does not say why it cannot write
         try:
             with atomic_path(folder / _STATE) as path:
-                torch.save(state, path)
-        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
-            raise TrainingError(
-                f"Checkpoint {folder / _STATE} cannot be written ({first_line(error)}); is the disk full?"
+                path.write_bytes(content.getbuffer())
+        except OSError as error:
+            raise StorageError(
+                f"Checkpoint {folder / _STATE} cannot be written ({error.strerror or error}); finished work is kept."
             ) from error
 
     def load(self, folder: Path) -> bool:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import TeacherError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.references import load_reference
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TeachFile, dump_yaml
 from nas_distill.data import Dataset
-from nas_distill.distill.device import resolve_device
 from nas_distill.distill.distiller import Distiller
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import Evaluation, evaluate_logits

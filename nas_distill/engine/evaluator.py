@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nas_distill.common.device import resolve_device
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.device import resolve_device
 from nas_distill.engine.work import RungResult, Work, last_rung
 from nas_distill.export.student import save_student
 from nas_distill.space import SearchSpace
@@ -67,8 +67,8 @@ class StudentRun:
         A network whose logits are no longer finite has the quality NaN, and is not written.
 
         Raises:
-            TrainingError: the loss became NaN or infinite, or the checkpoint cannot be written.
-            ExportError: the student cannot be written.
+            TrainingError: the loss became NaN or infinite.
+            StorageError: the checkpoint or the student cannot be written.
         """
         rung, distiller, work = self._next, self._distiller, self._work
         distiller.advance(self._stops[rung])

@@ -31,8 +31,8 @@ class Finalist:
     """A full training, as the journal keeps it.
 
     ``quality`` is validation accuracy at its end (higher is better; None if it failed), ``qualities`` by epoch;
-    ``taught`` False marks the baseline on labels alone; ``short`` is the score that made it a finalist; ``recipe`` is a
-    digest of training and seed, without which qualities do not compare.
+    ``taught`` False marks the baseline on labels alone; ``short`` is its score (None for one that was stopped);
+    ``recipe`` is a digest of training and seed, without which qualities do not compare.
     """
 
     key: str
@@ -40,7 +40,7 @@ class Finalist:
     architecture: dict[str, Any]
     costs: dict[str, float]
     taught: bool
-    short: float
+    short: float | None
     quality: float | None = None
     qualities: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -242,7 +242,8 @@ class FinalistSource:
 
 
 def _as_finalist(record: TrialRecord, recipe: str) -> Finalist:
-    short = math.nan if record.quality is None else record.quality
+    # What a stopped candidate had reached is of an earlier rung, and does not compare.
+    short = record.final_quality if record.state == "complete" else None
     return Finalist(record.key, record.number, record.architecture.to_dict(), record.costs, True, short, recipe=recipe)
 
 
@@ -252,5 +253,5 @@ def _recipe(training: FinalConfig, seed: int) -> str:
     return hashlib.sha256(f"{seed} {settings}".encode()).hexdigest()[:8]
 
 
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else -math.inf
+def _finite(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else -math.inf

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import BudgetError, RunError, first_line
 from nas_distill.common.seeds import numpy_rng, seeded_torch
 from nas_distill.config import SearchFile, TrainingConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.device import resolve_device
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import TeacherSignal
 

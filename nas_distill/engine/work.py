@@ -92,6 +92,7 @@ class WorkRun(Protocol):
         """Train up to the next rung and report.
 
         Raises:
+            StorageError: what it keeps cannot be written; the work is interrupted and the whole search ends.
             NasDistillError: the training failed; the work ends as ``failed`` with this message.
         """
         ...

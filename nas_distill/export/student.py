@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nas_distill.common.errors import ConfigError, ExportError, NasDistillError
+from nas_distill.common.errors import ConfigError, ExportError, NasDistillError, StorageError
 from nas_distill.common.files import atomic_path, write_json
 from nas_distill.common.references import load_reference
 from nas_distill.common.seeds import seeded_torch
@@ -71,7 +71,8 @@ def save_student(
         metadata: further JSON values to keep, such as accuracy, teacher, seed.
 
     Raises:
-        ExportError: the weights are no plain tensors, a value is no JSON, or a file cannot be written.
+        ExportError: the weights are no plain tensors, or a value is no JSON.
+        StorageError: a file cannot be written (the disk is full, say).
     """
     folder = Path(folder)
     shape = [int(size) for size in input_shape]
@@ -108,7 +109,9 @@ def save_student(
             spec |= _save_graph(module, shape, folder / PROGRAM)
         write_json(folder / SPEC, spec)
     except (OSError, SafetensorError) as error:
-        raise ExportError(f"The student cannot be written to {folder}: {first_cause(error)}.") from error
+        raise StorageError(
+            f"The student cannot be written to {folder} ({first_cause(error)}); finished work is kept."
+        ) from error
     return folder
 
 

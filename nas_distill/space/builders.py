@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas_distill.common.errors import BuildError, first_line
+from nas_distill.common.references import takes
 from nas_distill.space.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def call(
     from torch import nn
 
     data: dict[str, Any] = {"input_shape": tuple(int(size) for size in input_shape), "num_classes": int(num_classes)}
-    taken = {key: value for key, value in data.items() if _takes(builder, key)}
+    taken = {key: value for key, value in data.items() if takes(builder, key)}
     keywords: dict[str, Any] = {**copy.deepcopy(dict(arguments)), **taken, **architecture.to_dict()}
     try:
         module = builder(**keywords)
@@ -79,15 +80,3 @@ def identity(builder: str | Builder) -> str:
 def plain_json(value: Any) -> str:
     """Return ``value`` as JSON; what JSON does not know is written as the name of its type, never as an address."""
     return json.dumps(value, default=lambda other: f"{type(other).__module__}:{type(other).__qualname__}")
-
-
-def _takes(builder: Builder, key: str) -> bool:
-    try:
-        parameters = inspect.signature(builder).parameters.values()
-    except (TypeError, ValueError):
-        return True  # no signature to read, as some extension types have none: give all
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return any(
-        parameter.kind is inspect.Parameter.VAR_KEYWORD or (parameter.name == key and parameter.kind in named)
-        for parameter in parameters
-    )

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import TeacherError
 from nas_distill.data import Dataset, SplitName
 from nas_distill.teacher.teacher import Teacher
@@ -49,7 +50,8 @@ class LiveSignal:
         self.teacher = teacher
         self.num_classes = teacher.num_classes
         self._device = torch.device(device)
-        teacher.module.to(self._device)
+        # In the quicker layout: a store asks it hundreds of thousands of times.
+        place(teacher.module, self._device, memory_format(teacher.module))
 
     def logits(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Tensor:
         """Return the teacher's logits, computed now."""

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from nas_distill.common.device import memory_format, place, resolve_device
 from nas_distill.common.errors import ConfigError
-from nas_distill.distill.device import memory_format, place, resolve_device
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from nas_distill.common.errors import StorageError
 from nas_distill.engine.backends.death import cause_of_death, read_fault
 from nas_distill.engine.backends.relay import Relay
 from nas_distill.engine.backends.worker import Message
@@ -47,6 +48,9 @@ class Fit:
             self.startup_seconds = max(0.0, message.begun - self._began)
         if message.result is not None:
             return self.relay.report(message.key, message.result)
+        if message.storage:
+            self.relay.give_up(StorageError(f"{message.cause}."))
+            return False
         self.relay.fail(message.key, message.cause or "the evaluation failed")
         return False
 

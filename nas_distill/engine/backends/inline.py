@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from nas_distill.common.errors import first_line
+from nas_distill.common.errors import StorageError, first_line
 from nas_distill.engine.work import Evaluator, Outcome, RungResult, Work, WorkRun, WorkSource, last_rung
 
 
@@ -14,7 +14,8 @@ class InlineBackend:
     def run(self, source: WorkSource, evaluator: Evaluator) -> None:
         """Train what the source hands out until there is no more, or the source is stopping.
 
-        Errors of the source are raised; errors of the evaluator end that work as failed.
+        Errors of the source are raised; errors of the evaluator end that work as failed, except for a StorageError,
+        which is no fault of the work: it is interrupted, and the error raised.
         """
         while not source.stopping:
             work = source.next()
@@ -22,7 +23,7 @@ class InlineBackend:
                 return
             try:
                 outcome = _train(source, evaluator, work)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, StorageError):
                 source.finish(work.key, Outcome("interrupted"))
                 raise
             source.finish(work.key, outcome)
@@ -37,6 +38,8 @@ def _train(source: WorkSource, evaluator: Evaluator, work: Work) -> Outcome:
             try:
                 run = run or evaluator.start(work)
                 result = run.next_rung()
+            except StorageError:
+                raise
             except Exception as error:
                 return Outcome("failed", first_line(error))
             if not source.report(work.key, result):

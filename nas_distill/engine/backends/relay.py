@@ -100,6 +100,11 @@ class Relay:
             if key not in self._again and self.died(key, cause):
                 self._again.append(key)
 
+    def give_up(self, error: Exception) -> None:
+        """End everything, with what is in flight as interrupted, for an error that is no work's own."""
+        self.interrupt()
+        self.error = self.error or error
+
     def interrupt(self) -> None:
         """Finish all that is in flight as interrupted; nothing is handed out afterwards."""
         self._exhausted = True

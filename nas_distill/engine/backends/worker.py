@@ -20,7 +20,7 @@ from typing import cast
 
 import numpy as np
 
-from nas_distill.common.errors import first_line
+from nas_distill.common.errors import StorageError, first_line
 from nas_distill.common.seeds import derive
 from nas_distill.engine.backends.death import fault_file
 from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_rung
@@ -28,12 +28,16 @@ from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_r
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker says after a rung: a result, or the cause of a failure; ``begun`` is when it began (Unix time)."""
+    """What a worker says after a rung: a result, or the cause of a failure; ``begun`` is when it began (Unix time).
+
+    ``storage``: the cause is a StorageError, which is no fault of the work.
+    """
 
     key: str
     begun: float
     result: RungResult | None = None
     cause: str | None = None
+    storage: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Worker:
         except (Exception, SystemExit) as error:  # SystemExit would end the process, and a retry would meet it again
             traceback.print_exc()
             self.close()
-            return Message(work.key, begun, cause=first_line(error))
+            return Message(work.key, begun, cause=first_line(error), storage=isinstance(error, StorageError))
         if result.rung >= last_rung(work):
             self.close()
         return Message(work.key, begun, result=result)
