@@ -31,7 +31,11 @@ def convolutions() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(
-            nn.Conv2d(6, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Flatten()
+            nn.Conv2d(6, 8, 3, bias=False),
+            nn.BatchNorm2d(8),
+            nn.Conv2d(8, 8, 3, groups=8),
+            nn.Conv2d(8, 4, 1),
+            nn.Flatten(),
         ).to(memory_format=torch.channels_last)
 
 
