@@ -60,9 +60,10 @@ def choose_finalists(
     """Return up to ``count`` candidates for full distillation, best short score first.
 
     They are the front's best by short score, and one near the budget's limit if none of those is: short runs favour
-    small networks that start fast, so a dear one is given its chance. Near means at least 70 % of some limit; it is the
-    best such candidate that was trained to the end, else the best that was stopped; where there is none, or there are
-    no limits, it is the front's dearest. A single finalist is the front's best.
+    small networks that start fast, so a dear one is given its chance. Near means at least 70 % of the limit on some
+    objective (of any limit, where no objective has one); it is the best such candidate that was trained to the end,
+    else the best that was stopped; where there is none, or there are no limits, it is the front's dearest. A single
+    finalist is the front's best.
 
     Args:
         records: the run's trials, over-budget ones left out by their state.
@@ -74,6 +75,8 @@ def choose_finalists(
     if not front:
         return []
     chosen = front[:count]
+    # A limit that is no objective may be nearly reached by a network that is cheap where it counts.
+    limits = {name: limits[name] for name in costs if name in limits} or limits
     if count > 1 and not any(_is_near(record, limits) for record in chosen):
         dear = _near_limit(records, limits) or max(front, key=lambda record: record.costs[costs[0]])
         if dear not in chosen:

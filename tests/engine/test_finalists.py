@@ -62,6 +62,15 @@ def test_one_near_the_limit_takes_the_last_place_when_none_of_the_best_is():
     assert numbers(choose(records, count=1)) == [0]
 
 
+def test_near_is_near_the_limit_of_an_objective():
+    # 1 has nearly all the parameters it may have, but it is cheap in what the front trades; 3 is the dear one.
+    records = [record(0, 0.9, 30), record(1, 0.8, 20, params=95), record(2, 0.7, 10), record(3, 0.6, 95, params=1)]
+    limits = {"params": 100.0, "flops": 100.0}
+    assert numbers(choose_finalists(records, ("flops",), limits, 3)) == [0, 1, 3]
+    # Where no objective has a limit, any limit will do.
+    assert numbers(choose_finalists(records, ("flops",), {"params": 100.0}, 3)) == [0, 1, 2]
+
+
 def test_none_of_the_front_gives_way_when_one_of_it_is_near_the_limit():
     # 3 is dear and good, but 2 is cheaper and no worse; 0 is on the front and near the limit itself.
     records = [record(0, 0.95, 75), record(1, 0.9, 30), record(2, 0.8, 10), record(3, 0.8, 95)]
