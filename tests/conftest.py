@@ -72,6 +72,12 @@ def cli() -> Callable[..., Answer]:
 
 
 @pytest.fixture(scope="session")
+def teacher_arguments() -> dict[str, Any]:
+    """What the small teacher is built with."""
+    return TEACHER
+
+
+@pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small teacher of the digits, trained once."""
     from nas_distill.config import TeachFile
@@ -100,8 +106,8 @@ def search_file(tmp_path: Path, teacher_folder: Path) -> Callable[..., Path]:
     return write
 
 
-def write_search(folder: Path, teacher: Path, name: str = "small.yaml", **changes: Any) -> Path:
-    content = {**SMALL, "teacher": {"name": str(teacher), "store": str(teacher.parent / "store")}}
+def write_search(folder: Path, made: Path, name: str = "small.yaml", **changes: Any) -> Path:
+    content = {**SMALL, "teacher": {"name": str(made), "store": str(made.parent / "store")}}
     for key, value in changes.items():
         known = content.get(key)
         merge = isinstance(known, dict) and isinstance(value, dict) and key in ("search", "score", "final", "latency")

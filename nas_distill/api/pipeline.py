@@ -33,7 +33,7 @@ from nas_distill.engine.finalists import FinalistSource, best_finalist
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.probe import NoiseProbe
 from nas_distill.engine.progress import Event
-from nas_distill.engine.survey import Estimate, Survey, estimate_seconds, seconds_per_step, survey_space
+from nas_distill.engine.survey import Estimate, Survey, estimate_seconds, survey_space, typical_seconds
 from nas_distill.engine.work import Backend, WorkSource
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
@@ -67,7 +67,7 @@ class Pipeline:
             NasDistillError: what is wrong with the inputs or the run folder.
         """
         self.observer.note(f"Run: {self.folder.path}")
-        with disk_errors(), self.folder.lock():
+        with disk_errors(self.folder.path), self.folder.lock():
             # Once: a percent of the teacher's latency needs the teacher's latency, and objectives need both.
             objectives = Objectives.from_config(self.config.search, self._teacher_costs_for_scalar())
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
@@ -140,8 +140,7 @@ class Pipeline:
         survey = survey_space(
             self.inputs.space, costing.of, costing.budget, by=config.search.costs[0], seed=config.seed
         )
-        with _threads(config.search.threads):
-            step = seconds_per_step(survey, self.inputs.space, self.inputs.data, signal, config.score, config.device)
+        step = typical_seconds(survey, self.inputs.space, self.inputs.data, signal, config.score, config.device)
         return survey, estimate_seconds(config, self.inputs.data, step, config.search.trials)
 
     def _signal(self, journal: Journal) -> TeacherSignal:
@@ -301,15 +300,9 @@ class Pipeline:
 @contextmanager
 def _inline(threads: int) -> Iterator[Backend]:
     """Train in this process as a worker would: results may depend on the number of threads."""
-    with _threads(threads):
-        yield InlineBackend()
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(threads)
     try:
-        yield
+        yield InlineBackend()
     finally:
         torch.set_num_threads(before)

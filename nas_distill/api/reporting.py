@@ -64,8 +64,8 @@ def cost_summary(survey: Survey, estimate: Estimate, costing: Costing, inputs: I
         unbuildable=len(survey.failures),
         first_cause=survey.failures[0] if survey.failures else None,
         fits_all=survey.share,
-        search_seconds=estimate.trials / estimate.workers,
-        final_seconds=estimate.finalists / estimate.workers,
+        search_seconds=None if estimate.trials is None else estimate.trials / estimate.workers,
+        final_seconds=None if estimate.finalists is None else estimate.finalists / estimate.workers,
         conditions=latency.conditions.text() if latency is not None else None,
     )
 

@@ -70,7 +70,11 @@ class Run:
     @property
     def config(self) -> SearchFile:
         """The search file as it was resolved."""
-        return self._inputs.config if self._inputs is not None else load_search_file(self.folder.search_yaml)
+        if self._inputs is not None:
+            return self._inputs.config
+        if not self.folder.search_yaml.exists():
+            raise RunError(f"{self.folder.path} holds no {self.folder.search_yaml.name}; a resumed search writes it.")
+        return load_search_file(self.folder.search_yaml)
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -339,7 +343,7 @@ class Trial:
             output=run.folder.student(name),
         )
         inputs = run.inputs
-        with disk_errors():
+        with disk_errors(run.folder.path):
             signal = teacher_signal(inputs, run.folder, observer)
             observer.phase(f"distilling trial {self.record.number}")
             student = StudentEvaluator(inputs.data, inputs.space, signal, run.config.device).start(work)
@@ -418,7 +422,7 @@ class Student:
         """
         target = self.folder / "model.onnx" if path is None else Path(path)
         record = self.trial.record
-        with disk_errors():
+        with disk_errors(target):
             result = export_student(self.trial.run.inputs, self.module, record.architecture.hash, target)
         return {"path": str(target), **result, "predicted_ms": record.costs.get(LATENCY)}
 

@@ -14,6 +14,7 @@ from nas_distill.api.interruption import Interruption, interruptible
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.pipeline import Pipeline
 from nas_distill.api.run import Run
+from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError, did_you_mean
 from nas_distill.config import SearchConfig, SearchFile, load_search_file, parse
 from nas_distill.data import Dataset
@@ -140,6 +141,8 @@ def prepare(
     config = parse(SearchFile, _with_settings(content, settings, source), source=source)
     given_space = space if space is not None else (content["space"] if builder is not None else None)
     inputs = resolve(config, search_paths(path), data=data, teacher=module, space=given_space, builder=builder)
+    inputs.space.builder_function()  # one that does not import would make every candidate fail
+    resolve_device(config.device)
     check_costs(inputs)
     base = Path("runs/search") if path is None else path.with_suffix("")
     return inputs, base if config.name is None else base.with_name(config.name)

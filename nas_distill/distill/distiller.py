@@ -129,7 +129,7 @@ class Distiller:
                 path.write_bytes(content.getbuffer())
         except OSError as error:
             raise StorageError(
-                f"Checkpoint {folder / _STATE} cannot be written ({error.strerror or error}); finished work is kept."
+                f"Checkpoint {folder / _STATE} cannot be written ({error.strerror or error}); mend that, then resume."
             ) from error
 
     def load(self, folder: Path) -> bool:

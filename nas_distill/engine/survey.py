@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import BudgetError, RunError, first_line
@@ -15,11 +16,14 @@ from nas_distill.config import SearchFile, TrainingConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
+from nas_distill.engine.apart import compute_apart
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import TeacherSignal
 
 _SAMPLES = 150
 _TIMED_STEPS = 8
+_TIMED_CANDIDATES = 3
+_TIMED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -105,21 +109,54 @@ def survey_space(
     return Survey(tuple(found), tuple(fitting), tuple(failures), len(fitting) / len(found), shares)
 
 
-def seconds_per_step(
+def typical_seconds(
     survey: Survey,
     space: SearchSpace,
     data: Dataset,
     signal: TeacherSignal | None,
     training: TrainingConfig,
     device: str,
+) -> float | None:
+    """Return the seconds of one training step of a typical candidate; None where a few of them do not tell.
+
+    On the CPU they are trained in a copy of this process: a candidate that crashes it is a failed trial when its turn
+    comes, on a worker, and must not end the search here.
+    """
+    middle = len(survey.fitting) // 2
+    nearest = sorted(range(len(survey.fitting)), key=lambda place: abs(place - middle))
+    for place in nearest[:_TIMED_CANDIDATES]:
+        architecture = survey.fitting[place].architecture
+
+        def measure(architecture: Architecture = architecture) -> float:
+            torch.set_num_threads(1)
+            return seconds_per_step(architecture, space, data, signal, training, device)
+
+        try:
+            if resolve_device(device).type == "cpu":
+                return compute_apart(measure, seconds=_TIMED_SECONDS)
+            return seconds_per_step(architecture, space, data, signal, training, device)
+        except TimeoutError:  # the others are no smaller
+            return None
+        except Exception:  # the builder is the user's code
+            continue
+    return None
+
+
+def seconds_per_step(
+    architecture: Architecture,
+    space: SearchSpace,
+    data: Dataset,
+    signal: TeacherSignal | None,
+    training: TrainingConfig,
+    device: str,
 ) -> float:
-    """Return the seconds that one training step of the survey's typical candidate takes, measured on a few steps.
+    """Return the seconds that one training step of an architecture takes, measured on a few steps.
 
     Raises:
-        NasDistillError: the candidate cannot be built or trained.
+        NasDistillError: it cannot be built or trained.
     """
     with seeded_torch(0, "timing"):
-        model = space.build(survey.typical.architecture, input_shape=data.input_shape, num_classes=data.num_classes)
+        model = space.build(architecture, input_shape=data.input_shape, num_classes=data.num_classes)
     # A few steps, but at least one to time after one to warm up, however short the training itself is.
     longer = training.model_copy(update={"epochs": max(training.epochs, _TIMED_STEPS)})
     distiller = Distiller(model, data, longer, signal=signal, seed=0, device=resolve_device(device))
@@ -132,24 +169,31 @@ def seconds_per_step(
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that a search takes if nothing is pruned: the trials, the finalists, and both on ``workers`` workers."""
+    """Seconds that a search takes if nothing is pruned: the trials, the finalists, and both on ``workers`` workers.
 
-    trials: float
-    finalists: float
+    None where that cannot be foreseen.
+    """
+
+    trials: float | None
+    finalists: float | None
     workers: int
 
     @property
-    def wall(self) -> float:
+    def wall(self) -> float | None:
         """Seconds by the clock."""
+        if self.trials is None or self.finalists is None:
+            return None
         return (self.trials + self.finalists) / self.workers
 
 
-def estimate_seconds(config: SearchFile, data: Dataset, step: float, trials: int) -> Estimate:
-    """Estimate a search's time from the seconds of a typical training step."""
+def estimate_seconds(config: SearchFile, data: Dataset, step: float | None, trials: int) -> Estimate:
+    """Estimate a search's time from the seconds of a typical training step, None where they are not known."""
 
     def steps(training: TrainingConfig) -> float:
         return training.epochs * (len(data.train) // min(training.batch_size, len(data.train)))
 
     runs = config.final.count + (1 if config.final.baseline else 0)
     workers = config.search.workers if config.search.backend == "tune" else 1
+    if step is None:
+        return Estimate(None, None, workers)
     return Estimate(trials * steps(config.score) * step, runs * steps(config.final) * step, workers)

@@ -110,7 +110,7 @@ def save_student(
         write_json(folder / SPEC, spec)
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"The student cannot be written to {folder} ({first_cause(error)}); finished work is kept."
+            f"The student cannot be written to {folder} ({first_cause(error)}); mend that, then resume."
         ) from error
     return folder
 
