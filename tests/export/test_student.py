@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nas_distill.common.errors import ExportError
+from nas_distill.common.errors import ExportError, StorageError
 from nas_distill.export.program import Program
 from nas_distill.export.student import load_spec, load_student, save_student
 from nas_distill.space import Architecture, load_space
@@ -338,7 +338,7 @@ def test_what_cannot_be_saved_is_one_sentence(tmp_path, builders, monkeypatch):
         save(tmp_path / "b", Extra(2, 2), builders.build)
     one_sentence(error)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ExportError, match="cannot be written") as error:
+    with pytest.raises(StorageError, match="cannot be written") as error:
         save(tmp_path / "file" / "s", network, builders.build)
     one_sentence(error)
 
