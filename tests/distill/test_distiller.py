@@ -13,7 +13,6 @@ from nas_distill.common.errors import StorageError, TeacherError, TrainingError
 from nas_distill.common.seeds import derive, torch_generator
 from nas_distill.config import TrainingConfig
 from nas_distill.distill import Distiller
-from nas_distill.distill import distiller as module
 from nas_distill.distill.schedule import warmup_cosine
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.teacher import LiveSignal, TeacherStore, freeze
