@@ -115,7 +115,9 @@ def test_a_step_is_timed_on_the_typical_candidate_however_short_the_training(spa
     monkeypatch.setattr(module, "Distiller", Timed)
     found = survey(space)
     state = torch.get_rng_state()
-    step = seconds_per_step(found.typical.architecture, space, data, None, TrainingConfig(epochs=epochs, batch_size=64), "cpu")
+    step = seconds_per_step(
+        found.typical.architecture, space, data, None, TrainingConfig(epochs=epochs, batch_size=64), "cpu"
+    )
     assert step == pytest.approx(0.25)
     assert set(seen) == {found.typical.architecture.values["width"]}
     assert torch.equal(torch.get_rng_state(), state)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nas_distill.common.errors import BuildError, TrainingError
+from nas_distill.common.errors import BuildError, StorageError, TrainingError
 from nas_distill.common.files import write_text
 from nas_distill.config import TrainingConfig
 from nas_distill.engine.work import Outcome, RungResult, Work
@@ -128,6 +128,8 @@ class ActorRun:
         first = self.attempt == 0
         if name == "fail":
             raise TrainingError("the loss is not finite")
+        if name == "find the disk full":
+            raise StorageError("Checkpoint state.pt cannot be written (No space left on device)")
         if name == "raise":
             raise KeyError("no such\nthing")
         if name == "nan":

@@ -11,6 +11,7 @@ import pytest
 from backend_toys import Actor, Script, diary, make_work
 from backend_trainer import Trainer
 
+from nas_distill.common.errors import StorageError
 from nas_distill.engine.work import Outcome, Work
 
 
@@ -62,6 +63,18 @@ def test_a_stop_answer_is_obeyed(backend: Any, tmp_path: Path) -> None:
     assert set(script.finished.values()) == {1}
     for work in works:
         assert sum(line.startswith("rung") for line in diary(work)) == len(script.rungs(work.key))
+
+
+def test_a_full_disk_is_no_fault_of_the_work_and_ends_everything(backend: Any, tmp_path: Path) -> None:
+    works = [make_work(tmp_path, "before"), make_work(tmp_path, "unlucky", "find the disk full")]
+    script = Script([*works, *(make_work(tmp_path, f"after-{i}") for i in range(5))])
+    with pytest.raises(StorageError, match=r"^Checkpoint state\.pt cannot be written \(No space left on device\)\.?$"):
+        backend.run(script, Actor())
+    assert script.kinds()["unlucky"] == "interrupted"
+    assert script.rungs("unlucky") == [0]
+    assert set(script.kinds()) == set(script.handed_out())
+    assert set(script.finished.values()) == {1}
+    assert "after-4" not in script.handed_out()
 
 
 @pytest.mark.parametrize(
