@@ -23,16 +23,15 @@ from types import ModuleType
 
 import numpy as np
 from common import parser, publish, table
-from replay import Candidate, Judged, Pool, replay
+from pruning_run import real_search
+from replay import HALVING, NONE, WORKERS, Candidate, Pool, losses, mean_text, replayed
 
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.engine.dominance import Dominance, NoRule, QualityHalving, Rule
 
-WORKERS = 4
 BUDGETS = (8, 15, 40)  # in full trainings
 FIXED = 60
 NLP_RUNGS = (2, 6, 18, 50)  # epochs
-NONE, HALVING = "none", "halving on quality alone, eta 3"
 
 
 def main() -> None:
@@ -42,7 +41,7 @@ def main() -> None:
         seeds = 5 if options.quick else options.seeds
         parts += [_tables_text(seeds), *_nlp(options.tables, seeds), *_macro(options.tables, seeds), _LEFT_OUT]
     if options.run is not None:
-        parts += _real(options)
+        parts += real_search(options)
     publish("pruning", "Stopping early", parts, options)
 
 
@@ -157,7 +156,7 @@ def _equal_cost(pool: Pool, rules: Mapping[str, Rule], orders: Sequence[np.ndarr
         name: np.array(
             [
                 [
-                    pool.hypervolume(_replayed(pool, order, rule, budget * full).complete) / pool.whole
+                    pool.hypervolume(replayed(pool, order, rule, budget * full).complete) / pool.whole
                     for budget in BUDGETS
                 ]
                 for order in orders
@@ -168,7 +167,7 @@ def _equal_cost(pool: Pool, rules: Mapping[str, Rule], orders: Sequence[np.ndarr
     rows = []
     for name, shares in found.items():
         gains = shares - found[NONE]
-        cells = [f"{_mean(shares[:, place])} ({gains[:, place].mean():+.3f})" for place in range(len(BUDGETS))]
+        cells = [f"{mean_text(shares[:, place])} ({gains[:, place].mean():+.3f})" for place in range(len(BUDGETS))]
         rows.append([name, *(cell if name != NONE else cell.partition(" (")[0] for cell in cells)])
     headers = ["rule", *(f"hypervolume at {budget} (gain over none)" for budget in BUDGETS)]
     return table(headers, rows)
@@ -179,33 +178,12 @@ def _fixed_set(pool: Pool, rules: Mapping[str, Rule], orders: Sequence[np.ndarra
     for name, rule in rules.items():
         if name == NONE:
             continue
-        lost = [_loss(pool, _replayed(pool, order[:FIXED], rule), order[:FIXED]) for order in orders]
-        rows.append([name, *(_mean(column, percent=True) for column in np.array(lost).T)])
+        lost = [losses(pool, replayed(pool, order[:FIXED], rule), order[:FIXED]) for order in orders]
+        rows.append([name, *(mean_text(column, percent=True) for column in np.array(lost).T)])
     headers = [
         f"rule, {FIXED} candidates", "training saved", "hypervolume kept", "front lost", "its cheap third lost",
     ]  # fmt: skip
     return table(headers, rows)
-
-
-def _loss(pool: Pool, judged: Judged, order: Sequence[int] | np.ndarray) -> list[float]:
-    """Return shares of training saved, hypervolume kept, front lost, and the cheapest third of the front lost."""
-    chosen = [int(place) for place in order]
-    front = pool.front(chosen)
-    third = front[: -(-len(front) // 3)]
-    kept = set(judged.complete)
-    total = sum(pool.candidates[place].work[-1] for place in chosen)
-    return [
-        1 - judged.spent / total,
-        pool.hypervolume(judged.complete) / pool.hypervolume(chosen),
-        1 - sum(place in kept for place in front) / len(front),
-        1 - sum(place in kept for place in third) / len(third),
-    ]
-
-
-def _replayed(
-    pool: Pool, order: Sequence[int] | np.ndarray, rule: Rule, budget: float = np.inf, workers: int = WORKERS
-) -> Judged:
-    return replay([pool.candidates[int(place)] for place in order], rule, workers=workers, budget=budget)
 
 
 def _loader(folder: Path) -> ModuleType:
@@ -216,118 +194,6 @@ def _loader(folder: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _mean(values: np.ndarray, *, percent: bool = False) -> str:
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{values.mean():.1%} ± {error:.1%}" if percent else f"{values.mean():.3f} ± {error:.3f}"
-
-
-# A real search.
-
-MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02)
-REAL_BUDGETS = (0.25, 0.5)
-
-
-def _real(options: argparse.Namespace) -> list[str]:
-    if options.search is not None:
-        _search(options)
-    from nas_distill.api import open_run
-
-    run = open_run(options.run)
-    records = [record for record in run.records if record.trained and record.state != "failed"]
-    if any(record.state == "pruned" for record in records):
-        raise SystemExit(f"{options.run} was pruned; make a run with search.pruning.rule none (--search FILE does).")
-    costs, shares = run.config.search.costs, run.config.score.rungs
-    candidates = [
-        Candidate(
-            place,
-            {name: record.costs[name] for name in costs},
-            tuple(record.reports[rung].quality for rung in range(len(shares))),
-            tuple(record.reports[rung].step * record.costs["flops"] for rung in range(len(shares))),
-            tuple(record.reports[rung].seconds for rung in range(len(shares))),
-        )
-        for place, record in enumerate(records)
-    ]
-    pool = Pool(candidates, costs)
-    rules: dict[str, Rule] = {
-        NONE: NoRule(),
-        HALVING: QualityHalving(3.0),
-        **{f"dominance, margin {margin:.2%}": Dominance(costs, margin) for margin in MARGINS},
-    }
-    workers, steps = run.config.search.workers, records[0].reports[len(shares) - 1].step
-    own = list(range(len(candidates)))
-    orders = [numpy_rng(seed, "order").permutation(len(own)) for seed in range(5 if options.quick else options.seeds)]
-    about = f"""## A real search
-
-{len(candidates)} candidates of space {run.inputs.space.name} on {run.inputs.data.name}, sampler
-{run.config.search.sampler}, budget {run.config.budget or "none"}; each trained to its end ({steps:,} steps of
-{run.config.score.batch_size}, rungs at {", ".join(f"{share:.2f}" for share in shares)} of it), quality is validation
-accuracy ({len(run.inputs.data.val):,} images). {len(pool.front(own))} of them form the front. Afterwards each rule was
-replayed over what they had reported, with {workers} workers and each candidate's own pace. Training cost is optimiser
-steps times the student's FLOPs; the seconds are as the search took them."""
-    return [about, _own_order(pool, rules, own, workers), _shuffled(pool, rules, orders, workers)]
-
-
-def _own_order(pool: Pool, rules: Mapping[str, Rule], own: list[int], workers: int) -> str:
-    seconds = sum(candidate.seconds[-1] for candidate in pool.candidates)
-    front = pool.front(own)
-    rows = []
-    for name, rule in rules.items():
-        judged = _replayed(pool, own, rule, workers=workers)
-        saved, kept, _, _ = _loss(pool, judged, own)
-        lost = len(front) - sum(place in set(judged.complete) for place in front)
-        stopped = len(own) - len(judged.complete)
-        best = max(pool.candidates[place].quality[-1] for place in judged.complete)
-        rows.append([name, stopped, f"{saved:.1%}", f"{1 - judged.seconds / seconds:.1%}", f"{kept:.2%}",
-                     f"{lost} of {len(front)}", f"{best:.2%}"])  # fmt: skip
-    headers = ["rule, in the search's own order", "stopped", "training saved", "seconds saved", "hypervolume kept",
-               "front lost", "best quality kept"]  # fmt: skip
-    return table(headers, rows)
-
-
-def _shuffled(pool: Pool, rules: Mapping[str, Rule], orders: Sequence[np.ndarray], workers: int) -> str:
-    total = sum(candidate.work[-1] for candidate in pool.candidates)
-    rows = []
-    for name, rule in rules.items():
-        lost = np.array([_loss(pool, _replayed(pool, order, rule, workers=workers), order) for order in orders])
-        equal = np.array(
-            [
-                [
-                    pool.hypervolume(_replayed(pool, order, rule, share * total, workers).complete) / pool.whole
-                    for share in REAL_BUDGETS
-                ]
-                for order in orders
-            ]
-        )
-        rows.append([name, *(_mean(column) for column in equal.T), *(_mean(column, percent=True) for column in lost.T)])
-    headers = [
-        f"rule, {len(orders)} random orders",
-        *(f"hypervolume at {share:.0%} of the cost" for share in REAL_BUDGETS),
-        "training saved", "hypervolume kept", "front lost", "its cheap third lost",
-    ]  # fmt: skip
-    return table(headers, rows)
-
-
-def _search(options: argparse.Namespace) -> None:
-    """Make the run, or go on with it: everything trained to its end, and hardly any full distillation."""
-    from nas_distill.api import search
-    from nas_distill.run.facts import read_facts
-    from nas_distill.run.folder import RunFolder
-
-    if RunFolder(options.run).exists and read_facts(RunFolder(options.run)).finished:
-        return
-    quick = {"score": {"epochs": 0.2}, "trials": 6, "seeds": 2} if options.quick else {}
-    settings = {"trials": options.trials, "sampler": options.sampler, **quick}
-    search(
-        options.search,
-        folder=options.run,
-        resume=True,
-        pruning={"rule": "none"},
-        final={"epochs": 0.1, "count": 1, "baseline": False},
-        latency={"calibrate": 0},
-        **settings,
-    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ import numpy as np
 from nas_distill.engine.dominance import Report, Rule
 from nas_distill.run.front import hypervolume, non_dominated
 
+WORKERS = 4
+NONE, HALVING = "none", "halving on quality alone, eta 3"
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -101,3 +104,30 @@ class Pool:
         """Return the places that no other of them beats, from cheap to dear."""
         mask = non_dominated(self._points[places], self._maximise)
         return sorted((place for place, keep in zip(places, mask) if keep), key=lambda place: self._points[place, 1])
+
+
+def losses(pool: Pool, judged: Judged, order: Sequence[int] | np.ndarray) -> list[float]:
+    """Return shares of training saved, hypervolume kept, front lost, and the cheapest third of the front lost."""
+    chosen = [int(place) for place in order]
+    front = pool.front(chosen)
+    third = front[: -(-len(front) // 3)]
+    kept = set(judged.complete)
+    total = sum(pool.candidates[place].work[-1] for place in chosen)
+    return [
+        1 - judged.spent / total,
+        pool.hypervolume(judged.complete) / pool.hypervolume(chosen),
+        1 - sum(place in kept for place in front) / len(front),
+        1 - sum(place in kept for place in third) / len(third),
+    ]
+
+
+def replayed(
+    pool: Pool, order: Sequence[int] | np.ndarray, rule: Rule, budget: float = np.inf, workers: int = WORKERS
+) -> Judged:
+    """Replay the candidates at places of a pool, in that order."""
+    return replay([pool.candidates[int(place)] for place in order], rule, workers=workers, budget=budget)
+
+
+def mean_text(values: np.ndarray, *, percent: bool = False) -> str:
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return f"{values.mean():.1%} ± {error:.1%}" if percent else f"{values.mean():.3f} ± {error:.3f}"
