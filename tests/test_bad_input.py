@@ -269,13 +269,14 @@ def test_a_teacher_that_answers_with_nan_is_refused(refused, search_file, weight
 # Budget.
 
 
-def test_a_budget_that_nothing_fits_names_the_limit_that_binds_and_the_cheapest(refused, search_file, cli):
+def test_a_budget_that_nothing_fits_names_the_limit_that_binds_and_the_cheapest(refused, search_file, cli, tmp_path):
     found = cli("search", search_file(), "--dry-run", "--json").json
     cheapest = next(row["cheapest"] for row in found["rows"] if row["name"] == "flops")
     said = refused(search_file(budget={"params": "10M", "flops": cheapest - 1}))
     assert "none of 12 candidates fits the budget: 'flops'" in said
     assert "binds" in said
     assert f"cheapest found has {cheapest / 1000:.3g} k" in said
+    assert nothing_was_begun(tmp_path)
     assert "none of 12" in refused(search_file(budget={"flops": cheapest - 1}), "--dry-run")
 
 
@@ -318,6 +319,7 @@ def test_if_the_builder_fails_for_all_the_first_cause_is_told(refused, search_fi
     said = refused(search_file(space=own_space(tmp_path, "raise ValueError('not today')"), budget={}))
     assert "could be built" in said
     assert "not today" in said
+    assert nothing_was_begun(tmp_path)
 
 
 def test_if_every_training_fails_the_first_cause_is_told_and_kept(cli, refused, search_file, tmp_path):

@@ -22,7 +22,7 @@ from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
 from nas_distill.api.screening import screened_finalists
 from nas_distill.api.signals import teacher_signal
-from nas_distill.common.errors import RunError
+from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
 from nas_distill.cost.count import count
@@ -68,7 +68,6 @@ class Pipeline:
         """
         self.observer.note(f"Run: {self.folder.path}")
         with disk_errors(self.folder.path), self.folder.lock():
-            # Once: a percent of the teacher's latency needs the teacher's latency, and objectives need both.
             objectives = Objectives.from_config(self.config.search, self._teacher_costs_for_scalar())
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
             hold_identity(self.folder, journal.facts, identity(self.inputs))
@@ -80,14 +79,19 @@ class Pipeline:
             except KeyboardInterrupt as error:
                 raise InterruptedSearchError(self._how_to_resume()) from error
             finally:
-                with suppress(OSError):  # a full disk has been told of already
-                    write_csv(read_records(journal.study), self.folder.trials_csv)
+                if self.folder.exists:
+                    with suppress(OSError):  # a full disk has been told of already
+                        write_csv(read_records(journal.study), self.folder.trials_csv)
 
     def _phases(self, journal: Journal, objectives: Objectives) -> None:
         costing = self.costing(journal)
         signal = self._signal(journal)
-        with self._phase(journal, "survey of the space"):
-            survey, estimate = self.survey(costing, signal)
+        try:
+            with self._phase(journal, "survey of the space"):
+                survey, estimate = self.survey(costing, signal)
+        except NasDistillError:
+            self._leave_nothing(journal)
+            raise
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, costing, self.inputs)
         evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, self.config.device)
@@ -101,6 +105,15 @@ class Pipeline:
             evaluate_once(self.inputs, self.folder, journal.facts)
         write_reports(Run(self.folder.path, inputs=self.inputs))
         journal.facts.set(names.FINISHED, True)
+
+    def _leave_nothing(self, journal: Journal) -> None:
+        """Take a run away that found nothing to train, so that the next one, of a mended file, gets its place."""
+        if journal.study.get_trials(deepcopy=False):
+            return
+        for path in (self.folder.search_yaml, self.folder.journal, self.folder.lock_file):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # there is something else in it
+            self.folder.path.rmdir()
 
     def costing(self, journal: Journal | None) -> Costing:
         """Calibrate latency, unless the journal holds it, and count the teacher."""

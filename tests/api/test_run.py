@@ -1,0 +1,252 @@
+"""A run as its user holds it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+import nas_distill as nd
+from nas_distill.api.observer import Silent
+from nas_distill.api.run import Student
+from nas_distill.common.errors import BudgetError, ConfigError, RunError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def copied(own_run, given, tmp_path):
+    """A run of the user's own that may be written in, opened with what the search was given."""
+    folder = shutil.copytree(own_run.folder.path, tmp_path / "run")
+    return nd.open_run(folder, teacher=given["teacher"], data=given["data"], builder=given["builder"])
+
+
+class Watching(Silent):
+    def __init__(self):
+        self.steps = []
+
+    def step(self, done, total, text=""):
+        if text:
+            self.steps.append((done, total))
+
+
+# Looking.
+
+
+def test_a_run_is_opened_by_its_folder_alone(own_run):
+    opened = nd.open_run(own_run.folder.path)
+    assert opened.finished
+    assert opened.front().equals(own_run.front())
+    assert opened.trials().shape[0] == len(own_run.records)
+    assert opened.report().student.evaluation == own_run.report().student.evaluation
+    assert opened.best().costs == own_run.best().costs
+    assert "finished" in repr(opened)
+    assert "<table" in opened._repr_html_()
+    assert repr(opened.best()).startswith(f"Trial({opened.best().record.number}, ")
+
+
+def test_what_came_from_python_is_needed_where_networks_are(own_run, given):
+    opened = nd.open_run(own_run.folder.path)
+    for use in (lambda: opened.inputs, opened.best().build, lambda: opened.best().student().evaluate()):
+        with pytest.raises(ConfigError, match=r"given from Python.*open_run\(folder, data=\.\.\.\)"):
+            use()
+    with pytest.raises(ConfigError, match="teacher was given from Python"):
+        _ = nd.open_run(own_run.folder.path, data=given["data"]).inputs
+    whole = nd.open_run(own_run.folder.path, **{key: given[key] for key in ("data", "teacher", "builder")})
+    assert whole.best().student().evaluate("val").accuracy == pytest.approx(
+        own_run.best().student().evaluate("val").accuracy
+    )
+
+
+def test_other_data_or_another_teacher_than_the_searchs_are_refused(own_run, given):
+    from conftest import tensors
+
+    x, y = tensors()
+    other = nd.Dataset.from_tensors(x + 1, y, val=0.2)
+    with pytest.raises(RunError, match="searched with another data than 'tensors'"):
+        _ = nd.open_run(own_run.folder.path, **{**given_again(given), "data": other}).inputs
+    with pytest.raises(RunError, match="searched with another teacher"):
+        teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+        _ = nd.open_run(own_run.folder.path, **{**given_again(given), "teacher": teacher}).inputs
+
+
+def given_again(given):
+    return {key: given[key] for key in ("data", "teacher", "builder")}
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="does not exist"):
+        nd.open_run(tmp_path / "none")
+    with pytest.raises(RunError, match="holds no run"):
+        nd.open_run(tmp_path)
+
+
+def test_a_run_that_has_hardly_begun_says_so(own_run, tmp_path):
+    folder = shutil.copytree(own_run.folder.path, tmp_path / "run")
+    (folder / "search.yaml").unlink()
+    with pytest.raises(RunError, match=r"holds no search\.yaml"):
+        nd.open_run(folder).status()
+    (folder / "study.journal").write_bytes(b"")
+    with pytest.raises(RunError, match="holds no trials yet"):
+        nd.open_run(folder)
+
+
+def test_the_best_under_another_budget_needs_no_training(own_run):
+    complete = sorted((r for r in own_run.records if r.state == "complete"), key=lambda r: r.costs["flops"])
+    cheapest = complete[0]
+    picked = own_run.best({"flops": cheapest.costs["flops"]})
+    assert picked.record.number == cheapest.number
+    assert list(own_run.front({"flops": cheapest.costs["flops"]}).index) == [cheapest.number]
+    assert own_run.best({"flops": "100%"}).record.number == own_run.best().record.number
+    with pytest.raises(BudgetError, match="'flops' .* binds"):
+        own_run.best({"flops": cheapest.costs["flops"] - 1})
+    with pytest.raises(BudgetError, match="did you mean 'flops'"):
+        own_run.front({"flop": 1})
+
+
+def test_the_best_is_a_finalist_where_one_fits(own_run):
+    (finalist,) = own_run.finalists()
+    assert own_run.best().record.number == finalist.trial
+
+
+def test_unknown_trials_are_refused(own_run):
+    with pytest.raises(RunError, match=rf"has no trial 99; it has 0 to {len(own_run.records) - 1}\."):
+        own_run.trial(99)
+    with pytest.raises(RunError, match="has no trial -1"):
+        own_run.trial(-1)
+
+
+def test_status_counts_what_the_records_say(own_run):
+    status = own_run.status()
+    assert status["state"] == "finished"
+    assert status["requested"] == status["trained"] == 3
+    assert sum(status.get(state, 0) for state in ("complete", "pruned", "failed")) == 3
+    assert json.dumps(status)
+
+
+def test_a_trial_in_plain_values(own_run):
+    for record in own_run.records:
+        found = own_run.trial(record.number).to_dict()
+        assert (found["trial"], found["state"], found["hash"]) == (
+            record.number,
+            record.state,
+            record.architecture.hash,
+        )
+
+
+def test_the_picture_is_drawn_without_what_came_from_python(own_run, tmp_path):
+    import matplotlib.pyplot as plt
+
+    figure = nd.open_run(own_run.folder.path).plot({"flops": "40%"})
+    figure.savefig(tmp_path / "front.png")
+    plt.close(figure)
+    assert (tmp_path / "front.png").stat().st_size > 1000
+
+
+# Students.
+
+
+def test_a_trial_is_distilled_exported_and_loaded_again(copied, given):
+    trial = copied.best()
+    watching = Watching()
+    student = trial.distill(epochs=2, observer=watching)
+    assert isinstance(student, Student)
+    assert watching.steps == [(1, 2), (2, 2)]
+    assert student.folder == copied.folder.path / "students" / f"{trial.record.key}-2-epochs"
+    spec = json.loads((student.folder / "architecture.json").read_text())
+    assert (spec["metadata"]["epochs"], spec["metadata"]["taught"]) == (2.0, True)
+    assert student.evaluate("val").accuracy == pytest.approx(spec["metadata"]["validation_accuracy"])
+    result = student.export(copied.folder.path / "student.onnx")
+    assert (copied.folder.path / "student.onnx").stat().st_size == result["bytes"]
+    loaded = nd.load_student(student.folder, builder=given["builder"])
+    x = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), student.module(x))
+    assert not loaded.training
+    assert list(copied.folder.checkpoints.iterdir()) == []
+    assert repr(student) == f"Student({str(student.folder)!r})"
+
+
+def test_settings_and_seeds_have_students_of_their_own(copied):
+    trial = copied.best()
+    made = [
+        trial.distill(epochs=1),
+        trial.distill(epochs=1, seed=7),
+        trial.distill(epochs=1, taught=False),
+        trial.distill(epochs=1, batch_size=16),
+        trial.distill(epochs=1, batch_size=8),
+    ]
+    assert len({student.folder for student in made}) == len(made)
+    assert all((student.folder / "model.safetensors").exists() for student in made)
+    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
+        trial.distill(batch_sise=3)
+
+
+def test_the_student_of_a_trial_is_its_best_taught_one(copied):
+    trial = copied.best()
+    searched = trial.student()
+    assert searched.key == trial.record.key
+    longer = trial.distill(epochs=6)
+    trial.distill(epochs=7, taught=False)
+    accuracy = {student.key: student.evaluate("val").accuracy for student in (searched, longer)}
+    assert accuracy[longer.key] > accuracy[searched.key], "six epochs of this task beat one"
+    assert trial.student().key == longer.key
+    assert [student.key for student in trial.students()] == [longer.key, searched.key]
+
+
+def test_a_student_that_is_half_written_is_none(copied):
+    trial = copied.best()
+    half = copied.folder.students / f"{trial.record.key}-9-epochs"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"")
+    assert [student.key for student in trial.students()] == [trial.record.key]
+
+
+def test_a_trial_that_was_no_finalist_has_no_student_yet(own_run):
+    finalists = {entry.trial for entry in own_run.finalists()}
+    other = next(record.number for record in own_run.records if record.number not in finalists)
+    assert own_run.trial(other).students() == []
+    with pytest.raises(RunError, match=rf"nas-distill distill .* {other}'"):
+        own_run.trial(other).student()
+
+
+def test_a_distillation_that_was_left_goes_on(copied):
+    trial = copied.best()
+
+    class Leaving(Watching):
+        def step(self, done, total, text=""):
+            super().step(done, total, text)
+            if done == 2 and text:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trial.distill(epochs=3, observer=Leaving())
+    watching = Watching()
+    again = trial.distill(epochs=3, observer=watching)
+    assert watching.steps == [(2, 3), (3, 3)]
+    whole = trial.distill(epochs=3, seed=copied.config.seed)
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(again.module.state_dict().values(), whole.module.state_dict().values(), strict=True)
+    )
+
+
+def test_a_split_that_is_not_there_is_named(own_run):
+    with pytest.raises(ConfigError, match="no split 'test'; known: train, val"):
+        own_run.best().student().evaluate("test")
+
+
+def test_relative_files_are_found_wherever_the_run_is_kept(search_file, teacher_folder, tmp_path, monkeypatch):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    shutil.copytree(teacher_folder, project / "my-teacher")
+    file = search_file(folder=project, teacher={"name": "my-teacher", "store": "kept"}, final={"baseline": False})
+    monkeypatch.chdir(tmp_path)
+    run = nd.search(file, folder=elsewhere / "run", trials=1, seeds=0)
+    assert (project / "kept").is_dir()
+    monkeypatch.chdir("/")
+    opened = nd.open_run(run.folder.path)
+    assert opened.best().student().evaluate("val").count == 288
+    assert opened.verify_store(64).samples == 64
