@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.errors import CostError
 from nas_distill.common.seeds import numpy_rng, seeded_torch
@@ -15,7 +17,7 @@ from nas_distill.cost.count import COUNTED
 from nas_distill.cost.latency import LatencyModel
 from nas_distill.cost.model import CostModel
 from nas_distill.cost.registry import cost_info
-from nas_distill.cost.runtime import time_module
+from nas_distill.cost.runtime import LatencySample, time_module
 from nas_distill.space import Architecture
 
 LATENCY = "latency_ms"
@@ -119,20 +121,24 @@ def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyMod
         return None
 
 
-def teacher_latency(inputs: Inputs) -> float | None:
-    """Measure the teacher's latency in ms; None where it cannot be exported."""
+def time_network(inputs: Inputs, module: nn.Module) -> LatencySample:
+    """Time a network as the search file says; run it while nothing else does.
+
+    Raises:
+        CostError: it cannot be exported, or does not run.
+    """
     latency = inputs.config.latency
+    return time_module(
+        module, inputs.input_shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats
+    )
+
+
+def time_teacher(inputs: Inputs) -> LatencySample | None:
+    """Time the teacher; None where it cannot be exported, which is no reason not to search."""
     try:
-        sample = time_module(
-            inputs.teacher.module,
-            inputs.input_shape,
-            batch=latency.batch,
-            threads=latency.threads,
-            repeats=latency.repeats,
-        )
+        return time_network(inputs, inputs.teacher.module)
     except CostError:
         return None
-    return sample.p50_ms
 
 
 def restore_latency(stored: Mapping[str, Any] | None) -> LatencyModel | None:

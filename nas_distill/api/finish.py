@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from nas_distill.api.costing import time_teacher
 from nas_distill.api.inputs import Inputs
-from nas_distill.common.errors import CostError
-from nas_distill.cost.runtime import time_file, time_module
+from nas_distill.cost.runtime import time_file
 from nas_distill.data import SplitName
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.evaluate.predict import predict_logits
@@ -21,6 +21,7 @@ from nas_distill.export.verify import verify_onnx
 from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
+from nas_distill.space import Architecture
 
 EXPORTS = "exports"
 TEACHER = "teacher"
@@ -67,20 +68,11 @@ def export_finalists(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
             continue
         student = read_student(inputs, folder, entry.key)
         path = folder.student(entry.key) / "model.onnx"
-        done[entry.key] = export_student(inputs, student, folder.student(entry.key).name, path)
+        done[entry.key] = export_student(inputs, student, Architecture(entry.architecture).hash, path)
     if TEACHER not in done:
-        latency = inputs.config.latency
-        try:
-            sample = time_module(
-                inputs.teacher.module,
-                inputs.input_shape,
-                batch=latency.batch,
-                threads=latency.threads,
-                repeats=latency.repeats,
-            )
-            done[TEACHER] = {"latency": {"p50_ms": sample.p50_ms, "p95_ms": sample.p95_ms}}
-        except CostError:
-            done[TEACHER] = {"latency": None}
+        sample = time_teacher(inputs)
+        figures = None if sample is None else {"p50_ms": sample.p50_ms, "p95_ms": sample.p95_ms}
+        done[TEACHER] = {"latency": figures}
     facts.set(EXPORTS, done)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, teacher_latency
+from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
 from nas_distill.api.inputs import BASE, Inputs, identity
@@ -123,7 +123,8 @@ class Pipeline:
         else:
             with self._phase(journal, "latency calibration"):
                 latency = calibrate(self.inputs, self.observer.step)
-                measured = teacher_latency(self.inputs) if latency is not None else None
+                sample = time_teacher(self.inputs) if latency is not None else None
+                measured = None if sample is None else sample.p50_ms
             if journal is not None:
                 journal.facts.set(names.LATENCY_MODEL, None if latency is None else latency.to_dict())
                 journal.facts.set(TEACHER_LATENCY, measured)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas_distill.api.costing import LATENCY
+from nas_distill.api.costing import LATENCY, time_network
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.cost.budget import Budget
-from nas_distill.cost.runtime import time_module
 from nas_distill.engine.finalists import choose_finalists
 from nas_distill.run.facts import Facts
 from nas_distill.run.records import TrialRecord
@@ -47,12 +46,8 @@ def screened_finalists(
 
 
 def _measure(inputs: Inputs, record: TrialRecord) -> float:
-    latency = inputs.config.latency
     with seeded_torch(inputs.config.seed, "costing"):
         module = inputs.space.build(
             record.architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
         )
-    sample = time_module(
-        module, inputs.input_shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats
-    )
-    return sample.p50_ms
+    return time_network(inputs, module).p50_ms
