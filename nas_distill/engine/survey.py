@@ -122,6 +122,8 @@ def typical_seconds(
     On the CPU they are trained in a copy of this process: a candidate that crashes it is a failed trial when its turn
     comes, on a worker, and must not end the search here.
     """
+    # With its first optimiser torch imports a good deal, which a copy would do for itself alone.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     middle = len(survey.fitting) // 2
     nearest = sorted(range(len(survey.fitting)), key=lambda place: abs(place - middle))
     for place in nearest[:_TIMED_CANDIDATES]:
