@@ -258,7 +258,7 @@ def test_status_in_words_and_in_json(cli, finished_run):
     found = cli("status", finished_run, "--json").json
     assert found["requested"] == found["trained"] == 4
     assert found["process"] is None
-    assert found["best quality"] > 0
+    assert found["best_quality"] > 0
 
 
 def test_the_front_as_a_table_a_picture_and_json(cli, run_copy):

@@ -19,7 +19,7 @@ from nas_distill.report.model import CostSummary, ProgressView
 from nas_distill.report.progress import Progress as LiveView
 from nas_distill.report.tables import cost_table
 
-_TOLD = ("complete", "pruned", "failed", "interrupted")
+_WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
 _UNITS = {"teacher store": "samples", "latency calibration": "networks", "full distillation": "epochs"}
 
 
@@ -65,9 +65,11 @@ class ConsoleObserver:
         self._view.update(progress_view("search", progress))
         if event.kind == "rung":
             self._reached[event.key or ""] = event.text
-        elif event.kind in _TOLD:
+        elif event.kind in _WORDS:
             text = event.text or self._reached.get(event.key or "", "")
             self._view.event(f"trial {event.number} {_WORDS[event.kind]}{': ' if text else ''}{text}")
+        elif event.kind == "ended" and progress.done + progress.running < progress.requested and not progress.stopping:
+            self._view.note(f"No more candidates: {event.text.rstrip('.')}.")
 
     def note(self, text: str) -> None:
         """Print a sentence."""
@@ -89,13 +91,7 @@ class ConsoleObserver:
         kind = "taught" if finalist.taught else "on labels alone"
         if finalist.quality is not None:
             reached = words.percent(finalist.quality)
-            self._view.event(f"trial {finalist.trial} {kind}: {reached} on validation data (short: {_short(finalist)})")
+            short = words.percent(finalist.short)
+            self._view.event(f"trial {finalist.trial} {kind}: {reached} on validation data (short: {short})")
         elif finalist.cause is not None:
             self._view.event(f"trial {finalist.trial} {kind} failed: {finalist.cause}")
-
-
-_WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
-
-
-def _short(finalist: Finalist) -> str:
-    return words.percent(finalist.short)

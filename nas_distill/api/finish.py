@@ -23,8 +23,7 @@ from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
 from nas_distill.space import Architecture
 
-EXPORTS = "exports"
-TEACHER = "teacher"
+TEACHER = "teacher"  # its name among exports and evaluations, where students have their trainings'
 _PARITY_SAMPLES = 512
 
 
@@ -62,7 +61,7 @@ def export_student(inputs: Inputs, student: nn.Module, architecture: str, path: 
 
 def export_finalists(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
     """Export and time every finalist, and time the teacher, as far as the journal lacks it; nothing else may run."""
-    done: dict[str, Any] = dict(facts.get(EXPORTS, {}))
+    done: dict[str, Any] = dict(facts.get(names.EXPORTS, {}))
     for entry in read_finalists(facts):
         if not entry.taught or entry.quality is None or entry.key in done:
             continue
@@ -73,7 +72,7 @@ def export_finalists(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
         sample = time_teacher(inputs)
         figures = None if sample is None else {"p50_ms": sample.p50_ms, "p95_ms": sample.p95_ms}
         done[TEACHER] = {"latency": figures}
-    facts.set(EXPORTS, done)
+    facts.set(names.EXPORTS, done)
 
 
 def evaluate_once(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:

@@ -18,7 +18,6 @@ from nas_distill.space import SearchSpace, load_space
 from nas_distill.teacher import Teacher, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
-BASE = "base"  # fact: where a run's relative files are looked for, as seen from its folder
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
-from nas_distill.api.inputs import BASE, Inputs, identity
+from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
@@ -44,10 +44,6 @@ from nas_distill.run.journal import Journal, open_journal
 from nas_distill.run.records import read_records, write_csv
 from nas_distill.teacher import TeacherSignal, TeacherStore
 
-TEACHER_LATENCY = "teacher_latency_ms"
-STORE = "store"
-STARTUP = "startup_seconds"
-
 
 class Pipeline:
     """One search in one folder."""
@@ -72,7 +68,7 @@ class Pipeline:
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
             hold_identity(self.folder, journal.facts, identity(self.inputs))
             journal.facts.record_environment(self.config.seed)
-            journal.facts.set(BASE, os.path.relpath(self.inputs.base, self.folder.path.resolve()))
+            journal.facts.set(names.BASE, os.path.relpath(self.inputs.base, self.folder.path.resolve()))
             write_text(self.folder.search_yaml, dump_yaml(self.config))
             try:
                 self._phases(journal, objectives)
@@ -119,7 +115,7 @@ class Pipeline:
         """Calibrate latency, unless the journal holds it, and count the teacher."""
         stored = {} if journal is None else journal.facts
         if names.LATENCY_MODEL in stored:
-            latency, measured = restore_latency(stored[names.LATENCY_MODEL]), stored[TEACHER_LATENCY]
+            latency, measured = restore_latency(stored[names.LATENCY_MODEL]), stored[names.TEACHER_LATENCY]
         else:
             with self._phase(journal, "latency calibration"):
                 latency = calibrate(self.inputs, self.observer.step)
@@ -127,7 +123,7 @@ class Pipeline:
                 measured = None if sample is None else sample.p50_ms
             if journal is not None:
                 journal.facts.set(names.LATENCY_MODEL, None if latency is None else latency.to_dict())
-                journal.facts.set(TEACHER_LATENCY, measured)
+                journal.facts.set(names.TEACHER_LATENCY, measured)
         costing = make_costing(self.inputs, latency, measured)
         if journal is not None:
             journal.facts.set(
@@ -165,7 +161,7 @@ class Pipeline:
             return signal
         samples = inputs.data.views.count * len(inputs.data.train) + len(inputs.data.val)
         journal.facts.set(
-            STORE,
+            names.STORE,
             {"key": signal.key, "bytes": signal.bytes, "seconds": signal.seconds, "samples": samples},
         )
         return signal
@@ -242,7 +238,7 @@ class Pipeline:
             self._execute(backend, controller, evaluator)
         started = getattr(backend, "startup_seconds", None)
         if started is not None:
-            journal.facts.set(STARTUP, started)
+            journal.facts.set(names.STARTUP, started)
         controller.conclude()
 
     def _finalists(self, journal: Journal, costing: Costing, backend: Backend, evaluator: StudentEvaluator) -> None:

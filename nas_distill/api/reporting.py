@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_distill.api.costing import LATENCY, Costing
-from nas_distill.api.finish import EXPORTS, TEACHER, baseline_of
+from nas_distill.api.finish import TEACHER, baseline_of
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
@@ -30,8 +30,6 @@ from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture
-
-STORE = "store"
 
 
 def cost_summary(survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> CostSummary:
@@ -122,7 +120,7 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
     winner = best_finalist(finalists)
     if winner is None or names.EVALUATION not in facts:
         raise RunError(f"{folder.path} has no finished student yet; 'nas-distill search ... --resume' goes on.")
-    evaluation, exports = facts[names.EVALUATION], facts.get(EXPORTS, {})
+    evaluation, exports = facts[names.EVALUATION], facts.get(names.EXPORTS, {})
     results = evaluation["results"]
     teacher_latency = (exports.get(TEACHER) or {}).get("latency") or {}
     baseline = baseline_of(winner, finalists)
@@ -165,7 +163,7 @@ def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings
     def count(state: str) -> int:
         return sum(record.state == state for record in records)
 
-    store: dict[str, Any] = facts.get(STORE, {})
+    store: dict[str, Any] = facts.get(names.STORE, {})
     timings: dict[str, float] = facts.get(names.TIMINGS, {})
     saved = None
     if store:

@@ -15,7 +15,7 @@ import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna with
 from nas_distill.api.costing import LATENCY
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import baseline_of, export_student, read_student
-from nas_distill.api.inputs import BASE, Inputs, identity, resolve, search_paths
+from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.reporting import card_facts, final_report, finalist_results
 from nas_distill.api.signals import store_root, teacher_signal
@@ -81,7 +81,7 @@ class Run:
         """Data, teacher and space of the run, loaded when first needed."""
         if self._inputs is not None:
             return self._inputs
-        base = self.folder.path / self.facts.get(BASE, "..")
+        base = self.folder.path / self.facts.get(names.BASE, "..")
         inputs = resolve(self.config, (base.resolve(), *search_paths(None)), **self._given)
         known: Mapping[str, str] = self.facts.get(names.IDENTITY, {})
         for section, digest in identity(inputs).items():
@@ -175,10 +175,10 @@ class Run:
             "trained": sum(record.trained for record in self.records),
             **{state: states[state] for state in sorted(states)},
             "front": len(front),
-            "best trial": None if best is None else best.number,
-            "best quality": None if best is None else best.final_quality,
+            "best_trial": None if best is None else best.number,
+            "best_quality": None if best is None else best.final_quality,
             "finalists": sum(entry.full is not None for entry in self.finalists()),
-            "hours trained": round(sum(record.seconds for record in self.records) / 3600, 3),
+            "hours_trained": round(sum(record.seconds for record in self.records) / 3600, 3),
         }
 
     def verify_store(self, samples: int = 256) -> Verification:

@@ -9,10 +9,9 @@ from nas_distill.api.inputs import Inputs
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.finalists import choose_finalists
+from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
 from nas_distill.run.records import TrialRecord
-
-MEASURED = "measured_latency_ms"
 
 
 def screened_finalists(
@@ -31,13 +30,13 @@ def screened_finalists(
 
     if LATENCY not in limits:
         return choose(records)
-    measured: dict[str, float] = dict(facts.get(MEASURED, {}))
+    measured: dict[str, float] = dict(facts.get(names.MEASURED_LATENCY, {}))
     usable = list(records)
     while chosen := choose(usable):
         for record in chosen:
             if record.key not in measured:
                 measured[record.key] = _measure(inputs, record)
-                facts.set(MEASURED, measured)
+                facts.set(names.MEASURED_LATENCY, measured)
         slow = {record.key for record in chosen if measured[record.key] > limits[LATENCY]}
         if not slow:
             return chosen

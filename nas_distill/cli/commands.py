@@ -134,7 +134,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
         return
     for key, value in found.items():
         if value is not None:
-            typer.echo(f"{key}: {value}")
+            typer.echo(f"{key.replace('_', ' ')}: {value}")
 
 
 @app.command()

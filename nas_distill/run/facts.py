@@ -24,11 +24,17 @@ SEED = "seed"
 HOST = "host"
 VERSIONS = "versions"
 TEACHER = "teacher"  # name, costs and evaluation of the teacher
+TEACHER_LATENCY = "teacher_latency_ms"  # measured beside the calibration; null where it could not be
 LATENCY_MODEL = "latency_model"
 COSTS_TABLE = "costs_table"  # the table shown before the search
 TIMINGS = "timings"  # seconds of the parts of a run
+STORE = "store"  # key, bytes, samples of the teacher's stored answers, and the seconds they took
+STARTUP = "startup_seconds"  # waited for workers to begin
+MEASURED_LATENCY = "measured_latency_ms"  # training -> ms, of candidates for finalists under a latency limit
 FINALISTS = "finalists"
+EXPORTS = "exports"  # training, or "teacher" -> file, parity, latency
 EVALUATION = "evaluation"
+BASE = "base"  # where relative files are looked for, as seen from the run's folder
 ENDED = "ended"  # why the trials ended: a sentence
 FINISHED = "finished"  # true once there is nothing left to resume
 

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 
 from nas_distill.api import screening
-from nas_distill.api.screening import MEASURED, screened_finalists
+from nas_distill.api.screening import screened_finalists
 from nas_distill.cost.budget import Budget
-from nas_distill.run.facts import Facts
+from nas_distill.run.facts import MEASURED_LATENCY, Facts
 from nas_distill.run.records import Rung, TrialRecord
 from nas_distill.space import Architecture
 
@@ -51,7 +51,7 @@ def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(inputs,
     facts = Kept({})
     chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [1, 0]
-    assert facts[MEASURED] == times
+    assert facts[MEASURED_LATENCY] == times
 
 
 def test_what_was_measured_is_not_measured_again(inputs, monkeypatch):
@@ -59,7 +59,7 @@ def test_what_was_measured_is_not_measured_again(inputs, monkeypatch):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(screening, "_measure", refuse)
-    facts = Kept({MEASURED: {"t00000": 0.1, "t00001": 0.5, "t00002": 0.9}})
+    facts = Kept({MEASURED_LATENCY: {"t00000": 0.1, "t00001": 0.5, "t00002": 0.9}})
     chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
 
@@ -74,4 +74,4 @@ def test_nothing_is_measured_without_a_latency_limit(inputs):
     facts = Kept({})
     chosen = screened_finalists(inputs, facts, Budget.parse({"flops": 200}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
-    assert MEASURED not in facts
+    assert MEASURED_LATENCY not in facts

@@ -1,0 +1,120 @@
+"""The phases of a search: each finds in the journal what is done, and the last says that there is no more to do."""
+
+import pytest
+
+import nas_distill as nd
+from nas_distill.api import pipeline
+from nas_distill.api.observer import Silent
+from nas_distill.common.errors import RunError
+from nas_distill.run import facts as names
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PHASES = [
+    "latency calibration",
+    "teacher store",
+    "survey of the space",
+    "search",
+    "full distillation",
+    "export",
+    "evaluation",
+]
+
+
+class Listening(Silent):
+    def __init__(self):
+        self.phases, self.steps, self.trained, self.finalists, self.notes = [], [], [], [], []
+
+    def phase(self, name):
+        self.phases.append(name)
+
+    def step(self, done, total, text=""):
+        self.steps.append(self.phases[-1])
+
+    def event(self, event, progress):
+        if event.kind == "rung":
+            self.trained.append(event.key)
+
+    def finalist(self, finalist):
+        self.finalists.append(finalist.key)
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def broken(*_, **__):
+    raise RuntimeError("as if it had died here")
+
+
+@pytest.mark.parametrize("place", ["export_finalists", "evaluate_once", "write_reports"])
+def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, monkeypatch, place):
+    run, first = tmp_path / "run", Listening()
+    settings = {**quick, "trials": 2, "latency": {"calibrate": 9, "repeats": 5}, "space": {**given["space"]}}
+    settings["space"]["width"] = {"int": [4, 12]}
+    with monkeypatch.context() as dying:
+        dying.setattr(pipeline, place, broken)
+        with pytest.raises(RuntimeError, match="as if it had died"):
+            nd.search(**{**given, **settings}, folder=run, observer=first)
+    assert first.phases[: len(PHASES) - 2] == PHASES[:-2]
+    assert first.notes == [f"Run: {run}"]
+    left = nd.open_run(run)
+    assert not left.finished
+    assert left.status()["state"] == "stopped"
+    if place != "write_reports":
+        with pytest.raises(RunError, match=r"no finished student yet.*--resume"):
+            left.report()
+
+    second = Listening()
+    resumed = nd.search(**{**given, **settings}, folder=run, resume=True, observer=second)
+    assert resumed.finished
+    assert (resumed.folder.front_png.exists(), resumed.folder.card_md.exists()) == (True, True)
+    assert second.trained == second.finalists == []
+    assert "latency calibration" not in second.steps
+    assert "teacher store" not in second.steps
+    assert resumed.facts[names.LATENCY_MODEL] == left.facts[names.LATENCY_MODEL]
+    if place != "export_finalists":
+        assert resumed.facts[names.EXPORTS] == left.facts[names.EXPORTS]
+    if place == "write_reports":
+        assert resumed.facts[names.EVALUATION] == left.facts[names.EVALUATION]
+
+
+def test_the_seconds_of_each_phase_are_added_up(own_run):
+    timings = own_run.facts[names.TIMINGS]
+    assert list(timings) == PHASES
+    assert all(seconds >= 0 for seconds in timings.values())
+    assert own_run.report().savings.wall_seconds == pytest.approx(sum(timings.values()))
+
+
+def test_a_run_remembers_where_it_was_made_and_with_what(own_run):
+    facts = own_run.facts
+    assert facts[names.SEED] == 0
+    assert {"torch", "optuna", "python", "numpy"} <= set(facts[names.VERSIONS])
+    assert facts[names.HOST]["name"]
+    assert not facts[names.BASE].startswith("/")
+
+
+def test_test_data_is_looked_at_once_and_by_nobody_before(given, quick, tmp_path, monkeypatch):
+    x, y = given["data"].train.x, given["data"].train.y
+    data = nd.Dataset.from_tensors(x, y, val=0.2, test=0.2)
+    looked = []
+    batch = nd.Dataset.batch
+
+    def watched(self, split, *arguments, **keywords):
+        if split == "test":
+            looked.append(listening.phases[-1])
+        return batch(self, split, *arguments, **keywords)
+
+    monkeypatch.setattr(nd.Dataset, "batch", watched)
+    listening = Listening()
+    run = nd.search(
+        **{**given, "data": data}, folder=tmp_path / "run", observer=listening, **{**quick, "trials": 1, "seeds": 0}
+    )
+    assert set(looked) == {"evaluation"}
+    assert run.report().split == "test"
+    assert len(looked) == 3  # teacher, student, baseline
+
+
+def test_without_test_data_the_report_says_so(own_run):
+    report = own_run.report()
+    assert report.split == "val"
+    assert any("no test data" in note for note in report.notes)
