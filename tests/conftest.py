@@ -100,19 +100,18 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def search_file(tmp_path: Path, teacher_folder: Path) -> Callable[..., Path]:
     """Writes a small search file; keywords stand in for its sections, or for keys of them."""
 
-    def write(name: str = "small.yaml", folder: Path | None = None, **changes: Any) -> Path:
-        return write_search(folder or tmp_path, teacher_folder, name, **changes)
+    def write(file: str = "small.yaml", /, folder: Path | None = None, **changes: Any) -> Path:
+        return write_search((folder or tmp_path) / file, teacher_folder, **changes)
 
     return write
 
 
-def write_search(folder: Path, made: Path, name: str = "small.yaml", **changes: Any) -> Path:
+def write_search(path: Path, made: Path, /, **changes: Any) -> Path:
     content = {**SMALL, "teacher": {"name": str(made), "store": str(made.parent / "store")}}
     for key, value in changes.items():
         known = content.get(key)
         merge = isinstance(known, dict) and isinstance(value, dict) and key in ("search", "score", "final", "latency")
         content[key] = {**known, **value} if merge else value
-    path = folder / name
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
@@ -121,9 +120,15 @@ def write_search(folder: Path, made: Path, name: str = "small.yaml", **changes: 
 def finished_run(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
     """The folder of a finished search, to be looked at; whoever writes in it adds and changes nothing else."""
     folder = tmp_path_factory.mktemp("finished")
-    answer = run_in_process("search", write_search(folder, teacher_folder), "--quiet")
+    answer = run_in_process("search", write_search(folder / "small.yaml", teacher_folder), "--quiet")
     assert (answer.code, answer.out, answer.err) == (0, "", "")
     return folder / "small"
+
+
+@pytest.fixture
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the export of finalists, which takes longest, of searches that are about something else."""
+    monkeypatch.setattr("nas_distill.api.pipeline.export_finalists", lambda *_: None)
 
 
 @pytest.fixture

@@ -400,6 +400,7 @@ def test_teaching_in_json(cli, tmp_path):
 # Signals, while little is done.
 
 
+@pytest.mark.slow
 def test_teaching_stops_cleanly_on_either_signal_and_goes_on(tmp_path):
     file = tmp_path / "teach.yaml"
     file.write_text(yaml.safe_dump({**TEACH, "training": {"epochs": 200, "batch_size": 256}}))
@@ -429,3 +430,14 @@ def test_a_second_signal_in_main_is_not_needed_to_leave_what_has_not_begun(monke
     assert end.value.code == 130
     assert capsys.readouterr().err == "Stopped.\n"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_stops_a_search_that_can_be_resumed(cli, search_file, tmp_path):
+    command = f"{sys.executable} -m nas_distill.cli search {search_file(final={'baseline': False})} | head -n 1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert found.stdout == f"Run: {tmp_path / 'small'}\n"
+    assert found.stderr == ""
+    assert cli("status", tmp_path / "small", "--json").json["state"] == "stopped"
+    assert cli("search", tmp_path / "small.yaml", "--resume", "--quiet").code == 0
+    assert cli("status", tmp_path / "small", "--json").json["trained"] == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Self
@@ -90,8 +91,9 @@ class ConsoleObserver:
         )
         kind = "taught" if finalist.taught else "on labels alone"
         if finalist.quality is not None:
+            # One that was stopped early and is near the budget's limit has no short score.
+            short = "" if math.isnan(finalist.short) else f" (short: {words.percent(finalist.short)})"
             reached = words.percent(finalist.quality)
-            short = words.percent(finalist.short)
-            self._view.event(f"trial {finalist.trial} {kind}: {reached} on validation data (short: {short})")
+            self._view.event(f"trial {finalist.trial} {kind}: {reached} on validation data{short}")
         elif finalist.cause is not None:
             self._view.event(f"trial {finalist.trial} {kind} failed: {finalist.cause}")

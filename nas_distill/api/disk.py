@@ -23,5 +23,7 @@ def disk_errors(where: Path) -> Iterator[None]:
     """Turn what the operating system refuses within the block, which writes to ``where``, into a RunError."""
     try:
         yield
+    except BrokenPipeError:  # a reader has gone, which is no matter of files
+        raise
     except OSError as error:
         raise RunError(disk_sentence(error, where)) from error

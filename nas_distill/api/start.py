@@ -144,8 +144,18 @@ def prepare(
     inputs.space.builder_function()  # one that does not import would make every candidate fail
     resolve_device(config.device)
     check_costs(inputs)
-    base = Path("runs/search") if path is None else path.with_suffix("")
-    return inputs, base if config.name is None else base.with_name(config.name)
+    return inputs, _place(path, config.name, source)
+
+
+def _place(file: Path | None, name: str | None, source: str) -> Path:
+    """Return the folder of a search's runs: beside its file, and called like it unless it has a name."""
+    beside = Path("runs") if file is None else file.parent
+    if name is None:
+        # A file without a suffix cannot share its name with a folder.
+        name = "search" if file is None else file.stem if file.suffix else f"{file.name}-run"
+    if Path(name).name != name or name in ("", ".."):
+        raise ConfigError(f"{source}: 'name' is '{name}', which cannot be the name of a folder; leave slashes out.")
+    return beside / name
 
 
 def _space_section(

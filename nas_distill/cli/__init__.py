@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -22,6 +23,9 @@ STOPPED = 130
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 2 for what a user can put right, 130 when stopped by a signal, 1 for a bug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may know fewer signs than a table has
     try:
         with interruptible():
             code = app(args=arguments, prog_name="nas-distill", standalone_mode=False)

@@ -85,11 +85,13 @@ def test_finalists_are_told_when_they_end(told):
         observer.finalist(finalist(qualities=[0.4, 0.75], quality=0.75))
         observer.finalist(finalist(key="t00003-labels", taught=False, quality=0.7, qualities=[0.7]))
         observer.finalist(finalist(key="t00004", trial=4, cause="worker died (Aborted)"))
+        observer.finalist(finalist(key="t00005", trial=5, short=float("nan"), quality=0.8))
     assert written().splitlines() == [
         "full distillation",
         "trial 3 taught: 75.00 % on validation data (short: 50.00 %)",
         "trial 3 on labels alone: 70.00 % on validation data (short: 50.00 %)",
         "trial 4 taught failed: worker died (Aborted)",
+        "trial 5 taught: 80.00 % on validation data",
     ]
 
 

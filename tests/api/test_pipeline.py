@@ -46,7 +46,10 @@ def broken(*_, **__):
     raise RuntimeError("as if it had died here")
 
 
-@pytest.mark.parametrize("place", ["export_finalists", "evaluate_once", "write_reports"])
+@pytest.mark.parametrize(
+    "place",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("export_finalists", "evaluate_once")), "write_reports"],
+)
 def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, monkeypatch, place):
     run, first = tmp_path / "run", Listening()
     settings = {**quick, "trials": 2, "latency": {"calibrate": 9, "repeats": 5}, "space": {**given["space"]}}
@@ -93,6 +96,7 @@ def test_a_run_remembers_where_it_was_made_and_with_what(own_run):
     assert not facts[names.BASE].startswith("/")
 
 
+@pytest.mark.usefixtures("no_export")
 def test_test_data_is_looked_at_once_and_by_nobody_before(given, quick, tmp_path, monkeypatch):
     x, y = given["data"].train.x, given["data"].train.y
     data = nd.Dataset.from_tensors(x, y, val=0.2, test=0.2)

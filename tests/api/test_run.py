@@ -237,6 +237,7 @@ def test_a_split_that_is_not_there_is_named(own_run):
         own_run.best().student().evaluate("test")
 
 
+@pytest.mark.usefixtures("no_export")
 def test_relative_files_are_found_wherever_the_run_is_kept(search_file, teacher_folder, tmp_path, monkeypatch):
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     project.mkdir()

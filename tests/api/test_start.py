@@ -55,6 +55,7 @@ def test_nothing_is_printed(given, quick, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("no_export")
 def test_threads_and_random_numbers_are_left_as_they_were(given, quick, tmp_path):
     torch.set_num_threads(2)
     torch.manual_seed(5)
@@ -66,6 +67,7 @@ def test_threads_and_random_numbers_are_left_as_they_were(given, quick, tmp_path
     assert all(np.array_equal(one, two) for one, two in zip(np.random.get_state(), other))
 
 
+@pytest.mark.usefixtures("no_export")
 def test_a_search_in_a_thread_of_its_own_works(given, quick, tmp_path):
     found = []
     settings = {**quick, "trials": 1, "seeds": 0}
@@ -75,6 +77,7 @@ def test_a_search_in_a_thread_of_its_own_works(given, quick, tmp_path):
     assert found[0].finished
 
 
+@pytest.mark.usefixtures("no_export")
 def test_the_next_search_gets_a_folder_of_its_own(own_run, given, quick, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(own_run.folder.path, run)
@@ -86,6 +89,7 @@ def test_the_next_search_gets_a_folder_of_its_own(own_run, given, quick, tmp_pat
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("no_export")
 def test_the_same_search_again_finds_the_same(own_run, given, quick, tmp_path):
     again = nd.search(**given, folder=tmp_path / "run", **quick)
     scores = [(record.architecture, record.state, record.rungs) for record in own_run.records]
@@ -111,6 +115,7 @@ def leaving(kind, count):
     return Leaving()
 
 
+@pytest.mark.usefixtures("no_export")
 def test_what_was_left_unfinished_is_gone_on_with_from_python(own_run, given, quick, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(LeaveError):
@@ -125,6 +130,7 @@ def test_what_was_left_unfinished_is_gone_on_with_from_python(own_run, given, qu
     assert resumed.front()["quality"].tolist() == own_run.front()["quality"].tolist()
 
 
+@pytest.mark.usefixtures("no_export")
 def test_more_trials_may_be_asked_for_when_it_is_gone_on_with(given, quick, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(LeaveError):
@@ -134,6 +140,7 @@ def test_more_trials_may_be_asked_for_when_it_is_gone_on_with(given, quick, tmp_
     assert nd.open_run(run).config.search.trials == 2
 
 
+@pytest.mark.usefixtures("no_export")
 def test_a_file_with_sections_from_python(given, tmp_path):
     file = tmp_path / "mine.yaml"
     content = {
@@ -151,6 +158,21 @@ def test_a_file_with_sections_from_python(given, tmp_path):
     assert (run.config.search.trials, run.config.score.epochs, run.config.score.batch_size) == (1, 1, 32)
     assert run.config.teacher.signal == "live"
     assert not list(tmp_path.glob("**/*.npy")), "a live teacher keeps no store"
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "expected"),
+    [("a.yaml", None, "a"), ("a.b.yaml", None, "a.b"), ("plain", None, "plain-run"), ("a.yaml", "other", "other")],
+)
+def test_a_run_is_beside_its_file_and_named_after_it(search_file, tmp_path, file, name, expected):
+    path = search_file(file, **({} if name is None else {"name": name}))
+    assert prepare(path, settings={})[1] == tmp_path / expected
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "/a", ""])
+def test_a_name_that_is_none_for_a_folder_is_refused(search_file, name):
+    with pytest.raises(ConfigError, match=r"'name' is '.*', which cannot be the name of a folder"):
+        prepare(search_file(name=name), settings={})
 
 
 def test_names_do_for_teacher_data_and_space(teacher_folder, tmp_path, monkeypatch):
