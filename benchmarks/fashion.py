@@ -1,9 +1,9 @@
 """Whole Fashion-MNIST within a tenth of the teacher's FLOPs: does the search win, and against what?
 
 A search (benchmarks/fashion.yaml), and against it (a) random search of equal training cost in the same space, with the
-same choice of finalists; (b) one network of fixed shape, its widths scaled by one factor until it just fits, for the
-teacher's own family and for inverted residuals; (c) the search's student on hard labels. Each final network is trained
-under three seeds. Training cost is the sum over trials of optimiser steps times the student's FLOPs.
+same choice of finalists; (b) the teacher's own shape, its widths scaled by one factor until it just fits; (c) the
+search's student on hard labels. Each final network is trained under three seeds. Training cost is the sum over trials
+of optimiser steps times the student's FLOPs.
 
     python benchmarks/fashion.py --root /usr/share/datasets/fashion-mnist --work FOLDER [--minutes 30]
 

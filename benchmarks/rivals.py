@@ -32,21 +32,8 @@ SCALED: dict[str, tuple[str, str, dict[str, Any]]] = {
         "nas_distill.models.resnet:build",
         {"stem": 32, "stages": [{"depth": 1, "width": width} for width in (32, 64, 128)]},
     ),
-    "scaled-mbconv": (
-        "inverted residuals, scaled",
-        "nas_distill.models.mbconv:build",
-        {
-            "stem": 16,
-            "stages": [
-                {"depth": 2, "width": 16, "kernel": 3, "expansion": 2, "se": False},
-                {"depth": 2, "width": 32, "kernel": 3, "expansion": 4, "se": False},
-                {"depth": 2, "width": 64, "kernel": 3, "expansion": 4, "se": False},
-            ],
-            "head": 128,
-        },
-    ),
 }
-_WIDTHS = ("stem", "width", "head")
+_WIDTHS = ("stem", "width")
 
 
 @dataclass(frozen=True)

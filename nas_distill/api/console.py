@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from types import TracebackType
 from typing import Self
@@ -92,7 +91,7 @@ class ConsoleObserver:
         kind = "taught" if finalist.taught else "on labels alone"
         if finalist.quality is not None:
             # One that was stopped early and is near the budget's limit has no short score.
-            short = "" if math.isnan(finalist.short) else f" (short: {words.percent(finalist.short)})"
+            short = "" if finalist.short is None else f" (short: {words.percent(finalist.short)})"
             reached = words.percent(finalist.quality)
             self._view.event(f"trial {finalist.trial} {kind}: {reached} on validation data{short}")
         elif finalist.cause is not None:
