@@ -1,0 +1,139 @@
+"""How well one figure ranks networks by another: pure functions on arrays, one entry a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nas_distill.common.seeds import numpy_rng
+from nas_distill.report.trust import kendall
+
+Array = NDArray[np.float64]
+DRAWS = 2000
+LEVEL = 95.0
+
+
+def near(costs: ArrayLike, factor: float) -> NDArray[np.bool_]:
+    """Return which pairs [N, N] of networks cost about the same: less than ``factor`` apart (a pair of one never)."""
+    logs = np.log(np.asarray(costs, dtype=float))
+    close = np.abs(np.subtract.outer(logs, logs)) < math.log(factor)
+    np.fill_diagonal(close, False)
+    return np.array(close, dtype=bool)
+
+
+def tau(score: ArrayLike, target: ArrayLike, among: NDArray[np.bool_] | None = None) -> float | None:
+    """Return Kendall's tau-b of score and target [N], in [-1, 1], higher is better; None where one does not vary.
+
+    With ``among`` [N, N] (symmetric) only those pairs count.
+    """
+    if among is None:
+        return kendall(np.asarray(score, dtype=float), np.asarray(target, dtype=float))
+    value = float(weighted_taus(score, target, np.ones((1, len(among))), among)[0])
+    return None if math.isnan(value) else value
+
+
+def bootstrap_weights(count: int, draws: int = DRAWS) -> Array:
+    """Return how often each of ``count`` networks comes up [draws, count] when as many are drawn with replacement.
+
+    The draws are seeded, and the same for whatever is compared on the same networks, so differences are paired.
+    """
+    rng = numpy_rng(0, "bootstrap", count)
+    return np.array(rng.multinomial(count, np.full(count, 1 / count), size=draws), dtype=float)
+
+
+def weighted_taus(
+    score: ArrayLike, target: ArrayLike, weights: ArrayLike, among: NDArray[np.bool_] | None = None
+) -> Array:
+    """Return tau-b [D] of samples in which network i comes up ``weights[d, i]`` times; NaN where one does not vary."""
+    signs = [np.sign(np.subtract.outer(values, values)) for values in map(_floats, (score, target))]
+    if among is not None:
+        signs = [np.where(among, sign, 0.0) for sign in signs]
+    one, two = signs
+    counts = np.asarray(weights, dtype=float)
+
+    def pairs(matrix: Array) -> Array:
+        return np.array(((counts @ matrix) * counts).sum(axis=1), dtype=float)
+
+    scale = np.sqrt(pairs(one**2) * pairs(two**2))
+    found = np.full(len(counts), np.nan)
+    np.divide(pairs(one * two), scale, out=found, where=scale > 0)
+    return found
+
+
+def interval(draws: ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:
+    """Return the percentile interval of bootstrap draws, those without a value left out; None if there are none."""
+    values = _floats(draws)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.percentile(values, [(100 - level) / 2, (100 + level) / 2])
+    return float(low), float(high)
+
+
+def top_recall(score: ArrayLike, target: ArrayLike, k: int) -> float:
+    """Return the share of the target's best ``k`` that is among the score's best ``k``; higher is better.
+
+    Where several tie for the last places, each holds its share of them.
+    """
+    return float((_places(_floats(score), k) * _places(_floats(target), k)).sum() / k)
+
+
+def regret(score: ArrayLike, target: ArrayLike) -> float:
+    """Return what taking the score's best costs in target, against the target's best (0 is best).
+
+    Of several best, each would have been as likely a choice.
+    """
+    values, aims = _floats(score), _floats(target)
+    return float(aims.max() - aims[values == values.max()].mean())
+
+
+def leave_one_out(features: Sequence[ArrayLike], target: ArrayLike) -> Array:
+    """Return for each network what a linear least-squares fit on all others predicts of it [N].
+
+    ``features``: one array [N] each; a constant is added. By the hat matrix: the residual over one less the leverage.
+    A fit is not flattered by it; a useless one is even punished, as what is left of the mean without a network is the
+    lower, the higher the network itself.
+
+    Raises:
+        ValueError: there are too few networks to leave one out.
+    """
+    aims = _floats(target)
+    columns = [np.ones(len(aims))]
+    for feature in map(_floats, features):
+        spread = float(feature.std())
+        if spread > 0:  # what is the same for all tells nothing, and would make the fit singular
+            columns.append((feature - feature.mean()) / spread)
+    matrix = np.column_stack(columns)
+    if len(aims) <= matrix.shape[1] + 1:
+        raise ValueError(f"{len(aims)} networks are too few to fit {matrix.shape[1]} figures and leave one out")
+    hat = matrix @ np.linalg.pinv(matrix)
+    left = np.clip(1 - np.diag(hat), 1e-9, None)
+    return np.array(aims - (aims - hat @ aims) / left, dtype=float)
+
+
+def seed_deviation(seeds: Sequence[ArrayLike]) -> float | None:
+    """Return the standard deviation of quality between seeds, pooled over networks; ``seeds``: one array [N] a seed.
+
+    None with fewer than two seeds or without a network that has two.
+    """
+    if len(seeds) < 2:
+        return None
+    table = np.array([_floats(values) for values in seeds])
+    table = table[:, np.isfinite(table).all(axis=0)]
+    return float(np.sqrt(table.var(axis=0, ddof=1).mean())) if table.shape[1] else None
+
+
+def _places(values: Array, k: int) -> Array:
+    """Return each one's share [N] of the best ``k`` places."""
+    if not 1 <= k <= len(values):
+        raise ValueError(f"the best {k} of {len(values)} networks")
+    threshold = np.sort(values)[-k]
+    sure, tied = values > threshold, values == threshold
+    return np.array(sure + tied * (k - sure.sum()) / tied.sum(), dtype=float)
+
+
+def _floats(values: ArrayLike) -> Array:
+    return np.asarray(values, dtype=float)
