@@ -29,7 +29,7 @@ from nas_distill.config import TrainingConfig
 from nas_distill.cost.count import count
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.losses import total_loss
+from nas_distill.distill.losses import Batch, Outputs
 from nas_distill.distill.schedule import warmup_cosine
 from nas_distill.models.resnet import build as build_resnet
 from nas_distill.space import Architecture, load_space
@@ -180,15 +180,19 @@ def _pieces(
     data, batch = distiller.data, distiller.batch_size
     index = torch.randperm(len(data.train), generator=torch_generator(0, "pieces"))[:batch]
     x, labels = data.batch("train", index, 0)
-    teacher = store.logits("train", index, 0, x)
+    teacher = store.answer("train", index, 0, x).logits
     with torch.no_grad():
         given = distiller.model(x)
     weights = [weight for weight in distiller.model.parameters() if weight.grad is not None]
 
+    objective = distiller.objective
+
     def loss(teacher_logits: Tensor | None) -> Callable[[], None]:
         def run() -> None:
             logits = given.clone().requires_grad_()
-            total_loss(logits, teacher_logits, labels, TRAINING.loss).backward()
+            answer = None if teacher_logits is None else Outputs(teacher_logits)
+            outputs = [(Outputs(logits), answer)] * len(objective.terms)
+            objective(outputs, Batch(labels, index, 0.5)).backward()
 
         return run
 
@@ -199,7 +203,7 @@ def _pieces(
             group["lr"] = 1e-9 * rate
 
     cases: dict[str, Callable[[], object]] = {
-        "look-up": lambda: store.logits("train", index, 0, x),
+        "look-up": lambda: store.answer("train", index, 0, x).logits,
         "distillation loss": loss(teacher),
         "cross-entropy": loss(None),
         "averaging": lambda: distiller.averaged.update(distiller.step),

@@ -93,34 +93,70 @@ class OptimizerConfig(Section):
     clip: float | None = Field(5.0, gt=0)
 
 
-class LossConfig(Section):
-    """Hinton's knowledge distillation: ``hard * CE(labels) + soft * T^2 * KL(teacher || student)``."""
+class TermConfig(Section):
+    """One term of a training's loss: a loss by its ``name``, or the user's own as ``package.module:name``.
 
-    temperature: float = Field(4.0, gt=0)
-    soft: float = Field(0.9, ge=0)
-    hard: float = Field(0.1, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ``weight`` null takes the loss's own, from its paper. The term counts from ``start`` to ``stop`` (shares of the
+    budget), its weight rising over ``warmup`` after its start. ``layers`` are the pairs [student's, teacher's] that it
+    reads, or auto. Every further key is an option of the loss.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str
+    weight: float | None = Field(None, ge=0)
+    start: Fraction = Field(0.0, ge=0, lt=1)
+    stop: Fraction = Field(1.0, gt=0, le=1)
+    warmup: Fraction = Field(0.0, ge=0, le=1)
+    layers: Literal["auto"] | tuple[tuple[str, str], ...] = Field(
+        "auto", description="auto, or a list of pairs [student's layer, teacher's layer]"
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are the loss's own."""
+        return dict(self.model_extra or {})
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
-        if self.soft == 0 and self.hard == 0:
-            raise ValueError("'soft' and 'hard' are both 0, which leaves nothing to learn")
+    def _starts_before_it_stops(self) -> Self:
+        if self.start >= self.stop:
+            raise ValueError("'start' must be below 'stop'")
         return self
+
+
+def _distillation() -> tuple[TermConfig, ...]:
+    """Hinton's knowledge distillation beside the labels."""
+    return (
+        TermConfig(name="cross_entropy", weight=0.1),
+        TermConfig.model_validate({"name": "kd", "weight": 0.9, "temperature": 4.0}),
+    )
 
 
 class TrainingConfig(Section):
     """How a network is trained; every schedule is a fraction of the budget of ``epochs``.
 
-    ``warmup``: share of the steps with a rising rate, before a cosine down to zero. ``ema``: the horizon of the
-    averaged weights that are read out, as a share of all steps (0 reads the last weights).
+    ``warmup``: share of the steps with a rising rate; after it, ``decay``: a cosine down to zero, or constant. ``ema``:
+    the horizon of the averaged weights that are read out, as a share of all steps (0 reads the last weights).
     """
 
     epochs: float = Field(4.0, gt=0)
     batch_size: int = Field(128, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
-    loss: LossConfig = LossConfig()
+    loss: tuple[TermConfig, ...] = Field(default_factory=_distillation, min_length=1)
     warmup: Fraction = Field(0.1, ge=0, lt=1)
+    decay: Literal["cosine", "constant"] = "cosine"
     ema: Fraction = Field(0.05, ge=0, lt=1)
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            raise ValueError("must be a list of terms such as [{name: cross_entropy, weight: 0.1}, {name: kd}]")
+        if isinstance(value, str):
+            value = [value]
+        return (
+            [{"name": term} if isinstance(term, str) else term for term in value] if isinstance(value, list) else value
+        )
 
 
 class ScoreConfig(TrainingConfig):
@@ -215,7 +251,10 @@ class LatencyConfig(Section):
 
 
 class SearchFile(Section):
-    """A whole search: teacher, data, space, budget, and how to look."""
+    """A whole search: teacher, data, space, budget, and how to look.
+
+    ``calibration``: the ``advice.yaml`` of a calibration, for keys of ``score`` and ``search`` that are not spelt out.
+    """
 
     name: str | None = None
     seed: int = 0
@@ -231,6 +270,7 @@ class SearchFile(Section):
     score: ScoreConfig = ScoreConfig()
     final: FinalConfig = FinalConfig()
     latency: LatencyConfig = LatencyConfig()
+    calibration: str | None = None
 
     @field_validator("data", "teacher", mode="before")
     @classmethod

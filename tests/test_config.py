@@ -50,7 +50,6 @@ EVERY_SECTION = [
     (("score", "epoch"), "epochs"),
     (("score", "rung"), "rungs"),
     (("score", "optimizer", "momentun"), "momentum"),
-    (("score", "loss", "temprature"), "temperature"),
     (("final", "basline"), "baseline"),
     (("final", "optimizer", "weight_deacy"), "weight_decay"),
     (("latency", "thread"), "threads"),
@@ -107,7 +106,7 @@ WRONG = [
     ({"score": {"rungs": [0, 1]}}, "'score.rungs': rungs must rise"),
     ({"score": {"rungs": [0.5]}}, "'score.rungs': rungs must rise"),
     ({"score": {"rungs": []}}, "'score.rungs': rungs must rise"),
-    ({"score": {"loss": {"soft": 0, "hard": 0}}}, "'score.loss': 'soft' and 'hard' are both 0"),
+    ({"score": {"loss": {"soft": 0, "hard": 0}}}, "'score.loss': must be a list of terms"),
     ({"score": {"epochs": float("inf")}}, "'score.epochs' must be a finite number (given: inf)."),
     ({"score": {"epochs": float("nan")}}, "'score.epochs' must be"),
     ({"final": {"optimizer": {"lr": 0}}}, "'final.optimizer.lr' must be greater than 0 (given: 0)."),
@@ -154,7 +153,10 @@ def test_the_defaults_are_those_of_the_design():
     config = search_file()
     assert config.score.rungs == (1 / 9, 1 / 3, 1.0)
     assert config.score.epochs < config.final.epochs
-    assert (config.score.loss.temperature, config.score.loss.soft, config.score.loss.hard) == (4.0, 0.9, 0.1)
+    assert [(term.name, term.weight, term.options) for term in config.score.loss] == [
+        ("cross_entropy", 0.1, {}),
+        ("kd", 0.9, {"temperature": 4.0}),
+    ]
     assert (config.search.sampler, config.search.backend, config.search.costs) == ("tpe", "tune", ("flops",))
     assert (config.search.pruning.rule, config.search.pruning.min_reports) == ("dominance", 1)
     assert config.search.threads == 1

@@ -35,7 +35,7 @@ SECTIONS = {
     "score": config.ScoreConfig,
     "final": config.FinalConfig,
     "optimizer": config.OptimizerConfig,
-    "loss": config.LossConfig,
+    "loss": config.TermConfig,
     "latency": config.LatencyConfig,
     "The teach file": config.TeachFile,
 }
@@ -110,6 +110,9 @@ def check_default(field, stated, where):
         return
     default = field.get_default(call_default_factory=True)
     if isinstance(default, config.Section):
+        assert re.fullmatch(r"\[(below|above)\]\(#[\w-]+\)", stated), where
+        return
+    if isinstance(default, tuple) and all(isinstance(item, config.Section) for item in default):
         assert re.fullmatch(r"\[(below|above)\]\(#[\w-]+\)", stated), where
         return
     value = yaml.safe_load(stated.strip("`"))

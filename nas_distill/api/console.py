@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Self
@@ -20,7 +21,12 @@ from nas_distill.report.progress import Progress as LiveView
 from nas_distill.report.tables import cost_table
 
 _WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
-_UNITS = {"teacher store": "samples", "latency calibration": "networks", "full distillation": "epochs"}
+_UNITS = {
+    "teacher store": "samples",
+    "latency calibration": "networks",
+    "calibration": "trainings",
+    "full distillation": "epochs",
+}
 
 
 class ConsoleObserver:
@@ -91,7 +97,8 @@ class ConsoleObserver:
         kind = "taught" if finalist.taught else "on labels alone"
         if finalist.quality is not None:
             # One that was stopped early and is near the budget's limit has no short score.
-            short = "" if finalist.short is None else f" (short: {words.percent(finalist.short)})"
+            scored = finalist.short is not None and math.isfinite(finalist.short)
+            short = "" if not scored else f" (short: {words.percent(finalist.short)})"
             reached = words.percent(finalist.quality)
             self._view.event(f"trial {finalist.trial} {kind}: {reached} on validation data{short}")
         elif finalist.cause is not None:

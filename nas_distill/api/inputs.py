@@ -13,6 +13,7 @@ from nas_distill.common.errors import ConfigError
 from nas_distill.config import DataConfig, SearchFile, TeacherConfig
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
+from nas_distill.distill.objective import find_terms
 from nas_distill.run.identity import identity_of
 from nas_distill.space import SearchSpace, load_space
 from nas_distill.teacher import Teacher, freeze, load_teacher
@@ -63,6 +64,8 @@ def resolve(
         data = load_data(config.data, paths, config.seed)
     elif not isinstance(data, Dataset):
         data = as_dataset(data, val=config.data.val, views=_views(config.data), seed=config.seed)
+    for section in ("score", "final"):
+        find_terms(getattr(config, section).loss, where=f"{section}.loss", paths=paths)
     frozen = _load_teacher(config.teacher, data, paths) if teacher is None else freeze(teacher, data)
     return Inputs(config, data, frozen, _load_space(config, paths, space, builder), tuple(paths))
 

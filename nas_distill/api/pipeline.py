@@ -90,7 +90,7 @@ class Pipeline:
             raise
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, costing, self.inputs)
-        evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, self.config.device)
+        evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, self.config.device, self.inputs.paths)
         with self._backend() as backend:
             margin = self._margin(journal, survey, backend, evaluator)
             self._search(journal, objectives, costing, margin, backend, evaluator)

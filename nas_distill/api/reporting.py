@@ -10,6 +10,7 @@ from nas_distill.api.finish import TEACHER, baseline_of
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
+from nas_distill.distill.objective import Term, find_terms
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
@@ -188,7 +189,7 @@ def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings
 def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> CardFacts:
     """Return what a student's card says beside the report."""
     config, data = inputs.config, inputs.data
-    loss, optimizer = config.final.loss, config.final.optimizer
+    optimizer = config.final.optimizer
     builder = inputs.space.to_dict()["builder"]
     return CardFacts(
         title=f"Student of {inputs.teacher.name}, from run {folder.name}",
@@ -203,9 +204,10 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> C
         normalisation=data.normalisation(),
         teacher_fingerprint=inputs.teacher.fingerprint,
         training={
-            "loss": f"{loss.soft:g} x KD at T = {loss.temperature:g} + {loss.hard:g} x cross-entropy",
+            "loss": " + ".join(_term(term) for term in find_terms(config.final.loss, paths=inputs.paths)),
             "length": f"{config.final.epochs:g} epochs, batches of {config.final.batch_size}",
-            "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {config.final.warmup:g}, cosine to 0)",
+            "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {config.final.warmup:g}, "
+            + ("cosine to 0)" if config.final.decay == "cosine" else "then constant)"),
             "weights": f"averaged over the last {config.final.ema:.0%} of the steps",
             "views": f"{data.views.count} seeded views: shifts of up to {data.views.pad} pixels"
             + (", mirrored" if data.views.flip else ""),
@@ -213,6 +215,11 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> C
         versions=facts.get(names.VERSIONS, {}),
         host=(facts.get(names.HOST) or {}).get("processor"),
     )
+
+
+def _term(term: Term) -> str:
+    options = [f"{key} {f'{value:g}' if isinstance(value, float) else value}" for key, value in term.options.items()]
+    return f"{term.weight:g} x {term.config.name}" + (f" ({', '.join(options)})" if options else "")
 
 
 def _student(entry: Finalist, results: Mapping[str, Any], exported: Mapping[str, Any] | None) -> ModelResult:

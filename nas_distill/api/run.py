@@ -346,7 +346,7 @@ class Trial:
         with disk_errors(run.folder.path):
             signal = teacher_signal(inputs, run.folder, observer)
             observer.phase(f"distilling trial {self.record.number}")
-            student = StudentEvaluator(inputs.data, inputs.space, signal, run.config.device).start(work)
+            student = StudentEvaluator(inputs.data, inputs.space, signal, run.config.device, inputs.paths).start(work)
             try:
                 while True:
                     result = student.next_rung()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
+from nas_distill.distill.objective import find_terms
+from nas_distill.distill.pairing import teacher_features
 from nas_distill.run.folder import RunFolder
 from nas_distill.teacher import LiveSignal, TeacherSignal, TeacherStore
+from nas_distill.teacher.answer import Feature
 
 
 def store_root(inputs: Inputs, folder: RunFolder) -> Path:
@@ -16,10 +21,26 @@ def store_root(inputs: Inputs, folder: RunFolder) -> Path:
     return folder.path.parent / ".teacher-store" if given is None else inputs.base / Path(given).expanduser()
 
 
+def _features(inputs: Inputs) -> tuple[Feature, ...]:
+    """Return what the terms of both losses, of the score and of the finalists, ask the teacher for."""
+    config, data = inputs.config, inputs.data
+    x, _ = data.batch("val", torch.arange(min(3, len(data.val))))
+    terms = [
+        term
+        for name, section in (("score", config.score), ("final", config.final))
+        for term in find_terms(section.loss, where=f"{name}.loss", paths=inputs.paths)
+    ]
+    return teacher_features(terms, inputs.teacher.module, x)
+
+
 def teacher_signal(inputs: Inputs, folder: RunFolder, observer: Observer) -> TeacherSignal:
     """Return the teacher's signal as the search file wants it, the store built where it is not there."""
+    features = _features(inputs)
     if inputs.config.teacher.signal == "live":
-        return LiveSignal(inputs.teacher)
+        return LiveSignal(inputs.teacher, features=features)
+    if features:
+        observer.note("The loss reads the teacher's layers, so the teacher runs beside the students.")
+        return LiveSignal(inputs.teacher, features=features)
     return TeacherStore.build(
         store_root(inputs, folder),
         inputs.teacher,

@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,18 @@ from torch import Tensor, nn
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path
+from nas_distill.common.layers import Tap
 from nas_distill.common.seeds import derive, seeded_torch, torch_generator
 from nas_distill.config import OptimizerConfig, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
-from nas_distill.distill.losses import total_loss
-from nas_distill.distill.schedule import warmup_cosine
+from nas_distill.distill.losses import Batch, Outputs, Shapes
+from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
+from nas_distill.distill.pairing import pair_layers
+from nas_distill.distill.schedule import constant, warmup_cosine
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import eval_mode, predict_logits
+from nas_distill.teacher.answer import Answer
 from nas_distill.teacher.signal import TeacherSignal
 
 _STATE = "state.pt"
@@ -34,6 +38,9 @@ _CHECK_EVERY = 20
 
 class Distiller:
     """Trains ``model`` on ``data`` for ``training.epochs``, taught by ``signal`` (None: by the labels alone).
+
+    The terms of ``training.loss`` may have learnable parts and memories: they are trained and saved beside the model,
+    and are no part of the student. ``loss_sum`` is the loss summed over all steps (Ru et al., 2021, arXiv:2006.04492).
 
     Order of samples, views and dropout depend on ``seed`` and the step alone, so that stopping at a step, saving,
     loading elsewhere and going on gives bit for bit what going on without a stop gives (on one kind of machine with one
@@ -53,6 +60,7 @@ class Distiller:
         signal: TeacherSignal | None,
         seed: int,
         device: torch.device | str = "cpu",
+        paths: Sequence[Path] = (),
     ) -> None:
         self.data = data
         self.training = training
@@ -61,6 +69,7 @@ class Distiller:
         self.device = torch.device(device)
         self.step = 0
         self.seconds = 0.0
+        self.loss_sum = 0.0
         self._format = memory_format(model)
         self.model = place(model, self.device, self._format)
         self.batch_size = min(training.batch_size, len(data.train))
@@ -68,8 +77,10 @@ class Distiller:
         self.total_steps = max(1, round(training.epochs * self.steps_per_epoch))
         self._check_fit()
         self.averaged = AveragedWeights(self.model, training.ema * self.total_steps)
-        self._weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self._optimizer = _make_optimizer(self.model, training.optimizer)
+        self.objective = self._make_objective(paths)
+        trained = nn.ModuleList([self.model, self.objective])
+        self._weights = [weight for weight in trained.parameters() if weight.requires_grad]
+        self._optimizer = _make_optimizer(trained, training.optimizer)
         self._autocast_dtype = _autocast_dtype(self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_dtype == torch.float16)
 
@@ -82,6 +93,7 @@ class Distiller:
         to_step = min(to_step, self.total_steps)
         started = time.perf_counter()
         self.model.train()
+        self.objective.train()
         unchecked: list[Tensor] = []
         with seeded_torch(self.seed, "advance", self.step):
             for index, view in self._schedule(self.step, to_step):
@@ -91,16 +103,19 @@ class Distiller:
         self._check_finite(unchecked)
         self.seconds += time.perf_counter() - started
 
-    def quality(self) -> float:
-        """Return the averaged weights' accuracy on the validation split, a share of 1; higher is better."""
-        logits = self.validation_logits()
+    def quality(self, *, last: bool = False) -> float:
+        """Return the averaged weights' accuracy on the validation split, a share of 1; higher is better.
+
+        ``last`` asks for that of the last step's weights instead.
+        """
+        logits = self.validation_logits(last=last)
         # A diverged network is worth nothing, which is for whoever asked to say.
         return accuracy(logits, self.data.labels("val")) if bool(torch.isfinite(logits).all()) else math.nan
 
-    def validation_logits(self) -> Tensor:
-        """Return the averaged weights' logits (N, classes) on the validation split, on the CPU."""
+    def validation_logits(self, *, last: bool = False) -> Tensor:
+        """Return the averaged weights' logits (N, classes) on the validation split, on the CPU; see ``quality``."""
         batches = (self._place(self.data.batch("val", index)[0]) for index in self.data.batches("val"))
-        return predict_logits(self.averaged.module, batches, self.device)
+        return predict_logits(self.model if last else self.averaged.module, batches, self.device)
 
     def student(self) -> nn.Module:
         """Return a module with the averaged weights, in eval mode, in the contiguous layout, on the CPU."""
@@ -117,6 +132,8 @@ class Distiller:
             "identity": self._identity(),
             "step": self.step,
             "seconds": self.seconds,
+            "loss_sum": self.loss_sum,
+            "objective": self.objective.state_dict(),
             "model": self.model.state_dict(),
             "averaged": self.averaged.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -157,7 +174,8 @@ class Distiller:
         self.averaged.module.load_state_dict(state["averaged"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.objective.load_state_dict(state["objective"])
+        self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
         return True
 
     def _schedule(self, start: int, stop: int) -> Iterator[tuple[Tensor, int]]:
@@ -174,14 +192,13 @@ class Distiller:
         self._seed_step()
         x, labels = self.data.batch("train", index, view)
         x, labels = self._place(x), labels.to(self.device, non_blocking=True)
-        teacher = None if self.signal is None else self.signal.logits("train", index, view, x)
-        rate = warmup_cosine((self.step + 0.5) / self.total_steps, self.training.warmup)
+        answer = None if self.signal is None else self.signal.answer("train", index, view, x)
+        done = (self.step + 0.5) / self.total_steps
+        decay = warmup_cosine if self.training.decay == "cosine" else constant
         for group in self._optimizer.param_groups:
-            group["lr"] = self.training.optimizer.lr * rate
-        enabled = self._autocast_dtype is not None
-        with torch.autocast(self.device.type, self._autocast_dtype) if enabled else nullcontext():
-            logits = self.model(x)
-        loss = total_loss(logits.float(), teacher, labels, self.training.loss)
+            group["lr"] = self.training.optimizer.lr * decay(done, self.training.warmup)
+        logits = self._forward(x)
+        loss = self.objective(self._outputs(logits, answer), Batch(labels, index, done))
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         if self.training.optimizer.clip is not None:
@@ -192,6 +209,45 @@ class Distiller:
         self.step += 1
         self.averaged.update(self.step)
         return loss.detach()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        enabled = self._autocast_dtype is not None
+        precision = torch.autocast(self.device.type, self._autocast_dtype) if enabled else nullcontext()
+        with precision, self._tap if self._tap is not None else nullcontext():
+            logits: Tensor = self.model(x)
+        return logits.float()
+
+    def _outputs(self, logits: Tensor, answer: Answer | None) -> list[tuple[Outputs, Outputs | None]]:
+        """Return for each term what it compares."""
+        ours = {} if self._tap is None else self._tap.features
+        plain = Outputs(logits)
+        found: list[tuple[Outputs, Outputs | None]] = []
+        for read in self._reads:
+            if not read.student:
+                found.append((plain, None if answer is None else Outputs(answer.logits)))
+                continue
+            assert answer is not None
+            found.append(
+                (
+                    Outputs(logits, tuple(ours[name].float() for name in read.student)),
+                    Outputs(answer.logits, tuple(answer.features[key] for key in read.teacher)),
+                )
+            )
+        return found
+
+    def _make_objective(self, paths: Sequence[Path]) -> Objective:
+        """Find the terms, the layers that they compare in this student, and make their learnable parts."""
+        terms = find_terms(self.training.loss, paths=paths)
+        features = () if self.signal is None else self.signal.features
+        if self.signal is None:
+            terms = on_labels_alone(terms)
+        x = self._place(self.data.batch("val", torch.arange(min(3, len(self.data.val))))[0])
+        self._reads = [pair_layers(term, self.model, features, x) for term in terms]
+        names = [name for read in self._reads for name in read.student]
+        self._tap = Tap(self.model, names) if names else None
+        shapes = [Shapes(self.data.num_classes, len(self.data.train), self.total_steps, r.shapes) for r in self._reads]
+        with seeded_torch(self.seed, "objective"):
+            return Objective(terms, shapes).to(self.device)
 
     def _seed_step(self) -> None:
         seed = derive(self.seed, "step", self.step)
@@ -207,11 +263,13 @@ class Distiller:
 
     def _check_finite(self, losses: list[Tensor]) -> None:
         # Looked at in groups, since each look waits for the device.
-        if losses and not math.isfinite(float(torch.stack(losses).sum())):
+        summed = float(torch.stack(losses).sum()) if losses else 0.0
+        if not math.isfinite(summed):
             raise TrainingError(
                 f"The loss became NaN or infinite by step {self.step} of {self.total_steps}; a lower learning rate or "
                 "gradient clipping may help."
             )
+        self.loss_sum += summed
         losses.clear()
 
     def _check_fit(self) -> None:

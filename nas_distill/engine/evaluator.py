@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.seeds import seeded_torch
@@ -27,6 +28,7 @@ class StudentEvaluator:
     space: SearchSpace
     signal: TeacherSignal
     device: str = "auto"
+    paths: tuple[Path, ...] = ()
 
     def start(self, work: Work) -> StudentRun:
         """Build the work's architecture, or go on from its checkpoint.
@@ -53,6 +55,7 @@ class StudentRun:
             signal=evaluator.signal if work.teacher else None,
             seed=work.seed,
             device=resolve_device(evaluator.device),
+            paths=evaluator.paths,
         )
         self._distiller.load(work.checkpoint)
         # Rungs so close together that they end at one step are told one after the other, without training.
@@ -77,7 +80,8 @@ class StudentRun:
             self._write(quality)
         distiller.save(work.checkpoint)
         self._next = rung + 1
-        return RungResult(rung, distiller.step, quality, distiller.seconds)
+        metrics = {"last": distiller.quality(last=True), "loss": distiller.loss_sum} if work.watch else {}
+        return RungResult(rung, distiller.step, quality, distiller.seconds, metrics)
 
     def close(self) -> None:
         """Free the network, so that an actor that is used again starts clean."""

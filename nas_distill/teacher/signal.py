@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import TeacherError
+from nas_distill.common.layers import Tap
 from nas_distill.data import Dataset, SplitName
+from nas_distill.teacher.answer import Answer, Feature, reduce_feature
 from nas_distill.teacher.teacher import Teacher
 
 
 class TeacherSignal(Protocol):
-    """Gives the teacher's logits for a batch; the loop does not know whether they are computed or read."""
+    """Gives the teacher's answer to a batch; the loop does not know whether it is computed or read.
+
+    ``features``: which of the teacher's layers it tells of beside the logits.
+    """
 
     num_classes: int
+    features: tuple[Feature, ...]
 
-    def logits(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Tensor:
-        """Return the teacher's logits (B, classes) float32 on ``x``'s device.
+    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
+        """Return the teacher's logits and features, float32 on ``x``'s device.
 
         Args:
             split: which split the batch is of.
@@ -30,7 +38,7 @@ class TeacherSignal(Protocol):
         ...
 
     def identity(self) -> str:
-        """Return what the logits depend on, as one string: a training that went on with another would be no resume."""
+        """Return what the answers depend on, as one string: a training that went on with another would be no resume."""
         ...
 
     def check(self, data: Dataset) -> None:
@@ -45,22 +53,41 @@ class LiveSignal:
         TeacherError: the teacher is not frozen, now or when it is asked.
     """
 
-    def __init__(self, teacher: Teacher, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, teacher: Teacher, device: str | torch.device = "cpu", *, features: Sequence[Feature] = ()
+    ) -> None:
         teacher.assert_frozen()
+        self.features = tuple(features)
         self.teacher = teacher
         self.num_classes = teacher.num_classes
         self._device = torch.device(device)
         # In the quicker layout: a store asks it hundreds of thousands of times.
         place(teacher.module, self._device, memory_format(teacher.module))
 
-    def logits(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Tensor:
-        """Return the teacher's logits, computed now."""
+    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
+        """Return the teacher's answer, computed now."""
         self.teacher.assert_frozen()
         if x.device != self._device:
             self._device = x.device
             self.teacher.module.to(x.device)
         with torch.no_grad():
-            return self.teacher.module(x).float()
+            if not self.features:
+                return Answer(self.teacher.module(x).float())
+            with self._tap:
+                logits = self.teacher.module(x).float()
+            found = self._tap.features
+            features = {
+                feature.key: reduce_feature(found[feature.layer.name].float(), feature.reduction)
+                for feature in self.features
+            }
+        return Answer(logits, features)
+
+    @cached_property
+    def _tap(self) -> Tap:
+        return Tap(self.teacher.module, [feature.layer.name for feature in self.features])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_tap"}
 
     def identity(self) -> str:
         """Return the fingerprint of the teacher."""

@@ -22,6 +22,7 @@ from nas_distill.common.errors import TeacherError, first_line
 from nas_distill.common.seeds import torch_generator
 from nas_distill.data import Dataset, SplitName
 from nas_distill.data.arrays import as_tensor_readonly
+from nas_distill.teacher.answer import Answer, Feature
 from nas_distill.teacher.signal import LiveSignal, check_classes
 from nas_distill.teacher.store_writer import (
     DTYPE,
@@ -59,6 +60,7 @@ class TeacherStore:
         meta = _read_meta(folder)
         self.key: str = meta["key"]
         self.num_classes: int = meta["num_classes"]
+        self.features: tuple[Feature, ...] = ()
         self.seconds: float = meta["seconds"]
         self._meta = meta
         self._views: int = meta["views"]
@@ -84,8 +86,8 @@ class TeacherStore:
         """Size on disk."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
-    def logits(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Tensor:
-        """Return the stored logits (B, classes) float32 on ``x``'s device; see TeacherSignal."""
+    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
+        """Return the stored answer on ``x``'s device; see TeacherSignal."""
         if split == "train":
             if view is None or not 0 <= view < self._views:
                 raise TeacherError(
@@ -96,12 +98,12 @@ class TeacherStore:
             rows = self._arrays["val"]
         else:
             raise TeacherError(f"The teacher store holds nothing for split '{split}', view {view}.")
-        return rows[index].to(device=x.device, dtype=torch.float32)
+        return Answer(rows[index].to(device=x.device, dtype=torch.float32))
 
     def split_logits(self, split: SplitName) -> Tensor:
         """Return all logits (N, classes) float32 of an unaugmented split (``val``)."""
         places = torch.arange(len(self._arrays[split]))
-        return self.logits(split, places, None, places)
+        return self.answer(split, places, None, places).logits
 
     def identity(self) -> str:
         """Return what the logits depend on."""
@@ -191,7 +193,7 @@ class TeacherStore:
         worst, same = 0.0, 0
         for split, view, index in questions:
             x, _ = data.batch(split, index, view)
-            expected, stored = live.logits(split, index, view, x), self.logits(split, index, view, x)
+            expected, stored = live.answer(split, index, view, x).logits, self.answer(split, index, view, x).logits
             tolerance = 2e-3 * max(1.0, float(expected.abs().max()))
             difference = float((expected - stored).abs().max())
             if not difference <= tolerance:  # true of NaN too

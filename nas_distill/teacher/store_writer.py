@@ -87,7 +87,7 @@ def write_store(
                 for view in range(views) if split == "train" else (None,):
                     for index in data.batches(split, batch_size):
                         x, _ = data.batch(split, index, view)
-                        logits = live.logits(split, index, view, x.to(device)).cpu().numpy()
+                        logits = live.answer(split, index, view, x.to(device)).logits.cpu().numpy()
                         _check_range(logits, teacher.name)
                         records.append(logits)
                         done += len(index)

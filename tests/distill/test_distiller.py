@@ -16,6 +16,7 @@ from nas_distill.distill import Distiller
 from nas_distill.distill.schedule import warmup_cosine
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.teacher import LiveSignal, TeacherStore, freeze
+from nas_distill.teacher.answer import Answer
 
 
 def same(first, second):
@@ -76,12 +77,13 @@ def test_every_sample_is_seen_once_an_epoch_under_the_view_of_that_epoch(make_di
 
     class Recorder:
         num_classes = 3
+        features = ()
 
-        def logits(self, split, index, view, x):
+        def answer(self, split, index, view, x):
             expected, _ = data.batch(split, index, view)
             assert torch.equal(x, expected)
             asked.append((split, view, index.tolist()))
-            return torch.zeros(len(index), 3)
+            return Answer(torch.zeros(len(index), 3))
 
         def identity(self):
             return "recorder"
@@ -276,7 +278,7 @@ OTHERS = [
     {"batch_size": 4},
     {"ema": 0.5},
     {"warmup": 0.2},
-    {"loss": {"temperature": 3.0}},
+    {"loss": [{"name": "kd", "temperature": 3.0}]},
     {"optimizer": {"lr": 0.2}},
     {"seed": 1},
     {"taught": False},

@@ -11,7 +11,7 @@ def test_a_live_signal_gives_the_teachers_logits(teacher, data):
     signal = LiveSignal(teacher)
     x, _ = data.batch("train", torch.arange(5), 1)
     x.requires_grad_(True)
-    logits = signal.logits("train", torch.arange(5), 1, x)
+    logits = signal.answer("train", torch.arange(5), 1, x).logits
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
     assert torch.equal(logits, teacher.module(x).detach())
@@ -26,13 +26,13 @@ def test_half_precision_logits_become_float32(data):
 
     x, _ = data.batch("train", torch.arange(5))
     signal = LiveSignal(Teacher(Half().eval(), 3))
-    assert signal.logits("train", torch.arange(5), None, x).dtype == torch.float32
+    assert signal.answer("train", torch.arange(5), None, x).logits.dtype == torch.float32
 
 
 def test_the_teacher_goes_where_the_batch_is(teacher, data):
     x, _ = data.batch("train", torch.arange(5))
     signal = LiveSignal(Teacher(copy.deepcopy(teacher.module), 3))
-    logits = signal.logits("train", torch.arange(5), None, x.to("meta"))
+    logits = signal.answer("train", torch.arange(5), None, x.to("meta")).logits
     assert logits.device.type == "meta"
     assert all(weight.device.type == "meta" for weight in signal.teacher.module.parameters())
 
@@ -42,7 +42,7 @@ def test_a_teacher_in_train_mode_does_not_teach(teacher, data):
     teacher.module[3].train()
     x, _ = data.batch("train", torch.arange(5))
     with pytest.raises(TeacherError, match="in train mode"):
-        signal.logits("train", torch.arange(5), None, x)
+        signal.answer("train", torch.arange(5), None, x)
     with pytest.raises(TeacherError, match="in train mode"):
         LiveSignal(teacher)
 

@@ -46,16 +46,16 @@ def test_stored_logits_are_the_live_ones_within_fp16_for_every_view_and_for_vali
     seen = []
     for view in range(data.views.count):
         x, _ = data.batch("train", order, view)
-        expected, stored = live.logits("train", order, view, x), store.logits("train", order, view, x)
+        expected, stored = live.answer("train", order, view, x).logits, store.answer("train", order, view, x).logits
         assert stored.dtype == torch.float32
         torch.testing.assert_close(stored, expected, rtol=2**-10, atol=1e-6)
         seen.append(expected)
     assert not torch.allclose(seen[0], seen[1], atol=1e-2)  # else views could be mixed up unnoticed
     x, _ = data.batch("val", torch.arange(len(data.val)))
-    expected = live.logits("val", torch.arange(len(data.val)), None, x)
+    expected = live.answer("val", torch.arange(len(data.val)), None, x).logits
     torch.testing.assert_close(store.split_logits("val"), expected, rtol=2**-10, atol=1e-6)
     index = torch.tensor([4, 1, 1])
-    torch.testing.assert_close(store.logits("val", index, None, x), expected[index], rtol=2**-10, atol=1e-6)
+    torch.testing.assert_close(store.answer("val", index, None, x).logits, expected[index], rtol=2**-10, atol=1e-6)
 
 
 def test_a_teacher_in_half_precision_or_data_without_views(tmp_path, make_data, make_module):
@@ -72,7 +72,7 @@ def test_a_teacher_in_half_precision_or_data_without_views(tmp_path, make_data, 
 )
 def test_what_it_does_not_hold_is_refused(store, split, view):
     with pytest.raises(TeacherError, match="teacher store holds"):
-        store.logits(split, torch.arange(2), view, torch.zeros(2))
+        store.answer(split, torch.arange(2), view, torch.zeros(2))
 
 
 def test_progress_is_told_to_the_end(tmp_path, teacher, data):
@@ -193,7 +193,7 @@ def test_the_ends_of_fp16_are_held(tmp_path, value):
     x[7] = 255
     data = Dataset.from_tensors(x, np.arange(20) % 3, val=(x[:4], np.arange(4) % 3))
     store = TeacherStore.build(tmp_path, freeze(Spiky(value), data), data)
-    stored = store.logits("train", torch.tensor([7]), 0, torch.zeros(1))
+    stored = store.answer("train", torch.tensor([7]), 0, torch.zeros(1)).logits
     torch.testing.assert_close(stored, torch.full((1, 3), value), rtol=1e-3, atol=6e-8)
 
 
@@ -411,7 +411,9 @@ def test_it_pickles_as_its_path(store, data):
     assert len(packed) < 500
     again = pickle.loads(packed)
     x, _ = data.batch("train", torch.arange(5), 2)
-    assert torch.equal(again.logits("train", torch.arange(5), 2, x), store.logits("train", torch.arange(5), 2, x))
+    assert torch.equal(
+        again.answer("train", torch.arange(5), 2, x).logits, store.answer("train", torch.arange(5), 2, x).logits
+    )
     assert again.identity() == store.identity()
 
 
@@ -431,7 +433,7 @@ def test_its_pages_are_those_of_the_file(store):
 
 def test_what_is_given_out_is_a_copy(store, teacher, data):
     x, _ = data.batch("train", torch.arange(5), 0)
-    store.logits("train", torch.arange(5), 0, x).zero_()
+    store.answer("train", torch.arange(5), 0, x).logits.zero_()
     store.split_logits("val").zero_()
     store.verify(teacher, data)
 

@@ -1,0 +1,138 @@
+"""Losses by name: the built-in ones, and the user's own as ``package.module:name``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from nas_distill.common.errors import ConfigError, did_you_mean
+from nas_distill.common.references import is_reference, load_reference
+from nas_distill.common.validation import explain
+from nas_distill.distill.losses.loss import Loss
+from nas_distill.teacher.answer import Reduction
+
+Made = TypeVar("Made", bound=Callable[..., Any])
+# Which layers a loss reads where the search file does not name them.
+Layers = Literal["none", "stages", "last", "vector", "tokens", "attention"]
+
+_BUILT_IN: dict[str, LossSpec] = {}
+_SPEC = "_nas_distill_loss"
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """A loss as the search file knows it.
+
+    ``make``: a function (student, teacher, batch, *, options) or a subclass of Loss (shapes, *, options). ``weight`` is
+    its paper's, for the reduction that it has here. ``layers``: which layers it reads unless told. ``reduction``: what
+    it gets of the teacher's. ``taught`` False: it needs no teacher.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    weight: float
+    layers: Layers
+    reduction: Reduction
+    taught: bool
+    options: type[BaseModel]
+
+    @property
+    def about(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.make) or "").partition("\n")[0]
+
+    def check(self, given: dict[str, Any], where: str) -> dict[str, Any]:
+        """Return the options, checked and completed.
+
+        Raises:
+            ConfigError: an unknown option, or a wrong value; names ``where``.
+        """
+        try:
+            return self.options.model_validate(given).model_dump()
+        except ValidationError as error:
+            raise ConfigError(f"{where} ({self.name}): {explain(self.options, error)}") from error
+
+
+def loss(
+    name: str = "",
+    *,
+    weight: float = 1.0,
+    layers: Layers = "none",
+    reduction: Reduction = "full",
+    taught: bool = True,
+) -> Callable[[Made], Made]:
+    """Register a function or a Loss; its keyword-only parameters, with annotations and defaults, are its options.
+
+    A user's own loss needs no name: the search file calls it ``package.module:name``, and the decorator is needed only
+    for what differs from the defaults.
+    """
+
+    def register(made: Made) -> Made:
+        spec = _spec(made, name, weight, layers, reduction, taught)
+        setattr(made, _SPEC, spec)
+        if name:
+            _BUILT_IN[name] = spec
+        return made
+
+    return register
+
+
+def find_loss(name: str, *, where: str = "loss", paths: Sequence[Path] = ()) -> LossSpec:
+    """Return the loss called ``name``, or the user's own of the form ``package.module:name``.
+
+    Raises:
+        ConfigError: there is none, or what was found is no loss; names ``where``.
+    """
+    if is_reference(name):
+        found = load_reference(name, what=f"{where}: the loss", paths=paths)
+        spec = getattr(found, _SPEC, None)
+        if spec is None or (isinstance(found, type) and spec.make is not found):
+            if not callable(found) or (isinstance(found, type) and not issubclass(found, Loss)):
+                raise ConfigError(f"{where}: '{name}' is neither a function nor a subclass of nas_distill's Loss.")
+            return _spec(found, name, 1.0, "none", "full", True)
+        assert isinstance(spec, LossSpec)
+        return spec
+    known = _built_in()
+    if name not in known:
+        raise ConfigError(f"{where}: there is no loss '{name}'{did_you_mean(name, known)}")
+    return known[name]
+
+
+def loss_names() -> list[str]:
+    """Return the names of all built-in losses, sorted."""
+    return sorted(_built_in())
+
+
+@cache
+def _built_in() -> dict[str, LossSpec]:
+    package = importlib.import_module("nas_distill.distill.losses")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+    return _BUILT_IN
+
+
+def _spec(
+    made: Callable[..., Any], name: str, weight: float, layers: Layers, reduction: Reduction, taught: bool
+) -> LossSpec:
+    return LossSpec(name or made.__name__, made, weight, layers, reduction, taught, _options(made))
+
+
+def _options(made: Callable[..., Any]) -> type[BaseModel]:
+    """Make a model of the keyword-only parameters, so that options are checked as every other key is."""
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(made, eval_str=True).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            annotation = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[parameter.name] = (annotation, default)
+    closed = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model: type[BaseModel] = create_model(f"{made.__name__}_options", __config__=closed, **fields)
+    return model

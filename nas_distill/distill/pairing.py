@@ -1,0 +1,125 @@
+"""Which layers a loss compares: the teacher's that a signal must tell of, and the student's that learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.common.errors import TrainingError
+from nas_distill.common.layers import (
+    Layer,
+    Pair,
+    Tap,
+    attention_names,
+    find_layers,
+    layers_named,
+    match_layers,
+    pairs_by_name,
+)
+from nas_distill.distill.losses.registry import Layers
+from nas_distill.distill.objective import Term
+from nas_distill.evaluate.predict import eval_mode
+from nas_distill.teacher.answer import Feature
+
+
+@dataclass(frozen=True)
+class TermPairs:
+    """What one term reads: layers of the student, and for each the key of the teacher's feature, and the shapes."""
+
+    student: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+    shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    pairs: tuple[Pair, ...] = ()
+
+
+def teacher_features(terms: Sequence[Term], teacher: nn.Module, x: Tensor) -> tuple[Feature, ...]:
+    """Return the features that ``terms`` may ask a teacher for; which of them a student uses depends on the student.
+
+    Args:
+        terms: of a training.
+        teacher: the frozen module; it runs on ``x`` once.
+        x: (B, ...) samples.
+
+    Raises:
+        TrainingError: a term needs a kind of layer that the teacher has not, or names one that it has not.
+    """
+    found: dict[str, Feature] = {}
+    for term in terms:
+        for layer in _layers(term, teacher, x, side=1):
+            feature = Feature(layer, term.spec.reduction)
+            found.setdefault(feature.key, feature)
+    return tuple(found.values())
+
+
+def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: Tensor) -> TermPairs:
+    """Return what ``term`` compares between this student and a teacher of these ``features``.
+
+    Raises:
+        TrainingError: the two have no layers that fit, or a named one is missing.
+    """
+    if term.spec.layers == "none":
+        return TermPairs()
+    known = {feature.layer.name: feature for feature in features if feature.reduction == term.spec.reduction}
+    ours = _layers(term, student, x, side=0)
+    if term.config.layers != "auto":
+        pairs = pairs_by_name(term.config.layers, ours, [feature.layer for feature in known.values()])
+    else:
+        wanted = _wanted([feature.layer for feature in known.values()], term.spec.layers)
+        pairs = match_layers(ours, wanted)
+    theirs = [known[pair.teacher.name] for pair in pairs]
+    return TermPairs(
+        tuple(pair.student.name for pair in pairs),
+        tuple(feature.key for feature in theirs),
+        tuple((pair.student.shape, feature.shape) for pair, feature in zip(pairs, theirs)),
+        tuple(pairs),
+    )
+
+
+def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Layer]:
+    """Return the layers of one side that a term may read: those named (side 0 is the student's), else by its kind."""
+    kind = term.spec.layers
+    if kind == "none":
+        return []
+    if term.config.layers != "auto":
+        return layers_named(module, x, list(dict.fromkeys(pair[side] for pair in term.config.layers)))
+    found = _attention(module, x) if kind == "attention" else find_layers(module, x)
+    wanted = _wanted(found, kind)
+    if not wanted:
+        who = "teacher" if side else "student"
+        raise TrainingError(
+            f"The loss '{term.config.name}' needs {_NEEDS[kind]}, and none was found in the {who} "
+            f"({type(module).__name__}); name pairs under 'layers', or take another loss."
+        )
+    return wanted
+
+
+_NEEDS: dict[Layers, str] = {
+    "stages": "feature maps or blocks of tokens",
+    "last": "a feature map or a block of tokens",
+    "vector": "the vector before the classifier",
+    "tokens": "blocks of tokens",
+    "attention": "torch.nn.MultiheadAttention layers",
+}
+
+
+def _wanted(layers: Sequence[Layer], kind: Layers) -> list[Layer]:
+    if kind == "vector":
+        return [layer for layer in layers if layer.kind == "vector"][-1:]
+    if kind in ("tokens", "attention"):
+        return [layer for layer in layers if layer.kind == "tokens"]
+    inner = [layer for layer in layers if layer.kind != "vector"]
+    return inner[-1:] if kind == "last" else inner
+
+
+def _attention(module: nn.Module, x: Tensor) -> list[Layer]:
+    """Return the attentions' queries, keys and values as layers of kind tokens, their shape that of a sample's."""
+    names = [f"{name}:qkv" for name in attention_names(module)]
+    tap = Tap(module, names)
+    with eval_mode(module), torch.no_grad(), tap:
+        module(x)
+    shapes = {name: tuple(value.shape) for name, value in tap.features.items()}
+    # (3, B, heads, N, d): the batch is not the first, so the shape told is that of one sample, (3, heads, N, d).
+    return [Layer(name, (shape[0], *shape[2:]), "tokens") for name, shape in shapes.items()]
