@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from nas_distill.api.advice import load_advice, with_advice
 from nas_distill.api.costing import check_costs
 from nas_distill.api.inputs import FROM_PYTHON, Inputs, resolve, search_paths
 from nas_distill.api.interruption import Interruption, interruptible
@@ -36,6 +37,7 @@ def search(
     folder: str | Path | None = None,
     resume: bool = False,
     seed: int | None = None,
+    calibration: str | Path | None = None,
     observer: Observer | None = None,
     **settings: Any,
 ) -> Run:
@@ -54,6 +56,7 @@ def search(
             never overwritten: the next one gets a folder of its own.
         resume: go on with the latest unfinished run in that place; with nothing to resume it simply starts.
         seed: of everything.
+        calibration: the ``advice.yaml`` of a calibration, for whatever neither file nor settings spell out.
         observer: is told what happens; nobody unless given.
         settings: keys of the ``search`` section (``trials=40, workers=2, sampler="tpe"``), or whole sections:
             ``score={"epochs": 4}``, ``final={"epochs": 20}``, ``latency={"calibrate": 0}``.
@@ -63,7 +66,15 @@ def search(
     """
     observer = observer or Silent()
     inputs, base = prepare(
-        file, teacher=teacher, data=data, builder=builder, space=space, budget=budget, seed=seed, settings=settings
+        file,
+        teacher=teacher,
+        data=data,
+        builder=builder,
+        space=space,
+        budget=budget,
+        seed=seed,
+        calibration=calibration,
+        settings=settings,
     )
     chosen = _only_a_run(choose_folder(Path(folder) if folder is not None else base, resume=resume))
     with interruptible() as interruption:
@@ -72,14 +83,19 @@ def search(
 
 
 def dry_run(
-    file: str | Path, *, settings: Mapping[str, Any], budget: Mapping[str, Any] | None, observer: Observer
+    file: str | Path,
+    *,
+    settings: Mapping[str, Any],
+    budget: Mapping[str, Any] | None,
+    observer: Observer,
+    calibration: str | Path | None = None,
 ) -> None:
     """Look at the space of a search file and tell the observer; nothing is trained, nothing is kept.
 
     Raises:
         NasDistillError: the search could not start.
     """
-    inputs, base = prepare(file, budget=budget, settings=settings)
+    inputs, base = prepare(file, budget=budget, calibration=calibration, settings=settings)
     pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
     costing = pipeline.costing(None)
     survey, estimate = pipeline.survey(costing, LiveSignal(inputs.teacher))
@@ -111,6 +127,7 @@ def prepare(
     space: SearchSpace | Mapping[str, Any] | str | None = None,
     budget: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    calibration: str | Path | None = None,
     settings: Mapping[str, Any],
 ) -> tuple[Inputs, Path]:
     """Return the inputs of a search, and where its run goes unless a folder is named."""
@@ -138,13 +155,24 @@ def prepare(
         content["budget"] = dict(budget) if isinstance(budget, Mapping) else budget
     if seed is not None:
         content["seed"] = seed
-    config = parse(SearchFile, _with_settings(content, settings, source), source=source)
+    if calibration is not None:
+        content["calibration"] = str(Path(calibration).absolute())
+    content = _with_settings(content, settings, source)
+    if content.get("calibration") is not None:
+        content = with_advice(content, load_advice(_found(content["calibration"], search_paths(path))))
+    config = parse(SearchFile, content, source=source)
     given_space = space if space is not None else (content["space"] if builder is not None else None)
     inputs = resolve(config, search_paths(path), data=data, teacher=module, space=given_space, builder=builder)
     inputs.space.builder_function()  # one that does not import would make every candidate fail
     resolve_device(config.device)
     check_costs(inputs)
     return inputs, _place(path, config.name, source)
+
+
+def _found(name: str, paths: Sequence[Path]) -> Path:
+    """Return the first file of that name; where there is none, where it should have been."""
+    places = [base / Path(name).expanduser() for base in paths]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _place(file: Path | None, name: str | None, source: str) -> Path:

@@ -10,6 +10,7 @@ import typer
 
 from nas_distill import __version__
 from nas_distill.api.interruption import stoppable
+from nas_distill.cli.calibrate import calibrate
 from nas_distill.cli.output import print_json, print_table, say_student
 from nas_distill.common.errors import ConfigError
 
@@ -58,6 +59,9 @@ def search(
     backend: Annotated[str | None, typer.Option(help="tune (Ray) or inline (one process)")] = None,
     folder: Annotated[Path | None, typer.Option(help="folder of the run; beside the file unless given")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what candidates cost and stop")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="advice.yaml of a calibration, for what the file does not spell out")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -72,9 +76,17 @@ def search(
     limits = _merged_budget(file, budget)
     with _observer(quiet or as_json) as observer:
         if dry_run:
-            look(file, settings=settings, budget=limits, observer=observer)
+            look(file, settings=settings, budget=limits, calibration=calibration, observer=observer)
         else:
-            run = run_search(file, budget=limits, folder=folder, resume=resume, observer=observer, **settings)
+            run = run_search(
+                file,
+                budget=limits,
+                folder=folder,
+                resume=resume,
+                calibration=calibration,
+                observer=observer,
+                **settings,
+            )
     if dry_run:
         if as_json:
             print_json(observer.summary)
@@ -84,6 +96,9 @@ def search(
         from nas_distill.report.final import final_table
 
         print_table(final_table(run.report()))
+
+
+app.command()(calibrate)
 
 
 @app.command()

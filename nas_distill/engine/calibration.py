@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -195,7 +196,8 @@ def draw_networks(
         if fits(found) and found[by] > 0:
             priced.append((architecture, found))
     places = spread_places([found[by] for _, found in priced], count)
-    named = [Network(f"{space.name}-{place:02d}", *priced[chosen]) for place, chosen in enumerate(places)]
+    name = re.sub(r"[^\w.]+", "-", space.name).strip("-") or "space"
+    named = [Network(f"{name}-{place:02d}", *priced[chosen]) for place, chosen in enumerate(places)]
     return [named[place] for place in halving_order(len(named))]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run; the only file that imports matplotlib, and it leaves matplotlib's global state alone.
+"""Pictures of a run. This file and plots_ranking.py alone import matplotlib, and they leave its global state alone.
 
 Figures are built on their own canvas (Agg), in colours that colour-blind readers tell apart (Okabe and Ito 2008), and
 whatever colour says is said by shape, line or a word too.
@@ -70,7 +70,7 @@ def front_figure(
     from short to full distillation; of ``teacher`` and ``baseline`` the validation accuracy is shown.
     """
     limits = limits or {}
-    figure = _figure(SIZE)
+    figure = new_figure(SIZE)
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     layers = [front_layers(records, cost, limits) for cost in costs]
     others = [value for entry in finalists for value in (entry.short, entry.full) if value is not None]
@@ -85,10 +85,10 @@ def front_figure(
         _finalists(axes, cost, finalists, baseline, handles)
         _teacher(axes, cost, teacher)
     if not any(layer.fitting or layer.beyond or layer.pruned for layer in layers):
-        _nothing(panels[0], "nothing has been trained yet")
+        say_nothing(panels[0], "nothing has been trained yet")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     panels[0].set_ylabel(quality)
-    _finish(figure, title or "What each cost buys", handles)
+    finish(figure, title or "What each cost buys", handles)
     return figure
 
 
@@ -198,7 +198,7 @@ def rungs_figure(
 
     ``highlight`` is the number of the trial to draw boldly, say the student's.
     """
-    figure = _figure(SIZE)
+    figure = new_figure(SIZE)
     axes = figure.subplots()
     handles: Handles = {}
     for record in sorted(records, key=lambda record: record.number == highlight):
@@ -218,14 +218,14 @@ def rungs_figure(
     axes.set_xlabel("share of the short distillation")
     axes.set_ylabel(quality)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    _finish(figure, title or "Quality rung by rung", handles)
+    finish(figure, title or "Quality rung by rung", handles)
     return figure
 
 
 def witness_figure(records: Sequence[TrialRecord], *, cost: str, most: int = 15, title: str = "") -> Figure:
     """Draw how many trials each witness stopped, by rung; a witness costs no more and was clearly better there."""
     rows = witness_rows(records)[:most]
-    figure = _figure((SIZE[0], 2.4 + 0.38 * max(len(rows), 3)))
+    figure = new_figure((SIZE[0], 2.4 + 0.38 * max(len(rows), 3)))
     axes = figure.subplots()
     rungs = sorted({rung for row in rows for rung in row.stops})
     palette = [ORANGE, SKY, GREEN, PURPLE, BLUE]
@@ -248,17 +248,17 @@ def witness_figure(records: Sequence[TrialRecord], *, cost: str, most: int = 15,
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trials stopped")
     if not rows:
-        _nothing(axes, "nothing was stopped")
+        say_nothing(axes, "nothing was stopped")
     elif len(rungs) > 1:
         axes.legend(frameon=False, loc="lower right")
-    _finish(figure, title or "What each witness stopped", {}, bars=True)
+    finish(figure, title or "What each witness stopped", {}, bars=True)
     return figure
 
 
 def importance_figure(report: ImportanceReport, *, most: int = 15, title: str = "") -> Figure:
     """Draw the importance of each parameter for quality, and for what cost does not explain of it; longer is more."""
     rows = report.rows[:most]
-    figure = _figure((SIZE[0], 2.6 + 0.5 * max(len(rows), 3)))
+    figure = new_figure((SIZE[0], 2.6 + 0.5 * max(len(rows), 3)))
     axes = figure.subplots()
     places = range(len(rows))
     for shift, values, colour, name in (
@@ -280,7 +280,7 @@ def importance_figure(report: ImportanceReport, *, most: int = 15, title: str = 
         basis += "\nThat is too little for these bars to mean much."
     axes.set_xlabel(f"share of variance lost when the parameter is shuffled\n{basis}")
     axes.legend(frameon=False, loc="lower right")
-    _finish(figure, title or "Which parameters matter", {}, bars=True)
+    finish(figure, title or "Which parameters matter", {}, bars=True)
     return figure
 
 
@@ -299,7 +299,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
+    """Return an empty figure of so many inches, on a canvas of its own."""
     figure = Picture(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     FigureCanvasAgg(figure)
     return figure
@@ -319,11 +320,13 @@ def _say(axes: Axes, text: str, where: Point, shift: tuple[float, float], ha: st
     axes.annotate(text, where, shift, textcoords="offset points", ha=ha, path_effects=edge, **style)
 
 
-def _nothing(axes: Axes, text: str) -> None:
+def say_nothing(axes: Axes, text: str) -> None:
+    """Write in the middle of a panel why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=13)
 
 
-def _finish(figure: Figure, title: str, handles: Handles, *, bars: bool = False) -> None:
+def finish(figure: Figure, title: str, handles: Handles, *, bars: bool = False) -> None:
+    """Give a figure its grid, title and legend."""
     for axes in figure.axes:
         axes.grid(True, axis="x" if bars else "both", color=PALE, lw=0.7, zorder=0)
         axes.set_axisbelow(True)

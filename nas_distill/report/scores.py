@@ -175,7 +175,8 @@ def ceiling(study: Study) -> list[Score]:
     """Return the full distillation as a score of its other seeds; nothing where there is one seed."""
     if len(study.target) < 2:
         return []
-    return [Score(CEILING, {**study.target}, study.seconds(FULL, study.length(FULL)))]
+    values: dict[int | None, Array] = dict(study.target.items())
+    return [Score(CEILING, values, study.seconds(FULL, study.length(FULL)))]
 
 
 def rank(

@@ -1,0 +1,40 @@
+"""The backend that a search file asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import torch
+
+from nas_distill.config import SearchConfig
+from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.work import Backend
+
+
+def make_backend(search: SearchConfig, folder: Path) -> AbstractContextManager[Backend]:
+    """Return the backend of a search file, to be entered; ``folder`` gets its logs."""
+    if search.backend == "inline":
+        return _inline(search.threads)
+    from nas_distill.engine.backends.tune import TuneBackend
+
+    return TuneBackend(
+        workers=search.workers,
+        threads=search.threads,
+        gpus_per_worker=search.gpus_per_worker,
+        retries=search.retries,
+        address=search.address,
+        folder=folder,
+    )
+
+
+@contextmanager
+def _inline(threads: int) -> Iterator[Backend]:
+    """Train in this process as a worker would: results may depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield InlineBackend()
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,49 @@
+"""A picture of how short scores rank: each against quality after full distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from nas_distill.report.plots import Handles, finish, new_figure, say_nothing
+from nas_distill.report.scores import Score, Study, rank
+
+
+def ranking_figure(study: Study, scores: Sequence[Score], *, title: str) -> Figure:
+    """Draw full quality (up) over each of ``scores`` (accuracies), a panel each, a dot a network.
+
+    Colour is cost (FLOPs, logarithmic), bars reach from the worst seed of the full distillation to the best.
+    """
+    figure = new_figure((4.2 * max(1, len(scores)) + 0.8, 5.0))
+    panels = figure.subplots(1, max(1, len(scores)), sharey=True, squeeze=False)[0]
+    merit, seeds = study.merit(), np.array(list(study.target.values()))
+    handles: Handles = {}
+    drawn = None
+    for axes, score in zip(panels, scores):
+        short = np.mean(list(score.values.values()), axis=0)
+        known = np.isfinite(short) & np.isfinite(merit)
+        if not known.any():
+            say_nothing(axes, "nothing has been trained")
+            continue
+        low, high = seeds[:, known].min(axis=0), seeds[:, known].max(axis=0)
+        reach = [merit[known] - low, high - merit[known]]
+        axes.errorbar(short[known], merit[known], yerr=reach, fmt="none", ecolor="#BBBBBB", elinewidth=1, zorder=2)
+        drawn = axes.scatter(
+            short[known], merit[known], c=study.flops[known], s=44, cmap="viridis", edgecolors="white", linewidths=0.6,
+            norm=LogNorm(float(study.flops.min()), float(study.flops.max() * 1.0001)), zorder=3,
+        )  # fmt: skip
+        found = rank(study, score)
+        said = "" if found is None or found.tau is None else f": τ = {found.tau:.2f}"
+        axes.set_title(f"{score.name}{said}", loc="left", fontsize=12)
+        axes.set_xlabel("validation accuracy after the short run")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    panels[0].set_ylabel("after full distillation")
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    finish(figure, title, handles)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=list(panels), label="FLOPs (multiply-adds)", pad=0.02)
+    return figure

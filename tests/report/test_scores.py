@@ -1,0 +1,116 @@
+"""From a table of trainings to rankings."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nas_distill.report.plots import save_figure
+from nas_distill.report.plots_ranking import ranking_figure
+from nas_distill.report.ranking_text import ranking_table
+from nas_distill.report.scores import (
+    CEILING,
+    FULL,
+    Score,
+    Study,
+    all_scores,
+    by_space,
+    ceiling,
+    difference,
+    gain,
+    rank,
+    read_out,
+)
+from nas_distill.run.trainings import Reading
+
+FULLS = [[0.5, 0.6, 0.7, 0.8, 0.9, 0.85, 0.95, 0.99], [0.5, 0.7, 0.6, 0.8, 0.9, 0.85, 0.95, 0.99]]
+
+
+def reading(place, kind, seed, epochs, of, quality, **more):
+    figures = {"last": quality - 0.01, "loss": -quality, "seconds": 10.0 * epochs, **more}
+    return Reading(
+        f"some-{place:02d}", 1000.0 * 2**place, 100.0 * (place + 1), kind, seed, epochs, of, 1, quality, **figures
+    )
+
+
+def readings():
+    for seed, row in enumerate(FULLS):
+        for place, quality in enumerate(row):
+            yield reading(place, FULL, seed, 1.0, 10.0, quality / 2)
+            yield reading(place, FULL, seed, 10.0, 10.0, quality)
+    for place, quality in enumerate(FULLS[0]):
+        yield reading(place, "kd@1", 0, 1.0, 1.0, quality / 3)
+        yield reading(place, "ce@1", 0, 1.0, 1.0, -quality)
+        yield reading(place, "full-labels", 0, 10.0, 10.0, 1 - quality)
+
+
+@pytest.fixture
+def study():
+    return Study(list(readings()))
+
+
+def test_scores_are_held_against_every_seed(study):
+    found = rank(study, read_out(study, "kd@1"))
+    # Against the first seed it is perfect, against the second one pair of 28 is the wrong way round.
+    assert found.tau == pytest.approx((1 + 26 / 28) / 2)
+    assert found.count == 8
+    assert found.regret == 0
+    assert found.recall == 1
+    assert (found.seconds, found.share) == (10.0, pytest.approx(0.1))
+
+
+def test_a_full_run_on_its_way_is_held_against_the_other_seed_alone(study):
+    found = rank(study, read_out(study, FULL, 1.0))
+    assert found.tau == pytest.approx(26 / 28)
+    assert found.tau == rank(study, ceiling(study)[0]).tau
+
+
+def test_loss_counts_with_its_sign_turned_and_gain_is_a_difference(study):
+    assert read_out(study, "kd@1", figure="loss").values[None] == pytest.approx(study.column("kd@1", 1.0))
+    assert gain(study, "1").values[None] == pytest.approx(np.array(FULLS[0]) * (1 / 3 + 1))
+    assert gain(study, "1").seconds == 20.0
+
+
+def test_labels_are_another_target(study):
+    assert rank(study, read_out(study, "kd@1"), study.labels).tau == pytest.approx(-1)
+
+
+def test_networks_without_a_value_are_left_out(study):
+    values = np.array(FULLS[0])
+    values[2] = math.nan
+    assert rank(study, Score("some", {None: values})).count == 7
+    values[:5] = math.nan
+    assert rank(study, Score("some", {None: values})) is None
+
+
+def test_differences_are_paired(study):
+    one, other = rank(study, read_out(study, "kd@1")), rank(study, read_out(study, "ce@1"))
+    found = difference(one, other)
+    assert found.tau == pytest.approx(one.tau - other.tau)
+    assert found.sure
+    assert difference(one, one).interval == (0.0, 0.0)
+    assert difference(one, None) is None
+
+
+def test_every_score_of_the_table_is_there(study):
+    names = [score.name for score in all_scores(study)]
+    assert len(set(names)) == len(names)
+    wanted = {"FLOPs", "parameters", "log costs (fit)", "full, read at 1", "kd@1", "kd@1, last weights", "kd@1, TSE",
+              "ce@1", "kd-ce@1", "kd@1 + log costs (fit)", CEILING}  # fmt: skip
+    assert wanted <= set(names)
+    assert "full-labels" not in names
+    table = ranking_table(rank(study, score) for score in all_scores(study))
+    assert all(f"| {name} |" in table for name in wanted)
+
+
+def test_spaces_are_studies_of_their_own():
+    others = [reading(0, FULL, 0, 1.0, 1.0, 0.5)]
+    found = by_space([*others, Reading("a-b-00", 1.0, 1.0, FULL, 0, 1.0, 1.0, 1, 0.1, 0.1, 0.1, 1.0)])
+    assert list(found) == ["a-b", "some"]
+
+
+def test_the_picture_is_drawn_also_where_nothing_is_known(study, tmp_path):
+    path = save_figure(ranking_figure(study, [read_out(study, "kd@1")], title="t"), tmp_path / "one.png")
+    assert path.stat().st_size > 1000
+    nothing = Score("none", {None: np.full(8, math.nan)})
+    save_figure(ranking_figure(study, [nothing], title="t"), tmp_path / "two.png")
