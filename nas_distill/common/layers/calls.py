@@ -1,0 +1,147 @@
+"""One forward pass, written down: which layers were called, when, inside which, on what, with what result."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.common.errors import TrainingError, first_line
+from nas_distill.common.layers.adaptor import Adaptor, logits_of, tensor_of
+from nas_distill.common.layers.fast_path import has_fast_path, hold_fast_path, release_fast_path
+from nas_distill.common.seeds import seeded_torch
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of a module: its dotted name, the call it was made in (None for the network itself), its place in time."""
+
+    name: str
+    module: nn.Module
+    parent: Call | None
+    started: int
+    given: Tensor | None
+    ended: int = -1
+    made: Tensor | None = None
+
+    def ancestors(self) -> Iterator[Call]:
+        """Yield the calls that this one was made in, from the innermost."""
+        call = self.parent
+        while call is not None:
+            yield call
+            call = call.parent
+
+
+@dataclass(eq=False)
+class Recording:
+    """A forward pass on ``batch`` samples: every call, in the order in which they ended, and the network's logits.
+
+    ``last`` has the last call of each module, in that order: a tap delivers no other.
+    """
+
+    calls: list[Call]
+    logits: Tensor
+    batch: int
+    last: list[Call] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = sorted({call.module: call for call in self.calls}.values(), key=lambda call: call.ended)
+        ends = (call.ended for call in self.calls if has_own_weights(call.module))
+        self._first_weights = min(ends, default=None)
+
+    def learned(self, call: Call) -> bool:
+        """Say whether what a call made depends on weights, as far as modules hold them."""
+        return self._first_weights is not None and call.ended >= self._first_weights
+
+
+def has_own_weights(module: nn.Module) -> bool:
+    """Say whether a module holds parameters itself, not only in its children."""
+    return any(weight is not None for weight in module._parameters.values())
+
+
+def record(module: nn.Module, x: Tensor, adaptor: Adaptor | None = None) -> Recording:
+    """Run ``module`` once on ``x`` (B, ...), in eval mode and without gradients, and return what it did.
+
+    The mode of each of its modules and torch's global generator are as before afterwards, and no hook is left.
+
+    Raises:
+        TrainingError: the network fails on ``x``, or returns no logits.
+    """
+    calls: list[Call] = []
+    open_calls: list[Call] = []
+    clock = itertools.count()
+
+    def before(name: str, part: nn.Module, args: Any, kwargs: Any) -> None:
+        parent = open_calls[-1] if open_calls else None
+        open_calls.append(Call(name, part, parent, next(clock), _tensor((args, kwargs))))
+
+    def after(result: Any) -> None:
+        call = open_calls.pop()
+        call.ended, call.made = next(clock), _tensor(result)
+        calls.append(call)
+
+    handles = []
+    with looking(module):
+        try:
+            for name, part in module.named_modules():
+
+                def opens(part: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                    before(name, part, args, kwargs)
+
+                def closes(part: nn.Module, args: Any, result: Any) -> None:
+                    after(result)
+
+                handles.append(part.register_forward_pre_hook(opens, with_kwargs=True))
+                handles.append(part.register_forward_hook(closes))
+            output = run(module, x)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return Recording(calls, logits_of(output, adaptor), len(x))
+
+
+@contextmanager
+def looking(module: nn.Module) -> Iterator[None]:
+    """Run a block with ``module`` in eval mode, unfused, without gradients; give back modes and random state."""
+    modes = [(part, part.training) for part in module.modules()]
+    fusible = has_fast_path(module)
+    if fusible:
+        hold_fast_path()
+    try:
+        for part, _ in modes:
+            part.training = False  # not .eval(): a module may override train() to do more than set the flag
+        with torch.no_grad(), seeded_torch(0, "layers"):
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        if fusible:
+            release_fast_path()
+
+
+def run(module: nn.Module, x: Tensor) -> Any:
+    """Return what ``module`` makes of ``x``.
+
+    Raises:
+        TrainingError: it fails.
+    """
+    try:
+        return module(x)
+    except TrainingError:
+        raise
+    except Exception as error:
+        raise TrainingError(
+            f"The network ({type(module).__name__}) fails on a batch of shape {tuple(x.shape)} ({first_line(error)})."
+        ) from error
+
+
+def _tensor(value: Any) -> Tensor | None:
+    try:
+        return tensor_of(value)
+    except TrainingError:
+        return None

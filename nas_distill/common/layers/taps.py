@@ -1,0 +1,91 @@
+"""Seeing what passes inside a network that is not changed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from nas_distill.common.errors import TrainingError
+from nas_distill.common.layers.adaptor import Adaptor
+from nas_distill.common.layers.fast_path import has_fast_path, hold_fast_path, release_fast_path
+from nas_distill.common.layers.points import Point
+
+
+class Tap:
+    """Keeps what some layers of one network put out, for as long as it is open.
+
+    Make it once and open it for each step::
+
+        tap = Tap(model, ["blocks.1", "head.linear:input"])
+        with tap:
+            logits = model(x)
+        feature = tap.features["blocks.1"]
+
+    A name is a layer's dotted path and means its output (the first tensor of what it returns). After a colon:
+    ``:input`` is its first input; ``:qkv`` of a torch.nn.MultiheadAttention its queries, keys and values as one tensor
+    (3, B, heads, N, d), ``:attention`` its scores (B, heads, N, N) before the softmax, where hidden keys hold -inf.
+    What torch's layers with ``batch_first=False`` put out is delivered as (B, N, D); for other layers that return
+    (N, B, D), add ``:seq_first``.
+
+    Gradients pass, and autocast's types are those of the network. A layer called several times in a forward pass counts
+    with its last call, also when it has several names. While it is open, torch's fused transformer layers are off in
+    this process, since they pass layers by in eval mode. Closed, it has left nothing on the network.
+
+    Args:
+        module: the network; this instance alone is tapped, not its copies.
+        names: layers. Repeated ones count once.
+        adaptor: picks the tensor from a layer's output or input, where it is not the first.
+
+    Raises:
+        TrainingError: there is no such layer, or it has no such part.
+    """
+
+    def __init__(self, module: nn.Module, names: Sequence[str], adaptor: Adaptor | None = None) -> None:
+        self.names = tuple(dict.fromkeys(names))
+        self._module = module
+        self._found: dict[str, Tensor] = {}
+        self._points = [Point(module, name, self._found, adaptor) for name in self.names]
+        self._fusible = has_fast_path(module)
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """What each layer put out in the network's last forward pass; kept until the tap is opened again.
+
+        Raises:
+            TrainingError: a layer was not called in it.
+        """
+        missing = [name for name in self.names if name not in self._found]
+        if missing:
+            raise TrainingError(
+                f"Layer '{missing[0]}' was not called in the network's last forward pass under its tap, so it has no "
+                "output; name a layer that each forward pass calls."
+            )
+        return {name: self._found[name] for name in self.names}
+
+    def __enter__(self) -> Tap:
+        if self._handles:
+            raise TrainingError("This tap is open already; make one tap for each use.")
+        self._found.clear()
+        if self._fusible:
+            hold_fast_path()
+        # First, so that what an earlier forward pass left is never taken for this one's.
+        self._handles.append(self._module.register_forward_pre_hook(self._forget))
+        self._handles.extend(point.attach() for point in self._points)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._fusible:
+            release_fast_path()
+
+    def _forget(self, module: nn.Module, args: Any) -> None:
+        self._found.clear()

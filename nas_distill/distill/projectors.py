@@ -1,0 +1,121 @@
+"""Between a student's features and its teacher's: trained along with the student, no part of it afterwards.
+
+The regressors of FitNets (Romero et al., 2015, arXiv:1412.6550), in the form that is trained jointly. Weights are drawn
+from torch's global generator, so whoever makes a projector seeds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas_distill.common.errors import TrainingError
+from nas_distill.common.layers import Pair
+
+Shape = Sequence[int]
+
+
+class Projector(nn.Module):
+    """Brings a student's feature to the shape of its teacher's.
+
+    ``projector(student)`` is compared with ``projector.target(teacher)``; the two have one shape. Where the sizes agree
+    already nothing is learned (``always`` puts weights there all the same). What comes out is of the weights' type,
+    also for features of half precision.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, student: Tensor) -> Tensor:
+        """Return the projected feature (B, ...) of the student."""
+        weight = next(self.body.parameters(), None)
+        return self.body(student if weight is None else student.to(weight.dtype))
+
+    def target(self, teacher: Tensor) -> Tensor:
+        """Return what the teacher's feature (B, ...) is compared as; it has no weights."""
+        return teacher
+
+
+class MapProjector(Projector):
+    """For maps of (C, H, W): a 1x1 convolution and a batch norm; the larger map is averaged to the smaller's size.
+
+    Raises:
+        TrainingError: a shape is not (C, H, W).
+    """
+
+    def __init__(self, student_shape: Shape, teacher_shape: Shape, *, always: bool = False) -> None:
+        (inputs, *ours), (outputs, *theirs) = _checked(student_shape, 3), _checked(teacher_shape, 3)
+        if inputs == outputs and not always:
+            body: nn.Module = nn.Identity()
+        else:
+            body = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        super().__init__(body)
+        self.size = (min(ours[0], theirs[0]), min(ours[1], theirs[1]))
+
+    def forward(self, student: Tensor) -> Tensor:
+        """Return (B, teacher's C, H, W), H and W those of the smaller map."""
+        return super().forward(_pooled(student, self.size))
+
+    def target(self, teacher: Tensor) -> Tensor:
+        """Return (B, teacher's C, H, W), H and W those of the smaller map."""
+        return _pooled(teacher, self.size)
+
+
+class VectorProjector(Projector):
+    """For vectors of (D,): a linear layer.
+
+    Raises:
+        TrainingError: a shape is not (D,).
+    """
+
+    def __init__(self, student_shape: Shape, teacher_shape: Shape, *, always: bool = False) -> None:
+        (inputs,), (outputs,) = _checked(student_shape, 1), _checked(teacher_shape, 1)
+        super().__init__(_linear(inputs, outputs, always))
+
+
+class TokenProjector(Projector):
+    """For tokens of (N, D): one linear layer for all tokens.
+
+    Raises:
+        TrainingError: a shape is not (N, D), or the two networks have different numbers of tokens.
+    """
+
+    def __init__(self, student_shape: Shape, teacher_shape: Shape, *, always: bool = False) -> None:
+        (ours, inputs), (theirs, outputs) = _checked(student_shape, 2), _checked(teacher_shape, 2)
+        if ours != theirs:
+            raise TrainingError(
+                f"The student has {ours} tokens and the teacher {theirs}, so they cannot be compared one by one; give "
+                "both the same tokens, or compare attention or logits."
+            )
+        super().__init__(_linear(inputs, outputs, always))
+
+
+def make_projector(pair: Pair, *, always: bool = False) -> Projector:
+    """Return the projector for a pair of layers.
+
+    Raises:
+        TrainingError: the two cannot be compared.
+    """
+    kinds: dict[str, type[MapProjector | VectorProjector | TokenProjector]]
+    kinds = {"map": MapProjector, "vector": VectorProjector, "tokens": TokenProjector}
+    return kinds[pair.student.kind](pair.student.shape, pair.teacher.shape, always=always)
+
+
+def _linear(inputs: int, outputs: int, always: bool) -> nn.Module:
+    return nn.Identity() if inputs == outputs and not always else nn.Linear(inputs, outputs)
+
+
+def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x if tuple(x.shape[2:]) == size else functional.adaptive_avg_pool2d(x, size)
+
+
+def _checked(shape: Shape, dimensions: int) -> tuple[int, ...]:
+    if len(shape) != dimensions:
+        raise TrainingError(
+            f"A feature of shape {tuple(shape)} for each sample does not fit here; it must have {dimensions} "
+            f"dimension{'s' if dimensions > 1 else ''}."
+        )
+    return tuple(shape)
