@@ -13,8 +13,8 @@ from nas_distill.common.layers.points import sequence_first
 def find_tokens(recording: Recording) -> list[tuple[int, Layer]]:
     """Return each block's output, and when it was there.
 
-    Blocks are torch's encoder layers, the members of a list, and sibling modules of one class (two or more) whose
-    outputs are (B, N, D) tokens of one shape. Blocks inside of blocks are left out. Where the number of tokens is that
+    Blocks are torch's encoder layers, sibling modules of one class (two or more) whose outputs are (B, N, D) tokens of
+    one shape, and the only member of a list. Blocks inside of blocks are left out. Where the number of tokens is that
     of the batch too, the batch is taken to come first.
     """
     calls = {call.name: call for call in before_head(recording)}
@@ -26,7 +26,7 @@ def find_tokens(recording: Recording) -> list[tuple[int, Layer]]:
     root = next(call.module for call in recording.calls if call.parent is None)
     found = [members for (parent, _), members in groups.items() if _are_blocks(root, parent, members)]
     several = {call for members in found if len(members) > 1 for call in members}
-    # A list's only member is a block, if it is not itself what holds the blocks.
+    # A list's only member is a block, unless it is itself what holds the blocks.
     holders = {parent for call in several for parent in call.ancestors()}
     blocks = several | {call for members in found if len(members) == 1 for call in members if call not in holders}
     return [
@@ -39,9 +39,10 @@ def find_tokens(recording: Recording) -> list[tuple[int, Layer]]:
 def _are_blocks(root: nn.Module, parent: str, members: list[Call]) -> bool:
     if isinstance(members[0].module, nn.TransformerEncoderLayer):
         return True
-    in_list = isinstance(root.get_submodule(parent), nn.ModuleList | nn.Sequential)
+    holder = root.get_submodule(parent)
+    alone = isinstance(holder, nn.ModuleList | nn.Sequential) and len(holder) == 1
     shapes = {call.made.shape for call in members if call.made is not None}
-    return len(shapes) == 1 and (in_list or len(members) > 1)
+    return len(shapes) == 1 and (alone or len(members) > 1)
 
 
 def _may_be_block(module: nn.Module) -> bool:

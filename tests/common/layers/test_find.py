@@ -8,6 +8,7 @@ from torch import nn
 from nas_distill.common.errors import TrainingError
 from nas_distill.common.layers import Layer, Tap, find_layers, layers_named
 from nas_distill.common.seeds import seeded_torch
+from nas_distill.models import mbconv, resnet
 from nas_distill.space import load_space
 
 EXPECTED = {
@@ -97,9 +98,6 @@ def test_built_in_networks_have_a_map_for_each_resolution_and_the_vector(name, s
 
 def test_the_inside_of_blocks_is_passed_over():
     # The first convolution of a bottleneck is at the old resolution, squeeze-excitation at 1x1.
-    model = load_space("mbconv").builder if False else None
-    from nas_distill.models import mbconv, resnet
-
     stage = {"depth": 1, "block": "bottleneck"}
     model = resnet.build(stem=8, stages=[{**stage, "width": 16}, {**stage, "width": 32}], input_shape=(1, 8, 8))
     assert [layer.name for layer in find_layers(model, torch.zeros(2, 1, 8, 8))] == [
@@ -125,7 +123,6 @@ def test_a_resolution_that_only_a_block_has_inside_is_found_there():
         def forward(self, x):
             return self.pool(self.conv(x))
 
-    model = nn.Sequential(nn.Conv2d(1, 4, 2, 2), Stem(), nn.Flatten(), nn.Linear(4 * 4, 5))
     model = nn.Sequential(Stem(), nn.Conv2d(4, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 16, 5))
     found = find_layers(model, torch.zeros(2, 4, 8, 8))
     assert [(layer.name, layer.shape) for layer in found] == [
@@ -177,6 +174,9 @@ def test_patches_in_a_sequential_of_blocks_within_a_sequential(image):
         model = nn.Sequential(Patches(), blocks, Mean(), nn.Linear(8, 5))
         found = find_layers(model, image)
         assert [layer.name for layer in found] == [*names, "2"]
+        model[1] = nn.Sequential(nn.Sequential(nn.Identity(), blocks))
+        inside = [name.replace("1.", "1.0.1.", 1) for name in names]
+        assert [layer.name for layer in find_layers(model, image)] == [*inside, "2"]
 
 
 def test_one_dimensional_convolutions_are_no_tokens():
