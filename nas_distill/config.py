@@ -64,7 +64,9 @@ class TeacherConfig(Section):
 
     ``name`` is a teacher that is shipped with nas_distill; otherwise ``builder`` (``package.module:function``, called
     with ``arguments``) makes the module and ``weights`` (safetensors, or a pickled state dict) fills it. ``signal:
-    store`` runs the teacher once and keeps its logits under ``store`` (a folder); ``live`` runs it beside the student.
+    store`` runs the teacher once and keeps its answers under ``store`` (a folder); ``live`` runs it beside the student. The
+    store keeps all logits, or for many classes the ``top_k`` largest: the others then share the ``missing`` probability
+    (uniform), or get none of it (zero).
     """
 
     name: str | None = None
@@ -73,6 +75,8 @@ class TeacherConfig(Section):
     weights: str | None = None
     signal: Literal["store", "live"] = "store"
     store: str | None = None
+    top_k: int | None = Field(None, ge=1)
+    missing: Literal["uniform", "zero"] = "uniform"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -18,7 +18,7 @@ from nas_distill.api.finish import baseline_of, export_student, read_student
 from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.reporting import card_facts, final_report, finalist_results
-from nas_distill.api.signals import store_root, teacher_signal
+from nas_distill.api.signals import store_contents, store_root, teacher_signal
 from nas_distill.common.errors import BudgetError, ConfigError, ExportError, RunError
 from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
@@ -187,9 +187,11 @@ class Run:
         Raises:
             TeacherError: there is no store, it is of something else, or an answer differs.
         """
-        return TeacherStore.open(store_root(self.inputs, self.folder), self.inputs.teacher, self.inputs.data).verify(
-            self.inputs.teacher, self.inputs.data, samples=samples
+        inputs = self.inputs
+        store = TeacherStore.open(
+            store_root(inputs, self.folder), inputs.teacher, inputs.data, contents=store_contents(inputs)
         )
+        return store.verify(inputs.teacher, inputs.data, samples=samples)
 
     def plot(self, budget: Mapping[str, Any] | None = None) -> Figure:
         """Return the picture of the front under and over the budget."""

@@ -10,9 +10,11 @@ from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
 from nas_distill.distill.objective import find_terms
 from nas_distill.distill.pairing import teacher_features
+from nas_distill.report import words
 from nas_distill.run.folder import RunFolder
 from nas_distill.teacher import LiveSignal, TeacherSignal, TeacherStore
 from nas_distill.teacher.answer import Feature
+from nas_distill.teacher.store_writer import Contents
 
 
 def store_root(inputs: Inputs, folder: RunFolder) -> Path:
@@ -33,17 +35,33 @@ def _features(inputs: Inputs) -> tuple[Feature, ...]:
     return teacher_features(terms, inputs.teacher.module, x)
 
 
+def store_contents(inputs: Inputs) -> Contents:
+    """Return what a store of the teacher's answers keeps for this search."""
+    return Contents(_features(inputs), inputs.config.teacher.top_k)
+
+
 def teacher_signal(inputs: Inputs, folder: RunFolder, observer: Observer) -> TeacherSignal:
     """Return the teacher's signal as the search file wants it, the store built where it is not there."""
     features = _features(inputs)
-    if inputs.config.teacher.signal == "live":
+    config = inputs.config.teacher
+    if config.signal == "live":
         return LiveSignal(inputs.teacher, features=features)
-    if features:
-        observer.note("The loss reads the teacher's layers, so the teacher runs beside the students.")
+    full = [feature.layer.name for feature in features if feature.reduction == "full"]
+    if full:
+        observer.note(
+            f"A loss reads whole layers of the teacher ({', '.join(full)}), which are too large to store: the teacher "
+            "runs beside each student, which makes a step several times as long."
+        )
         return LiveSignal(inputs.teacher, features=features)
+    contents = store_contents(inputs)
+    if features or config.top_k is not None:
+        size = contents.bytes(inputs.teacher.num_classes, inputs.data)
+        observer.note(f"The teacher's answers take {words.cost('weight_bytes', size)} of disk.")
     return TeacherStore.build(
         store_root(inputs, folder),
         inputs.teacher,
         inputs.data,
         on_progress=lambda done: observer.step(done.done, done.total),
+        contents=contents,
+        missing=config.missing,
     )

@@ -1,6 +1,7 @@
-"""TeacherStore: the teacher runs once, and its logits are read by every student from a memory-mapped file.
+"""TeacherStore: the teacher runs once, and its answers are read by every student from memory-mapped files.
 
-What is stored are logits, not probabilities, so that temperature and loss stay free; for a fixed set of seeded views;
+What is stored are logits (all, or the K largest), not probabilities, so that temperature and loss stay free, and of
+inner layers what is small: pooled vectors and attention maps; for a fixed set of seeded views;
 in fp16; as fixed records, so that a sample's answer is found by its place. The folder's name is the key: a sha256 of
 the teacher's weights, the views, the data and the type. A store with another key is another store.
 """
@@ -12,25 +13,31 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nas_distill.common.errors import TeacherError, first_line
+from nas_distill.common.layers import Layer
 from nas_distill.common.seeds import torch_generator
 from nas_distill.data import Dataset, SplitName
 from nas_distill.data.arrays import as_tensor_readonly
 from nas_distill.teacher.answer import Answer, Feature
 from nas_distill.teacher.signal import LiveSignal, check_classes
 from nas_distill.teacher.store_writer import (
+    CLASSES,
     DTYPE,
     FORMAT,
+    LOGITS,
     META,
     META_KEYS,
     SPLITS,
+    Contents,
     StoreProgress,
+    compress,
+    feature_name,
     file_name,
     lock_builds,
     write_store,
@@ -38,6 +45,7 @@ from nas_distill.teacher.store_writer import (
 from nas_distill.teacher.teacher import Teacher
 
 _SPOT_CHECK = 32
+Missing = Literal["uniform", "zero"]
 
 
 @dataclass(frozen=True)
@@ -52,34 +60,43 @@ class Verification:
 class TeacherStore:
     """Stored logits of one teacher for one data set and its views; a TeacherSignal. Get one by ``build`` or ``open``.
 
-    Pickles as its path: each worker maps the file itself, and the pages are shared.
+    Pickles as its path: each worker maps the file itself, and the pages are shared. Of a store of the top K logits the
+    other classes share the rest of the probability evenly (``missing`` uniform), or get none (zero).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, missing: Missing = "uniform") -> None:
         self.folder = folder
+        self.missing = missing
         meta = _read_meta(folder)
         self.key: str = meta["key"]
         self.num_classes: int = meta["num_classes"]
-        self.features: tuple[Feature, ...] = ()
         self.seconds: float = meta["seconds"]
         self._meta = meta
         self._views: int = meta["views"]
         self._arrays: dict[str, Tensor] = {}
-        for split in SPLITS:
-            path = folder / file_name(split)
+        try:
+            contents = _contents(meta)
+            names = [file_name(split, name) for split in SPLITS for name in contents.records(self.num_classes)]
+            shapes = {name: list(meta["files"][name]["shape"]) for name in names}
+        except (KeyError, TypeError) as error:
+            raise TeacherError(f"Teacher store {folder} is damaged ({first_line(error)}); delete it.") from error
+        self.contents = contents
+        self.features = contents.features
+        for name, shape in shapes.items():
+            path = folder / name
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
-                sound = list(array.shape) == list(meta["shapes"][split]) and array.dtype == DTYPE
+                sound = list(array.shape) == shape and array.dtype == _dtype(name)
             except Exception as error:  # a damaged header is told in many ways
                 raise TeacherError(
                     f"Teacher store {path} is damaged ({first_line(error)}); delete {folder}."
                 ) from error
             if not sound:
                 raise TeacherError(f"Teacher store {path} is not what {META} says; delete {folder}.")
-            self._arrays[split] = as_tensor_readonly(array)
+            self._arrays[name] = as_tensor_readonly(array)
 
-    def __reduce__(self) -> tuple[type[TeacherStore], tuple[Path]]:
-        return TeacherStore, (self.folder,)
+    def __reduce__(self) -> tuple[type[TeacherStore], tuple[Path, Missing]]:
+        return TeacherStore, (self.folder, self.missing)
 
     @property
     def bytes(self) -> int:
@@ -93,16 +110,24 @@ class TeacherStore:
                 raise TeacherError(
                     f"The teacher store holds views 0 to {self._views - 1} of training samples, not {view}."
                 )
-            rows = self._arrays["train"][view]
-        elif split == "val" and view is None:
-            rows = self._arrays["val"]
-        else:
+        elif split != "val" or view is not None:
             raise TeacherError(f"The teacher store holds nothing for split '{split}', view {view}.")
-        return Answer(rows[index].to(device=x.device, dtype=torch.float32))
+
+        def read(name: str) -> Tensor:
+            rows = self._arrays[file_name(split, name)]
+            kept = (rows if view is None else rows[view])[index].to(x.device)
+            return kept.float() if kept.is_floating_point() else kept.long()
+
+        logits = read(LOGITS)
+        if self.contents.top_k is not None:
+            logits = expand(logits, read(CLASSES), self.num_classes, self.missing)
+        if not self.features:
+            return Answer(logits)
+        return Answer(logits, {feature.key: read(feature_name(n)) for n, feature in enumerate(self.features)})
 
     def split_logits(self, split: SplitName) -> Tensor:
         """Return all logits (N, classes) float32 of an unaugmented split (``val``)."""
-        places = torch.arange(len(self._arrays[split]))
+        places = torch.arange(len(self._arrays[file_name(split)]))
         return self.answer(split, places, None, places).logits
 
     def identity(self) -> str:
@@ -128,8 +153,10 @@ class TeacherStore:
         device: torch.device | str = "cpu",
         batch_size: int = 256,
         on_progress: Callable[[StoreProgress], None] = lambda progress: None,
+        contents: Contents | None = None,
+        missing: Missing = "uniform",
     ) -> TeacherStore:
-        """Open the store of this teacher, data and views under ``root``; write it first if it is not there.
+        """Open the store of this teacher, data, views and contents under ``root``; write it first if it is not there.
 
         It is written beside its place and renamed into it when whole, so a store that is there is whole. Of several
         processes that want it, one writes and the others wait.
@@ -138,26 +165,36 @@ class TeacherStore:
             TeacherError: logits are not finite or overflow fp16, the disk is full, or ``open`` refuses what is there.
         """
         teacher.assert_frozen()
-        key = store_key(teacher, data)
+        contents = contents or Contents()
+        check_contents(contents, teacher.num_classes)
+        key = store_key(teacher, data, contents)
         folder = root / key[:16]
         if not folder.exists():
             try:
                 with lock_builds(root, key):
                     if not folder.exists():  # another process may have written it meanwhile
-                        write_store(folder, key, teacher, data, device, batch_size, on_progress)
+                        write_store(folder, key, teacher, data, device, batch_size, on_progress, contents)
             except OSError as error:
                 raise TeacherError(f"Teacher store {folder} cannot be written ({first_line(error)}).") from error
-        return cls.open(root, teacher, data)
+        return cls.open(root, teacher, data, contents=contents, missing=missing)
 
     @classmethod
-    def open(cls, root: Path, teacher: Teacher, data: Dataset) -> TeacherStore:
+    def open(
+        cls,
+        root: Path,
+        teacher: Teacher,
+        data: Dataset,
+        *,
+        contents: Contents | None = None,
+        missing: Missing = "uniform",
+    ) -> TeacherStore:
         """Open the store of this teacher, data and views under ``root``, and hold it against a few live answers.
 
         Raises:
             TeacherError: it is not there, is damaged or of something else, or answers otherwise than this teacher.
         """
-        key = store_key(teacher, data)
-        store = cls(root / key[:16])
+        key = store_key(teacher, data, contents)
+        store = cls(root / key[:16], missing)
         if store.key != key:
             raise TeacherError(f"Teacher store {store.folder} is of another teacher or other data; delete it.")
         store._compare(teacher, data, _SPOT_CHECK, seed=0)
@@ -172,16 +209,16 @@ class TeacherStore:
             TeacherError: the store is of another teacher, data or views; a byte has changed; or an answer differs by
                 more than fp16 allows.
         """
-        if store_key(teacher, data) != self.key:
+        if store_key(teacher, data, self.contents) != self.key:
             raise TeacherError(f"Teacher store {self.folder} is of another teacher, other data or other views.")
-        for split in SPLITS:
-            path = self.folder / file_name(split)
-            if _checksum(path) != self._meta["sha256"][split]:
+        for name, written in self._meta["files"].items():
+            path = self.folder / name
+            if _checksum(path) != written["sha256"]:
                 raise TeacherError(f"Teacher store {path} has changed since it was written; delete {self.folder}.")
         return self._compare(teacher, data, max(2, samples), seed)
 
     def _compare(self, teacher: Teacher, data: Dataset, samples: int, seed: int) -> Verification:
-        live = LiveSignal(teacher)
+        live = LiveSignal(teacher, features=self.features)
         generator = torch_generator(seed, "verify")
         count = samples // 2
         views = torch.randint(0, self._views, (count,), generator=generator)
@@ -193,27 +230,70 @@ class TeacherStore:
         worst, same = 0.0, 0
         for split, view, index in questions:
             x, _ = data.batch(split, index, view)
-            expected, stored = live.answer(split, index, view, x).logits, self.answer(split, index, view, x).logits
-            tolerance = 2e-3 * max(1.0, float(expected.abs().max()))
-            difference = float((expected - stored).abs().max())
-            if not difference <= tolerance:  # true of NaN too
-                raise TeacherError(
-                    f"Teacher store {self.folder} differs from the teacher by {difference:.3g} on {split} samples "
-                    f"(fp16 explains {tolerance:.3g}); delete it and let it be written again."
-                )
-            worst = max(worst, difference)
-            same += int((expected.argmax(1) == stored.argmax(1)).sum())
+            expected, stored = live.answer(split, index, view, x), self.answer(split, index, view, x)
+            logits = expected.logits
+            if self.contents.top_k is not None:
+                logits = expand(*compress(logits, self.contents.top_k), self.num_classes, self.missing)
+            pairs = [(logits, stored.logits)]
+            pairs += [(expected.features[feature.key], stored.features[feature.key]) for feature in self.features]
+            for computed, kept in pairs:
+                tolerance = 2e-3 * max(1.0, float(computed.abs().max()))
+                difference = float((computed - kept).abs().max())
+                if not difference <= tolerance:  # true of NaN too
+                    raise TeacherError(
+                        f"Teacher store {self.folder} differs from the teacher by {difference:.3g} on {split} samples "
+                        f"(fp16 explains {tolerance:.3g}); delete it and let it be written again."
+                    )
+                worst = max(worst, difference)
+            same += int((logits.argmax(1) == stored.logits.argmax(1)).sum())
         return Verification(worst, same / samples, samples)
 
 
-def store_key(teacher: Teacher, data: Dataset) -> str:
-    """Return the sha256 (hex) of all that stored logits depend on."""
+def expand(values: Tensor, classes: Tensor, num_classes: int, missing: Missing) -> Tensor:
+    """Return logits (B, num_classes) of the top K, values (B, K + 1) and classes (B, K); see ``Contents``."""
+    # Not minus infinity: a loss that multiplies its log by its share, 0, would have NaN of it.
+    others = values[:, -1:] if missing == "uniform" else torch.full_like(values[:, -1:], -1e4)
+    return others.expand(-1, num_classes).scatter(1, classes, values[:, :-1])
+
+
+def check_contents(contents: Contents, num_classes: int) -> None:
+    """Raise TeacherError unless ``contents`` fit a teacher of ``num_classes`` classes and a store."""
+    if contents.top_k is not None and not 1 <= contents.top_k < num_classes:
+        raise TeacherError(
+            f"teacher.top_k is {contents.top_k}; of {num_classes} classes a store keeps from 1 to {num_classes - 1}."
+        )
+    full = [feature.layer.name for feature in contents.features if feature.reduction == "full"]
+    if full:
+        raise TeacherError(
+            f"Layer '{full[0]}' is asked for in full, which is too large to store; the teacher runs live."
+        )
+
+
+def _contents(meta: dict[str, Any]) -> Contents:
+    features = tuple(
+        Feature(
+            Layer(entry["layer"]["name"], tuple(entry["layer"]["shape"]), entry["layer"]["kind"]), entry["reduction"]
+        )
+        for entry in meta["features"]
+    )
+    return Contents(features, meta["top_k"])
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(np.int32 if name.endswith(f".{CLASSES}.npy") else DTYPE)
+
+
+def store_key(teacher: Teacher, data: Dataset, contents: Contents | None = None) -> str:
+    """Return the sha256 (hex) of all that a store's answers depend on."""
+    contents = contents or Contents()
     parts: dict[str, Any] = {
         "format": FORMAT,
         "teacher": teacher.fingerprint,
         "data": data.fingerprint,
         "views": data.views.recipe(),
         "dtype": np.dtype(DTYPE).str,
+        "features": [(feature.key, feature.shape) for feature in contents.features],
+        "top_k": contents.top_k,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nas_distill.common.errors import TeacherError
 from nas_distill.common.files import write_json
 from nas_distill.data import Dataset, SplitName
+from nas_distill.teacher.answer import Answer, Feature
 from nas_distill.teacher.signal import LiveSignal
 from nas_distill.teacher.teacher import Teacher
 
 META = "store.json"
 DTYPE = np.float16
-FORMAT = 1
+FORMAT = 2
 SPLITS: tuple[SplitName, ...] = ("train", "val")
-META_KEYS = ("key", "num_classes", "seconds", "views", "shapes", "sha256", "data", "data_fingerprint", "view_recipe")
+META_KEYS = (
+    "key",
+    "num_classes",
+    "seconds",
+    "views",
+    "files",
+    "features",
+    "top_k",
+    "data",
+    "data_fingerprint",
+    "view_recipe",
+)
+LOGITS, CLASSES = "logits", "classes"
 
 
 @dataclass(frozen=True)
@@ -35,9 +51,50 @@ class StoreProgress:
     total: int
 
 
-def file_name(split: SplitName) -> str:
-    """Return the name of a split's file: an array (views, N, classes) for ``train``, (N, classes) for ``val``."""
-    return f"{split}.logits.npy"
+@dataclass(frozen=True)
+class Contents:
+    """What a store keeps of each sample: all logits or the ``top_k`` largest, and ``features`` beside them.
+
+    Of the top K a sample has K + 1 numbers (the logits, and the one that each other class would have if they shared the
+    rest of the probability evenly) and the K classes.
+    """
+
+    features: tuple[Feature, ...] = ()
+    top_k: int | None = None
+
+    def records(self, num_classes: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Return what is kept of a sample: name -> (shape, type)."""
+        kept: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        if self.top_k is None:
+            kept[LOGITS] = ((num_classes,), np.dtype(DTYPE))
+        else:
+            kept[LOGITS] = ((self.top_k + 1,), np.dtype(DTYPE))
+            kept[CLASSES] = ((self.top_k,), np.dtype(np.int32))
+        for place, feature in enumerate(self.features):
+            kept[feature_name(place)] = (feature.shape, np.dtype(DTYPE))
+        return kept
+
+    def bytes(self, num_classes: int, data: Dataset) -> int:
+        """Return how large the store of ``data`` will be, to within its headers."""
+        sample = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.records(num_classes).values())
+        return sample * (data.views.count * len(data.train) + len(data.val))
+
+
+def feature_name(place: int) -> str:
+    """Return the name of a store's feature number ``place``."""
+    return f"feature{place}"
+
+
+def file_name(split: SplitName, name: str = LOGITS) -> str:
+    """Return the name of a file: an array (views, N, ...) for ``train``, (N, ...) for ``val``."""
+    return f"{split}.{name}.npy"
+
+
+def compress(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Return the top K of logits (B, classes): values (B, K + 1) with the others' even share last, classes (B, K)."""
+    values, classes = logits.topk(top_k, dim=1)
+    rest = logits.scatter(1, classes, -math.inf).logsumexp(dim=1, keepdim=True)
+    return torch.cat([values, rest - math.log(logits.shape[1] - top_k)], dim=1), classes
 
 
 @contextmanager
@@ -63,6 +120,7 @@ def write_store(
     device: torch.device | str,
     batch_size: int,
     on_progress: Callable[[StoreProgress], None],
+    contents: Contents,
 ) -> None:
     """Write a store beside ``folder`` and rename it when whole; what a killed process left there is thrown away.
 
@@ -74,25 +132,32 @@ def write_store(
     partial = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    live = LiveSignal(teacher, device)
+    live = LiveSignal(teacher, device, features=contents.features)
     views = data.views.count
-    shapes = {"train": (views, len(data.train), teacher.num_classes), "val": (len(data.val), teacher.num_classes)}
+    sizes: dict[SplitName, tuple[int, ...]] = {"train": (views, len(data.train)), "val": (len(data.val),)}
+    kept = contents.records(teacher.num_classes)
+    files: dict[str, dict[str, Any]] = {}
     total = views * len(data.train) + len(data.val)
-    checksums: dict[str, str] = {}
     done = 0
     try:
         for split in SPLITS:
             # Written in order, not through a memory map: on a full disk a map's writes end the process by a signal.
-            with _Records(partial / file_name(split), shapes[split]) as records:
+            with ExitStack() as stack:
+                records = {
+                    name: stack.enter_context(_Records(partial / file_name(split, name), sizes[split] + shape, dtype))
+                    for name, (shape, dtype) in kept.items()
+                }
                 for view in range(views) if split == "train" else (None,):
                     for index in data.batches(split, batch_size):
                         x, _ = data.batch(split, index, view)
-                        logits = live.answer(split, index, view, x.to(device)).logits.cpu().numpy()
-                        _check_range(logits, teacher.name)
-                        records.append(logits)
+                        for name, rows in _rows(live.answer(split, index, view, x.to(device)), contents).items():
+                            if name != CLASSES:
+                                _check_range(rows, teacher.name, name)
+                            records[name].append(rows)
                         done += len(index)
                         on_progress(StoreProgress(done, total))
-            checksums[split] = records.checksum
+            for name, written in records.items():
+                files[file_name(split, name)] = {"shape": list(written.shape), "sha256": written.checksum}
         meta = {
             "key": key,
             "format": FORMAT,
@@ -103,9 +168,10 @@ def write_store(
             "view_recipe": data.views.recipe(),
             "views": views,
             "num_classes": teacher.num_classes,
-            "shapes": {split: list(shape) for split, shape in shapes.items()},
+            "files": files,
+            "features": [asdict(feature) for feature in contents.features],
+            "top_k": contents.top_k,
             "dtype": np.dtype(DTYPE).name,
-            "sha256": checksums,
             "seconds": time.perf_counter() - started,
         }
         write_json(partial / META, meta)
@@ -114,18 +180,29 @@ def write_store(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-class _Records:
-    """A ``.npy`` file of DTYPE and ``shape``, written row by row."""
+def _rows(answer: Answer, contents: Contents) -> dict[str, np.ndarray]:
+    rows = {LOGITS: answer.logits}
+    if contents.top_k is not None:
+        rows[LOGITS], rows[CLASSES] = compress(answer.logits, contents.top_k)
+    for place, feature in enumerate(contents.features):
+        rows[feature_name(place)] = answer.features[feature.key]
+    return {name: value.cpu().numpy() for name, value in rows.items()}
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+
+class _Records:
+    """A ``.npy`` file of one type and ``shape``, written row by row."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape = shape
+        self._dtype = dtype
         self._stream = path.open("wb")
         self._digest = hashlib.sha256()
         self._path = path
-        header = {"descr": np.dtype(DTYPE).str, "fortran_order": False, "shape": shape}
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._stream, header)
 
     def append(self, rows: np.ndarray) -> None:
-        self._stream.write(rows.astype(DTYPE).tobytes())
+        self._stream.write(rows.astype(self._dtype).tobytes())
 
     def __enter__(self) -> _Records:
         return self
@@ -141,9 +218,12 @@ class _Records:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_range(logits: np.ndarray, name: str) -> None:
-    largest = float(np.abs(logits).max())
+def _check_range(rows: np.ndarray, name: str, what: str) -> None:
+    largest = float(np.abs(rows).max())
     if np.isnan(largest) or np.isinf(largest):
         raise TeacherError(f"Teacher '{name}' returns NaN or infinity on some of the data; are its weights whole?")
     if largest > float(np.finfo(DTYPE).max):
-        raise TeacherError(f"Teacher '{name}' has logits up to {largest:.3g}, beyond fp16; set teacher.signal to live.")
+        shown = what if what == LOGITS else "features"
+        raise TeacherError(
+            f"Teacher '{name}' has {shown} up to {largest:.3g}, beyond fp16; set teacher.signal to live."
+        )

@@ -1,5 +1,7 @@
 import errno
+import hashlib
 import json
+import math
 import os
 import pickle
 import signal
@@ -8,18 +10,26 @@ import sys
 import textwrap
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from nas_distill.common.errors import TeacherError
+from nas_distill.common.layers import Layer
 from nas_distill.data import Dataset, Views
+from nas_distill.distill.losses.kd import divergence
 from nas_distill.teacher import LiveSignal, TeacherStore, freeze, store_writer
-from nas_distill.teacher.store import store_key
+from nas_distill.teacher.answer import Feature
+from nas_distill.teacher.store import expand, store_key
+from nas_distill.teacher.store_writer import Contents, compress
 
 PROJECT = Path(__file__).parents[2]
 
@@ -310,6 +320,17 @@ def change_meta(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def written(folder, shape=None):
+    """What store.json says of the files as they are now, or of another shape."""
+    return {
+        path.name: {
+            "shape": shape or list(np.load(path).shape),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in folder.glob("*.npy")
+    }
+
+
 def flip(path, offset):
     content = bytearray(path.read_bytes())
     content[offset] ^= 0x40
@@ -324,10 +345,11 @@ DAMAGE = [
     (lambda folder: (folder / "store.json").unlink(), "is no teacher store"),
     (lambda folder: (folder / "store.json").write_text("{"), "is damaged"),
     (lambda folder: (folder / "store.json").write_text("[]"), "is damaged"),
-    (lambda folder: (folder / "store.json").write_text('{"format": 1}'), "is damaged .*'key'"),
-    (lambda folder: change_meta(folder, format=99), "has format 99, not 1"),
-    (lambda folder: change_meta(folder, shapes={"train": [3, 24, 3]}), "is damaged"),
-    (lambda folder: change_meta(folder, shapes={"train": [3, 23, 3], "val": [6, 3]}), "is not what store.json says"),
+    (lambda folder: (folder / "store.json").write_text('{"format": 2}'), "is damaged .*'key'"),
+    (lambda folder: change_meta(folder, format=99), "has format 99, not 2"),
+    (lambda folder: change_meta(folder, files={"train.logits.npy": {"shape": [3, 24, 3]}}), "is damaged"),
+    (lambda folder: change_meta(folder, files=written(folder, [3, 23, 3])), "is not what store.json says"),
+    (lambda folder: change_meta(folder, features=[{"layer": {}}]), "is damaged"),
     (lambda folder: (folder / "val.logits.npy").unlink(), "is damaged"),
     (lambda folder: cut(folder / "train.logits.npy"), "is damaged"),
     (lambda folder: (folder / "train.logits.npy").write_bytes(b""), "is damaged"),
@@ -377,22 +399,16 @@ def test_verification_finds_answers_to_other_questions(store, teacher, data, spl
     path = store.folder / f"{split}.logits.npy"
     np.save(path, np.ascontiguousarray(np.load(path)[..., ::-1, :]))
     reopened = TeacherStore(store.folder)
-    change_meta(store.folder, sha256={name: store_writer_checksum(store.folder, name) for name in ("train", "val")})
+    change_meta(store.folder, files=written(store.folder))
     reopened = TeacherStore(store.folder)
     with pytest.raises(TeacherError, match=f"differs from the teacher by .* on {split} samples"):
         reopened.verify(teacher, data)
 
 
-def store_writer_checksum(folder, split):
-    import hashlib
-
-    return hashlib.sha256((folder / f"{split}.logits.npy").read_bytes()).hexdigest()
-
-
 def test_verification_finds_views_that_were_swapped(store, teacher, data):
     path = store.folder / "train.logits.npy"
     np.save(path, np.ascontiguousarray(np.load(path)[[1, 0, 2]]))
-    change_meta(store.folder, sha256={name: store_writer_checksum(store.folder, name) for name in ("train", "val")})
+    change_meta(store.folder, files=written(store.folder))
     with pytest.raises(TeacherError, match="on train samples"):
         TeacherStore(store.folder).verify(teacher, data)
 
@@ -419,7 +435,7 @@ def test_it_pickles_as_its_path(store, data):
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells")
 def test_its_pages_are_those_of_the_file(store):
-    tensor = store._arrays["train"]
+    tensor = store._arrays["train.logits.npy"]
     place = tensor.data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, end = (int(part, 16) for part in line.split()[0].split("-"))
@@ -456,3 +472,82 @@ def test_data_that_it_was_not_written_for_is_refused(store, data, make_data):
     for other in others:
         with pytest.raises(TeacherError, match="so its answers would meet other samples"):
             store.check(other)
+
+
+# Of many classes the largest, and of inner layers what is small.
+
+
+LAYER = Layer("hidden", (5,), "vector")
+
+
+@pytest.fixture
+def wide(make_data):
+    """A teacher of a hidden layer and as many classes as the data."""
+    data = make_data()
+    torch.manual_seed(0)
+    size = math.prod(data.input_shape)
+    module = nn.Sequential(
+        OrderedDict(flat=nn.Flatten(), hidden=nn.Linear(size, 5), last=nn.Linear(5, data.num_classes))
+    )
+    return freeze(module, data), data
+
+
+@pytest.mark.parametrize("missing", ["uniform", "zero"])
+def test_the_largest_logits_are_kept_and_the_others_share_the_rest(tmp_path, wide, missing):
+    teacher, data = wide
+    store = TeacherStore.build(tmp_path, teacher, data, contents=Contents(top_k=1), missing=missing)
+    x, _ = data.batch("val", torch.arange(6))
+    full = LiveSignal(teacher).answer("val", torch.arange(6), None, x).logits
+    kept = pickle.loads(pickle.dumps(store)).answer("val", torch.arange(6), None, x).logits
+    assert torch.equal(kept.argmax(1), full.argmax(1))
+    top, others = full.softmax(1).amax(1), kept.softmax(1).sort(1).values[:, :-1]
+    if missing == "uniform":
+        torch.testing.assert_close(kept.softmax(1).amax(1), top, rtol=5e-3, atol=1e-3)
+        torch.testing.assert_close(
+            others, ((1 - top) / (data.num_classes - 1))[:, None].expand_as(others), rtol=2e-2, atol=2e-3
+        )
+    else:
+        assert float(others.max()) == 0
+    assert torch.isfinite(divergence(torch.randn(6, data.num_classes), kept, 4.0))
+    store.verify(teacher, data)
+
+
+@given(hnp.arrays(np.float64, (4, 7), elements=st.floats(-30, 30)), st.integers(1, 6))
+def test_the_share_of_the_rest_is_kept_whatever_the_logits(logits, top_k):
+    logits = torch.from_numpy(logits)
+    values, classes = compress(logits, top_k)
+    dense = expand(values, classes, 7, "uniform")
+    torch.testing.assert_close(dense.logsumexp(1), logits.logsumexp(1))
+    torch.testing.assert_close(dense.gather(1, classes), logits.gather(1, classes))
+
+
+@pytest.mark.parametrize("top_k", [0, 3, 9])
+def test_as_many_classes_as_there_are_is_no_top_k(tmp_path, wide, top_k):
+    teacher, data = wide
+    with pytest.raises(TeacherError, match="keeps from 1 to 2"):
+        TeacherStore.build(tmp_path, teacher, data, contents=Contents(top_k=top_k))
+
+
+def test_small_features_are_kept_beside_the_logits(tmp_path, wide):
+    teacher, data = wide
+    feature = Feature(LAYER, "pooled")
+    contents = Contents((feature,))
+    store = TeacherStore.build(tmp_path, teacher, data, contents=contents)
+    assert store.features == (feature,)
+    live = LiveSignal(teacher, features=[feature])
+    index = torch.arange(4)
+    for split, view in [("train", 1), ("val", None)]:
+        x, _ = data.batch(split, index, view)
+        expected, stored = live.answer(split, index, view, x), store.answer(split, index, view, x)
+        torch.testing.assert_close(stored.features[feature.key], expected.features[feature.key], rtol=2e-3, atol=1e-3)
+    store.verify(teacher, data)
+    plain = TeacherStore.build(tmp_path, teacher, data)
+    assert plain.key != store.key
+    size = sum(path.stat().st_size for path in store.folder.glob("*.npy"))
+    assert 0 <= size - contents.bytes(data.num_classes, data) <= 128 * 4  # headers
+
+
+def test_whole_layers_are_not_stored(tmp_path, wide):
+    teacher, data = wide
+    with pytest.raises(TeacherError, match="'hidden' is asked for in full"):
+        TeacherStore.build(tmp_path, teacher, data, contents=Contents((Feature(LAYER, "full"),)))
