@@ -1,0 +1,92 @@
+"""What the losses on features share: exactness, safe norms, one shape for all kinds of layers, and which they take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nas_distill.common.errors import TrainingError
+from nas_distill.distill.losses.loss import Shapes
+
+
+def exact(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 if it is of half precision, since squares of features do not fit in that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def scaled(x: Tensor, dim: tuple[int, ...] | None = None, *, floor: float = 1e-6) -> Tensor:
+    """Return ``x`` over its largest magnitude along ``dim`` (None: of all), seen as a constant.
+
+    For what does not depend on the size of ``x``: neither value nor gradient is changed, and squares stay finite.
+    Where all is below ``floor`` (dead units), it is divided by that instead.
+    """
+    size = x.detach().abs()
+    size = size.amax() if dim is None else size.amax(dim, keepdim=True)
+    return x / size.clamp_min(floor)
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...] = 1, *, floor: float = 1e-6) -> Tensor:
+    """Return ``x`` with Euclidean norm 1 along ``dim``; what is all zero stays so, its gradient finite.
+
+    Args:
+        x: of any shape.
+        dim: over which the norm is taken.
+        floor: of the largest magnitude; what is below it is not brought up to norm 1.
+    """
+    dim = (dim,) if isinstance(dim, int) else dim
+    x = scaled(x, dim, floor=floor)
+    # Its largest element is 1, so the norm is not below 1, but where all is below the floor.
+    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(0.5)
+
+
+def pooled_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (..., H, W) averaged to ``size``, (height, width)."""
+    return x if tuple(x.shape[-2:]) == size else functional.adaptive_avg_pool2d(x, size)
+
+
+def smaller(one: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
+    """Return the smaller of each of the last two sizes of two shapes (..., H, W)."""
+    return min(one[-2], other[-2]), min(one[-1], other[-1])
+
+
+_KINDS = {3: "a map (C, H, W)", 2: "tokens (N, D)", 1: "a vector (D,)"}
+
+
+def check_kinds(name: str, shapes: Shapes, ranks: Sequence[int], instead: str) -> None:
+    """Refuse layers that the loss ``name`` cannot compare.
+
+    Args:
+        name: of the loss.
+        shapes: those of its layers.
+        ranks: of the samples' shapes that the student's layer may have: 3 for maps, 2 for tokens, 1 for vectors.
+        instead: what to take for others, an end of a sentence.
+
+    Raises:
+        TrainingError: there is no layer, or one of another kind.
+    """
+    if not shapes.features:
+        raise TrainingError(f"The loss '{name}' needs at least one pair of layers, and got none.")
+    for student, _ in shapes.features:
+        if len(student) not in ranks:
+            allowed = " or ".join(_KINDS[rank] for rank in ranks)
+            raise TrainingError(
+                f"The loss '{name}' compares {allowed} of each sample, and the student's layer gives {tuple(student)}; "
+                f"{instead}."
+            )
+
+
+def check_tokens(name: str, shapes: Shapes, instead: str) -> None:
+    """Refuse pairs of unequal kinds or, of tokens, unequal numbers; the teacher's features are to be whole.
+
+    Raises:
+        TrainingError: such a pair.
+    """
+    for student, teacher in shapes.features:
+        if len(student) != len(teacher) or (len(student) == 2 and student[0] != teacher[0]):
+            raise TrainingError(
+                f"The loss '{name}' compares place by place, which the student's layer {tuple(student)} and the "
+                f"teacher's {tuple(teacher)} do not allow; {instead}."
+            )
