@@ -73,7 +73,20 @@ def test_every_argument_and_option_is_explained(path):
 
 
 def test_the_commands_of_the_manual_are_there():
-    wanted = {"search", "front", "show", "distill", "evaluate", "export", "spaces", "teach", "init", "status", "store"}
+    wanted = {
+        "search",
+        "front",
+        "show",
+        "distill",
+        "evaluate",
+        "export",
+        "spaces",
+        "teach",
+        "init",
+        "status",
+        "store",
+        "calibrate",
+    }
     assert {path[0] for path in ALL} == wanted
 
 

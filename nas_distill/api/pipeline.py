@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch
-
+from nas_distill.api.backends import make_backend
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
@@ -26,7 +25,6 @@ from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
 from nas_distill.cost.count import count
-from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import FinalistSource, best_finalist
@@ -91,7 +89,7 @@ class Pipeline:
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, costing, self.inputs)
         evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, self.config.device, self.inputs.paths)
-        with self._backend() as backend:
+        with make_backend(self.config.search, self.folder.path) as backend:
             margin = self._margin(journal, survey, backend, evaluator)
             self._search(journal, objectives, costing, margin, backend, evaluator)
             self._finalists(journal, costing, backend, evaluator)
@@ -270,21 +268,6 @@ class Pipeline:
         if source.stopping:
             raise InterruptedSearchError(self._how_to_resume())
 
-    def _backend(self) -> AbstractContextManager[Backend]:
-        search = self.config.search
-        if search.backend == "inline":
-            return _inline(search.threads)
-        from nas_distill.engine.backends.tune import TuneBackend
-
-        return TuneBackend(
-            workers=search.workers,
-            threads=search.threads,
-            gpus_per_worker=search.gpus_per_worker,
-            retries=search.retries,
-            address=search.address,
-            folder=self.folder.path,
-        )
-
     @contextmanager
     def _phase(self, journal: Journal | None, name: str) -> Iterator[None]:
         self.observer.phase(name)
@@ -305,14 +288,3 @@ class Pipeline:
 
     def _how_to_resume(self) -> str:
         return f"Stopped. What is finished is kept in {self.folder.path}; the same command with --resume goes on."
-
-
-@contextmanager
-def _inline(threads: int) -> Iterator[Backend]:
-    """Train in this process as a worker would: results may depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield InlineBackend()
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,186 @@
+"""What a calibration trains, in which order, and what it keeps."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_distill.common.seeds import numpy_rng
+from nas_distill.config import FinalConfig, ScoreConfig
+from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.calibration import (
+    CalibrationSource,
+    Network,
+    draw_networks,
+    halving_order,
+    recipe,
+    spread_places,
+    standard_recipes,
+)
+from nas_distill.engine.work import Outcome, RungResult
+from nas_distill.run.trainings import TrainingTable
+from nas_distill.space import Architecture, SearchSpace
+
+NETWORKS = [
+    Network(f"net-{place:02d}", Architecture({"width": place}), {"flops": 10.0 * place, "params": 5.0})
+    for place in (1, 2)
+]
+RECIPES = standard_recipes(ScoreConfig(epochs=3), FinalConfig(epochs=6), [1.0, 3.0])
+
+
+@pytest.fixture
+def table(tmp_path):
+    return TrainingTable(tmp_path / "t.csv")
+
+
+@pytest.fixture
+def make(table, tmp_path):
+    def made(**settings):
+        return CalibrationSource(NETWORKS, RECIPES, table, tmp_path / "checkpoints", seed=0, **settings)
+
+    return made
+
+
+class Trains:
+    """An evaluator whose quality is the rung; ``on_rung`` may raise, or stop its source."""
+
+    def __init__(self, on_rung=lambda work, rung: None):
+        self.on_rung = on_rung
+
+    def start(self, work):
+        self.work, self.rung = work, -1
+        work.checkpoint.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def next_rung(self):
+        self.rung += 1
+        self.on_rung(self.work, self.rung)
+        return RungResult(self.rung, self.rung, float(self.rung), 1.0, {"last": 0.5, "loss": 2.0})
+
+    def close(self):
+        pass
+
+
+def test_every_way_of_training_is_there():
+    kinds = {entry.kind: entry for entry in RECIPES}
+    assert set(kinds) == {"full", "full-labels", "kd@1", "kd@3", "ce@1", "ce@3", "kd-constant"}
+    assert kinds["full"].readings == kinds["full-labels"].readings == (1.0, 3.0, 6)
+    assert kinds["kd@3"].readings == kinds["kd-constant"].readings == (1.0, 3.0)
+    assert kinds["kd@1"].readings == (1.0,)
+    assert kinds["full"].seeds == 2
+    assert {kind for kind, entry in kinds.items() if not entry.teacher} == {"ce@1", "ce@3", "full-labels"}
+    assert {kind for kind, entry in kinds.items() if entry.training.decay == "constant"} == {"kd-constant"}
+    assert kinds["kd@1"].training.epochs == 1.0
+
+
+def test_a_budget_that_is_longer_than_the_training_is_no_reading():
+    assert recipe("some", FinalConfig(epochs=2), [1, 2, 3]).readings == (1, 2)
+
+
+def test_networks_come_one_after_the_other_with_all_of_their_trainings(make):
+    source = make()
+    works = []
+    while (work := source.next()) is not None:
+        works.append(work)
+    assert len(works) == source.total == 2 * 8
+    assert [work.key.startswith("net-01-") for work in works] == [True] * 8 + [False] * 8
+    assert len({work.key for work in works}) == len({work.checkpoint for work in works}) == 16
+    assert all(work.watch and work.rungs[-1] == 1 and work.output is None for work in works)
+    seeds = {work.key: work.seed for work in works}
+    assert seeds["net-01-full-0"] == seeds["net-02-full-0"] == seeds["net-01-full-labels-0"]
+    assert seeds["net-01-full-0"] != seeds["net-01-full-1"]
+    assert seeds["net-01-kd@1-0"] == seeds["net-01-ce@3-0"] not in (seeds["net-01-full-0"], seeds["net-01-full-1"])
+    full = next(work for work in works if work.key == "net-01-full-0")
+    assert full.rungs == pytest.approx((1 / 6, 1 / 2, 1))
+
+
+def test_everything_ends_in_the_table_and_a_second_source_has_nothing_to_do(make, table, tmp_path):
+    told = []
+    InlineBackend().run(make(on_done=lambda *said: told.append(said)), Trains())
+    assert told[-1][:2] == (16, 16)
+    full = [entry for entry in table.readings if entry.training == ("net-02", "full", 1)]
+    assert [(entry.epochs, entry.quality, entry.last, entry.loss) for entry in full] == [
+        (1.0, 0.0, 0.5, 2.0), (3.0, 1.0, 0.5, 2.0), (6.0, 2.0, 0.5, 2.0)
+    ]  # fmt: skip
+    assert (full[0].flops, full[0].params) == (20.0, 5.0)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    again = make()
+    assert again.next() is None
+    assert (again.done, again.total) == (16, 16)
+
+
+def test_a_failed_training_is_kept_with_its_cause_and_not_tried_again(make, table):
+    def fail(work, rung):
+        if work.key == "net-01-kd@3-0" and rung == 1:
+            raise ValueError("no luck")
+
+    InlineBackend().run(make(), Trains(fail))
+    (lost,) = [entry for entry in table.readings if entry.cause]
+    assert lost.training == ("net-01", "kd@3", 0)
+    assert lost.cause == "ValueError: no luck"
+    assert math.isnan(lost.quality)
+    assert make().next() is None
+
+
+def test_what_was_interrupted_is_done_again_from_its_beginning(make, table, tmp_path):
+    source = make()
+    InlineBackend().run(source, Trains(lambda work, rung: work.key == "net-01-full-1" and source.stop()))
+    assert [entry.training[2] for entry in table.readings] == [0, 0, 0]
+    (tmp_path / "checkpoints" / "net-01-full-1").mkdir(exist_ok=True)
+    again = make()
+    assert not (tmp_path / "checkpoints").exists()
+    assert again.next().key == "net-01-full-1"
+    assert again.done == 1
+
+
+def test_what_a_replaced_worker_tells_again_is_noted_once(make, table):
+    source = make()
+    work = source.next()
+    for rung in (0, 1, 1, 2):
+        assert source.report(work.key, RungResult(rung, rung, 0.1 * rung, 1.0))
+    source.finish(work.key, Outcome("complete"))
+    assert [entry.quality for entry in table.readings] == [0.0, 0.1, 0.2]
+
+
+@given(st.integers(0, 60))
+def test_an_order_has_everyone_once_and_every_beginning_is_spread(count):
+    order = halving_order(count)
+    assert sorted(order) == list(range(count))
+    for length in range(2, count + 1):
+        gaps = [high - low for low, high in zip(sorted(order[:length]), sorted(order[:length])[1:])]
+        assert max(gaps) <= 2 * min(gaps) + 1
+
+
+def test_places_are_even_on_a_log_scale():
+    values = [1, 1.1, 1.2, 10, 11, 100, 990, 1000]
+    assert [values[place] for place in spread_places(values, 4)] == [1, 10, 100, 1000]
+    assert spread_places(values, 20) == list(range(8))
+    assert spread_places([], 3) == []
+
+
+def test_networks_are_drawn_within_the_budget_and_named_from_cheap_to_dear():
+    space = SearchSpace.from_dict(
+        {"name": "my space", "builder": "some:build", "parameters": {"width": {"int": [1, 100]}}}
+    )
+
+    def costs(architecture):
+        if architecture.to_dict()["width"] == 3:
+            raise ValueError("no such thing")
+        return {"flops": float(architecture.to_dict()["width"]), "params": 1.0}
+
+    def draw(count):
+        return draw_networks(
+            space, costs, lambda found: found["flops"] <= 50, count=count, by="flops", rng=numpy_rng(0, "test")
+        )
+
+    networks = draw(8)
+    assert len(networks) == 8
+    assert [network.name for network in draw(8)] == [network.name for network in networks]
+    ordered = sorted(networks, key=lambda network: network.name)
+    paid = [network.costs["flops"] for network in ordered]
+    assert paid == sorted(set(paid))
+    assert paid[0] == 1
+    assert 40 <= paid[-1] <= 50
+    assert {network.name for network in networks[:2]} == {"my-space-00", "my-space-07"}
+    assert not any(network.architecture.to_dict()["width"] == 3 for network in draw(45))
