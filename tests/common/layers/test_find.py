@@ -179,6 +179,70 @@ def test_patches_in_a_sequential_of_blocks_within_a_sequential(image):
         assert [layer.name for layer in find_layers(model, image)] == [*inside, "2"]
 
 
+def test_blocks_of_blocks_and_of_whole_encoders(image):
+    class Patches(nn.Module):
+        def forward(self, x):
+            return x[:, 0, :5]
+
+    def encoder(layers):
+        return nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), layers)
+
+    def wrapped():
+        return nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.GELU()) for _ in range(2)))
+
+    for stages, names in (
+        (nn.Sequential(encoder(1), encoder(2)), ["0.layers.0", "1.layers.0", "1.layers.1"]),
+        (nn.Sequential(wrapped(), wrapped()), ["0", "1"]),  # the outer ones, and not both
+    ):
+        model = nn.Sequential(Patches(), stages, nn.Flatten(), nn.Linear(40, 5))
+        assert [layer.name for layer in find_layers(model, image)] == [*(f"1.{name}" for name in names), "2"]
+
+
+def test_squeeze_excitation_of_1x1_maps_inside_a_block_is_its_own_affair(image):
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.conv = nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return x * self.conv(self.pool(x)).sigmoid()
+
+    class Down(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.gate, self.conv = nn.Conv2d(4, 4, 1), Gate(), nn.Conv2d(4, 4, 3, 2, 1)
+
+        def forward(self, x):
+            return self.conv(self.gate(self.wide(x)))
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), Down(), nn.Flatten(), nn.Linear(64, 5))
+    assert [layer.name for layer in find_layers(model, image)] == ["0", "1", "2"]
+
+
+def test_a_network_with_weights_of_its_own_and_a_softmax_at_its_end(image):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).mean((2, 3)) * self.scale).log_softmax(1)
+
+    assert [layer.name for layer in find_layers(Network(), image)] == ["conv", "fc:input"]
+
+
+def test_a_network_that_draws_in_eval_mode_leaves_the_generator_alone(image):
+    class Noise(nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    model = nn.Sequential(Noise(), nn.Flatten(), nn.Linear(64, 5))
+    random = torch.get_rng_state()
+    find_layers(model, image)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
 def test_one_dimensional_convolutions_are_no_tokens():
     def block():
         return nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU())
