@@ -188,7 +188,8 @@ class Rivals:
     @property
     def _random_finalists(self) -> list[TrialRecord]:
         limits = {name: limit.high for name, limit in self.run.budget.limits.items() if limit.high is not None}
-        return choose_finalists(self.random_records(), self._config.search.costs, limits, self._config.final.count)
+        final = self._config.final
+        return choose_finalists(self.random_records(), self._config.search.costs, limits, final.count, final.slope)
 
     def _random_full(self, record: TrialRecord) -> float | None:
         quality: float | None = self.book[f"{self._random_key(record)}-seed0"]["quality"]

@@ -64,9 +64,9 @@ class TeacherConfig(Section):
 
     ``name`` is a teacher that is shipped with nas_distill; otherwise ``builder`` (``package.module:function``, called
     with ``arguments``) makes the module and ``weights`` (safetensors, or a pickled state dict) fills it. ``signal:
-    store`` runs the teacher once and keeps its answers under ``store`` (a folder); ``live`` runs it beside the student. The
-    store keeps all logits, or for many classes the ``top_k`` largest: the others then share the ``missing`` probability
-    (uniform), or get none of it (zero).
+    store`` runs the teacher once and keeps its answers under ``store`` (a folder); ``live`` runs it beside the student.
+    The store keeps all logits, or for many classes the ``top_k`` largest: the others then share the ``missing``
+    probability (uniform), or get none of it (zero).
     """
 
     name: str | None = None
@@ -178,10 +178,15 @@ class ScoreConfig(TrainingConfig):
 
 
 class FinalConfig(TrainingConfig):
-    """The full distillation of up to ``count`` finalists; ``baseline`` trains the best one on hard labels alone too."""
+    """The full distillation of up to ``count`` finalists; ``baseline`` trains the best one on hard labels alone too.
+
+    ``slope`` is what each doubling of the first cost objective adds to the quality that is expected in the end of a
+    short score: finalists are chosen by it (0 chooses by the short score alone). Calibration measures it.
+    """
 
     epochs: float = Field(12.0, gt=0)
     count: int = Field(3, ge=1)
+    slope: float = Field(0.0, ge=0)
     baseline: bool = True
 
 

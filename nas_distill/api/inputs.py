@@ -135,7 +135,7 @@ def identity(inputs: Inputs) -> dict[str, str]:
         budget=config.budget,
         objectives=[list(config.search.costs), config.search.scalar],
         score=config.score,
-        final=config.final.model_dump(mode="json", exclude={"count", "baseline"}),
+        final=config.final.model_dump(mode="json", exclude={"count", "baseline", "slope"}),
         latency=config.latency,
         seed=config.seed,
     )

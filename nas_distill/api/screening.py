@@ -26,7 +26,7 @@ def screened_finalists(
     limits = {name: limit.high for name, limit in budget.limits.items() if limit.high is not None}
 
     def choose(usable: Sequence[TrialRecord]) -> list[TrialRecord]:
-        return choose_finalists(usable, config.search.costs, limits, config.final.count)
+        return choose_finalists(usable, config.search.costs, limits, config.final.count, config.final.slope)
 
     if LATENCY not in limits:
         return choose(records)

@@ -55,23 +55,33 @@ class Finalist:
 
 
 def choose_finalists(
-    records: Sequence[TrialRecord], costs: Sequence[str], limits: Mapping[str, float], count: int
+    records: Sequence[TrialRecord],
+    costs: Sequence[str],
+    limits: Mapping[str, float],
+    count: int,
+    slope: float = 0.0,
 ) -> list[TrialRecord]:
     """Return up to ``count`` candidates for full distillation, best short score first.
 
-    They are the front's best by short score, and one near the budget's limit if none of those is: short runs favour
-    small networks that start fast, so a dear one is given its chance. Near means at least 70 % of the limit on some
-    objective (of any limit, where no objective has one); it is the best such candidate that was trained to the end,
-    else the best that was stopped; where there is none, or there are no limits, it is the front's dearest. A single
-    finalist is the front's best.
+    Short runs favour small networks that start fast: of two with one short score the dearer ends higher. So candidates
+    are compared by the quality that is expected of them in the end, the short score plus ``slope`` for each doubling of
+    the first cost objective. The finalists are the best by it of the front that it makes with the costs, and one near
+    the budget's limit if none of those is. Near means at least 70 % of the limit on some objective (of any limit, where
+    no objective has one); it is the best such candidate that was trained to the end, else the best that was stopped;
+    where there is none, or there are no limits, it is the front's dearest. A single finalist is the front's best.
 
     Args:
         records: the run's trials, over-budget ones left out by their state.
         costs: the cost objectives.
         limits: upper limits by cost name.
         count: at least 1.
+        slope: in units of quality, at least 0.
     """
-    front = sorted(front_records(records, costs), key=lambda record: -record.final_quality)
+
+    def expected(record: TrialRecord) -> float:
+        return expected_quality(record.final_quality, record.costs[costs[0]], slope)
+
+    front = sorted(front_records(records, costs, quality=expected), key=lambda record: -expected(record))
     if not front:
         return []
     chosen = front[:count]
@@ -82,6 +92,11 @@ def choose_finalists(
         if dear not in chosen:
             chosen = [*chosen[: count - 1], dear]
     return sorted(chosen, key=_quality, reverse=True)
+
+
+def expected_quality(short: float, cost: float, slope: float) -> float:
+    """Return what a short score lets expect of a full distillation, up to a constant: see ``choose_finalists``."""
+    return short + slope * math.log2(cost) if slope and cost > 0 else short
 
 
 def _is_near(record: TrialRecord, limits: Mapping[str, float]) -> bool:

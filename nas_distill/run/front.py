@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,14 +59,19 @@ def hypervolume(points: ArrayLike, reference: ArrayLike, maximise: Sequence[bool
     return _volume(losses, corner)
 
 
-def front_records(records: Iterable[TrialRecord], costs: Sequence[str]) -> list[TrialRecord]:
+def front_records(
+    records: Iterable[TrialRecord],
+    costs: Sequence[str],
+    *,
+    quality: Callable[[TrialRecord], float] = lambda record: record.final_quality,
+) -> list[TrialRecord]:
     """Return the completed candidates that no other beats in quality and ``costs``, from cheap to dear (first cost)."""
     usable = [
         record for record in records if record.state == "complete" and all(name in record.costs for name in costs)
     ]
     if not usable:
         return []
-    points = [[record.final_quality, *(record.costs[name] for name in costs)] for record in usable]
+    points = [[quality(record), *(record.costs[name] for name in costs)] for record in usable]
     mask = non_dominated(points, [True] + [False] * len(costs))
     front = [record for record, keep in zip(usable, mask) if keep]
     return sorted(front, key=lambda record: (*(record.costs[name] for name in costs), record.number))

@@ -38,7 +38,7 @@ def record(number: int, quality: float, flops: float) -> TrialRecord:
 
 @pytest.fixture
 def inputs():
-    config = SimpleNamespace(search=SimpleNamespace(costs=("flops",)), final=SimpleNamespace(count=2))
+    config = SimpleNamespace(search=SimpleNamespace(costs=("flops",)), final=SimpleNamespace(count=2, slope=0.0))
     return SimpleNamespace(config=config)
 
 

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from nas_distill.config import FinalConfig
 from nas_distill.engine.backends.inline import InlineBackend
-from nas_distill.engine.finalists import Finalist, FinalistSource, best_finalist, choose_finalists, read_finalists
+from nas_distill.engine.finalists import (
+    Finalist,
+    FinalistSource,
+    best_finalist,
+    choose_finalists,
+    expected_quality,
+    read_finalists,
+)
 from nas_distill.engine.work import Outcome, RungResult
 from nas_distill.run.facts import FINALISTS, Facts
 from nas_distill.run.folder import RunFolder
@@ -60,6 +67,24 @@ def test_one_near_the_limit_takes_the_last_place_when_none_of_the_best_is():
     assert numbers(choose(records)) == [0, 1, 3]
     assert numbers(choose(records, count=2)) == [0, 3]
     assert numbers(choose(records, count=1)) == [0]
+
+
+def test_of_equal_short_scores_the_dearer_is_expected_to_end_higher():
+    # 2 is beaten by 1, which is cheaper, in the short run; by 2 points a doubling it is expected to end above it.
+    records = [record(0, 0.5, 10), record(1, 0.81, 40), record(2, 0.80, 80), record(3, 0.7, 20)]
+    assert numbers(choose_finalists(records, ("flops",), {"flops": 80.0}, 2)) == [1, 2]  # near the limit, so last
+    assert numbers(choose_finalists(records, ("flops",), {}, 2, 0.02)) == [1, 2]
+    assert expected_quality(0.80, 80, 0.02) > expected_quality(0.81, 40, 0.02)
+    assert numbers(choose_finalists(records, ("flops",), {}, 1, 0.02)) == [2]
+    assert numbers(choose_finalists(records, ("flops",), {}, 1, 0.0)) == [1]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 1e9)), min_size=1, max_size=8), st.floats(0, 0.1))
+def test_a_single_finalist_is_the_one_of_the_highest_expectation(pairs, slope):
+    records = [record(place, quality, cost) for place, (quality, cost) in enumerate(pairs)]
+    (chosen,) = choose_finalists(records, ("flops",), {"flops": 1e9}, 1, slope)
+    best = max(expected_quality(entry.final_quality, entry.costs["flops"], slope) for entry in records)
+    assert expected_quality(chosen.final_quality, chosen.costs["flops"], slope) == best
 
 
 def test_near_is_near_the_limit_of_an_objective():
