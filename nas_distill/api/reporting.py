@@ -218,7 +218,9 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> C
 
 
 def _term(term: Term) -> str:
-    options = [f"{key} {f'{value:g}' if isinstance(value, float) else value}" for key, value in term.options.items()]
+    options = [
+        f"{key} {f'{value:g}' if isinstance(value, float) else value}" for key, value in term.config.options.items()
+    ]
     return f"{term.weight:g} x {term.config.name}" + (f" ({', '.join(options)})" if options else "")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +15,10 @@ from nas_distill.distill.losses.registry import loss
 Temperature = Annotated[float, Field(gt=0)]
 
 
-def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+Adaptive = Literal["none", "similarity", "confidence"]
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """Return ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, a scalar averaged over the batch.
 
     The factor T^2 keeps the gradient's size as T changes. Equal logits (up to a constant) give the minimum, 0. Half
@@ -24,18 +27,54 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Args:
         student: (B, classes) logits.
         teacher: (B, classes) logits.
-        temperature: T, above 0.
+        temperature: T, above 0; one, or (B, 1) for each sample its own.
     """
     dtype = torch.promote_types(student.dtype, torch.float32)
     log_student = functional.log_softmax(student.to(dtype) / temperature, dim=1)
     log_teacher = functional.log_softmax(teacher.to(dtype) / temperature, dim=1)
-    return functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+    if not isinstance(temperature, Tensor):
+        return functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+    each = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1, keepdim=True)
+    return (each * temperature.square()).mean()
 
 
 @loss("kd", weight=0.9)
-def kd(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 4.0) -> Tensor:
-    """Knowledge distillation: T^2 times the divergence of softened classes (Hinton et al., 2015, arXiv:1503.02531)."""
-    return divergence(student.logits, teacher.logits, temperature)
+def kd(
+    student: Outputs,
+    teacher: Outputs,
+    batch: Batch,
+    *,
+    temperature: Temperature = 4.0,
+    correct: bool = False,
+    adaptive: Adaptive = "none",
+    spread: Annotated[float, Field(ge=0)] = 1.0,
+) -> Tensor:
+    """Knowledge distillation: T^2 times the divergence of softened classes (Hinton et al., 2015, arXiv:1503.02531).
+
+    ``correct`` swaps the teacher's highest logit with that of the label where the teacher is wrong, so that its order
+    of the other classes is kept (probability shift; Wen et al., 2019, arXiv:1911.07471). ``adaptive`` gives each sample
+    a temperature of its own, as in the same paper: ``T + spread * (mean(w) - w)``, so that samples of a high w are
+    learnt more sharply. By ``similarity``, w is 1 - cos(student's logits, teacher's); by ``confidence``, 1 / the
+    student's highest probability. T never falls below a fourth of the given one.
+    """
+    answers = corrected(teacher.logits, batch.labels) if correct else teacher.logits
+    if adaptive == "none":
+        return divergence(student.logits, answers, temperature)
+    with torch.no_grad():
+        if adaptive == "similarity":
+            hard = 1 - functional.cosine_similarity(student.logits.float(), answers.float(), dim=1)
+        else:
+            hard = 1 / student.logits.float().softmax(dim=1).amax(dim=1)
+        own = (temperature + spread * (hard.mean() - hard)).clamp_min(temperature / 4)
+    return divergence(student.logits, answers, own[:, None].to(student.logits.dtype))
+
+
+def corrected(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return logits (B, classes) whose highest is the label's: where it was not, the two have changed places."""
+    highest = logits.argmax(dim=1, keepdim=True)
+    right = labels[:, None]
+    top, own = logits.gather(1, highest), logits.gather(1, right)
+    return logits.scatter(1, highest, own).scatter(1, right, top)
 
 
 @loss("lskd", weight=9.0)

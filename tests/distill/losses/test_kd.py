@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nas_distill.distill.losses.kd import divergence, standardise
+from nas_distill.distill.losses import Batch, Outputs
+from nas_distill.distill.losses.kd import corrected, divergence, kd, standardise
 
 
 def by_hand(student, teacher, temperature):
@@ -122,3 +123,50 @@ def test_standardising_equal_logits_has_a_finite_gradient():
     values = torch.zeros(2, 5, requires_grad=True)
     divergence(standardise(values), torch.randn(2, 5), 2.0).backward()
     assert torch.isfinite(values.grad).all()
+
+
+# Where the teacher is wrong, and temperatures of each sample's own.
+
+
+def batch(labels):
+    return Batch(torch.tensor(labels), torch.arange(len(labels)), 0.5)
+
+
+def test_where_the_teacher_is_wrong_the_label_and_its_choice_change_places():
+    logits = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 5.0, 0.0]])
+    expected = torch.tensor([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [0.0, 0.0, 5.0]])
+    assert torch.equal(corrected(logits, torch.tensor([0, 1, 2])), expected)
+
+
+@given(logits, st.lists(st.integers(0, 3), min_size=3, max_size=3))
+def test_a_corrected_teacher_is_right_and_as_sure_as_before(values, labels):
+    values, labels = torch.from_numpy(values), torch.tensor(labels)
+    after = corrected(values, labels)
+    assert torch.equal(after.gather(1, labels[:, None])[:, 0], values.amax(1))
+    assert torch.equal(after.sort(1).values, values.sort(1).values)
+
+
+@pytest.mark.parametrize("adaptive", ["similarity", "confidence"])
+def test_temperatures_of_each_samples_own(adaptive):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64) * 2
+    if adaptive == "similarity":
+        hard = 1 - (student * teacher).sum(1) / student.norm(dim=1) / teacher.norm(dim=1)
+    else:
+        hard = 1 / student.softmax(1).amax(1)
+    own = 3 + 0.5 * (hard.mean() - hard)
+    assert float(own.min()) > 0.75
+    assert float(own.max() - own.min()) > 0.1
+    expected = (
+        sum(by_hand(s[None], t[None], float(temperature)) for s, t, temperature in zip(student, teacher, own)) / 6
+    )
+    value = kd(Outputs(student), Outputs(teacher), batch([0] * 6), temperature=3.0, adaptive=adaptive, spread=0.5)
+    assert float(value) == pytest.approx(expected, rel=1e-4)
+    same = kd(Outputs(teacher), Outputs(teacher), batch([0] * 6), temperature=3.0, adaptive=adaptive)
+    assert float(same) == pytest.approx(0, abs=1e-9)
+
+
+def test_one_temperature_for_each_is_one_for_all():
+    student, teacher = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = torch.full((4, 1), 2.5, dtype=torch.float64)
+    assert float(divergence(student, teacher, own)) == pytest.approx(float(divergence(student, teacher, 2.5)))
