@@ -32,6 +32,7 @@ from nas_distill.report.scores import (
 from nas_distill.run.trainings import Reading
 
 Found = Mapping[str, Difference | None]
+Asked = Callable[[Study], Score | None]
 PICKS = (1, 2, 3, 5)
 FEATURES = "kd+at"
 # What the search did before it was held against this table; the page says what it does now.
@@ -113,21 +114,20 @@ def _questions(studies: Mapping[str, Study]) -> str:
     rows: list[list[str]] = []
     said: list[str] = []
 
-    def ask(question: str, one: Callable[[Study], Ranking | None], other: Callable[[Study], Ranking | None]) -> None:
-        found = {space: difference(one(study), other(study)) for space, study in studies.items()}
+    def ask(question: str, one: Asked, other: Asked, labels: bool = False) -> None:
+        found = {
+            space: difference(study, one(study), other(study), study.labels if labels else None)
+            for space, study in studies.items()
+        }
         rows.append([question, *(difference_text(found[space]) for space in studies), _verdict(found)])
 
-    def kind(name: str, epochs: float | None = None, read: str = "quality") -> Callable[[Study], Ranking | None]:
-        return lambda study: _ranked(study, name, epochs, read)
+    def kind(name: str, epochs: float | None = None, read: str = "quality") -> Asked:
+        return lambda study: _score(study, name, epochs, read)
 
     for budget in budgets:
         at = f"{budget:.4g}"
         ask(f"KD over CE, {at} epochs, for the distilled student", kind(f"kd@{at}"), kind(f"ce@{at}"))
-        ask(
-            f"KD over CE, {at} epochs, for the student trained on labels",
-            lambda study, at=at: _ranked(study, f"kd@{at}", target="labels"),  # type: ignore[misc]
-            lambda study, at=at: _ranked(study, f"ce@{at}", target="labels"),  # type: ignore[misc]
-        )
+        ask(f"KD over CE, {at} epochs, for the student trained on labels", kind(f"kd@{at}"), kind(f"ce@{at}"), True)
         ask(f"a schedule of its own over a constant rate, {at} epochs", kind(f"kd@{at}"), kind(CONSTANT, budget))
         ask(
             f"a schedule of its own over the full run on its way, {at} epochs",
@@ -138,7 +138,7 @@ def _questions(studies: Mapping[str, Study]) -> str:
         ask(f"averaged over last weights at a constant rate, {at} epochs", kind(CONSTANT, budget),
             kind(CONSTANT, budget, "last"))  # fmt: skip
         ask(f"accuracy over TSE, {at} epochs", kind(f"kd@{at}"), kind(f"kd@{at}", None, "loss"))
-        ask(f"KD over FLOPs alone, {at} epochs", kind(f"kd@{at}"), lambda study: rank(study, _flops(study)))
+        ask(f"KD over FLOPs alone, {at} epochs", kind(f"kd@{at}"), _flops)
         ask(f"KD and costs together over KD alone, {at} epochs", _fitted(f"kd@{at}"), kind(f"kd@{at}"))
     if len(budgets) > 1:
         ask(
@@ -295,16 +295,23 @@ def _flops(study: Study) -> Score:
     return Score("FLOPs", {None: np.log(study.flops)}, 0.0)
 
 
-def _ranked(
-    study: Study, kind: str, epochs: float | None = None, read: str = "quality", target: str = "full"
-) -> Ranking | None:
+def _score(study: Study, kind: str, epochs: float | None = None, read: str = "quality") -> Score | None:
     if kind not in study.kinds() or (epochs is not None and epochs not in study.epochs(kind)):
         return None
-    return rank(study, read_out(study, kind, epochs, read), study.labels if target == "labels" else None)
+    return read_out(study, kind, epochs, read)
 
 
-def _fitted(kind: str) -> Callable[[Study], Ranking | None]:
-    return lambda study: rank(study, read_out(study, kind).with_costs()) if kind in study.kinds() else None
+def _ranked(study: Study, kind: str) -> Ranking | None:
+    score = _score(study, kind)
+    return None if score is None else rank(study, score)
+
+
+def _fitted(kind: str) -> Asked:
+    def score(study: Study) -> Score | None:
+        found = _score(study, kind)
+        return None if found is None else found.with_costs()
+
+    return score
 
 
 def _tau(found: Ranking | None, *, band: bool = False) -> str:

@@ -15,7 +15,7 @@ from nas_distill.config import ScoreConfig, SearchConfig, parse, read_yaml
 from nas_distill.engine.calibration import CONSTANT
 from nas_distill.engine.hindsight import Hindsight, in_hindsight
 from nas_distill.report.ranking_text import difference_text, figure
-from nas_distill.report.scores import Ranking, Score, Study, difference, rank, read_out
+from nas_distill.report.scores import Ranking, Score, Study, common, difference, rank, read_out
 
 MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04)
 _SECTIONS: dict[str, type[ScoreConfig] | type[SearchConfig]] = {"score": ScoreConfig, "search": SearchConfig}
@@ -83,7 +83,9 @@ def advise(study: Study, costs: Sequence[Mapping[str, float]], names: Sequence[s
     smallest at which nothing of the front is stopped that is better than what remains by more than quality differs
     between seeds. Rungs: those at which that margin stops anything at all.
     """
-    ranked = {epochs: rank(study, read_out(study, kind)) for epochs, kind in taught_budgets(study).items()}
+    scores = {epochs: read_out(study, kind) for epochs, kind in taught_budgets(study).items()}
+    among = common(study, list(scores.values()))
+    ranked = {epochs: rank(study, score, among=among) for epochs, score in scores.items()}
     lengths = {epochs: found for epochs, found in ranked.items() if found is not None and found.tau is not None}
     if not lengths:
         return None
@@ -98,13 +100,13 @@ def advise(study: Study, costs: Sequence[Mapping[str, float]], names: Sequence[s
         ("ema", 0.0, "last weights in place of averaged ones", read_out(study, kind, figure="last")),
         ("decay", "constant", "a constant rate in place of one that anneals", _constant(study, epochs)),
     ):
-        changed = None if other is None else difference(rank(study, other), lengths[epochs])
+        changed = difference(study, other, scores[epochs])
         if changed is not None and changed.sure and changed.tau > 0:
             keys["score"][key] = value
         if changed is not None:
             taken = "taken" if key in keys["score"] else "left, as it does not surely rank better"
             reasons.append(f"{name}: tau {difference_text(changed)}, {taken}.".capitalize())
-    reasons += _doubts(study, kind, lengths[epochs])
+    reasons += _doubts(study, kind, scores[epochs])
     return Advice(keys, tuple(reasons))
 
 
@@ -156,8 +158,6 @@ def _length(lengths: Mapping[float, Ranking]) -> tuple[float, list[str]]:
 
 
 def _as_good(found: Ranking, best: Ranking) -> bool:
-    if found.count != best.count:
-        return False
     return _tau(found) >= _tau(best) - float(np.nanstd(best.draws - found.draws))
 
 
@@ -200,18 +200,18 @@ def _constant(study: Study, epochs: float) -> Score | None:
     return read_out(study, CONSTANT, epochs)
 
 
-def _doubts(study: Study, kind: str, found: Ranking) -> list[str]:
+def _doubts(study: Study, kind: str, score: Score) -> list[str]:
     """Return what the search file's keys cannot take, but whoever reads them should know."""
     doubts = []
     plain = kind.replace("kd@", "ce@")
     if plain in study.kinds():
-        labels = difference(found, rank(study, read_out(study, plain)))
+        labels = difference(study, score, read_out(study, plain))
         doubts.append(f"The teacher in the score: tau {difference_text(labels)} against labels alone.")
-    flops = rank(study, Score("FLOPs", {None: np.log(study.flops)}))
-    free = difference(found, flops)
+    flops = Score("FLOPs", {None: np.log(study.flops)})
+    alone = rank(study, flops, among=common(study, [score]))
     doubts.append(
-        f"FLOPs alone rank with tau {figure(None if flops is None else flops.tau)}; the short score against them: "
-        f"{difference_text(free)}."
+        f"FLOPs alone rank with tau {figure(None if alone is None else alone.tau)}; the short score against them: "
+        f"{difference_text(difference(study, score, flops))}."
     )
     return doubts
 

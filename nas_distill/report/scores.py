@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas_distill.report import ranking
 from nas_distill.report.ranking import Array
@@ -186,11 +187,10 @@ def rank(
 
     Networks that lack a value or a target are left out; None with fewer than four left. ``among`` [N] leaves out more.
     """
-    aims = study.target if target is None else target
-    pairs = [(values, aim) for own, values in score.values.items() for seed, aim in aims.items() if own != seed]
+    pairs = _pairs(score, study.target if target is None else target)
     if not pairs:
         return None
-    known = np.all([np.isfinite(array) for pair in pairs for array in pair], axis=0)
+    known = _known(pairs)
     if among is not None:
         known = known & among
     count = int(known.sum())
@@ -232,12 +232,36 @@ class Difference:
         return self.interval[0] > 0 or self.interval[1] < 0
 
 
-def difference(one: Ranking | None, other: Ranking | None) -> Difference | None:
-    """Return how much better ``one`` ranks than ``other`` on the same networks; None where it cannot be said."""
-    if one is None or other is None or one.tau is None or other.tau is None or one.count != other.count:
+def difference(
+    study: Study, one: Score | None, other: Score | None, target: Mapping[int, Array] | None = None
+) -> Difference | None:
+    """Return how much better ``one`` ranks than ``other``, on those networks that have both; None if nothing is known.
+
+    ``target`` is full distillation unless given.
+    """
+    if one is None or other is None:
         return None
-    found = ranking.interval(one.draws - other.draws)
-    return None if found is None else Difference(one.tau - other.tau, found)
+    among = common(study, [one, other], target)
+    ours, theirs = (rank(study, score, target, among) for score in (one, other))
+    if ours is None or theirs is None or ours.tau is None or theirs.tau is None:
+        return None
+    found = ranking.interval(ours.draws - theirs.draws)
+    return None if found is None else Difference(ours.tau - theirs.tau, found)
+
+
+def common(study: Study, scores: Sequence[Score], target: Mapping[int, Array] | None = None) -> NDArray[np.bool_]:
+    """Return which networks [N] have a value of each score and the full trainings that it is held against."""
+    held = [_pairs(score, study.target if target is None else target) for score in scores]
+    masks = [_known(pairs) for pairs in held if pairs]
+    return np.array(np.all(masks, axis=0), dtype=bool) if masks else np.ones(len(study.networks), dtype=bool)
+
+
+def _pairs(score: Score, target: Mapping[int, Array]) -> list[tuple[Array, Array]]:
+    return [(values, aim) for own, values in score.values.items() for seed, aim in target.items() if own != seed]
+
+
+def _known(pairs: Sequence[tuple[Array, Array]]) -> NDArray[np.bool_]:
+    return np.array(np.all([np.isfinite(array) for pair in pairs for array in pair], axis=0), dtype=bool)
 
 
 def _of_kind(study: Study, kind: str) -> list[Score]:

@@ -16,6 +16,7 @@ from nas_distill.report.scores import (
     all_scores,
     by_space,
     ceiling,
+    common,
     difference,
     gain,
     rank,
@@ -84,12 +85,30 @@ def test_networks_without_a_value_are_left_out(study):
 
 
 def test_differences_are_paired(study):
-    one, other = rank(study, read_out(study, "kd@1")), rank(study, read_out(study, "ce@1"))
-    found = difference(one, other)
-    assert found.tau == pytest.approx(one.tau - other.tau)
+    one, other = read_out(study, "kd@1"), read_out(study, "ce@1")
+    found = difference(study, one, other)
+    assert found.tau == pytest.approx(rank(study, one).tau - rank(study, other).tau)
     assert found.sure
-    assert difference(one, one).interval == (0.0, 0.0)
-    assert difference(one, None) is None
+    assert difference(study, one, one).interval == (0.0, 0.0)
+    assert difference(study, one, None) is None
+    assert difference(study, one, other, study.labels).tau == pytest.approx(-2)
+
+
+def test_differences_are_on_networks_that_have_both(study):
+    one = read_out(study, "kd@1")
+    fewer, values = np.array(FULLS[0]), -np.array(FULLS[1])
+    fewer[1] = values[2] = math.nan
+    found = difference(study, Score("fewer", {None: fewer}), Score("others", {None: values}))
+    # Without the two that the seeds do not agree on, one is right about every pair and the other wrong.
+    assert found.tau == pytest.approx(2)
+    assert common(study, [one, Score("fewer", {None: fewer})]).sum() == 7
+
+
+def test_with_one_seed_a_full_run_on_its_way_is_held_against_nothing():
+    study = Study([entry for entry in readings() if entry.seed == 0])
+    assert rank(study, read_out(study, FULL, 1.0)) is None
+    assert difference(study, read_out(study, FULL, 1.0), read_out(study, "kd@1")) is None
+    assert ceiling(study) == []
 
 
 def test_every_score_of_the_table_is_there(study):
