@@ -59,24 +59,18 @@ class DataConfig(Section):
     views: ViewsConfig | None = None
 
 
-class TeacherConfig(Section):
-    """The frozen teacher.
+class TeacherSource(Section):
+    """Where a teacher comes from.
 
-    ``name`` is a teacher that is shipped with nas_distill; otherwise ``builder`` (``package.module:function``, called
-    with ``arguments``) makes the module and ``weights`` (safetensors, or a pickled state dict) fills it. ``signal:
-    store`` runs the teacher once and keeps its answers under ``store`` (a folder); ``live`` runs it beside the student.
-    The store keeps all logits, or for many classes the ``top_k`` largest: the others then share the ``missing``
-    probability (uniform), or get none of it (zero).
+    ``name`` is a teacher that is shipped with nas_distill, or a folder of ``nas-distill teach``; otherwise ``builder``
+    (``package.module:function``, called with ``arguments``) makes the module and ``weights`` (safetensors, or a pickled
+    state dict) fills it.
     """
 
     name: str | None = None
     builder: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
-    signal: Literal["store", "live"] = "store"
-    store: str | None = None
-    top_k: int | None = Field(None, ge=1)
-    missing: Literal["uniform", "zero"] = "uniform"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -85,6 +79,37 @@ class TeacherConfig(Section):
         if self.name is not None and (self.weights is not None or self.arguments):
             raise ValueError("a shipped teacher takes neither 'weights' nor 'arguments'")
         return self
+
+
+class CombineConfig(Section):
+    """How several teachers become one: probabilities at ``temperature`` mixed ``by`` mean, entropy or confidence."""
+
+    by: Literal["mean", "entropy", "confidence"] = "mean"
+    temperature: float = Field(4.0, gt=0)
+
+
+class TeacherConfig(TeacherSource):
+    """The frozen teacher.
+
+    ``signal: store`` runs the teacher once and keeps its answers under ``store`` (a folder); ``live`` runs it beside
+    the student. The store keeps all logits, or for many classes the ``top_k`` largest: the others then share the
+    ``missing`` probability (uniform), or get none of it (zero). ``others`` teach beside it, as ``combine`` says;
+    budgets in percent, features and comparisons are of this one.
+    """
+
+    signal: Literal["store", "live"] = "store"
+    store: str | None = None
+    top_k: int | None = Field(None, ge=1)
+    missing: Literal["uniform", "zero"] = "uniform"
+    others: tuple[TeacherSource, ...] = ()
+    combine: CombineConfig = CombineConfig()
+
+    @field_validator("others", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [{"name": entry} if isinstance(entry, str) else entry for entry in value]
+        return value
 
 
 class OptimizerConfig(Section):

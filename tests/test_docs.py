@@ -16,7 +16,15 @@ from nas_distill import config
 from nas_distill.api.inputs import resolve
 from nas_distill.api.template import TEMPLATE
 from nas_distill.cli import app
-from nas_distill.config import SearchFile, TeachFile, TrainingConfig, load_search_file, load_teach_file, parse
+from nas_distill.config import (
+    SearchFile,
+    TeacherSource,
+    TeachFile,
+    TrainingConfig,
+    load_search_file,
+    load_teach_file,
+    parse,
+)
 from nas_distill.cost import COSTS, Budget
 from nas_distill.space import SearchSpace, load_space, names
 
@@ -29,6 +37,7 @@ SECTIONS = {
     "data": config.DataConfig,
     "data.views": config.ViewsConfig,
     "teacher": config.TeacherConfig,
+    "teacher.combine": config.CombineConfig,
     "search": config.SearchConfig,
     "search.pruning": config.PruningConfig,
     "search.scalar": config.ScalarConfig,
@@ -82,7 +91,7 @@ def every_section(base=config.Section):
 
 
 def test_every_section_of_the_search_file_has_its_place_in_the_page(page):
-    assert {*SECTIONS.values(), TrainingConfig} == every_section() - {config.Section}
+    assert {*SECTIONS.values(), TrainingConfig, TeacherSource} == every_section() - {config.Section}
     assert {*SECTIONS, TRAINING} <= set(page)
 
 
@@ -112,7 +121,7 @@ def check_default(field, stated, where):
     if isinstance(default, config.Section):
         assert re.fullmatch(r"\[(below|above)\]\(#[\w-]+\)", stated), where
         return
-    if isinstance(default, tuple) and all(isinstance(item, config.Section) for item in default):
+    if isinstance(default, tuple) and default and all(isinstance(item, config.Section) for item in default):
         assert re.fullmatch(r"\[(below|above)\]\(#[\w-]+\)", stated), where
         return
     value = yaml.safe_load(stated.strip("`"))

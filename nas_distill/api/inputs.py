@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from nas_distill.common.errors import ConfigError
-from nas_distill.config import DataConfig, SearchFile, TeacherConfig
+from nas_distill.config import DataConfig, SearchFile, TeacherSource
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.objective import find_terms
@@ -25,7 +25,7 @@ FROM_PYTHON = "<python>"
 class Inputs:
     """A search file and the objects that it names; ``paths`` are where relative files and modules are looked for.
 
-    The first of them is the search file's own folder.
+    The first of them is the search file's own folder. ``others`` teach beside ``teacher``.
     """
 
     config: SearchFile
@@ -33,6 +33,7 @@ class Inputs:
     teacher: Teacher
     space: SearchSpace
     paths: tuple[Path, ...]
+    others: tuple[Teacher, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -50,7 +51,7 @@ def resolve(
     paths: Sequence[Path] = (),
     *,
     data: Any = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Sequence[nn.Module] | None = None,
     space: Any = None,
     builder: Callable[..., nn.Module] | str | None = None,
 ) -> Inputs:
@@ -66,8 +67,12 @@ def resolve(
         data = as_dataset(data, val=config.data.val, views=_views(config.data), seed=config.seed)
     for section in ("score", "final"):
         find_terms(getattr(config, section).loss, where=f"{section}.loss", paths=paths)
-    frozen = _load_teacher(config.teacher, data, paths) if teacher is None else freeze(teacher, data)
-    return Inputs(config, data, frozen, _load_space(config, paths, space, builder), tuple(paths))
+    if teacher is None:
+        frozen = [_load_teacher(source, data, paths) for source in (config.teacher, *config.teacher.others)]
+    else:
+        given: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+        frozen = [freeze(module, data) for module in given]
+    return Inputs(config, data, frozen[0], _load_space(config, paths, space, builder), tuple(paths), tuple(frozen[1:]))
 
 
 def search_paths(file: Path | None) -> tuple[Path, ...]:
@@ -90,7 +95,7 @@ def load_data(config: DataConfig, paths: Sequence[Path], seed: int) -> Dataset:
     )
 
 
-def _load_teacher(config: TeacherConfig, data: Dataset, paths: Sequence[Path]) -> Teacher:
+def _load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path]) -> Teacher:
     _require_named("teacher", config.name or "")
     return load_teacher(config, data, paths)
 
@@ -130,7 +135,7 @@ def identity(inputs: Inputs) -> dict[str, str]:
     config = inputs.config
     return identity_of(
         data=[inputs.data.fingerprint, inputs.data.views.recipe()],
-        teacher=[inputs.teacher.fingerprint, config.teacher.signal],
+        teacher=[inputs.teacher.fingerprint, config.teacher.signal, *_others(inputs)],
         space=inputs.space.fingerprint,
         budget=config.budget,
         objectives=[list(config.search.costs), config.search.scalar],
@@ -139,3 +144,10 @@ def identity(inputs: Inputs) -> dict[str, str]:
         latency=config.latency,
         seed=config.seed,
     )
+
+
+def _others(inputs: Inputs) -> list[Any]:
+    """What scores depend on of further teachers; nothing where there are none."""
+    if not inputs.others:
+        return []
+    return [[teacher.fingerprint for teacher in inputs.others], inputs.config.teacher.combine]

@@ -12,8 +12,9 @@ from nas_distill.distill.objective import find_terms
 from nas_distill.distill.pairing import teacher_features
 from nas_distill.report import words
 from nas_distill.run.folder import RunFolder
-from nas_distill.teacher import LiveSignal, TeacherSignal, TeacherStore
+from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore
 from nas_distill.teacher.answer import Feature
+from nas_distill.teacher.combined import CombinedSignal
 from nas_distill.teacher.store_writer import Contents
 
 
@@ -41,25 +42,36 @@ def store_contents(inputs: Inputs) -> Contents:
 
 
 def teacher_signal(inputs: Inputs, folder: RunFolder, observer: Observer) -> TeacherSignal:
-    """Return the teacher's signal as the search file wants it, the store built where it is not there."""
-    features = _features(inputs)
+    """Return the teacher's signal, or that of all teachers, as the search file wants it, stores built if need be."""
+    signal = _signal(inputs, inputs.teacher, store_contents(inputs), folder, observer)
+    if not inputs.others:
+        return signal
+    plain = Contents(top_k=inputs.config.teacher.top_k)
+    others = [_signal(inputs, teacher, plain, folder, observer) for teacher in inputs.others]
+    combine = inputs.config.teacher.combine
+    return CombinedSignal([signal, *others], inputs.data, by=combine.by, temperature=combine.temperature)
+
+
+def _signal(
+    inputs: Inputs, teacher: Teacher, contents: Contents, folder: RunFolder, observer: Observer
+) -> TeacherSignal:
+    features = contents.features
     config = inputs.config.teacher
     if config.signal == "live":
-        return LiveSignal(inputs.teacher, features=features)
+        return LiveSignal(teacher, features=features)
     full = [feature.layer.name for feature in features if feature.reduction == "full"]
     if full:
         observer.note(
             f"A loss reads whole layers of the teacher ({', '.join(full)}), which are too large to store: the teacher "
             "runs beside each student, which makes a step several times as long."
         )
-        return LiveSignal(inputs.teacher, features=features)
-    contents = store_contents(inputs)
+        return LiveSignal(teacher, features=features)
     if features or config.top_k is not None:
-        size = contents.bytes(inputs.teacher.num_classes, inputs.data)
+        size = contents.bytes(teacher.num_classes, inputs.data)
         observer.note(f"The teacher's answers take {words.cost('weight_bytes', size)} of disk.")
     return TeacherStore.build(
         store_root(inputs, folder),
-        inputs.teacher,
+        teacher,
         inputs.data,
         on_progress=lambda done: observer.step(done.done, done.total),
         contents=contents,

@@ -17,7 +17,7 @@ from nas_distill.api.pipeline import Pipeline
 from nas_distill.api.run import Run
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError, did_you_mean
-from nas_distill.config import SearchConfig, SearchFile, load_search_file, parse
+from nas_distill.config import SearchConfig, SearchFile, TeacherSource, load_search_file, parse
 from nas_distill.data import Dataset
 from nas_distill.run.folder import RunFolder, choose_folder
 from nas_distill.space import SearchSpace
@@ -29,7 +29,7 @@ _SECTIONS = ("search", "score", "final", "latency")
 def search(
     file: str | Path | None = None,
     *,
-    teacher: nn.Module | str | None = None,
+    teacher: nn.Module | Sequence[nn.Module] | str | None = None,
     data: Any = None,
     builder: Callable[..., nn.Module] | str | None = None,
     space: SearchSpace | Mapping[str, Any] | str | None = None,
@@ -47,6 +47,7 @@ def search(
         file: a search file; what else is given stands in for its sections. Without one, ``teacher``, ``data`` and
             ``space`` are needed.
         teacher: any module that maps samples to logits, which is frozen; or a name as in a search file.
+            Several modules teach together (see ``teacher.combine``); budgets in percent are of the first.
         data: a Dataset, (x, y), a torch map-style dataset, or a mapping of such by split; or a name.
         builder: a function that builds a network of the parameters in ``space``, which it gets by name; also
             ``input_shape`` and ``num_classes`` if it takes them. Functions defined in a notebook work.
@@ -121,7 +122,7 @@ def open_run(
 def prepare(
     file: str | Path | None,
     *,
-    teacher: nn.Module | str | None = None,
+    teacher: nn.Module | Sequence[nn.Module] | str | None = None,
     data: Any = None,
     builder: Callable[..., nn.Module] | str | None = None,
     space: SearchSpace | Mapping[str, Any] | str | None = None,
@@ -145,9 +146,14 @@ def prepare(
         content["data"] = {"name": f"{FROM_PYTHON} {name}"}
     if teacher is not None:
         known = content.get("teacher") or {}
-        kept = {key: known[key] for key in ("signal", "store") if key in known}
-        name = teacher if isinstance(teacher, str) else f"{FROM_PYTHON} {type(teacher).__name__}"
-        content["teacher"] = {"name": name, **kept}
+        teachers: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+        kept = {key: value for key, value in known.items() if key not in TeacherSource.model_fields}
+        first, *others = teachers
+        content["teacher"] = {
+            **kept,
+            "name": _named(first),
+            **({"others": list(map(_named, others))} if others else {}),
+        }
     module = None if isinstance(teacher, str) else teacher
     if space is not None or builder is not None:
         content["space"] = _space_section(content.get("space"), space, builder)
@@ -167,6 +173,10 @@ def prepare(
     resolve_device(config.device)
     check_costs(inputs)
     return inputs, _place(path, config.name, source)
+
+
+def _named(teacher: nn.Module | str) -> str:
+    return teacher if isinstance(teacher, str) else f"{FROM_PYTHON} {type(teacher).__name__}"
 
 
 def _found(name: str, paths: Sequence[Path]) -> Path:

@@ -13,7 +13,7 @@ from torch import nn
 from nas_distill.common.errors import TeacherError, did_you_mean, first_line
 from nas_distill.common.references import load_reference, takes
 from nas_distill.common.seeds import seeded_torch
-from nas_distill.config import TeacherConfig
+from nas_distill.config import TeacherSource
 from nas_distill.data import Dataset
 from nas_distill.teacher.teacher import Teacher, freeze
 from nas_distill.teacher.weights import fill, read_weights
@@ -30,7 +30,7 @@ def shipped_teachers() -> list[str]:
     return sorted(entry.name for entry in _SHIPPED.iterdir() if (entry / DESCRIPTION).is_file())
 
 
-def load_teacher(config: TeacherConfig, data: Dataset, paths: Sequence[Path] = ()) -> Teacher:
+def load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path] = ()) -> Teacher:
     """Load and freeze the teacher that a search file names.
 
     Args:

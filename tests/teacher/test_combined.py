@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import nn
+
+from nas_distill.config import TermConfig, TrainingConfig
+from nas_distill.data import load_dataset
+from nas_distill.distill import Distiller
+from nas_distill.distill.losses.kd import divergence
+from nas_distill.teacher import LiveSignal, freeze
+from nas_distill.teacher.answer import Answer
+from nas_distill.teacher.combined import CombinedSignal, teacher_weights
+
+
+def softmax(z, axis=-1):
+    e = np.exp(z - z.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2
+
+
+LABELS = torch.tensor([0, 1, 2, 3, 0])
+
+
+def test_the_surer_count_more(logits):
+    p = softmax(logits.numpy())
+    entropy = -(p * np.log(p)).sum(axis=2)
+    expected = (1 - entropy / entropy.sum(axis=0)) / 2
+    np.testing.assert_allclose(teacher_weights(logits, LABELS, "entropy").numpy(), expected, rtol=1e-6)
+
+
+def test_those_nearer_to_the_label_count_more(logits):
+    p = softmax(logits.numpy())
+    wrong = -np.log(p[:, np.arange(5), LABELS.numpy()])
+    expected = (1 - softmax(wrong, axis=0)) / 2
+    np.testing.assert_allclose(teacher_weights(logits, LABELS, "confidence").numpy(), expected, rtol=1e-6)
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float64, (3, 2, 4), elements=st.floats(-1e4, 1e4)), st.sampled_from(["mean", "entropy", "confidence"])
+)
+def test_weights_are_shares_of_one(values, by):
+    weights = teacher_weights(torch.from_numpy(values), torch.tensor([1, 3]), by)
+    assert float(weights.min()) >= 0
+    torch.testing.assert_close(weights.sum(dim=0), torch.ones(2, dtype=weights.dtype), rtol=1e-6, atol=1e-6)
+
+
+class Fixed:
+    """A teacher of given logits."""
+
+    def __init__(self, logits):
+        self.given = logits
+        self.num_classes = logits.shape[1]
+        self.features = ()
+
+    def answer(self, split, index, view, x):
+        return Answer(self.given[index])
+
+    def identity(self):
+        return f"fixed:{float(self.given.sum())}"
+
+    def check(self, data):
+        pass
+
+
+class Labels:
+    """As much of a data set as is asked for."""
+
+    def labels(self, split):
+        return LABELS
+
+
+@pytest.mark.parametrize("by", ["mean", "entropy", "confidence"])
+def test_kd_from_the_mixture_is_the_weighted_sum_of_kd_from_each(logits, by):
+    combined = CombinedSignal([Fixed(each) for each in logits], Labels(), by=by, temperature=3.0)
+    index = torch.arange(5)
+    mixture = combined.answer("train", index, 0, index).logits
+    weights = teacher_weights(logits, LABELS, by)
+    student = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = []
+    for each in (False, True):
+        z = student.clone().requires_grad_()
+        if each:
+            rows = range(5)
+            total = sum(
+                weights[k, b] * divergence(z[b : b + 1], logits[k, b : b + 1], 3.0) / 5 for k in range(3) for b in rows
+            )
+        else:
+            total = divergence(z, mixture, 3.0)
+        total.backward()
+        gradients.append(z.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_what_it_is_depends_on_all_that_it_is_made_of(logits):
+    signals = [Fixed(each) for each in logits]
+    identities = {
+        CombinedSignal(signals, Labels()).identity(),
+        CombinedSignal(signals[:2], Labels()).identity(),
+        CombinedSignal(signals, Labels(), by="entropy").identity(),
+        CombinedSignal(signals, Labels(), temperature=2.0).identity(),
+    }
+    assert len(identities) == 4
+
+
+# Two teachers of which each knows one half of the classes.
+
+
+def learn(data, signal=None, *, loss=None, seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    terms = loss or (TermConfig(name="cross_entropy"),)
+    settings = TrainingConfig(epochs=12, batch_size=64, loss=terms)
+    distiller = Distiller(model, data, settings, signal=signal, seed=seed)
+    distiller.advance(10**6)
+    return distiller
+
+
+class Half:
+    """A teacher that is sure and wrong of the classes that it does not know."""
+
+    def __init__(self, inner, known):
+        self.inner, self.known = inner, known
+        self.num_classes, self.features = 10, ()
+
+    def answer(self, split, index, view, x):
+        answer = self.inner.answer(split, index, view, x).logits
+        unknown = ~torch.isin(answer.argmax(1), torch.tensor(self.known))
+        return Answer(torch.where(unknown[:, None], answer.roll(1, dims=1), answer))
+
+    def identity(self):
+        return f"half:{self.known}"
+
+    def check(self, data):
+        pass
+
+
+def test_weighting_by_confidence_takes_from_each_teacher_what_it_knows():
+    data = load_dataset("digits")
+    good = LiveSignal(freeze(learn(data).student(), data))
+    halves = [Half(good, [0, 1, 2, 3, 4]), Half(good, [5, 6, 7, 8, 9])]
+    only_taught = (TermConfig.model_validate({"name": "kd", "temperature": 4.0}),)
+    reached = {
+        "one": learn(data, halves[0], loss=only_taught).quality(),
+        "mean": learn(data, CombinedSignal(halves, data), loss=only_taught).quality(),
+        "confidence": learn(data, CombinedSignal(halves, data, by="confidence"), loss=only_taught).quality(),
+    }
+    assert reached["one"] < 0.7  # it was taught half of the classes wrongly
+    assert reached["confidence"] > 0.9
+    assert reached["confidence"] > reached["mean"] + 0.02
