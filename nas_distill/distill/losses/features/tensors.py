@@ -52,6 +52,11 @@ def smaller(one: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
     return min(one[-2], other[-2]), min(one[-1], other[-1])
 
 
+def pooled_shape(shape: tuple[int, ...]) -> tuple[int]:
+    """Return the shape (D,) of what pooling leaves of a map (C, H, W), tokens (N, D) or a vector (D,)."""
+    return (shape[-1] if len(shape) == 2 else shape[0],)
+
+
 _KINDS = {3: "a map (C, H, W)", 2: "tokens (N, D)", 1: "a vector (D,)"}
 
 
