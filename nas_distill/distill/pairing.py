@@ -24,6 +24,9 @@ from nas_distill.distill.objective import Term
 from nas_distill.evaluate.predict import eval_mode
 from nas_distill.teacher.answer import Feature
 
+# What a tap calls the stacked queries, keys and values of an attention.
+_QKV = ":qkv"
+
 
 @dataclass(frozen=True)
 class TermPairs:
@@ -47,9 +50,12 @@ def teacher_features(terms: Sequence[Term], teacher: nn.Module, x: Tensor) -> tu
         TrainingError: a term needs a kind of layer that the teacher has not, or names one that it has not.
     """
     found: dict[str, Feature] = {}
-    for term in terms:
+    # Whatever the order of terms, what was found is in order of depth: stages hold all tokens, and the last is last.
+    places = {"stages": 0, "last": 2}
+    for term in sorted(terms, key=lambda term: (term.config.layers != "auto", places.get(term.spec.layers, 1))):
+        named = term.config.layers != "auto"
         for layer in _layers(term, teacher, x, side=1):
-            feature = Feature(layer, term.spec.reduction)
+            feature = Feature(layer, term.spec.reduction, named)
             found.setdefault(feature.key, feature)
     return tuple(found.values())
 
@@ -67,7 +73,7 @@ def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: 
     if term.config.layers != "auto":
         pairs = pairs_by_name(term.config.layers, ours, [feature.layer for feature in known.values()])
     else:
-        wanted = _wanted([feature.layer for feature in known.values()], term.spec.layers)
+        wanted = _wanted([feature.layer for feature in known.values() if not feature.named], term.spec.layers)
         pairs = match_layers(ours, wanted)
     theirs = [known[pair.teacher.name] for pair in pairs]
     return TermPairs(
@@ -84,8 +90,12 @@ def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Laye
     if kind == "none":
         return []
     if term.config.layers != "auto":
-        return layers_named(module, x, list(dict.fromkeys(pair[side] for pair in term.config.layers)))
-    found = _attention(module, x) if kind == "attention" else find_layers(module, x)
+        names = list(dict.fromkeys(pair[side] for pair in term.config.layers))
+        return _attention(module, x, names) if kind == "attention" else layers_named(module, x, names)
+    if kind == "attention":
+        found = _attention(module, x, [f"{name}{_QKV}" for name in attention_names(module)])
+    else:
+        found = find_layers(module, x)
     wanted = _wanted(found, kind)
     if not wanted:
         who = "teacher" if side else "student"
@@ -106,6 +116,8 @@ _NEEDS: dict[Layers, str] = {
 
 
 def _wanted(layers: Sequence[Layer], kind: Layers) -> list[Layer]:
+    # Among a teacher's features, those of other terms' kinds are too.
+    layers = [layer for layer in layers if layer.name.endswith(_QKV) == (kind == "attention")]
     if kind == "vector":
         return [layer for layer in layers if layer.kind == "vector"][-1:]
     if kind in ("tokens", "attention"):
@@ -114,9 +126,15 @@ def _wanted(layers: Sequence[Layer], kind: Layers) -> list[Layer]:
     return inner[-1:] if kind == "last" else inner
 
 
-def _attention(module: nn.Module, x: Tensor) -> list[Layer]:
-    """Return the attentions' queries, keys and values as layers of kind tokens, their shape that of a sample's."""
-    names = [f"{name}:qkv" for name in attention_names(module)]
+def _attention(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Layer]:
+    """Return attentions' queries, keys and values as layers of kind tokens, their shape that of a sample's.
+
+    Raises:
+        TrainingError: one of ``names`` is none of those, or the network has no such layer.
+    """
+    for name in names:
+        if not name.endswith(_QKV):
+            raise TrainingError(f"A loss on attention cannot read layer '{name}'; name attentions as 'path{_QKV}'.")
     tap = Tap(module, names)
     with eval_mode(module), torch.no_grad(), tap:
         module(x)

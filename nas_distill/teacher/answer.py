@@ -20,10 +20,12 @@ class Feature:
 
     ``full``: as it is. ``pooled``: (D,) a sample, a map's mean over its places, or tokens' over tokens. ``attention``:
     (H, W) a sample, a map's mean square over channels (Zagoruyko and Komodakis, 2017, arXiv:1612.03928).
+    ``named``: only terms that name it read it; it was not found as a layer of the kind that a loss reads.
     """
 
     layer: Layer
     reduction: Reduction = "full"
+    named: bool = False
 
     @property
     def key(self) -> str:

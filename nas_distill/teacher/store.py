@@ -272,7 +272,9 @@ def check_contents(contents: Contents, num_classes: int) -> None:
 def _contents(meta: dict[str, Any]) -> Contents:
     features = tuple(
         Feature(
-            Layer(entry["layer"]["name"], tuple(entry["layer"]["shape"]), entry["layer"]["kind"]), entry["reduction"]
+            Layer(entry["layer"]["name"], tuple(entry["layer"]["shape"]), entry["layer"]["kind"]),
+            entry["reduction"],
+            entry["named"],
         )
         for entry in meta["features"]
     )
@@ -292,7 +294,7 @@ def store_key(teacher: Teacher, data: Dataset, contents: Contents | None = None)
         "data": data.fingerprint,
         "views": data.views.recipe(),
         "dtype": np.dtype(DTYPE).str,
-        "features": [(feature.key, feature.shape) for feature in contents.features],
+        "features": [(feature.key, feature.shape, feature.named) for feature in contents.features],
         "top_k": contents.top_k,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,61 @@
+"""DIST: relations between classes and between samples in place of the probabilities themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from nas_distill.common.errors import TrainingError
+from nas_distill.distill.losses.features.tensors import unit
+from nas_distill.distill.losses.kd import Temperature
+from nas_distill.distill.losses.logits import check_logits, log_probabilities
+from nas_distill.distill.losses.loss import Batch, Outputs
+from nas_distill.distill.losses.registry import loss
+
+# Below this, differences between probabilities in float32 are rounding.
+_FLOOR = 1e-6
+
+
+@loss("dist", weight=2.0)
+def dist(
+    student: Outputs,
+    teacher: Outputs,
+    batch: Batch,
+    *,
+    beta: Annotated[float, Field(ge=0)] = 1.0,
+    gamma: Annotated[float, Field(ge=0)] = 1.0,
+    temperature: Temperature = 1.0,
+) -> Tensor:
+    """DIST: Pearson correlation of probabilities over classes and over samples (Huang et al., 2022, arXiv:2205.10536).
+
+    ``T^2 * (beta * inter + gamma * intra)``: inter is 1 - the correlation over classes, averaged over samples; intra is
+    1 - the correlation over samples, averaged over classes. Equal logits give the minimum, 0; but a row or column whose
+    probabilities vary by less than a millionth correlates with nothing, so it counts up to 1 and teaches little.
+
+    Batches of 64 or more are better for intra. With two classes inter is 0 or 2 a sample and teaches nothing.
+
+    Raises:
+        TrainingError: the classes of student and teacher differ, or are fewer than 2, or a batch has one sample while
+            ``gamma`` is above 0.
+    """
+    check_logits("dist", student, teacher)
+    if gamma and len(student.logits) < 2:
+        raise TrainingError(
+            "The loss 'dist' compares the samples of a batch with each other, and this one has 1; set batch_size to 2 "
+            "or more (64 is better), or the loss's gamma to 0."
+        )
+    ours, theirs = (log_probabilities(side.logits, temperature).exp() for side in (student, teacher))
+    value = ours.new_zeros(())
+    if beta:
+        value = value + beta * (1 - _correlation(ours, theirs, dim=1).mean())
+    if gamma:
+        value = value + gamma * (1 - _correlation(ours, theirs, dim=0).mean())
+    return value * temperature**2
+
+
+def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
+    """Return Pearson's correlation along ``dim``; 0 where either is constant, its gradient finite."""
+    ours, theirs = (unit(x - x.mean(dim=dim, keepdim=True), dim, floor=_FLOOR) for x in (one, other))
+    return (ours * theirs).sum(dim=dim)

@@ -1,0 +1,89 @@
+"""Divergences between what student and teacher hold likely: either way round, and between the two."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from nas_distill.distill.losses.kd import Temperature, divergence
+from nas_distill.distill.losses.logits import check_logits, log_probabilities
+from nas_distill.distill.losses.loss import Batch, Outputs
+from nas_distill.distill.losses.registry import loss
+
+
+@loss("forward_kl")
+def forward_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
+    """T^2 times KL(teacher || student), so that the student covers all that the teacher holds likely.
+
+    It is ``kd`` with weight 1 and T = 1 (Hinton et al., 2015, arXiv:1503.02531). Equal logits give the minimum, 0.
+
+    Raises:
+        TrainingError: the classes of student and teacher differ, or are fewer than 2.
+    """
+    check_logits("forward_kl", student, teacher)
+    return divergence(student.logits, teacher.logits, temperature)
+
+
+@loss("reverse_kl")
+def reverse_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
+    """T^2 times KL(student || teacher), so that the student leaves out what the teacher holds unlikely.
+
+    MiniLLM (Gu et al., 2023, arXiv:2306.08543), on classes. Equal logits give the minimum, 0.
+
+    Raises:
+        TrainingError: the classes of student and teacher differ, or are fewer than 2.
+    """
+    check_logits("reverse_kl", student, teacher)
+    return divergence(teacher.logits, student.logits, temperature)
+
+
+@loss("jsd")
+def jsd(
+    student: Outputs,
+    teacher: Outputs,
+    batch: Batch,
+    *,
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.5,
+    temperature: Temperature = 1.0,
+) -> Tensor:
+    """Generalised Jensen-Shannon divergence between teacher and student (GKD; Agarwal et al., 2023, arXiv:2306.13649).
+
+    ``T^2 * (beta * KL(p_t || M) + (1 - beta) * KL(p_s || M))`` with ``M = beta * p_t + (1 - beta) * p_s``, summed over
+    classes, averaged over the batch. Towards its ends it goes to 0 as ``beta * KL(p_t || p_s)`` and
+    ``(1 - beta) * KL(p_s || p_t)`` do, so there it is defined as those divergences without the factor: ``beta`` 0 is
+    the forward KL, 1 the reverse KL, and the value jumps. Equal logits give the minimum, 0.
+
+    Raises:
+        TrainingError: the classes of student and teacher differ, or are fewer than 2.
+    """
+    check_logits("jsd", student, teacher)
+    if beta in (0, 1):
+        one, other = (student, teacher) if beta == 0 else (teacher, student)
+        return divergence(one.logits, other.logits, temperature)
+    log_student = log_probabilities(student.logits, temperature)
+    log_teacher = log_probabilities(teacher.logits, temperature)
+    log_mixture = torch.logaddexp(log_teacher + math.log(beta), log_student + math.log1p(-beta))
+    from_teacher = functional.kl_div(log_mixture, log_teacher, reduction="batchmean", log_target=True)
+    from_student = functional.kl_div(log_mixture, log_student, reduction="batchmean", log_target=True)
+    return (beta * from_teacher + (1 - beta) * from_student) * temperature**2
+
+
+@loss("soft_cross_entropy")
+def soft_cross_entropy(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
+    """T^2 times the cross-entropy against the teacher's softened classes (TinyBERT; arXiv:1909.10351).
+
+    The prediction loss of Jiao et al., 2019: summed over classes, averaged over the batch. Its gradient is that of
+    ``kd``; equal logits give the minimum, which is T^2 times the entropy of the teacher's classes.
+
+    Raises:
+        TrainingError: the classes of student and teacher differ, or are fewer than 2.
+    """
+    check_logits("soft_cross_entropy", student, teacher)
+    log_student = log_probabilities(student.logits, temperature)
+    shares = log_probabilities(teacher.logits, temperature).exp()
+    return -(shares * log_student).sum(dim=1).mean() * temperature**2

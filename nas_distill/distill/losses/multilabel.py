@@ -1,0 +1,29 @@
+"""For samples that may have several labels: each label is a question of its own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from nas_distill.distill.losses.kd import Temperature
+from nas_distill.distill.losses.logits import check_logits, tempered
+from nas_distill.distill.losses.loss import Batch, Outputs
+from nas_distill.distill.losses.registry import loss
+
+
+@loss("bce_kd", weight=10.0)
+def bce_kd(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
+    """T^2 times the divergence of each label's sigmoid at temperature T, for multi-label tasks (arXiv:2308.06453).
+
+    The one-versus-all distillation of Yang et al., 2023, summed over labels and averaged over the batch. It is binary
+    cross-entropy against the teacher's sigmoids less the teacher's entropy, so its gradient is that of the
+    cross-entropy and equal logits give the minimum, 0. The labels themselves are not read.
+
+    Raises:
+        TrainingError: the labels of student and teacher differ in number.
+    """
+    check_logits("bce_kd", student, teacher, classes=1)
+    ours, theirs = tempered(student.logits, temperature), tempered(teacher.logits, temperature)
+    yes = theirs.sigmoid() * (functional.logsigmoid(theirs) - functional.logsigmoid(ours))
+    no = (-theirs).sigmoid() * (functional.logsigmoid(-theirs) - functional.logsigmoid(-ours))
+    return (yes + no).sum(dim=1).mean() * temperature**2

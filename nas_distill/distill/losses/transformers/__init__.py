@@ -1,0 +1,1 @@
+"""Losses for transformers: on tokens, and on the queries, keys and values of torch.nn.MultiheadAttention."""

@@ -1,0 +1,64 @@
+"""MiniLM: relations between tokens in the last attention, whatever its width and number of heads."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from nas_distill.common.errors import TrainingError
+from nas_distill.distill.losses.features.tensors import exact
+from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
+from nas_distill.distill.losses.registry import loss
+from nas_distill.distill.losses.transformers.attention import check_attention
+
+
+@loss("minilm", layers="attention")
+class MiniLM(Loss):
+    """Relations of queries, of keys and of values among themselves (MiniLMv2; Wang et al., 2020, arXiv:2012.15828).
+
+    Each of the three is split anew into ``relation_heads`` heads of one width, so that widths and numbers of heads may
+    differ; a relation is ``softmax(x x^T / sqrt(d))``. The loss is KL(teacher || student), summed over keys, averaged
+    over batch, heads and queries, added over the three. Of several pairs the last alone is read: auto means the last
+    attention of both; name one pair to take another of the teacher's. Masks are not applied. Equal relations give the
+    minimum, 0; it learns nothing itself.
+
+    ``relation_heads``: must divide both widths; null takes the greatest common divisor of the teacher's heads and the
+    student's width (of 12 heads and a width of 312, 12). The paper takes more than the teacher has, 48 for 12.
+
+    Raises:
+        TrainingError: the numbers of tokens differ, ``relation_heads`` does not divide both widths, or a layer is no
+            attention.
+    """
+
+    def __init__(self, shapes: Shapes, *, relation_heads: Annotated[int, Field(ge=1)] | None = None) -> None:
+        super().__init__(shapes)
+        check_attention("minilm", shapes)
+        ours, theirs = shapes.features[-1]
+        widths = ours[1] * ours[3], theirs[1] * theirs[3]
+        self.heads = math.gcd(theirs[1], widths[0]) if relation_heads is None else relation_heads
+        if any(width % self.heads for width in widths):
+            common = math.gcd(*widths)
+            fitting = [str(number) for number in range(1, common + 1) if common % number == 0]
+            raise TrainingError(
+                f"The loss 'minilm' splits the student's width {widths[0]} and the teacher's {widths[1]} into "
+                f"relation_heads, and {self.heads} does not divide both; take one of {', '.join(fitting)}."
+            )
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """Return the sum over the three relations; features are (3, B, heads, N, d)."""
+        ours, theirs = self._relations(student.features[-1]), self._relations(teacher.features[-1])
+        # Rows are queries: the sum over keys is averaged over batch, heads and queries.
+        rows = ours[0].numel() // ours.shape[-1]
+        return functional.kl_div(ours, theirs, reduction="sum", log_target=True) / rows
+
+    def _relations(self, feature: Tensor) -> Tensor:
+        """Return the logs of the relations, (3, B, relation heads, N, N), of (3, B, heads, N, d)."""
+        joined = exact(feature).transpose(2, 3).flatten(3)
+        split = joined.unflatten(3, (self.heads, -1)).transpose(2, 3)
+        products = split @ split.transpose(-2, -1) / math.sqrt(split.shape[-1])
+        return torch.log_softmax(products, dim=-1)
