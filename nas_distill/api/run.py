@@ -7,18 +7,20 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
+from nas_distill.api.assistants import Via, find_assistant
 from nas_distill.api.costing import LATENCY
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import baseline_of, export_student, read_student
 from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.reporting import card_facts, final_report, finalist_results
-from nas_distill.api.signals import store_contents, store_root, teacher_signal
+from nas_distill.api.signals import store_contents, store_root, teacher_signal, with_loss
 from nas_distill.common.errors import BudgetError, ConfigError, ExportError, RunError
 from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
@@ -304,6 +306,7 @@ class Trial:
         epochs: float | None = None,
         taught: bool = True,
         seed: int | None = None,
+        via: Via | None = None,
         observer: Observer | None = None,
         **changes: Any,
     ) -> Student:
@@ -315,14 +318,18 @@ class Trial:
             epochs: length, the run's own ``final.epochs`` unless given.
             taught: False trains on labels alone.
             seed: the run's unless given.
+            via: who teaches it instead of the teacher: ``front``, the next larger member of the front (distilled first
+                if need be), or ``self``, its own best student; see ``find_assistant``.
             observer: is told of each epoch.
             changes: other settings of the ``final`` section, e.g. ``batch_size=256``.
 
         Raises:
             TrainingError: the loss became NaN or infinite.
             ConfigError: a setting is wrong.
+            RunError: nobody can teach it ``via`` that way.
         """
         run, observer = self.run, observer or Silent()
+        assistant = None if via is None else find_assistant(self, via, epochs, observer)
         final = run.config.final.model_dump()
         training = parse(
             FinalConfig, {**final, **({} if epochs is None else {"epochs": epochs}), **changes}, source="distill(...)"
@@ -331,6 +338,8 @@ class Trial:
         name = f"{self.record.key}-{training.epochs:g}-epochs{'' if taught else '-labels'}" + (
             f"-seed-{seed}" if seed != run.config.seed else ""
         )
+        if assistant is not None:
+            name += f"-{assistant.name}"
         if changes:
             name += f"-{hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
         total = max(1, round(training.epochs))
@@ -344,7 +353,9 @@ class Trial:
             teacher=taught,
             output=run.folder.student(name),
         )
-        inputs = run.inputs
+        inputs = with_loss(run.inputs, training)
+        if assistant is not None:
+            inputs = replace(inputs, teacher=assistant.teacher(), others=())
         with disk_errors(run.folder.path):
             signal = teacher_signal(inputs, run.folder, observer)
             observer.phase(f"distilling trial {self.record.number}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
+from nas_distill.config import TrainingConfig
 from nas_distill.distill.objective import find_terms
 from nas_distill.distill.pairing import teacher_features
 from nas_distill.report import words
@@ -34,6 +36,13 @@ def _features(inputs: Inputs) -> tuple[Feature, ...]:
         for term in find_terms(section.loss, where=f"{name}.loss", paths=inputs.paths)
     ]
     return teacher_features(terms, inputs.teacher.module, x)
+
+
+def with_loss(inputs: Inputs, training: TrainingConfig) -> Inputs:
+    """Return the inputs with one training's loss in the place of the search file's, for what the teacher must tell."""
+    score = inputs.config.score.model_copy(update={"loss": training.loss})
+    final = inputs.config.final.model_copy(update={"loss": training.loss})
+    return replace(inputs, config=inputs.config.model_copy(update={"score": score, "final": final}))
 
 
 def store_contents(inputs: Inputs) -> Contents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,14 @@ app = typer.Typer(
 )
 store_app = typer.Typer(help="The teacher's stored logits.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+
+
+class Assistants(StrEnum):
+    """Who may teach instead of the teacher."""
+
+    FRONT = "front"
+    SELF = "self"
+
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, e.g. runs/quickstart")]
 TrialArgument = Annotated[int | None, typer.Argument(metavar="[TRIAL]", help="trial number; the best one unless given")]
@@ -159,13 +168,19 @@ def distill(
     epochs: Annotated[float | None, typer.Option(help="length; the run's final.epochs unless given")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="train on labels alone, for comparison")] = False,
     seed: Annotated[int | None, typer.Option(help="the run's unless given")] = None,
+    via: Annotated[
+        Assistants | None,
+        typer.Option(help="who teaches: the next larger member of the front, or its best student so far"),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Distil one trial in full and keep the student."""
     opened = _chosen(_open(run), trial)
     with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
-        student = opened.distill(epochs=epochs, taught=not labels, seed=seed, observer=observer)
+        student = opened.distill(
+            epochs=epochs, taught=not labels, seed=seed, via=None if via is None else via.value, observer=observer
+        )
     if as_json or not quiet:
         say_student(student, student.evaluate("val"), "val", as_json)
 

@@ -1,0 +1,71 @@
+"""Who teaches instead of the teacher: larger members of the run's own front, or the student's former self."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from nas_distill.common.errors import RunError
+from nas_distill.run.front import front_records
+from nas_distill.teacher import Teacher, freeze
+
+if TYPE_CHECKING:
+    from nas_distill.api.observer import Observer
+    from nas_distill.api.run import Student, Trial
+    from nas_distill.run.records import TrialRecord
+
+Via = Literal["front", "self"]
+STEP = 2.0
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """A student of this run that teaches another one; ``name`` tells it in the name of what it taught."""
+
+    student: Student
+    name: str
+
+    def teacher(self) -> Teacher:
+        """Return it as a frozen teacher."""
+        return freeze(self.student.module, self.student.trial.run.inputs.data, self.student.key)
+
+
+def find_assistant(trial: Trial, via: Via, epochs: float | None, observer: Observer) -> Assistant | None:
+    """Return who teaches ``trial``; None where the teacher itself does.
+
+    ``front``: teacher assistants (Mirzadeh et al., 2020, arXiv:1902.03393). The next larger member of the front teaches
+    it, which was taught by the next larger one, and so on up to the largest, which the teacher taught; each step
+    at least doubles the first cost objective. What was distilled in full already is not distilled again. ``self``:
+    born-again (Furlanello et al., 2018, arXiv:1805.04770): the trial's best student so far.
+
+    Raises:
+        RunError: there is no larger member of the front, or nothing was distilled that could teach.
+    """
+    if via == "self":
+        student = trial.student()
+        return Assistant(student, f"self-{student.key.removeprefix(trial.record.key).strip('-') or 'first'}")
+    larger = next_larger(trial)
+    if larger is None:
+        raise RunError(
+            f"Trial {trial.record.number} of {trial.run.folder.path} has no assistant: no member of the front costs at "
+            f"least {STEP:g} times as much. Distil it from the teacher, without 'via'."
+        )
+    return Assistant(_distilled(trial.run.trial(larger.number), epochs, observer), f"front-{larger.number}")
+
+
+def next_larger(trial: Trial) -> TrialRecord | None:
+    """Return the cheapest member of the front that costs at least ``STEP`` times what the trial costs."""
+    names = trial.run.config.search.costs
+    least = STEP * trial.record.costs[names[0]]
+    larger = [record for record in front_records(trial.run.records, names) if record.costs[names[0]] >= least]
+    return min(larger, key=lambda record: record.costs[names[0]], default=None)
+
+
+def _distilled(trial: Trial, epochs: float | None, observer: Observer) -> Student:
+    """Return a member of the ladder as its own assistant taught it, or the teacher where it is the largest."""
+    larger = next_larger(trial)
+    mark = None if larger is None else f"-front-{larger.number}"
+    for student in trial.students():
+        if ("-front-" not in student.key) if mark is None else (mark in student.key):
+            return student
+    return trial.distill(epochs=epochs, via=None if larger is None else "front", observer=observer)
