@@ -43,6 +43,7 @@ BEFORE: dict[str, Any] = {
     "score.decay": "cosine",
     "search.pruning.margin": 0.005,
     "final.count": 3,
+    "final.slope": 0.0,
 }
 
 
@@ -234,6 +235,7 @@ def _defaults(advice: Mapping[str, Advice]) -> str:
         "score.decay": score.decay,
         "search.pruning.margin": PruningConfig().margin,
         "final.count": FinalConfig().count,
+        "final.slope": FinalConfig().slope,
     }
     rows = []
     for key, before in BEFORE.items():

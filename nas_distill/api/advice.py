@@ -11,14 +11,19 @@ import numpy as np
 import yaml
 
 from nas_distill.common.errors import ConfigError
-from nas_distill.config import ScoreConfig, SearchConfig, parse, read_yaml
+from nas_distill.config import FinalConfig, ScoreConfig, SearchConfig, parse, read_yaml
 from nas_distill.engine.calibration import CONSTANT
 from nas_distill.engine.hindsight import Hindsight, in_hindsight
+from nas_distill.report.ranking import cost_slope
 from nas_distill.report.ranking_text import difference_text, figure
 from nas_distill.report.scores import Ranking, Score, Study, common, difference, rank, read_out
 
 MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04)
-_SECTIONS: dict[str, type[ScoreConfig] | type[SearchConfig]] = {"score": ScoreConfig, "search": SearchConfig}
+_SECTIONS: dict[str, type[ScoreConfig | SearchConfig | FinalConfig]] = {
+    "score": ScoreConfig,
+    "search": SearchConfig,
+    "final": FinalConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def advise(study: Study, costs: Sequence[Mapping[str, float]], names: Sequence[s
         if changed is not None:
             taken = "taken" if key in keys["score"] else "left, as it does not surely rank better"
             reasons.append(f"{name}: tau {difference_text(changed)}, {taken}.".capitalize())
+    keys |= _slope(study, kind, costs, names[0], reasons)
     reasons += _doubts(study, kind, scores[epochs])
     return Advice(keys, tuple(reasons))
 
@@ -198,6 +204,27 @@ def _constant(study: Study, epochs: float) -> Score | None:
     if CONSTANT not in study.kinds() or epochs not in study.epochs(CONSTANT):
         return None
     return read_out(study, CONSTANT, epochs)
+
+
+def _slope(
+    study: Study, kind: str, costs: Sequence[Mapping[str, float]], name: str, reasons: list[str]
+) -> dict[str, Any]:
+    """Advise how finalists are chosen, by score and cost together if that tells their quality better."""
+    merit, scores = study.merit(), study.column(kind, study.length(kind))
+    known = np.flatnonzero(np.isfinite(merit) & np.isfinite(scores))
+    try:
+        found = cost_slope(scores[known], [costs[int(place)][name] for place in known], merit[known])
+    except ValueError:
+        return {}
+    if found is None:
+        reasons.append("Finalists: the short score does not rise with full quality, so no slope can be told.")
+        return {}
+    reasons.append(
+        f"Finalists: a doubling of {name} is worth {100 * found.slope:.2f} points of short score; left one out, both "
+        f"together miss full quality by {100 * found.error_with:.2f} points, the score alone by "
+        f"{100 * found.error_without:.2f}."
+    )
+    return {"final": {"slope": round(found.slope, 4)}} if found.helps else {}
 
 
 def _doubts(study: Study, kind: str, score: Score) -> list[str]:

@@ -140,7 +140,7 @@ def test_a_search_takes_what_its_file_does_not_spell_out(copy, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("final: {epochs: 3}\n", "'final' is not what a calibration advises"),
+        ("latency: {repeats: 9}\n", "'latency' is not what a calibration advises"),
         ("score: 3\n", "'score' is not what"),
         ("score: {epoch: 3}\n", "did you mean 'epochs'"),
         ("search: {pruning: {margin: -1}}\n", "margin"),

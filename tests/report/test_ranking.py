@@ -115,3 +115,34 @@ def test_deviation_between_seeds_is_pooled():
     assert ranking.seed_deviation([[0.5, math.nan], [0.6, 0.7]]) == pytest.approx(math.sqrt(0.005))
     assert ranking.seed_deviation([[0.5]]) is None
     assert ranking.seed_deviation([[math.nan], [0.1]]) is None
+
+
+# What a doubling of the cost is worth.
+
+
+def test_the_slope_is_that_of_the_fit():
+    rng = np.random.default_rng(0)
+    score, doublings = rng.uniform(0.8, 0.9, 30), rng.uniform(18, 22, 30)
+    found = ranking.cost_slope(score, 2**doublings, 0.3 + 0.5 * score + 0.004 * doublings)
+    assert found.slope == pytest.approx(0.008)
+    assert found.error_with < 1e-9 < found.error_without
+    assert found.helps
+
+
+def test_a_cost_that_tells_nothing_does_not_help():
+    rng = np.random.default_rng(1)
+    score, cost = rng.uniform(0.8, 0.9, 40), 2 ** rng.uniform(18, 22, 40)
+    found = ranking.cost_slope(score, cost, score + rng.normal(0, 1e-4, 40))
+    assert abs(found.slope) < 1e-3
+    assert found.error_with == pytest.approx(found.error_without, rel=0.2)
+
+
+def test_a_score_that_misleads_has_no_slope():
+    score = np.linspace(0.8, 0.9, 10)
+    cost = 2 ** np.random.default_rng(2).uniform(18, 22, 10)
+    assert ranking.cost_slope(score, cost, 1 - score) is None
+
+
+def test_too_few_networks_have_no_slope():
+    with pytest.raises(ValueError, match="too few"):
+        ranking.cost_slope([0.1, 0.2, 0.3], [1, 2, 3], [0.1, 0.2, 0.3])
