@@ -14,8 +14,8 @@ from nas_distill.distill.losses.logits import check_logits, log_probabilities
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
 
-# Below this, differences between probabilities in float32 are rounding.
-_FLOOR = 1e-6
+# Of deviations from the mean, relative to it. A lower one would let a student that is undecided have huge gradients.
+_FLOOR = 1e-3
 
 
 @loss("dist", weight=2.0)
@@ -31,8 +31,8 @@ def dist(
     """DIST: Pearson correlation of probabilities over classes and over samples (Huang et al., 2022, arXiv:2205.10536).
 
     ``T^2 * (beta * inter + gamma * intra)``: inter is 1 - the correlation over classes, averaged over samples; intra is
-    1 - the correlation over samples, averaged over classes. Equal logits give the minimum, 0; but a row or column whose
-    probabilities vary by less than a millionth correlates with nothing, so it counts up to 1 and teaches little.
+    1 - the correlation over samples, averaged over classes. Equal logits give the minimum, 0; but a row or column that
+    varies by less than a thousandth of its mean correlates with nothing or little, so it counts up to 1.
 
     Batches of 64 or more are better for intra. With two classes inter is 0 or 2 a sample and teaches nothing.
 
@@ -57,5 +57,11 @@ def dist(
 
 def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
     """Return Pearson's correlation along ``dim``; 0 where either is constant, its gradient finite."""
-    ours, theirs = (unit(x - x.mean(dim=dim, keepdim=True), dim, floor=_FLOOR) for x in (one, other))
-    return (ours * theirs).sum(dim=dim)
+    return (_direction(one, dim) * _direction(other, dim)).sum(dim=dim)
+
+
+def _direction(shares: Tensor, dim: int) -> Tensor:
+    """Return the deviations from the mean along ``dim``, with norm 1 unless they are all below the floor."""
+    mean = shares.mean(dim=dim, keepdim=True)
+    # Relative to the mean, so that a class that is rare everywhere counts as the others do.
+    return unit((shares - mean) / mean.detach().clamp_min(1e-30), dim, floor=_FLOOR)

@@ -30,7 +30,7 @@ def cosine_logits(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     """One minus the cosine between the output vectors, averaged over the batch: for outputs that are embeddings.
 
     Only directions are learnt: outputs that are the teacher's up to a positive factor give the minimum, 0; opposite
-    ones 2. An output of zeros has no direction and counts 1.
+    ones 2. An output of zeros has no direction and counts 1, and so do, in part, outputs that are all below 1e-4.
 
     Raises:
         TrainingError: the outputs of student and teacher differ in shape, or have fewer than 2 numbers.
@@ -41,5 +41,5 @@ def cosine_logits(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
 
 def one_minus_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """Return one minus the cosine of vectors along the last dimension, (...) of (..., D); half precision in float32."""
-    ours, theirs = (unit(exact(x), dim=-1, floor=1e-30) for x in (student, teacher))
+    ours, theirs = (unit(exact(x), dim=-1, floor=1e-4) for x in (student, teacher))
     return 1 - (ours * theirs).sum(dim=-1)
