@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_distill.common.errors import ConfigError
@@ -64,6 +64,7 @@ def test_maps_and_tokens_are_pooled(make_case):
     torch.testing.assert_close(case(ours, theirs), plain([ours[0].mean(dim=(2, 3))], [theirs[0].mean(dim=1)]))
 
 
+@settings(deadline=None)  # the first example loads what torch loads late
 @given(st.integers(0, 100), st.floats(1e-2, 1e4), st.floats(-5, 5))
 def test_a_factor_a_shift_and_a_rotation_change_nothing(seed, factor, shift):
     generator = torch.Generator().manual_seed(seed)
