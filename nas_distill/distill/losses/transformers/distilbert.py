@@ -9,6 +9,7 @@ from nas_distill.common.errors import TrainingError
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 from nas_distill.distill.losses.regression import one_minus_cosine
+from nas_distill.distill.losses.transformers.shapes import check_pairs
 from nas_distill.distill.projectors import TokenProjector
 
 
@@ -24,11 +25,12 @@ class CosineHidden(Loss):
     (weight 2; on the labels, where a language model would have masked words).
 
     Raises:
-        TrainingError: a layer is not tokens, or the numbers of tokens differ.
+        TrainingError: there is no pair, a layer is not tokens, or the numbers of tokens differ.
     """
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__(shapes)
+        check_pairs("cosine_hidden", shapes)
         for shape in (shape for pair in shapes.features for shape in pair):
             if len(shape) != 2:
                 raise TrainingError(

@@ -14,7 +14,7 @@ from nas_distill.common.errors import TrainingError
 from nas_distill.distill.losses.features.tensors import exact
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
-from nas_distill.distill.losses.transformers.attention import check_attention
+from nas_distill.distill.losses.transformers.shapes import check_attention
 
 
 @loss("minilm", layers="attention")

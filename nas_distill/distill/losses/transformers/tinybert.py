@@ -11,7 +11,7 @@ from nas_distill.common.layers import scores
 from nas_distill.distill.losses.features.tensors import exact
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
-from nas_distill.distill.losses.transformers.attention import check_attention
+from nas_distill.distill.losses.transformers.shapes import check_attention, check_pairs
 from nas_distill.distill.projectors import TokenProjector
 
 
@@ -54,11 +54,12 @@ class TinyBertHidden(Loss):
     named under ``layers``, as a term of its own (then with a projector of its own).
 
     Raises:
-        TrainingError: a layer is not tokens, or the numbers of tokens differ.
+        TrainingError: there is no pair, a layer is not tokens, or the numbers of tokens differ.
     """
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__(shapes)
+        check_pairs("tinybert_hidden", shapes)
         self.projectors = nn.ModuleDict()
         for ours, theirs in shapes.features:
             projector = TokenProjector(ours, theirs, always=True)

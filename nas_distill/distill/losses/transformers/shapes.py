@@ -1,9 +1,15 @@
-"""What the losses on attention share: which layers they take."""
+"""Which layers the losses for transformers refuse."""
 
 from __future__ import annotations
 
 from nas_distill.common.errors import TrainingError
 from nas_distill.distill.losses.loss import Shapes
+
+
+def check_pairs(name: str, shapes: Shapes) -> None:
+    """Raise TrainingError if there is no pair of layers for the loss ``name``."""
+    if not shapes.features:
+        raise TrainingError(f"The loss '{name}' got no pair of layers; leave 'layers' at auto, or name pairs.")
 
 
 def check_attention(name: str, shapes: Shapes) -> None:
@@ -13,8 +19,7 @@ def check_attention(name: str, shapes: Shapes) -> None:
         TrainingError: there is no pair, one is not of stacked queries, keys and values (3, heads, N, d), or the two of
             a pair have different numbers of tokens.
     """
-    if not shapes.features:
-        raise TrainingError(f"The loss '{name}' got no pair of layers; leave 'layers' at auto, or name pairs.")
+    check_pairs(name, shapes)
     for pair in shapes.features:
         for shape in pair:
             if len(shape) != 4 or shape[0] != 3:
