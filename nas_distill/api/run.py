@@ -21,10 +21,12 @@ from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.reporting import card_facts, final_report, finalist_results
 from nas_distill.api.signals import store_contents, store_root, teacher_signal, with_loss
+from nas_distill.api.updating import Update, update_student
 from nas_distill.common.errors import BudgetError, ConfigError, ExportError, RunError
 from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
+from nas_distill.data import Dataset
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import best_finalist, read_finalists
 from nas_distill.engine.work import Work, last_rung
@@ -407,6 +409,47 @@ class Student:
     @cached_property
     def module(self) -> nn.Module:
         """The network, in eval mode."""
+        return self.load()
+
+    def update(
+        self,
+        data: Dataset,
+        *,
+        epochs: float = 5.0,
+        keep: float = 1.0,
+        labels: bool = True,
+        teacher: bool = False,
+        observer: Observer | None = None,
+        **changes: Any,
+    ) -> Student:
+        """Train it on, on other data, and return the result, a student beside this one.
+
+        - Updated without forgetting (the default): its former self teaches it on the new samples with weight ``keep``
+          (learning without forgetting; Li and Hoiem, 2016, arXiv:1606.09282).
+        - Fine-tuned: ``keep=0``, on the labels alone.
+        - Personalised: ``labels=False, keep=0, teacher=True``: by what the run's teacher says of local samples, whose
+          labels are not looked at.
+
+        It saves itself after each epoch and goes on from there when called again with the same settings and data.
+
+        Args:
+            data: of the same shape, classes and normalisation; its validation split is what quality is read on.
+            epochs: length.
+            keep: weight of its former self's answers, at temperature 2.
+            labels: whether the labels teach, with weight 1.
+            teacher: whether the run's teacher teaches too.
+            observer: is told of each epoch.
+            changes: other settings of a training, e.g. ``optimizer={"lr": 0.001}``.
+
+        Raises:
+            ConfigError: the data do not fit the student, a setting is wrong, or nothing is left to learn from.
+            TrainingError: the loss became NaN or infinite.
+        """
+        settings = Update.of(epochs=epochs, keep=keep, labels=labels, teacher=teacher, changes=changes)
+        return Student(self.trial, update_student(self, data, settings, observer or Silent()))
+
+    def load(self) -> nn.Module:
+        """Return the network anew, in eval mode."""
         return read_student(self.trial.run.inputs, self.trial.run.folder, self.key)
 
     def evaluate(self, split: str | None = None) -> Evaluation:

@@ -1,0 +1,139 @@
+"""Improving a finished student on other data: fine-tuned, updated without forgetting, or personalised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nas_distill.api.disk import disk_errors
+from nas_distill.common.device import resolve_device
+from nas_distill.common.errors import ConfigError
+from nas_distill.common.seeds import derive
+from nas_distill.config import TrainingConfig, parse
+from nas_distill.data import Dataset
+from nas_distill.distill import Distiller
+from nas_distill.export.student import save_student
+from nas_distill.teacher import LiveSignal, TeacherSignal, freeze
+from nas_distill.teacher.combined import CombinedSignal
+
+if TYPE_CHECKING:
+    from nas_distill.api.observer import Observer
+    from nas_distill.api.run import Student
+
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Update:
+    """How a student is trained on; see ``Student.update``."""
+
+    keep: float
+    labels: bool
+    teacher: bool
+    training: TrainingConfig
+
+    @classmethod
+    def of(cls, *, epochs: float, keep: float, labels: bool, teacher: bool, changes: dict[str, Any]) -> Update:
+        """Check the settings.
+
+        Raises:
+            ConfigError: a setting is wrong, or nothing is left to learn from.
+        """
+        if keep < 0:
+            raise ConfigError(f"update(...): 'keep' is {keep:g}; it is a weight, from 0.")
+        if not labels and not teacher and not keep:
+            raise ConfigError("update(...): without labels, teacher and 'keep' there is nothing to learn from.")
+        loss: list[dict[str, Any]] = [{"name": "cross_entropy", "weight": 1.0}] if labels else []
+        if keep or teacher:
+            loss.append({"name": "kd", "weight": keep or 1.0, "temperature": TEMPERATURE})
+        # Trained weights want smaller steps than fresh ones.
+        settings = {"epochs": epochs, "loss": loss, "optimizer": {"lr": 0.01}, **changes}
+        return cls(keep, labels, teacher, parse(TrainingConfig, settings, source="update(...)"))
+
+    def name(self, data: Dataset) -> str:
+        """Return what tells this update from another one of the same student."""
+        parts = [self.keep, self.labels, self.teacher, self.training.model_dump(mode="json"), data.fingerprint]
+        return f"updated-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def update_student(student: Student, data: Dataset, update: Update, observer: Observer) -> str:
+    """Train a student on, in this process, and write the result beside it; return its key.
+
+    Raises:
+        ConfigError: the data do not fit the student.
+        TrainingError: the loss became NaN or infinite.
+    """
+    run = student.trial.run
+    _check(student, data)
+    key = f"{student.key}-{update.name(data)}"
+    checkpoint = run.folder.checkpoint(key)
+    config = run.config
+    with disk_errors(run.folder.path):
+        distiller = Distiller(
+            student.load(),
+            data,
+            update.training,
+            signal=_signal(student, data, update),
+            seed=derive(config.seed, "update"),
+            device=resolve_device(config.device),
+            paths=run.inputs.paths,
+        )
+        distiller.load(checkpoint)
+        epochs = -(-distiller.total_steps // distiller.steps_per_epoch)
+        observer.phase(f"updating {student.key}")
+        while distiller.step < distiller.total_steps:
+            distiller.advance((distiller.step // distiller.steps_per_epoch + 1) * distiller.steps_per_epoch)
+            distiller.save(checkpoint)
+            reached = -(-distiller.step // distiller.steps_per_epoch)
+            observer.step(reached, epochs, f"validation {distiller.quality():.2%}")
+        save_student(
+            run.folder.student(key),
+            distiller.student(),
+            student.trial.record.architecture,
+            run.inputs.space,
+            input_shape=data.input_shape,
+            num_classes=data.num_classes,
+            normalisation=data.normalisation(),
+            class_names=data.classes,
+            metadata={
+                "key": key,
+                "validation_accuracy": distiller.quality(),
+                "taught": distiller.signal is not None,
+                "epochs": update.training.epochs,
+                "seconds": distiller.seconds,
+                "seed": config.seed,
+                "updated_from": student.key,
+                "data": data.name,
+            },
+        )
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return key
+
+
+def _signal(student: Student, data: Dataset, update: Update) -> TeacherSignal | None:
+    signals: list[TeacherSignal] = []
+    if update.teacher:
+        inputs = student.trial.run.inputs
+        signals.append(LiveSignal(freeze(inputs.teacher.module, data, inputs.teacher.name)))
+    if update.keep:
+        signals.append(LiveSignal(freeze(student.load(), data, f"{student.key} as it was")))
+    if len(signals) < 2:
+        return signals[0] if signals else None
+    return CombinedSignal(signals, data, by="mean", temperature=TEMPERATURE)
+
+
+def _check(student: Student, data: Dataset) -> None:
+    known = student.trial.run.inputs.data
+    if data.input_shape != known.input_shape or data.num_classes != known.num_classes:
+        raise ConfigError(
+            f"Student {student.key} takes samples of shape {known.input_shape} and tells {known.num_classes} classes "
+            f"apart; data '{data.name}' has shape {data.input_shape} and {data.num_classes} classes."
+        )
+    if data.normalisation() != known.normalisation():
+        raise ConfigError(
+            f"Data '{data.name}' is normalised otherwise than what student {student.key} was trained on: give it the "
+            f"same mean and std, {known.normalisation()}."
+        )

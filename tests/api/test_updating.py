@@ -1,0 +1,141 @@
+import pytest
+import torch
+from torch import nn
+
+import nas_distill as nd
+from nas_distill.common.errors import ConfigError
+from nas_distill.config import TrainingConfig
+from nas_distill.data import load_dataset
+from nas_distill.distill import Distiller
+from nas_distill.evaluate.metrics import accuracy, agreement
+from nas_distill.evaluate.predict import predict_logits
+
+
+@pytest.fixture(scope="module")
+def student(given, tmp_path_factory):
+    """A finished student that tells four patches apart."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    settings = {
+        "backend": "inline",
+        "trials": 1,
+        "seeds": 1,
+        "score": {"epochs": 1, "batch_size": 32},
+        "final": {"epochs": 6, "batch_size": 32, "count": 1, "baseline": False},
+        "latency": {"calibrate": 0, "repeats": 5},
+    }
+    try:
+        content = {**given, "budget": None}
+        return nd.search(**content, folder=tmp_path_factory.mktemp("update") / "run", **settings).best().student()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def build(width, depth, input_shape, num_classes):
+    layers, channels = [], input_shape[0]
+    for _ in range(depth):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * input_shape[1] * input_shape[2], num_classes))
+
+
+SPACE = {"width": [4, 8, 12], "depth": [1, 2]}
+
+
+def samples(count, classes, seed=1, dark=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.tensor(classes)[torch.arange(count) % len(classes)]
+    x = torch.rand(count, 1, 8, 8, generator=generator) - dark
+    for place in range(4):
+        row, column = divmod(place, 2)
+        x[y == place, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 0.5
+    return x, y
+
+
+def dataset(count, classes, **keys):
+    return nd.Dataset.from_tensors(*samples(count, classes, **keys), val=0.25, num_classes=4)
+
+
+def right(student, x, y):
+    return accuracy(predict_logits(student.module, [x]), y)
+
+
+def digits_student(folder):
+    data = load_dataset("digits")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        teacher = build(16, 2, data.input_shape, 10)
+    distiller = Distiller(teacher, data, TrainingConfig(epochs=6), signal=None, seed=0)
+    distiller.advance(10**6)
+    settings = {
+        "backend": "inline",
+        "trials": 1,
+        "seeds": 1,
+        "score": {"epochs": 1, "batch_size": 32},
+        "final": {"epochs": 6, "batch_size": 32, "count": 1, "baseline": False},
+        "latency": {"calibrate": 0, "repeats": 5},
+    }
+    run = nd.search(teacher=distiller.student(), data=data, builder=build, space=SPACE, folder=folder, **settings)
+    return run.best().student(), data
+
+
+def test_its_former_self_keeps_it_from_forgetting(tmp_path):
+    """Trained on with the digits from 5 to 9 alone, it forgets those from 0 to 4, unless it teaches itself."""
+    student, data = digits_student(tmp_path / "run")
+    x, y = torch.from_numpy(data.train.x), torch.from_numpy(data.train.y)
+    known = data.normalisation()
+    new = nd.Dataset.from_tensors(x[y >= 5], y[y >= 5], val=0.25, num_classes=10, mean=known["mean"], std=known["std"])
+    settings = {"epochs": 5, "batch_size": 32, "optimizer": {"lr": 0.05}}
+    forgetful, careful = (student.update(new, keep=keep, **settings) for keep in (0, 4.0))
+    val, labels = data.batch("val", torch.arange(len(data.val)))
+    old = labels < 5
+    assert right(student, val[old], labels[old]) > 0.9
+    assert right(forgetful, val[old], labels[old]) < 0.6
+    assert right(careful, val[old], labels[old]) > 0.8
+    for updated in (forgetful, careful):
+        assert right(updated, val[~old], labels[~old]) > right(student, val[~old], labels[~old])
+
+
+def test_labels_need_not_be_looked_at(student):
+    """With labels that are all wrong, the teacher's answers alone still teach."""
+    x, y = samples(160, [0, 1, 2, 3], dark=0.5)
+    wrong = nd.Dataset.from_tensors(x, (y + 1) % 4, val=0.25, num_classes=4)
+    local = student.update(wrong, keep=0, labels=False, teacher=True, epochs=6, batch_size=32)
+    teacher = student.trial.run.inputs.teacher.module
+    test, _ = samples(200, [0, 1, 2, 3], seed=4, dark=0.5)
+    wanted = predict_logits(teacher, [test])
+    assert agreement(predict_logits(local.module, [test]), wanted) >= agreement(
+        predict_logits(student.module, [test]), wanted
+    )
+
+
+def test_the_student_itself_is_left_as_it_was(student):
+    before = {name: value.clone() for name, value in student.load().state_dict().items()}
+    updated = student.update(dataset(64, [0, 1, 2, 3]), epochs=1, batch_size=16)
+    assert updated.folder != student.folder
+    assert all(torch.equal(value, before[name]) for name, value in student.load().state_dict().items())
+    assert any(not torch.equal(value, before[name]) for name, value in updated.load().state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"keep": -1}, "'keep' is -1"),
+        ({"keep": 0, "labels": False}, "nothing to learn from"),
+        ({"epoch": 3}, "did you mean 'epochs'"),
+    ],
+)
+def test_wrong_settings_are_told(student, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        student.update(dataset(64, [0, 1, 2, 3]), **changes)
+
+
+def test_other_data_are_refused(student):
+    x, y = samples(64, [0, 1, 2, 3])
+    for other, said in [
+        (nd.Dataset.from_tensors(x, y, num_classes=5), "5 classes"),
+        (nd.Dataset.from_tensors(x[:, :, :6, :6], y), r"shape \(1, 6, 6\)"),
+        (nd.Dataset.from_tensors(x, y, mean=[0.5], std=[0.2]), "normalised otherwise"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            student.update(other)
