@@ -20,7 +20,7 @@ from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
 from nas_distill.api.screening import screened_finalists
-from nas_distill.api.signals import teacher_signal
+from nas_distill.api.signals import compared_layers, teacher_signal
 from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
@@ -155,6 +155,8 @@ class Pipeline:
         inputs = self.inputs
         with self._phase(journal, "teacher store"):
             signal = teacher_signal(inputs, self.folder, self.observer)
+        for sentence in compared_layers(inputs):
+            self.observer.note(sentence)
         if not isinstance(signal, TeacherStore):
             return signal
         samples = inputs.data.views.count * len(inputs.data.train) + len(inputs.data.val)

@@ -9,9 +9,10 @@ import torch
 
 from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
+from nas_distill.common.layers import describe_pairs
 from nas_distill.config import TrainingConfig
 from nas_distill.distill.objective import find_terms
-from nas_distill.distill.pairing import teacher_features
+from nas_distill.distill.pairing import pair_layers, teacher_features
 from nas_distill.report import words
 from nas_distill.run.folder import RunFolder
 from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore
@@ -43,6 +44,31 @@ def with_loss(inputs: Inputs, training: TrainingConfig) -> Inputs:
     score = inputs.config.score.model_copy(update={"loss": training.loss})
     final = inputs.config.final.model_copy(update={"loss": training.loss})
     return replace(inputs, config=inputs.config.model_copy(update={"score": score, "final": final}))
+
+
+def compared_layers(inputs: Inputs) -> list[str]:
+    """Say which layers the terms of both losses compare in the space's smallest student, a sentence a term.
+
+    Raises:
+        TrainingError: a term finds nothing to compare in it.
+    """
+    config, data = inputs.config, inputs.data
+    x, _ = data.batch("val", torch.arange(min(3, len(data.val))))
+    said: dict[str, None] = {}
+    for section in (config.score, config.final):
+        terms = find_terms(section.loss, paths=inputs.paths)
+        if all(term.spec.layers == "none" for term in terms):
+            continue
+        features = teacher_features(terms, inputs.teacher.module, x)
+        smallest = inputs.space.build(
+            inputs.space.smallest(), input_shape=inputs.input_shape, num_classes=data.num_classes
+        )
+        for term in terms:
+            pairs = pair_layers(term, smallest, features, x).pairs
+            if pairs:
+                rows = "; ".join(f"{ours} from {theirs}" for ours, theirs in describe_pairs(pairs))
+                said[f"'{term.config.name}' compares, in the smallest student: {rows}."] = None
+    return list(said)
 
 
 def store_contents(inputs: Inputs) -> Contents:

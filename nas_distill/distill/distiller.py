@@ -226,13 +226,11 @@ class Distiller:
             if not read.student:
                 found.append((plain, None if answer is None else Outputs(answer.logits)))
                 continue
-            assert answer is not None
-            found.append(
-                (
-                    Outputs(logits, tuple(ours[name].float() for name in read.student)),
-                    Outputs(answer.logits, tuple(answer.features[key] for key in read.teacher)),
-                )
-            )
+            own = Outputs(logits, tuple(ours[name].float() for name in read.student))
+            theirs = None
+            if answer is not None:
+                theirs = Outputs(answer.logits, tuple(answer.features[key] for key in read.teacher))
+            found.append((own, theirs))
         return found
 
     def _make_objective(self, paths: Sequence[Path]) -> Objective:

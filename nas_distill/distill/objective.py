@@ -42,8 +42,8 @@ def find_terms(terms: Sequence[TermConfig], *, where: str = "loss", paths: Seque
         here = f"{where}.{place}"
         spec = find_loss(config.name, where=here, paths=paths)
         term = Term(config, spec, spec.check(config.options, here))
-        if config.layers != "auto" and spec.layers == "none":
-            raise ConfigError(f"{here}: the loss '{config.name}' reads no layers, so 'layers' means nothing to it.")
+        if config.layers != "auto" and spec.layers in ("none", "own"):
+            raise ConfigError(f"{here}: the loss '{config.name}' compares no layers, so 'layers' means nothing to it.")
         if term.weight > 0:
             found.append(term)
     if not found:

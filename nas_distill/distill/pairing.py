@@ -68,6 +68,9 @@ def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: 
     """
     if term.spec.layers == "none":
         return TermPairs()
+    if term.spec.layers == "own":
+        own = _layers(term, student, x, side=0)
+        return TermPairs(tuple(layer.name for layer in own), shapes=tuple((layer.shape, ()) for layer in own))
     known = {feature.layer.name: feature for feature in features if feature.reduction == term.spec.reduction}
     ours = _layers(term, student, x, side=0)
     if term.config.layers != "auto":
@@ -87,7 +90,7 @@ def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: 
 def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Layer]:
     """Return the layers of one side that a term may read: those named (side 0 is the student's), else by its kind."""
     kind = term.spec.layers
-    if kind == "none":
+    if kind == "none" or (kind == "own" and side == 1):
         return []
     if term.config.layers != "auto":
         names = list(dict.fromkeys(pair[side] for pair in term.config.layers))
@@ -107,6 +110,7 @@ def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Laye
 
 
 _NEEDS: dict[Layers, str] = {
+    "own": "feature maps or blocks of tokens",
     "stages": "feature maps or blocks of tokens",
     "last": "a feature map or a block of tokens",
     "vector": "the vector before the classifier",

@@ -20,8 +20,8 @@ from nas_distill.distill.losses.loss import Loss
 from nas_distill.teacher.answer import Reduction
 
 Made = TypeVar("Made", bound=Callable[..., Any])
-# Which layers a loss reads where the search file does not name them.
-Layers = Literal["none", "stages", "last", "vector", "tokens", "attention"]
+# Which layers a loss reads where the search file does not name them; "own" are the student's stages and no teacher's.
+Layers = Literal["none", "stages", "last", "vector", "tokens", "attention", "own"]
 
 _BUILT_IN: dict[str, LossSpec] = {}
 _SPEC = "_nas_distill_loss"
