@@ -192,7 +192,7 @@ class ScoreConfig(TrainingConfig):
     """The short distillation that scores an architecture; ``rungs`` are the shares of it after which it may stop."""
 
     epochs: float = Field(3.0, gt=0)
-    rungs: tuple[Fraction, ...] = (1 / 9, 1 / 3, 1.0)
+    rungs: tuple[Fraction, ...] = (1 / 3, 1.0)
 
     @field_validator("rungs")
     @classmethod
@@ -224,7 +224,7 @@ class PruningConfig(Section):
     """
 
     rule: Literal["dominance", "none"] = "dominance"
-    margin: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(0.005, description="a number from 0, or auto")
+    margin: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(0.01, description="a number from 0, or auto")
     z: float = Field(1.0, ge=0)
     probe_seeds: int = Field(3, ge=2)
     witnesses: int = Field(1, ge=1)

@@ -151,7 +151,7 @@ def test_numbers_may_be_written_as_yaml_reads_them_wrongly():
 
 def test_the_defaults_are_those_of_the_design():
     config = search_file()
-    assert config.score.rungs == (1 / 9, 1 / 3, 1.0)
+    assert config.score.rungs == (1 / 3, 1.0)
     assert config.score.epochs < config.final.epochs
     assert [(term.name, term.weight, term.options) for term in config.score.loss] == [
         ("cross_entropy", 0.1, {}),

@@ -44,11 +44,11 @@ search:
   workers: 2                 # at a time
   sampler: tpe               # tpe, nsga2, random
   costs: [flops]             # what the front trades against quality
-  pruning: {rule: dominance, margin: 0.005}   # or margin: auto, or rule: none
+  pruning: {rule: dominance, margin: 0.01}   # or margin: auto, or rule: none
 
 score:                       # the short distillation that ranks candidates
   epochs: 3
-  rungs: [0.1111, 0.3333, 1]  # shares of it after which a candidate may be stopped
+  rungs: [0.3333, 1]  # shares of it after which a candidate may be stopped
 
 final:                       # the full distillation of the best
   epochs: 12

@@ -90,7 +90,7 @@ class Bench:
 
     folder: RunFolder
     search: SearchConfig = field(default_factory=lambda: SearchConfig(trials=12, seeds=3))
-    score: ScoreConfig = field(default_factory=ScoreConfig)
+    score: ScoreConfig = field(default_factory=lambda: ScoreConfig(rungs=(1 / 9, 1 / 3, 1.0)))
     budget: Budget = field(default_factory=Budget)
     space: SearchSpace = field(default_factory=lambda: SearchSpace.from_dict(SPACE, builder=build))
     costs: Callable[[Architecture], dict[str, float]] = simulated_costs

@@ -136,13 +136,13 @@ def test_a_dominated_candidate_is_stopped_and_its_witness_named(bench: Any) -> N
         cheap, dear = next_work(controller), next_work(controller)
         assert bench.costs(cheap.architecture)["flops"] < bench.costs(dear.architecture)["flops"]
         assert controller.report(cheap.key, result(0, 0.5))
-        assert not controller.report(dear.key, result(0, 0.494))  # the margin is 0.005
+        assert not controller.report(dear.key, result(0, 0.489))  # the margin is 0.01
         controller.finish(dear.key, Outcome("stopped"))
         assert read_study(bench.folder).trials[1].state is TrialState.PRUNED
     record = bench.records()[1]
     assert record.state == "pruned"
     assert record.stop is not None
-    assert (record.witness, record.stop.witness_quality, record.margin, record.stop.rung) == (0, 0.5, 0.005, 0)
+    assert (record.witness, record.stop.witness_quality, record.margin, record.stop.rung) == (0, 0.5, 0.01, 0)
 
 
 def test_dominance_is_at_equal_fidelity_and_the_last_rung_is_not_judged(bench: Any) -> None:
