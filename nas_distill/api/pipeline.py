@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from nas_distill.api.backends import make_backend
@@ -20,7 +21,7 @@ from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
 from nas_distill.api.screening import screened_finalists
-from nas_distill.api.signals import compared_layers, teacher_signal
+from nas_distill.api.signals import compared_layers, store_contents, teacher_signal, with_loss
 from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
@@ -154,7 +155,7 @@ class Pipeline:
     def _signal(self, journal: Journal) -> TeacherSignal:
         inputs = self.inputs
         with self._phase(journal, "teacher store"):
-            signal = teacher_signal(inputs, self.folder, self.observer)
+            signal = teacher_signal(with_loss(inputs, self.config.score), self.folder, self.observer)
         for sentence in compared_layers(inputs):
             self.observer.note(sentence)
         if not isinstance(signal, TeacherStore):
@@ -252,12 +253,20 @@ class Pipeline:
             on_event=self.observer.finalist,
         )
         with self._phase(journal, "full distillation"):
+            evaluator = self._for_finalists(evaluator)
             while not source.complete:
                 # A second round is for the baseline of one that overtook the others at the very end.
                 self._execute(backend, source, evaluator)
         if best_finalist(source.entries) is None:
             causes = [entry.cause for entry in source.entries if entry.cause]
             raise RunError(f"every finalist failed in its full distillation; the first with: {causes[0].rstrip('.')}.")
+
+    def _for_finalists(self, evaluator: StudentEvaluator) -> StudentEvaluator:
+        """Ask the teacher for what the finalists' loss reads, which may be more than what scores are made of."""
+        scores, finals = (with_loss(self.inputs, section) for section in (self.config.score, self.config.final))
+        if store_contents(scores) == store_contents(finals):
+            return evaluator
+        return replace(evaluator, signal=teacher_signal(finals, self.folder, self.observer))
 
     def _execute(self, backend: Backend, source: WorkSource, evaluator: StudentEvaluator) -> None:
         def stop() -> None:

@@ -193,7 +193,10 @@ class Run:
         """
         inputs = self.inputs
         store = TeacherStore.open(
-            store_root(inputs, self.folder), inputs.teacher, inputs.data, contents=store_contents(inputs)
+            store_root(inputs, self.folder),
+            inputs.teacher,
+            inputs.data,
+            contents=store_contents(with_loss(inputs, inputs.config.score)),
         )
         return store.verify(inputs.teacher, inputs.data, samples=samples)
 

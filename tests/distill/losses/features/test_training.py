@@ -14,7 +14,7 @@ from nas_distill.models import resnet
 from nas_distill.teacher import LiveSignal, freeze
 
 LOSSES = [name for name in loss_names() if find_loss(name).make.__module__.startswith("nas_distill.distill.losses.f")]
-LEARNED = {"hint", "vid", "crd", "reviewkd", "mgd", "cosine_features"}
+LEARNED = {"hint", "vid", "crd", "reviewkd", "mgd", "cosine_features", "byot"}
 
 
 def network(*widths, seed):
