@@ -161,6 +161,18 @@ def _distillation() -> tuple[TermConfig, ...]:
     )
 
 
+class CurriculumConfig(Section):
+    """Easy samples first: of each batch the easiest share counts, which rises from ``start`` to 1.
+
+    ``by``: the entropy of the teacher's answer, or the student's own loss. ``until``: the share of the training after
+    which all samples count.
+    """
+
+    by: Literal["teacher_entropy", "student_loss"] = "teacher_entropy"
+    start: Fraction = Field(0.5, gt=0, le=1)
+    until: Fraction = Field(0.5, gt=0, le=1)
+
+
 class TrainingConfig(Section):
     """How a network is trained; every schedule is a fraction of the budget of ``epochs``.
 
@@ -174,6 +186,7 @@ class TrainingConfig(Section):
     loss: tuple[TermConfig, ...] = Field(default_factory=_distillation, min_length=1)
     warmup: Fraction = Field(0.1, ge=0, lt=1)
     decay: Literal["cosine", "constant"] = "cosine"
+    curriculum: CurriculumConfig | None = None
     ema: Fraction = Field(0.05, ge=0, lt=1)
 
     @field_validator("loss", mode="before")

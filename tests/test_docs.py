@@ -45,6 +45,7 @@ SECTIONS = {
     "final": config.FinalConfig,
     "optimizer": config.OptimizerConfig,
     "loss": config.TermConfig,
+    "curriculum": config.CurriculumConfig,
     "latency": config.LatencyConfig,
     "The teach file": config.TeachFile,
 }

@@ -23,6 +23,7 @@ from nas_distill.common.seeds import derive, seeded_torch, torch_generator
 from nas_distill.config import OptimizerConfig, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
+from nas_distill.distill.curriculum import easiest, hardness, share_that_counts
 from nas_distill.distill.losses import Batch, Outputs, Shapes
 from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
 from nas_distill.distill.pairing import pair_layers
@@ -198,7 +199,7 @@ class Distiller:
         for group in self._optimizer.param_groups:
             group["lr"] = self.training.optimizer.lr * decay(done, self.training.warmup)
         logits = self._forward(x)
-        loss = self.objective(self._outputs(logits, answer), Batch(labels, index, done))
+        loss = self._loss(logits, answer, Batch(labels, index, done))
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         if self.training.optimizer.clip is not None:
@@ -216,6 +217,19 @@ class Distiller:
         with precision, self._tap if self._tap is not None else nullcontext():
             logits: Tensor = self.model(x)
         return logits.float()
+
+    def _loss(self, logits: Tensor, answer: Answer | None, batch: Batch) -> Tensor:
+        """Return the loss of the whole batch, or of what a curriculum lets count."""
+        outputs = self._outputs(logits, answer)
+        curriculum = self.training.curriculum
+        share = 1.0 if curriculum is None else share_that_counts(batch.done, curriculum)
+        if curriculum is None or share >= 1:
+            return self.objective(outputs, batch)
+        hard = hardness(logits, None if answer is None else answer.logits, batch.labels, curriculum.by)
+        places = easiest(hard, share)
+        chosen = [(ours.at(places), None if theirs is None else theirs.at(places)) for ours, theirs in outputs]
+        here = Batch(batch.labels[places], batch.index[places.cpu()], batch.done)
+        return self.objective(chosen, here)
 
     def _outputs(self, logits: Tensor, answer: Answer | None) -> list[tuple[Outputs, Outputs | None]]:
         """Return for each term what it compares."""

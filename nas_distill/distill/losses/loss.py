@@ -18,6 +18,14 @@ class Outputs:
     logits: Tensor
     features: tuple[Tensor, ...] = ()
 
+    def at(self, places: Tensor) -> Outputs:
+        """Return what is said of some of the batch's samples; ``places``: (K,) int64."""
+        return Outputs(
+            self.logits[places],
+            # Stacked queries, keys and values have their batch second.
+            tuple(value[:, places] if value.dim() == 5 else value[places] for value in self.features),
+        )
+
 
 @dataclass(frozen=True)
 class Batch:
