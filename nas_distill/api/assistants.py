@@ -11,7 +11,8 @@ from nas_distill.teacher import Teacher, freeze
 
 if TYPE_CHECKING:
     from nas_distill.api.observer import Observer
-    from nas_distill.api.run import Student, Trial
+    from nas_distill.api.student import Student
+    from nas_distill.api.trial import Trial
     from nas_distill.run.records import TrialRecord
 
 Via = Literal["front", "self"]

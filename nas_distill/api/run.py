@@ -1,38 +1,23 @@
-"""A run as its user holds it: what was found, the best trial under any budget, students to train and export."""
+"""A run as its user holds it: what was found, and the best trial under any budget."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
-from nas_distill.api.assistants import Via, find_assistant
-from nas_distill.api.costing import LATENCY
-from nas_distill.api.disk import disk_errors
-from nas_distill.api.finish import baseline_of, export_student, read_student
+from nas_distill.api.finish import baseline_of
 from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
-from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.reporting import card_facts, final_report, finalist_results
-from nas_distill.api.signals import store_contents, store_root, teacher_signal, with_loss
-from nas_distill.api.updating import Update, update_student
-from nas_distill.common.errors import BudgetError, ConfigError, ExportError, RunError
-from nas_distill.common.seeds import derive
-from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
+from nas_distill.api.signals import store_contents, store_root, with_loss
+from nas_distill.api.trial import Trial
+from nas_distill.common.errors import BudgetError, RunError
+from nas_distill.config import SearchFile, load_search_file
 from nas_distill.cost.budget import Budget
-from nas_distill.data import Dataset
-from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import best_finalist, read_finalists
-from nas_distill.engine.work import Work, last_rung
-from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import Evaluation, evaluate_logits
-from nas_distill.export.student import load_spec
 from nas_distill.report.model import FinalistResult, FinalReport, ModelResult
 from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
@@ -46,7 +31,6 @@ from nas_distill.teacher.store import Verification
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import nn
 
     from nas_distill.report.importance import ImportanceReport
 
@@ -247,246 +231,6 @@ class Run:
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
         return f"Run({str(self.folder.path)!r}, {len(self.records)} trials, {state})"
-
-
-class Trial:
-    """One trial of a run."""
-
-    def __init__(self, run: Run, record: TrialRecord) -> None:
-        self.run = run
-        self.record = record
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """The nested values of its parameters."""
-        return self.record.architecture.to_dict()
-
-    @property
-    def costs(self) -> dict[str, float]:
-        """Its costs."""
-        return self.record.costs
-
-    def build(self) -> nn.Module:
-        """Return its network with fresh weights."""
-        inputs = self.run.inputs
-        return inputs.space.build(
-            self.record.architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
-        )
-
-    def students(self) -> list[Student]:
-        """Return the students that full distillations of it left, in the search and since; best validation first.
-
-        Those trained on labels alone are not among them.
-        """
-        done = {entry.key for entry in read_finalists(self.run.facts) if entry.quality is not None}
-        found = []
-        for folder in sorted(self.run.folder.students.glob(f"{self.record.key}*")):
-            in_search = folder.name == self.record.key
-            if folder.name in done if in_search else folder.name.startswith(f"{self.record.key}-"):
-                try:
-                    spec = load_spec(folder)
-                except ExportError:  # one that is being written, or was when its process died
-                    continue
-                if spec["metadata"].get("taught"):
-                    found.append((spec["metadata"]["validation_accuracy"], Student(self, folder.name)))
-        return [student for _, student in sorted(found, key=lambda entry: -entry[0])]
-
-    def student(self) -> Student:
-        """Return its student of the best validation accuracy.
-
-        Raises:
-            RunError: it was not distilled in full.
-        """
-        students = self.students()
-        if not students:
-            raise RunError(
-                f"Trial {self.record.number} of {self.run.folder.path} was not distilled in full; "
-                f"'nas-distill distill {self.run.folder.path} {self.record.number}' does it."
-            )
-        return students[0]
-
-    def distill(
-        self,
-        *,
-        epochs: float | None = None,
-        taught: bool = True,
-        seed: int | None = None,
-        via: Via | None = None,
-        observer: Observer | None = None,
-        **changes: Any,
-    ) -> Student:
-        """Distil it in full, in this process, and return the student.
-
-        It saves itself after each epoch and goes on from there when called again with the same settings.
-
-        Args:
-            epochs: length, the run's own ``final.epochs`` unless given.
-            taught: False trains on labels alone.
-            seed: the run's unless given.
-            via: who teaches it instead of the teacher: ``front``, the next larger member of the front (distilled first
-                if need be), or ``self``, its own best student; see ``find_assistant``.
-            observer: is told of each epoch.
-            changes: other settings of the ``final`` section, e.g. ``batch_size=256``.
-
-        Raises:
-            TrainingError: the loss became NaN or infinite.
-            ConfigError: a setting is wrong.
-            RunError: nobody can teach it ``via`` that way.
-        """
-        run, observer = self.run, observer or Silent()
-        assistant = None if via is None else find_assistant(self, via, epochs, observer)
-        final = run.config.final.model_dump()
-        training = parse(
-            FinalConfig, {**final, **({} if epochs is None else {"epochs": epochs}), **changes}, source="distill(...)"
-        )
-        seed = run.config.seed if seed is None else seed
-        name = f"{self.record.key}-{training.epochs:g}-epochs{'' if taught else '-labels'}" + (
-            f"-seed-{seed}" if seed != run.config.seed else ""
-        )
-        if assistant is not None:
-            name += f"-{assistant.name}"
-        if changes:
-            name += f"-{hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
-        total = max(1, round(training.epochs))
-        work = Work(
-            key=name,
-            architecture=self.record.architecture,
-            training=training,
-            rungs=tuple((epoch + 1) / total for epoch in range(total)),
-            seed=derive(seed, "final"),
-            checkpoint=run.folder.checkpoint(name),
-            teacher=taught,
-            output=run.folder.student(name),
-        )
-        inputs = with_loss(run.inputs, training)
-        if assistant is not None:
-            inputs = replace(inputs, teacher=assistant.teacher(), others=())
-        with disk_errors(run.folder.path):
-            signal = teacher_signal(inputs, run.folder, observer)
-            observer.phase(f"distilling trial {self.record.number}")
-            student = StudentEvaluator(inputs.data, inputs.space, signal, run.config.device, inputs.paths).start(work)
-            try:
-                while True:
-                    result = student.next_rung()
-                    observer.step(result.rung + 1, total, f"validation {result.quality:.2%}")
-                    if result.rung == last_rung(work):
-                        break
-            finally:
-                student.close()
-        shutil.rmtree(work.checkpoint, ignore_errors=True)
-        return Student(self, name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all that is known of it, in plain values."""
-        record = self.record
-        return {
-            "trial": record.number,
-            "state": record.state,
-            "quality": record.quality,
-            "costs": record.costs,
-            "architecture": self.architecture,
-            "hash": record.architecture.hash,
-            "rungs": {str(rung): quality for rung, quality in record.rungs.items()},
-            "stop": record.stop,
-            "violations": record.violations,
-            "cause": record.cause,
-            "seconds": record.seconds,
-            "duplicate_of": record.duplicate_of,
-            "retry_of": record.retry_of,
-        }
-
-    def __repr__(self) -> str:
-        quality = self.record.quality
-        shown = "no quality" if quality is None else f"quality {quality:.4f}"
-        return f"Trial({self.record.number}, {self.record.state}, {shown})"
-
-
-class Student:
-    """A trained student in a folder."""
-
-    def __init__(self, trial: Trial, key: str) -> None:
-        self.trial = trial
-        self.key = key
-        self.folder: Path = trial.run.folder.student(key)
-
-    @cached_property
-    def module(self) -> nn.Module:
-        """The network, in eval mode."""
-        return self.load()
-
-    def update(
-        self,
-        data: Dataset,
-        *,
-        epochs: float = 5.0,
-        keep: float = 1.0,
-        labels: bool = True,
-        teacher: bool = False,
-        observer: Observer | None = None,
-        **changes: Any,
-    ) -> Student:
-        """Train it on, on other data, and return the result, a student beside this one.
-
-        - Updated without forgetting (the default): its former self teaches it on the new samples with weight ``keep``
-          (learning without forgetting; Li and Hoiem, 2016, arXiv:1606.09282).
-        - Fine-tuned: ``keep=0``, on the labels alone.
-        - Personalised: ``labels=False, keep=0, teacher=True``: by what the run's teacher says of local samples, whose
-          labels are not looked at.
-
-        It saves itself after each epoch and goes on from there when called again with the same settings and data.
-
-        Args:
-            data: of the same shape, classes and normalisation; its validation split is what quality is read on.
-            epochs: length.
-            keep: weight of its former self's answers, at temperature 2.
-            labels: whether the labels teach, with weight 1.
-            teacher: whether the run's teacher teaches too.
-            observer: is told of each epoch.
-            changes: other settings of a training, e.g. ``optimizer={"lr": 0.001}``.
-
-        Raises:
-            ConfigError: the data do not fit the student, a setting is wrong, or nothing is left to learn from.
-            TrainingError: the loss became NaN or infinite.
-        """
-        settings = Update.of(epochs=epochs, keep=keep, labels=labels, teacher=teacher, changes=changes)
-        return Student(self.trial, update_student(self, data, settings, observer or Silent()))
-
-    def load(self) -> nn.Module:
-        """Return the network anew, in eval mode."""
-        return read_student(self.trial.run.inputs, self.trial.run.folder, self.key)
-
-    def evaluate(self, split: str | None = None) -> Evaluation:
-        """Return accuracy, NLL, ECE, agreement with the teacher and share of its accuracy retained.
-
-        ``split``: ``test`` where there is one, else ``val``.
-        """
-        data, teacher = self.trial.run.inputs.data, self.trial.run.inputs.teacher
-        name = split or data.splits[-1]
-        if name not in data.splits:
-            raise ConfigError(f"data '{data.name}' has no split '{name}'; known: {', '.join(data.splits)}.")
-        student, wanted = (
-            predict_logits(module, (data.batch(name, index)[0] for index in data.batches(name)))
-            for module in (self.module, teacher.module)
-        )
-        return evaluate_logits(student, data.labels(name), wanted)
-
-    def export(self, path: str | Path | None = None) -> dict[str, Any]:
-        """Export to ONNX, hold the file against PyTorch on validation data, time it; return what was found.
-
-        ``path``: ``model.onnx`` in the student's folder unless given. ``predicted_ms`` of what is returned is the
-        latency that the search reckoned with, None where it left latency out.
-
-        Raises:
-            ExportError: it cannot be exported, or the file does not compute what the network computes.
-        """
-        target = self.folder / "model.onnx" if path is None else Path(path)
-        record = self.trial.record
-        with disk_errors(target):
-            result = export_student(self.trial.run.inputs, self.module, record.architecture.hash, target)
-        return {"path": str(target), **result, "predicted_ms": record.costs.get(LATENCY)}
-
-    def __repr__(self) -> str:
-        return f"Student({str(self.folder)!r})"
 
 
 def write_reports(run: Run) -> None:

@@ -21,7 +21,7 @@ from nas_distill.teacher.combined import CombinedSignal
 
 if TYPE_CHECKING:
     from nas_distill.api.observer import Observer
-    from nas_distill.api.run import Student
+    from nas_distill.api.student import Student
 
 TEMPERATURE = 2.0
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import nas_distill as nd
 from nas_distill.api.observer import Silent
-from nas_distill.api.run import Student
+from nas_distill.api.student import Student
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

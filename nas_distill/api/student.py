@@ -1,0 +1,110 @@
+"""A trained student: evaluated, exported, trained on."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_distill.api.costing import LATENCY
+from nas_distill.api.disk import disk_errors
+from nas_distill.api.finish import export_student, read_student
+from nas_distill.api.observer import Observer, Silent
+from nas_distill.api.updating import Update, update_student
+from nas_distill.common.errors import ConfigError
+from nas_distill.data import Dataset
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.evaluate.report import Evaluation, evaluate_logits
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas_distill.api.trial import Trial
+
+
+class Student:
+    """A trained student in a folder."""
+
+    def __init__(self, trial: Trial, key: str) -> None:
+        self.trial = trial
+        self.key = key
+        self.folder: Path = trial.run.folder.student(key)
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network, in eval mode."""
+        return self.load()
+
+    def update(
+        self,
+        data: Dataset,
+        *,
+        epochs: float = 5.0,
+        keep: float = 1.0,
+        labels: bool = True,
+        teacher: bool = False,
+        observer: Observer | None = None,
+        **changes: Any,
+    ) -> Student:
+        """Train it on, on other data, and return the result, a student beside this one.
+
+        - Updated without forgetting (the default): its former self teaches it on the new samples with weight ``keep``
+          (learning without forgetting; Li and Hoiem, 2016, arXiv:1606.09282).
+        - Fine-tuned: ``keep=0``, on the labels alone.
+        - Personalised: ``labels=False, keep=0, teacher=True``: by what the run's teacher says of local samples, whose
+          labels are not looked at.
+
+        It saves itself after each epoch and goes on from there when called again with the same settings and data.
+
+        Args:
+            data: of the same shape, classes and normalisation; its validation split is what quality is read on.
+            epochs: length.
+            keep: weight of its former self's answers, at temperature 2.
+            labels: whether the labels teach, with weight 1.
+            teacher: whether the run's teacher teaches too.
+            observer: is told of each epoch.
+            changes: other settings of a training, e.g. ``optimizer={"lr": 0.001}``.
+
+        Raises:
+            ConfigError: the data do not fit the student, a setting is wrong, or nothing is left to learn from.
+            TrainingError: the loss became NaN or infinite.
+        """
+        settings = Update.of(epochs=epochs, keep=keep, labels=labels, teacher=teacher, changes=changes)
+        return Student(self.trial, update_student(self, data, settings, observer or Silent()))
+
+    def load(self) -> nn.Module:
+        """Return the network anew, in eval mode."""
+        return read_student(self.trial.run.inputs, self.trial.run.folder, self.key)
+
+    def evaluate(self, split: str | None = None) -> Evaluation:
+        """Return accuracy, NLL, ECE, agreement with the teacher and share of its accuracy retained.
+
+        ``split``: ``test`` where there is one, else ``val``.
+        """
+        data, teacher = self.trial.run.inputs.data, self.trial.run.inputs.teacher
+        name = split or data.splits[-1]
+        if name not in data.splits:
+            raise ConfigError(f"data '{data.name}' has no split '{name}'; known: {', '.join(data.splits)}.")
+        student, wanted = (
+            predict_logits(module, (data.batch(name, index)[0] for index in data.batches(name)))
+            for module in (self.module, teacher.module)
+        )
+        return evaluate_logits(student, data.labels(name), wanted)
+
+    def export(self, path: str | Path | None = None) -> dict[str, Any]:
+        """Export to ONNX, hold the file against PyTorch on validation data, time it; return what was found.
+
+        ``path``: ``model.onnx`` in the student's folder unless given. ``predicted_ms`` of what is returned is the
+        latency that the search reckoned with, None where it left latency out.
+
+        Raises:
+            ExportError: it cannot be exported, or the file does not compute what the network computes.
+        """
+        target = self.folder / "model.onnx" if path is None else Path(path)
+        record = self.trial.record
+        with disk_errors(target):
+            result = export_student(self.trial.run.inputs, self.module, record.architecture.hash, target)
+        return {"path": str(target), **result, "predicted_ms": record.costs.get(LATENCY)}
+
+    def __repr__(self) -> str:
+        return f"Student({str(self.folder)!r})"

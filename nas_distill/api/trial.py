@@ -1,0 +1,180 @@
+"""One trial of a run: its network, its students, and more of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nas_distill.api.assistants import Via, find_assistant
+from nas_distill.api.disk import disk_errors
+from nas_distill.api.observer import Observer, Silent
+from nas_distill.api.signals import teacher_signal, with_loss
+from nas_distill.api.student import Student
+from nas_distill.common.errors import ExportError, RunError
+from nas_distill.common.seeds import derive
+from nas_distill.config import FinalConfig, parse
+from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.engine.finalists import read_finalists
+from nas_distill.engine.work import Work, last_rung
+from nas_distill.export.student import load_spec
+from nas_distill.run.records import TrialRecord
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas_distill.api.run import Run
+
+
+class Trial:
+    """One trial of a run."""
+
+    def __init__(self, run: Run, record: TrialRecord) -> None:
+        self.run = run
+        self.record = record
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The nested values of its parameters."""
+        return self.record.architecture.to_dict()
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Its costs."""
+        return self.record.costs
+
+    def build(self) -> nn.Module:
+        """Return its network with fresh weights."""
+        inputs = self.run.inputs
+        return inputs.space.build(
+            self.record.architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
+        )
+
+    def students(self) -> list[Student]:
+        """Return the students that full distillations of it left, in the search and since; best validation first.
+
+        Those trained on labels alone are not among them.
+        """
+        done = {entry.key for entry in read_finalists(self.run.facts) if entry.quality is not None}
+        found = []
+        for folder in sorted(self.run.folder.students.glob(f"{self.record.key}*")):
+            in_search = folder.name == self.record.key
+            if folder.name in done if in_search else folder.name.startswith(f"{self.record.key}-"):
+                try:
+                    spec = load_spec(folder)
+                except ExportError:  # one that is being written, or was when its process died
+                    continue
+                if spec["metadata"].get("taught"):
+                    found.append((spec["metadata"]["validation_accuracy"], Student(self, folder.name)))
+        return [student for _, student in sorted(found, key=lambda entry: -entry[0])]
+
+    def student(self) -> Student:
+        """Return its student of the best validation accuracy.
+
+        Raises:
+            RunError: it was not distilled in full.
+        """
+        students = self.students()
+        if not students:
+            raise RunError(
+                f"Trial {self.record.number} of {self.run.folder.path} was not distilled in full; "
+                f"'nas-distill distill {self.run.folder.path} {self.record.number}' does it."
+            )
+        return students[0]
+
+    def distill(
+        self,
+        *,
+        epochs: float | None = None,
+        taught: bool = True,
+        seed: int | None = None,
+        via: Via | None = None,
+        observer: Observer | None = None,
+        **changes: Any,
+    ) -> Student:
+        """Distil it in full, in this process, and return the student.
+
+        It saves itself after each epoch and goes on from there when called again with the same settings.
+
+        Args:
+            epochs: length, the run's own ``final.epochs`` unless given.
+            taught: False trains on labels alone.
+            seed: the run's unless given.
+            via: who teaches it instead of the teacher: ``front``, the next larger member of the front (distilled first
+                if need be), or ``self``, its own best student; see ``find_assistant``.
+            observer: is told of each epoch.
+            changes: other settings of the ``final`` section, e.g. ``batch_size=256``.
+
+        Raises:
+            TrainingError: the loss became NaN or infinite.
+            ConfigError: a setting is wrong.
+            RunError: nobody can teach it ``via`` that way.
+        """
+        run, observer = self.run, observer or Silent()
+        assistant = None if via is None else find_assistant(self, via, epochs, observer)
+        final = run.config.final.model_dump()
+        training = parse(
+            FinalConfig, {**final, **({} if epochs is None else {"epochs": epochs}), **changes}, source="distill(...)"
+        )
+        seed = run.config.seed if seed is None else seed
+        name = f"{self.record.key}-{training.epochs:g}-epochs{'' if taught else '-labels'}" + (
+            f"-seed-{seed}" if seed != run.config.seed else ""
+        )
+        if assistant is not None:
+            name += f"-{assistant.name}"
+        if changes:
+            name += f"-{hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
+        total = max(1, round(training.epochs))
+        work = Work(
+            key=name,
+            architecture=self.record.architecture,
+            training=training,
+            rungs=tuple((epoch + 1) / total for epoch in range(total)),
+            seed=derive(seed, "final"),
+            checkpoint=run.folder.checkpoint(name),
+            teacher=taught,
+            output=run.folder.student(name),
+        )
+        inputs = with_loss(run.inputs, training)
+        if assistant is not None:
+            inputs = replace(inputs, teacher=assistant.teacher(), others=())
+        with disk_errors(run.folder.path):
+            signal = teacher_signal(inputs, run.folder, observer)
+            observer.phase(f"distilling trial {self.record.number}")
+            student = StudentEvaluator(inputs.data, inputs.space, signal, run.config.device, inputs.paths).start(work)
+            try:
+                while True:
+                    result = student.next_rung()
+                    observer.step(result.rung + 1, total, f"validation {result.quality:.2%}")
+                    if result.rung == last_rung(work):
+                        break
+            finally:
+                student.close()
+        shutil.rmtree(work.checkpoint, ignore_errors=True)
+        return Student(self, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that is known of it, in plain values."""
+        record = self.record
+        return {
+            "trial": record.number,
+            "state": record.state,
+            "quality": record.quality,
+            "costs": record.costs,
+            "architecture": self.architecture,
+            "hash": record.architecture.hash,
+            "rungs": {str(rung): quality for rung, quality in record.rungs.items()},
+            "stop": record.stop,
+            "violations": record.violations,
+            "cause": record.cause,
+            "seconds": record.seconds,
+            "duplicate_of": record.duplicate_of,
+            "retry_of": record.retry_of,
+        }
+
+    def __repr__(self) -> str:
+        quality = self.record.quality
+        shown = "no quality" if quality is None else f"quality {quality:.4f}"
+        return f"Trial({self.record.number}, {self.record.state}, {shown})"
