@@ -123,7 +123,7 @@ def _inputs(space: str, options: argparse.Namespace, *, features: bool = False) 
         "teacher": "fashion-resnet",
         "space": space,
         "budget": {"flops": SPACES[space]},
-        "score": {"epochs": max(_budgets(options))},
+        "score": {"epochs": max(_budgets(options)), "rungs": [1 / 9, 1 / 3, 1.0]},
         "final": {"epochs": options.epochs},
     }
     plain = parse(SearchFile, content, source="ground_truth.py")

@@ -140,7 +140,7 @@ def identity(inputs: Inputs) -> dict[str, str]:
         budget=config.budget,
         objectives=[list(config.search.costs), config.search.scalar],
         score=config.score,
-        final=config.final.model_dump(mode="json", exclude={"count", "baseline", "slope"}),
+        final=config.final.model_dump(mode="json", exclude={"count", "baseline", "slope"}, exclude_none=True),
         latency=config.latency,
         seed=config.seed,
     )

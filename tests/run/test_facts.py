@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from nas_distill.common.errors import RunError
+from nas_distill.config import CurriculumConfig, ScoreConfig
 from nas_distill.run.facts import FINISHED, HOST, SEED, VERSIONS, read_facts
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import hold_identity, identity_of
@@ -58,3 +59,13 @@ def test_a_resumed_run_must_be_the_same_search(tmp_path: Path) -> None:
             hold_identity(folder, facts, {**first, "data": "x", "score": "y"})
         with pytest.raises(RunError, match="another 'latency'"):
             hold_identity(folder, facts, {**first, "latency": "x"})
+
+
+def test_a_key_that_is_null_is_as_if_it_were_not_there():
+    """So that a run of before a key was known may still be gone on with."""
+    score = ScoreConfig()
+    assert score.curriculum is None
+    known = {key: value for key, value in score.model_dump(mode="json").items() if key != "curriculum"}
+    known["loss"] = [{key: value for key, value in term.items() if value is not None} for term in known["loss"]]
+    assert identity_of(score=score) == identity_of(score=known)
+    assert identity_of(score=ScoreConfig(curriculum=CurriculumConfig())) != identity_of(score=known)
