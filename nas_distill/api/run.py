@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
 from nas_distill.api.finish import baseline_of
 from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
+from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.reporting import card_facts, final_report, finalist_results
 from nas_distill.api.signals import store_contents, store_root, with_loss
+from nas_distill.api.student import Student
+from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
 from nas_distill.common.errors import BudgetError, RunError
 from nas_distill.config import SearchFile, load_search_file
@@ -135,6 +138,34 @@ class Run:
                 return Trial(self, record)
         there = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
         raise RunError(f"Run {self.folder.path} has no trial {number}; {there}.")
+
+    def distill_together(
+        self,
+        trials: Sequence[int] | None = None,
+        *,
+        epochs: float | None = None,
+        observer: Observer | None = None,
+        **changes: Any,
+    ) -> list[Student]:
+        """Distil trials side by side, in this process, each taught by the teacher and by the others (mutual learning).
+
+        See ``PeerSignal``. It saves itself after each epoch and goes on from there when called again alike.
+
+        Args:
+            trials: numbers of at least two trials; the finalists unless given.
+            epochs: length, the run's own ``final.epochs`` unless given.
+            observer: is told of each epoch.
+            changes: other settings of the ``final`` section.
+
+        Raises:
+            RunError: there are not two different trials.
+            ConfigError: a setting is wrong, or the loss has no ``kd``.
+            TrainingError: a loss became NaN or infinite.
+        """
+        if trials is None:
+            trials = [entry.trial for entry in read_finalists(self.facts) if entry.taught]
+        chosen = [self.trial(number) for number in trials]
+        return distill_together(self, chosen, epochs=epochs, observer=observer or Silent(), **changes)
 
     def report(self) -> FinalReport:
         """Return the end of the search: student, teacher, baseline, what was saved, how far scores can be trusted.

@@ -186,6 +186,23 @@ def distill(
 
 
 @app.command()
+def together(
+    run: RunArgument,
+    trials: Annotated[list[int] | None, typer.Argument(metavar="[TRIAL]...", help="the finalists unless given")] = None,
+    epochs: Annotated[float | None, typer.Option(help="length; the run's final.epochs unless given")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Distil trials side by side, each taught by the teacher and by the others; keep the students."""
+    opened = _open(run)
+    with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
+        students = opened.distill_together(trials or None, epochs=epochs, observer=observer)
+    for student in students:
+        if as_json or not quiet:
+            say_student(student, student.evaluate("val"), "val", as_json)
+
+
+@app.command()
 def evaluate(
     run: RunArgument,
     trial: TrialArgument = None,

@@ -44,9 +44,7 @@ class CombinedSignal:
         answers = [signal.answer(split, index, view, x) for signal in self.signals]
         logits = torch.stack([answer.logits for answer in answers])
         weights = teacher_weights(logits, self._labels[split][index].to(x.device), self.by)
-        log_shares = functional.log_softmax(logits / self.temperature, dim=2)
-        mixed = torch.logsumexp(log_shares + weights.clamp_min(1e-30).log()[:, :, None], dim=0)
-        return Answer(self.temperature * mixed, answers[0].features)
+        return Answer(mixture(logits, weights, self.temperature), answers[0].features)
 
     def identity(self) -> str:
         """Return what the answers depend on."""
@@ -57,6 +55,18 @@ class CombinedSignal:
         """Raise TeacherError unless each teacher can answer for ``data``."""
         for signal in self.signals:
             signal.check(data)
+
+
+def mixture(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Return the logits (B, classes) at ``temperature`` of probabilities mixed.
+
+    Args:
+        logits: (K, B, classes).
+        weights: (K, B), summing to 1 over K.
+        temperature: above 0.
+    """
+    log_shares = functional.log_softmax(logits / temperature, dim=2)
+    return temperature * torch.logsumexp(log_shares + weights.clamp_min(1e-30).log()[:, :, None], dim=0)
 
 
 def teacher_weights(logits: Tensor, labels: Tensor, by: Weighting) -> Tensor:
