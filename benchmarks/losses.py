@@ -1,0 +1,99 @@
+"""Which loss, and which strategy, teaches one student best in one budget, and what does a step of each cost?
+
+One residual network of 0.9 M FLOPs is taught Fashion-MNIST's embedded subset (12,000 training images, 4 views) by the
+shipped teacher, with each loss and under three seeds; then by several teachers together, an assistant, and its former
+self. At last, alone on the machine, steps of all of them are timed in turns, with the store and with the live teacher.
+
+    python benchmarks/losses.py --work FOLDER [--minutes 30]      # about 40 core-minutes
+    python benchmarks/losses.py --work FOLDER --time              # the same, with the steps timed anew
+
+What is finished is kept in the work folder; started again, it goes on (``--minutes`` stops it in time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from common import parser, publish
+from losses_page import page
+from losses_time import measure
+from losses_train import Trainings
+from trainings import say, time_box
+
+from nas_distill.api.interruption import InterruptedSearchError, interruptible
+from nas_distill.data import Dataset, load_dataset
+
+UNFINISHED = 3
+
+
+def main() -> None:
+    options = _options()
+    if options.quick:
+        with tempfile.TemporaryDirectory() as scratch:
+            options.work = options.work or Path(scratch)
+            _run(options)
+        return
+    _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    trainings = Trainings(_data(options), options.work, seeds=options.seeds, epochs=options.epochs)
+    time_box(options.minutes)
+    try:
+        with interruptible() as interruption:
+            trainings.train(interruption, workers=options.workers)
+            if options.time or "times" not in trainings.book:
+                say("Timing steps.")
+                trainings.book["times"] = measure(trainings, rounds=options.rounds, steps=options.steps)
+            parts = page(trainings)
+    except (InterruptedSearchError, KeyboardInterrupt):
+        say("Stopped; what is finished is kept, and the same command goes on.")
+        sys.exit(UNFINISHED)
+    publish("losses", "Losses and strategies", parts, options)
+
+
+def _options() -> argparse.Namespace:
+    made = parser(__doc__)
+    made.add_argument("--work", type=Path, help="where the teacher's answers, students and results are kept")
+    made.add_argument("--epochs", type=float, default=6.0, help="of each training")
+    made.add_argument("--seeds", type=int, default=3, help="trainings of each row, 2 or more")
+    made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
+    made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    made.add_argument("--time", action="store_true", help="time the steps anew (on a quiet machine)")
+    made.add_argument("--rounds", type=int, default=12, help="blocks of steps that each row is timed for")
+    made.add_argument("--steps", type=int, default=8, help="steps in a block")
+    options = made.parse_args()
+    if options.quick:
+        options.epochs, options.seeds, options.rounds, options.steps = 1.0, 2, 2, 1
+    elif options.work is None:
+        made.error("give --work, a folder where results are kept")
+    if options.seeds < 2:
+        made.error("--seeds must be 2 or more: noise is judged by them")
+    return options
+
+
+def _data(options: argparse.Namespace) -> Dataset:
+    whole = load_dataset("fashion-mnist")
+    if not options.quick:
+        return whole
+    assert whole.test is not None  # the embedded subset has one
+    return Dataset.from_tensors(
+        whole.train.x[:512],
+        whole.train.y[:512],
+        val=(whole.val.x[:200], whole.val.y[:200]),
+        test=(whole.test.x[:200], whole.test.y[:200]),
+        mean=whole.mean,
+        std=whole.std,
+        views=whole.views,
+        num_classes=whole.num_classes,
+    )
+
+
+if __name__ == "__main__":
+    main()
