@@ -93,15 +93,16 @@ def _about(trainings: Trainings) -> str:
     rows = len(CASES) + len(STRATEGIES) - 1
     return f"""One student (a residual network of {_flops(STUDENT, trainings):.2f} M FLOPs), {trainings.epochs:g}
 epochs of {len(trainings.data.train):,} training images in {trainings.data.views.count} views, {seeds} seeds,
-which fix initial weights, order and views alike for every row. The teacher is `{SHIPPED}`: {trainings.shipped_tested.accuracy:.2%} on the
-test split ({trainings.shipped_tested.count:,} samples). Every loss has the weight and options that it has unless told;
+which fix initial weights, order and views alike for every row. The teacher is
+`{SHIPPED}`: {trainings.shipped_tested.accuracy:.2%} on the test split ({trainings.shipped_tested.count:,} samples).
+Every loss has the weight and options that it has unless told;
 nothing was tuned, so this says what one gets by naming a loss, not what it could reach. The test split was looked at
 for this page alone, and nothing was chosen by it.
 
 *Against kd* is the difference in test accuracy, in points, mean over seeds (paired), ± two standard errors of it.
 Within them it is a *tie*. With {seeds} seeds that is a coarse rule: a row that is truly equal leaves it with a
-chance of {chance:.0%}, so of the {rows} rows about {rows * chance:.0f} would be called better or worse by luck alone. A row
-of which a training broke down counts as *failed*."""
+chance of {chance:.0%}, so of the {rows} rows about {rows * chance:.0f} would be called better or worse by luck alone. A
+row of which a training broke down counts as *failed*."""
 
 
 def _losses_text(times: dict[str, Any]) -> str:
@@ -130,7 +131,7 @@ def _figures(row: Row, kd: Row) -> list[str]:
     if not row.tests:
         return ["-", "-", "-", FAILED, "-", "-", "-"]
     gain, noise = row.gain(kd)
-    against = "-" if row.name == KD else f"{100 * gain:+.2f} ± {100 * noise:.2f}"
+    against = "-" if row.name == KD or math.isnan(gain) else f"{100 * gain:+.2f} ± {100 * noise:.2f}"
     return [
         _range(list(row.validation.values())),
         _range([test.accuracy for test in row.tests.values()]),
