@@ -85,6 +85,7 @@ def test_the_commands_of_the_manual_are_there():
         "init",
         "status",
         "store",
+        "together",
         "calibrate",
     }
     assert {path[0] for path in ALL} == wanted
