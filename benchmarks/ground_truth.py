@@ -190,7 +190,11 @@ def _train(
 def _evaluators(inputs: Mapping[str, Inputs], folder: RunFolder) -> dict[str, StudentEvaluator]:
     return {
         space: StudentEvaluator(
-            found.data, found.space, teacher_signal(found, folder, Silent()), found.config.device, found.paths
+            found.data,
+            found.space,
+            teacher_signal(found, folder, Silent(), found.config.score, found.config.final),
+            found.config.device,
+            found.paths,
         )
         for space, found in inputs.items()
     }

@@ -223,7 +223,7 @@ class Rivals:
     @cached_property
     def _evaluators(self) -> Evaluators:
         inputs = self._inputs
-        signal = teacher_signal(inputs, self.run.folder, Silent())
+        signal = teacher_signal(inputs, self.run.folder, Silent(), self._config.score, self._config.final)
         special = {
             name: StudentEvaluator(inputs.data, _fixed(name, 1.0)[1], signal, self._config.device) for name in SCALED
         }

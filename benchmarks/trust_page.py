@@ -13,7 +13,8 @@ from nas_distill.api.calibration import all_stoppings, stopping_table
 from nas_distill.config import FinalConfig, PruningConfig, ScoreConfig, SearchFile
 from nas_distill.engine.calibration import Network
 from nas_distill.report import words
-from nas_distill.report.ranking_text import difference_text, figure, markdown_table, ranking_table
+from nas_distill.report.markdown import markdown_table
+from nas_distill.report.ranking_text import difference_text, figure, ranking_table
 from nas_distill.report.scores import (
     BAND,
     CONSTANT,

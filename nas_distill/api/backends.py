@@ -1,16 +1,18 @@
-"""The backend that a search file asks for."""
+"""The backend that a search file asks for, and running work on one so that it can be stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import torch
 
+from nas_distill.api.interruption import Interruption
+from nas_distill.api.observer import Observer
 from nas_distill.config import SearchConfig
 from nas_distill.engine.backends.inline import InlineBackend
-from nas_distill.engine.work import Backend
+from nas_distill.engine.work import Backend, Evaluator, WorkSource
 
 
 def make_backend(search: SearchConfig, folder: Path) -> AbstractContextManager[Backend]:
@@ -27,6 +29,20 @@ def make_backend(search: SearchConfig, folder: Path) -> AbstractContextManager[B
         address=search.address,
         folder=folder,
     )
+
+
+def run_stoppably(
+    backend: Backend, source: WorkSource, evaluator: Evaluator, interruption: Interruption, observer: Observer
+) -> None:
+    """Run a source's work; the first Ctrl-C stops the source and says so, and ``source.stopping`` tells afterwards."""
+
+    def stop() -> None:
+        source.stop()
+        with suppress(RuntimeError):  # the signal may have come in the middle of another line
+            observer.note("Stopping; what is finished is kept. Press Ctrl-C again to leave at once.")
+
+    with interruption.stopping(stop):
+        backend.run(source, evaluator)
 
 
 @contextmanager

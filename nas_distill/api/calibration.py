@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nas_distill.api.advice import MARGINS, Advice, Stopping, advise, stopping, taught_budgets
-from nas_distill.api.backends import make_backend
+from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import LATENCY, Costing, asked_costs, make_costing, time_teacher
 from nas_distill.api.costing import calibrate as calibrate_latency
 from nas_distill.api.disk import disk_errors
@@ -25,9 +24,10 @@ from nas_distill.common.seeds import numpy_rng
 from nas_distill.engine.calibration import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.report import words
+from nas_distill.report.markdown import markdown_table
 from nas_distill.report.plots import save_figure
 from nas_distill.report.plots_ranking import ranking_figure
-from nas_distill.report.ranking_text import figure, markdown_table, ranking_table
+from nas_distill.report.ranking_text import figure, ranking_table
 from nas_distill.report.scores import CEILING, Ranking, Study, all_scores, rank, read_out
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import identity_of
@@ -189,18 +189,13 @@ class _Calibrating:
         if source.done == source.total:
             return
         self.observer.phase("teacher store")
-        signal = teacher_signal(self.inputs, self.folder, self.observer)
+        signal = teacher_signal(self.inputs, self.folder, self.observer, config.score, config.final)
         evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, config.device, self.inputs.paths)
         self.observer.phase("calibration")
         self.observer.note(f"{len(networks)} networks, {source.total - source.done} of {source.total} trainings to do.")
 
-        def stop() -> None:
-            source.stop()
-            with suppress(RuntimeError):  # the signal may have come in the middle of another line
-                self.observer.note("Stopping; what is finished is kept. Press Ctrl-C again to leave at once.")
-
-        with make_backend(config.search, self.path) as backend, self.interruption.stopping(stop):
-            backend.run(source, evaluator)
+        with make_backend(config.search, self.path) as backend:
+            run_stoppably(backend, source, evaluator, self.interruption, self.observer)
         if source.stopping:
             raise InterruptedSearchError(self._how_to_resume())
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from nas_distill.api.backends import make_backend
+from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
@@ -21,7 +21,7 @@ from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
 from nas_distill.api.screening import screened_finalists
-from nas_distill.api.signals import compared_layers, store_contents, teacher_signal, with_loss
+from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
 from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
@@ -155,7 +155,7 @@ class Pipeline:
     def _signal(self, journal: Journal) -> TeacherSignal:
         inputs = self.inputs
         with self._phase(journal, "teacher store"):
-            signal = teacher_signal(with_loss(inputs, self.config.score), self.folder, self.observer)
+            signal = teacher_signal(inputs, self.folder, self.observer, self.config.score)
         for sentence in compared_layers(inputs):
             self.observer.note(sentence)
         if not isinstance(signal, TeacherStore):
@@ -263,19 +263,13 @@ class Pipeline:
 
     def _for_finalists(self, evaluator: StudentEvaluator) -> StudentEvaluator:
         """Ask the teacher for what the finalists' loss reads, which may be more than what scores are made of."""
-        scores, finals = (with_loss(self.inputs, section) for section in (self.config.score, self.config.final))
-        if store_contents(scores) == store_contents(finals):
+        score, final = self.config.score, self.config.final
+        if store_contents(self.inputs, score) == store_contents(self.inputs, final):
             return evaluator
-        return replace(evaluator, signal=teacher_signal(finals, self.folder, self.observer))
+        return replace(evaluator, signal=teacher_signal(self.inputs, self.folder, self.observer, final))
 
     def _execute(self, backend: Backend, source: WorkSource, evaluator: StudentEvaluator) -> None:
-        def stop() -> None:
-            source.stop()
-            with suppress(RuntimeError):  # the signal may have come in the middle of another line
-                self.observer.note("Stopping; what is finished is kept. Press Ctrl-C again to leave at once.")
-
-        with self.interruption.stopping(stop):
-            backend.run(source, evaluator)
+        run_stoppably(backend, source, evaluator, self.interruption, self.observer)
         if source.stopping:
             raise InterruptedSearchError(self._how_to_resume())
 

@@ -13,12 +13,12 @@ from nas_distill.api.finish import baseline_of
 from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.reporting import card_facts, final_report, finalist_results
-from nas_distill.api.signals import store_contents, store_root, with_loss
+from nas_distill.api.signals import store_contents, store_root
 from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
 from nas_distill.common.errors import BudgetError, RunError
-from nas_distill.config import SearchFile, load_search_file
+from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.finalists import best_finalist, read_finalists
 from nas_distill.report.model import FinalistResult, FinalReport, ModelResult
@@ -139,6 +139,15 @@ class Run:
         there = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
         raise RunError(f"Run {self.folder.path} has no trial {number}; {there}.")
 
+    def final_training(self, epochs: float | None, changes: Mapping[str, Any], *, source: str) -> FinalConfig:
+        """Return the run's full distillation, of another length or with other settings where they are given.
+
+        Raises:
+            ConfigError: a setting is wrong; names ``source``.
+        """
+        length = {} if epochs is None else {"epochs": epochs}
+        return parse(FinalConfig, {**self.config.final.model_dump(), **length, **changes}, source=source)
+
     def distill_together(
         self,
         trials: Sequence[int] | None = None,
@@ -211,7 +220,7 @@ class Run:
             store_root(inputs, self.folder),
             inputs.teacher,
             inputs.data,
-            contents=store_contents(with_loss(inputs, inputs.config.score)),
+            contents=store_contents(inputs, inputs.config.score),
         )
         return store.verify(inputs.teacher, inputs.data, samples=samples)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
@@ -27,23 +28,15 @@ def store_root(inputs: Inputs, folder: RunFolder) -> Path:
     return folder.path.parent / ".teacher-store" if given is None else inputs.base / Path(given).expanduser()
 
 
-def _features(inputs: Inputs) -> tuple[Feature, ...]:
-    """Return what the terms of both losses, of the score and of the finalists, ask the teacher for."""
-    config, data = inputs.config, inputs.data
-    x, _ = data.batch("val", torch.arange(min(3, len(data.val))))
-    terms = [
-        term
-        for name, section in (("score", config.score), ("final", config.final))
-        for term in find_terms(section.loss, where=f"{name}.loss", paths=inputs.paths)
-    ]
-    return teacher_features(terms, inputs.teacher.module, x)
+def _features(inputs: Inputs, trainings: Sequence[TrainingConfig]) -> tuple[Feature, ...]:
+    """Return what the terms of ``trainings`` ask the teacher for."""
+    terms = [term for training in trainings for term in find_terms(training.loss, paths=inputs.paths)]
+    return teacher_features(terms, inputs.teacher.module, _samples(inputs))
 
 
-def with_loss(inputs: Inputs, training: TrainingConfig) -> Inputs:
-    """Return the inputs with one training's loss in the place of the search file's, for what the teacher must tell."""
-    score = inputs.config.score.model_copy(update={"loss": training.loss})
-    final = inputs.config.final.model_copy(update={"loss": training.loss})
-    return replace(inputs, config=inputs.config.model_copy(update={"score": score, "final": final}))
+def _samples(inputs: Inputs) -> Tensor:
+    data = inputs.data
+    return data.batch("val", torch.arange(min(3, len(data.val))))[0]
 
 
 def compared_layers(inputs: Inputs) -> list[str]:
@@ -52,8 +45,7 @@ def compared_layers(inputs: Inputs) -> list[str]:
     Raises:
         TrainingError: a term finds nothing to compare in it.
     """
-    config, data = inputs.config, inputs.data
-    x, _ = data.batch("val", torch.arange(min(3, len(data.val))))
+    config, x = inputs.config, _samples(inputs)
     said: dict[str, None] = {}
     for section in (config.score, config.final):
         terms = find_terms(section.loss, paths=inputs.paths)
@@ -61,7 +53,7 @@ def compared_layers(inputs: Inputs) -> list[str]:
             continue
         features = teacher_features(terms, inputs.teacher.module, x)
         smallest = inputs.space.build(
-            inputs.space.smallest(), input_shape=inputs.input_shape, num_classes=data.num_classes
+            inputs.space.smallest(), input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
         )
         for term in terms:
             pairs = pair_layers(term, smallest, features, x).pairs
@@ -71,14 +63,17 @@ def compared_layers(inputs: Inputs) -> list[str]:
     return list(said)
 
 
-def store_contents(inputs: Inputs) -> Contents:
-    """Return what a store of the teacher's answers keeps for this search."""
-    return Contents(_features(inputs), inputs.config.teacher.top_k)
+def store_contents(inputs: Inputs, *trainings: TrainingConfig) -> Contents:
+    """Return what a store of the teacher's answers keeps for ``trainings``."""
+    return Contents(_features(inputs, trainings), inputs.config.teacher.top_k)
 
 
-def teacher_signal(inputs: Inputs, folder: RunFolder, observer: Observer) -> TeacherSignal:
-    """Return the teacher's signal, or that of all teachers, as the search file wants it, stores built if need be."""
-    signal = _signal(inputs, inputs.teacher, store_contents(inputs), folder, observer)
+def teacher_signal(inputs: Inputs, folder: RunFolder, observer: Observer, *trainings: TrainingConfig) -> TeacherSignal:
+    """Return the signal of the teacher, or of all teachers, that tells all that ``trainings`` read.
+
+    Whether it is stored is as the search file and their losses want it; stores are built if need be.
+    """
+    signal = _signal(inputs, inputs.teacher, store_contents(inputs, *trainings), folder, observer)
     if not inputs.others:
         return signal
     plain = Contents(top_k=inputs.config.teacher.top_k)

@@ -15,7 +15,7 @@ from nas_distill.api.interruption import Interruption, interruptible
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.pipeline import Pipeline
 from nas_distill.api.run import Run
-from nas_distill.api.signals import store_contents, with_loss
+from nas_distill.api.signals import store_contents
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError, did_you_mean
 from nas_distill.config import SearchConfig, SearchFile, TeacherSource, load_search_file, parse
@@ -100,7 +100,7 @@ def dry_run(
     inputs, base = prepare(file, budget=budget, calibration=calibration, settings=settings)
     pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
     costing = pipeline.costing(None)
-    features = store_contents(with_loss(inputs, inputs.config.score)).features
+    features = store_contents(inputs, inputs.config.score).features
     survey, estimate = pipeline.survey(costing, LiveSignal(inputs.teacher, features=features))
     observer.survey(survey, estimate, costing, inputs)
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from nas_distill.api.assistants import Via, find_assistant
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.observer import Observer, Silent
-from nas_distill.api.signals import teacher_signal, with_loss
+from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
-from nas_distill.config import FinalConfig, parse
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import read_finalists
 from nas_distill.engine.work import Work, last_rung
@@ -114,10 +113,7 @@ class Trial:
         """
         run, observer = self.run, observer or Silent()
         assistant = None if via is None else find_assistant(self, via, epochs, observer)
-        final = run.config.final.model_dump()
-        training = parse(
-            FinalConfig, {**final, **({} if epochs is None else {"epochs": epochs}), **changes}, source="distill(...)"
-        )
+        training = run.final_training(epochs, changes, source="distill(...)")
         seed = run.config.seed if seed is None else seed
         name = f"{self.record.key}-{training.epochs:g}-epochs{'' if taught else '-labels'}" + (
             f"-seed-{seed}" if seed != run.config.seed else ""
@@ -137,11 +133,11 @@ class Trial:
             teacher=taught,
             output=run.folder.student(name),
         )
-        inputs = with_loss(run.inputs, training)
+        inputs = run.inputs
         if assistant is not None:
             inputs = replace(inputs, teacher=assistant.teacher(), others=())
         with disk_errors(run.folder.path):
-            signal = teacher_signal(inputs, run.folder, observer)
+            signal = teacher_signal(inputs, run.folder, observer, training)
             observer.phase(f"distilling trial {self.record.number}")
             student = StudentEvaluator(inputs.data, inputs.space, signal, run.config.device, inputs.paths).start(work)
             try:

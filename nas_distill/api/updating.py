@@ -15,7 +15,7 @@ from nas_distill.common.seeds import derive
 from nas_distill.config import TrainingConfig, parse
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
-from nas_distill.export.student import save_student
+from nas_distill.engine.evaluator import write_student
 from nas_distill.teacher import LiveSignal, TeacherSignal, freeze
 from nas_distill.teacher.combined import CombinedSignal
 
@@ -81,33 +81,20 @@ def update_student(student: Student, data: Dataset, update: Update, observer: Ob
             device=resolve_device(config.device),
             paths=run.inputs.paths,
         )
-        distiller.load(checkpoint)
-        epochs = -(-distiller.total_steps // distiller.steps_per_epoch)
         observer.phase(f"updating {student.key}")
-        while distiller.step < distiller.total_steps:
-            distiller.advance((distiller.step // distiller.steps_per_epoch + 1) * distiller.steps_per_epoch)
-            distiller.save(checkpoint)
-            reached = -(-distiller.step // distiller.steps_per_epoch)
-            observer.step(reached, epochs, f"validation {distiller.quality():.2%}")
-        save_student(
+        for quality in distiller.by_epoch(checkpoint):
+            observer.step(distiller.epoch, distiller.total_epochs, f"validation {quality:.2%}")
+        write_student(
             run.folder.student(key),
-            distiller.student(),
+            distiller,
             student.trial.record.architecture,
             run.inputs.space,
-            input_shape=data.input_shape,
-            num_classes=data.num_classes,
-            normalisation=data.normalisation(),
-            class_names=data.classes,
-            metadata={
-                "key": key,
-                "validation_accuracy": distiller.quality(),
-                "taught": distiller.signal is not None,
-                "epochs": update.training.epochs,
-                "seconds": distiller.seconds,
-                "seed": config.seed,
-                "updated_from": student.key,
-                "data": data.name,
-            },
+            quality=distiller.quality(),
+            key=key,
+            taught=distiller.signal is not None,
+            seed=config.seed,
+            updated_from=student.key,
+            data=data.name,
         )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return key

@@ -104,6 +104,34 @@ class Distiller:
         self._check_finite(unchecked)
         self.seconds += time.perf_counter() - started
 
+    @property
+    def epoch(self) -> int:
+        """How many epochs are done or begun."""
+        return -(-self.step // self.steps_per_epoch)
+
+    @property
+    def total_epochs(self) -> int:
+        """How many epochs the training has; the last may be a part of one."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    @property
+    def epoch_end(self) -> int:
+        """The optimiser step that ends the epoch that comes next, or is under way."""
+        return min((self.step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.total_steps)
+
+    def by_epoch(self, folder: Path) -> Iterator[float]:
+        """Go on from what ``folder`` holds, train to the end, save after each epoch, and yield its quality.
+
+        Raises:
+            TrainingError: see ``advance`` and ``load``.
+            StorageError: see ``save``.
+        """
+        self.load(folder)
+        while self.step < self.total_steps:
+            self.advance(self.epoch_end)
+            self.save(folder)
+            yield self.quality()
+
     def quality(self, *, last: bool = False) -> float:
         """Return the averaged weights' accuracy on the validation split, a share of 1; higher is better.
 

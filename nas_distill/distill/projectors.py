@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nas_distill.common.errors import TrainingError
-from nas_distill.common.layers import Pair
+from nas_distill.distill.losses.features.tensors import pooled_to, smaller
 
 Shape = Sequence[int]
 
@@ -53,15 +52,15 @@ class MapProjector(Projector):
         else:
             body = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
         super().__init__(body)
-        self.size = (min(ours[0], theirs[0]), min(ours[1], theirs[1]))
+        self.size = smaller(ours, theirs)
 
     def forward(self, student: Tensor) -> Tensor:
         """Return (B, teacher's C, H, W), H and W those of the smaller map."""
-        return super().forward(_pooled(student, self.size))
+        return super().forward(pooled_to(student, self.size))
 
     def target(self, teacher: Tensor) -> Tensor:
         """Return (B, teacher's C, H, W), H and W those of the smaller map."""
-        return _pooled(teacher, self.size)
+        return pooled_to(teacher, self.size)
 
 
 class VectorProjector(Projector):
@@ -93,23 +92,19 @@ class TokenProjector(Projector):
         super().__init__(_linear(inputs, outputs, always))
 
 
-def make_projector(pair: Pair, *, always: bool = False) -> Projector:
-    """Return the projector for a pair of layers.
+def make_projector(student_shape: Shape, teacher_shape: Shape, *, always: bool = False) -> Projector:
+    """Return the projector for a pair of layers, by the student's: a map (C, H, W), tokens (N, D) or a vector (D,).
 
     Raises:
         TrainingError: the two cannot be compared.
     """
-    kinds: dict[str, type[MapProjector | VectorProjector | TokenProjector]]
-    kinds = {"map": MapProjector, "vector": VectorProjector, "tokens": TokenProjector}
-    return kinds[pair.student.kind](pair.student.shape, pair.teacher.shape, always=always)
+    kinds: dict[int, type[MapProjector | VectorProjector | TokenProjector]]
+    kinds = {3: MapProjector, 2: TokenProjector, 1: VectorProjector}
+    return kinds[len(student_shape)](student_shape, teacher_shape, always=always)
 
 
 def _linear(inputs: int, outputs: int, always: bool) -> nn.Module:
     return nn.Identity() if inputs == outputs and not always else nn.Linear(inputs, outputs)
-
-
-def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return x if tuple(x.shape[2:]) == size else functional.adaptive_avg_pool2d(x, size)
 
 
 def _checked(shape: Shape, dimensions: int) -> tuple[int, ...]:

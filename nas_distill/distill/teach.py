@@ -73,13 +73,8 @@ def _teach(
     device = resolve_device(config.device)
     distiller = Distiller(model, data, config.training, signal=None, seed=config.seed, device=device)
     checkpoint = output / "checkpoint"
-    distiller.load(checkpoint)
-    epochs = -(-distiller.total_steps // distiller.steps_per_epoch)
-    while distiller.step < distiller.total_steps:
-        distiller.advance((distiller.step // distiller.steps_per_epoch + 1) * distiller.steps_per_epoch)
-        distiller.save(checkpoint)
-        epoch = -(-distiller.step // distiller.steps_per_epoch)
-        on_epoch(TeachProgress(epoch, epochs, distiller.quality(), distiller.seconds))
+    for quality in distiller.by_epoch(checkpoint):
+        on_epoch(TeachProgress(distiller.epoch, distiller.total_epochs, quality, distiller.seconds))
     student = distiller.student()
     split = data.splits[-1]
     batches = (data.batch(split, index)[0] for index in data.batches(split))

@@ -57,10 +57,18 @@ def short_kind(teaching: str, epochs: float) -> str:
     return f"{teaching}@{epochs:.4g}"
 
 
-def recipe(kind: str, training: TrainingConfig, budgets: Iterable[float], **settings: object) -> Recipe:
+def recipe(
+    kind: str,
+    training: TrainingConfig,
+    budgets: Iterable[float],
+    *,
+    teacher: bool = True,
+    seeds: int = 1,
+    series: str = "short",
+) -> Recipe:
     """Return a recipe that is read at those ``budgets`` (epochs) that lie within it, and at its end."""
     readings = [epochs for epochs in sorted(set(budgets)) if epochs < training.epochs * (1 - 1e-9)]
-    return Recipe(kind, training, (*readings, training.epochs), **settings)  # type: ignore[arg-type]
+    return Recipe(kind, training, (*readings, training.epochs), teacher, seeds, series)
 
 
 def standard_recipes(

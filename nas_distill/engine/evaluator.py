@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.seeds import seeded_torch
@@ -12,7 +13,7 @@ from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.engine.work import RungResult, Work, last_rung
 from nas_distill.export.student import save_student
-from nas_distill.space import SearchSpace
+from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import TeacherSignal
 
 
@@ -88,23 +89,62 @@ class StudentRun:
         del self._distiller
 
     def _write(self, quality: float) -> None:
-        work, data, space = self._work, self._evaluator.data, self._evaluator.space
+        work = self._work
         assert work.output is not None
-        save_student(
+        write_student(
             work.output,
-            self._distiller.student(),
+            self._distiller,
             work.architecture,
-            space,
-            input_shape=data.input_shape,
-            num_classes=data.num_classes,
-            normalisation=data.normalisation(),
-            class_names=data.classes,
-            metadata={
-                "key": work.key,
-                "validation_accuracy": quality,
-                "taught": work.teacher,
-                "epochs": work.training.epochs,
-                "seconds": self._distiller.seconds,
-                "seed": work.seed,
-            },
+            self._evaluator.space,
+            quality=quality,
+            key=work.key,
+            taught=work.teacher,
+            seed=work.seed,
         )
+
+
+def write_student(
+    output: Path,
+    distiller: Distiller,
+    architecture: Architecture,
+    space: SearchSpace,
+    *,
+    quality: float,
+    key: str,
+    taught: bool,
+    seed: int,
+    **more: Any,
+) -> None:
+    """Write what a training has come to as a student's folder.
+
+    Args:
+        output: the folder.
+        distiller: the training.
+        architecture: the student's.
+        space: that of the architecture.
+        quality: validation accuracy.
+        key: the student's name in its run.
+        taught: whether anyone taught it beside the labels.
+        seed: of the training.
+        more: further JSON values to keep.
+    """
+    data = distiller.data
+    save_student(
+        output,
+        distiller.student(),
+        architecture,
+        space,
+        input_shape=data.input_shape,
+        num_classes=data.num_classes,
+        normalisation=data.normalisation(),
+        class_names=data.classes,
+        metadata={
+            "key": key,
+            "validation_accuracy": quality,
+            "taught": taught,
+            "epochs": distiller.training.epochs,
+            "seconds": distiller.seconds,
+            "seed": seed,
+            **more,
+        },
+    )

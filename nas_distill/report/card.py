@@ -11,6 +11,7 @@ from nas_distill.common.errors import RunError
 from nas_distill.common.files import write_text
 from nas_distill.report import words
 from nas_distill.report.final import effort_lines, export_lines, final_rows, models_of, result_lines
+from nas_distill.report.markdown import markdown_table
 from nas_distill.report.model import CardFacts, FinalReport
 
 WITH = """\
@@ -85,17 +86,7 @@ def _section(title: str, lines: Sequence[str]) -> str:
 def _results(report: FinalReport) -> list[str]:
     header = [f"on {report.split} data", *(model.name for model in models_of(report)), "budget"]
     rows = [[row[0], *row[1:]] for row in final_rows(report)]
-    return [*table(header, rows), "", *_bullets(result_lines(report))]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table, text left and figures right; bars in cells are escaped."""
-    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
-    return [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    return [markdown_table(header, rows), "", *_bullets(result_lines(report))]
 
 
 def _bullets(lines: Sequence[str]) -> list[str]:

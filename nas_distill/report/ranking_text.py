@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from nas_distill.report import words
+from nas_distill.report.markdown import markdown_table
 from nas_distill.report.scores import BAND, Difference, Ranking
-
-
-def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table, its first column to the left and all others to the right."""
-    rule = [":--", *("--:" for _ in headers[1:])]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in [headers, rule, *rows])
 
 
 def ranking_table(rankings: Iterable[Ranking | None]) -> str:

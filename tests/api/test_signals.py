@@ -3,7 +3,7 @@ import pytest
 import nas_distill as nd
 from nas_distill.api.inputs import resolve
 from nas_distill.api.observer import Silent
-from nas_distill.api.signals import compared_layers, store_contents, teacher_signal, with_loss
+from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
 from nas_distill.config import SearchFile, parse
 from nas_distill.run.folder import RunFolder
 from nas_distill.teacher import LiveSignal, TeacherStore
@@ -22,14 +22,14 @@ def inputs_of(score, final, **teacher):
     return resolve(parse(SearchFile, content, source="test"))
 
 
-def reductions(inputs):
-    return {feature.reduction for feature in store_contents(inputs).features}
+def reductions(inputs, training):
+    return {feature.reduction for feature in store_contents(inputs, training).features}
 
 
 def test_scores_and_finalists_ask_the_teacher_for_what_their_own_loss_reads():
     inputs = inputs_of(KD, [*KD, "at", "hint"])
-    assert reductions(with_loss(inputs, inputs.config.score)) == set()
-    assert reductions(with_loss(inputs, inputs.config.final)) == {"attention", "full"}
+    assert reductions(inputs, inputs.config.score) == set()
+    assert reductions(inputs, inputs.config.final) == {"attention", "full"}
 
 
 def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
@@ -48,10 +48,10 @@ def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
         builder=given["builder"],
     )
     folder = RunFolder(tmp_path / "run")
-    stored = teacher_signal(with_loss(inputs, inputs.config.score), folder, Silent())
+    stored = teacher_signal(inputs, folder, Silent(), inputs.config.score)
     assert isinstance(stored, TeacherStore)
     assert [feature.reduction for feature in stored.features] == ["pooled"]
-    live = teacher_signal(with_loss(inputs, inputs.config.final), folder, Silent())
+    live = teacher_signal(inputs, folder, Silent(), inputs.config.final)
     assert isinstance(live, LiveSignal)
     assert live.features
 

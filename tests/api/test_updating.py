@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 
 import nas_distill as nd
 from nas_distill.common.errors import ConfigError
@@ -10,36 +9,26 @@ from nas_distill.distill import Distiller
 from nas_distill.evaluate.metrics import accuracy, agreement
 from nas_distill.evaluate.predict import predict_logits
 
+SETTINGS = {
+    "backend": "inline",
+    "trials": 1,
+    "seeds": 1,
+    "score": {"epochs": 1, "batch_size": 32},
+    "final": {"epochs": 6, "batch_size": 32, "count": 1, "baseline": False},
+    "latency": {"calibrate": 0, "repeats": 5},
+}
+
 
 @pytest.fixture(scope="module")
 def student(given, tmp_path_factory):
     """A finished student that tells four patches apart."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    settings = {
-        "backend": "inline",
-        "trials": 1,
-        "seeds": 1,
-        "score": {"epochs": 1, "batch_size": 32},
-        "final": {"epochs": 6, "batch_size": 32, "count": 1, "baseline": False},
-        "latency": {"calibrate": 0, "repeats": 5},
-    }
     try:
         content = {**given, "budget": None}
-        return nd.search(**content, folder=tmp_path_factory.mktemp("update") / "run", **settings).best().student()
+        return nd.search(**content, folder=tmp_path_factory.mktemp("update") / "run", **SETTINGS).best().student()
     finally:
         torch.set_num_threads(threads)
-
-
-def build(width, depth, input_shape, num_classes):
-    layers, channels = [], input_shape[0]
-    for _ in range(depth):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-        channels = width
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * input_shape[1] * input_shape[2], num_classes))
-
-
-SPACE = {"width": [4, 8, 12], "depth": [1, 2]}
 
 
 def samples(count, classes, seed=1, dark=0.0):
@@ -60,28 +49,27 @@ def right(student, x, y):
     return accuracy(predict_logits(student.module, [x]), y)
 
 
-def digits_student(folder):
+def digits_student(given, folder):
     data = load_dataset("digits")
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        teacher = build(16, 2, data.input_shape, 10)
+        teacher = given["builder"](16, 2, data.input_shape, 10)
     distiller = Distiller(teacher, data, TrainingConfig(epochs=6), signal=None, seed=0)
     distiller.advance(10**6)
-    settings = {
-        "backend": "inline",
-        "trials": 1,
-        "seeds": 1,
-        "score": {"epochs": 1, "batch_size": 32},
-        "final": {"epochs": 6, "batch_size": 32, "count": 1, "baseline": False},
-        "latency": {"calibrate": 0, "repeats": 5},
-    }
-    run = nd.search(teacher=distiller.student(), data=data, builder=build, space=SPACE, folder=folder, **settings)
+    run = nd.search(
+        teacher=distiller.student(),
+        data=data,
+        builder=given["builder"],
+        space=given["space"],
+        folder=folder,
+        **SETTINGS,
+    )
     return run.best().student(), data
 
 
-def test_its_former_self_keeps_it_from_forgetting(tmp_path):
+def test_its_former_self_keeps_it_from_forgetting(given, tmp_path):
     """Trained on with the digits from 5 to 9 alone, it forgets those from 0 to 4, unless it teaches itself."""
-    student, data = digits_student(tmp_path / "run")
+    student, data = digits_student(given, tmp_path / "run")
     x, y = torch.from_numpy(data.train.x), torch.from_numpy(data.train.y)
     known = data.normalisation()
     new = nd.Dataset.from_tensors(x[y >= 5], y[y >= 5], val=0.25, num_classes=10, mean=known["mean"], std=known["std"])

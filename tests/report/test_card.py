@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from nas_distill.common.errors import RunError
-from nas_distill.report.card import card, table, write_card
+from nas_distill.report.card import card, write_card
+from nas_distill.report.markdown import markdown_table
 from nas_distill.report.model import CardFacts, FinalReport, ModelResult
 
 FACTS = CardFacts(
@@ -111,7 +112,7 @@ def test_what_is_not_known_leaves_no_empty_heading():
 
 
 def test_bars_and_line_breaks_do_not_break_a_table():
-    lines = table(["a|b", "c"], [["x\ny", "1"]])
+    lines = markdown_table(["a|b", "c"], [["x\ny", "1"]]).splitlines()
     assert lines == [r"| a\|b | c |", "| :-- | --: |", "| x y | 1 |"]
 
 

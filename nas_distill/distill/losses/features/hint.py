@@ -9,9 +9,7 @@ from torch.nn import functional
 from nas_distill.distill.losses.features.tensors import check_kinds, check_tokens, exact
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
-from nas_distill.distill.projectors import MapProjector, Projector, TokenProjector, VectorProjector
-
-_PROJECTORS = {3: MapProjector, 2: TokenProjector, 1: VectorProjector}
+from nas_distill.distill.projectors import Projector, make_projector
 
 
 @loss("hint", weight=100.0, layers="last")
@@ -36,7 +34,7 @@ class Hint(Loss):
         check_kinds("hint", shapes, [3, 2, 1], "name another layer")
         check_tokens("hint", shapes, "take 'sp' or 'pkt', which compare samples")
         self.projectors = nn.ModuleList(
-            _PROJECTORS[len(student)](student, teacher, always=always) for student, teacher in shapes.features
+            make_projector(student, teacher, always=always) for student, teacher in shapes.features
         )
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
