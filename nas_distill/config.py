@@ -202,7 +202,10 @@ class TrainingConfig(Section):
 
 
 class ScoreConfig(TrainingConfig):
-    """The short distillation that scores an architecture; ``rungs`` are the shares of it after which it may stop."""
+    """The short distillation that scores an architecture; ``rungs`` are the shares of it after which it may stop.
+
+    A rung at 0 judges before anything is trained, which is of use where weights are inherited.
+    """
 
     epochs: float = Field(3.0, gt=0)
     rungs: tuple[Fraction, ...] = (1 / 3, 1.0)
@@ -210,8 +213,8 @@ class ScoreConfig(TrainingConfig):
     @field_validator("rungs")
     @classmethod
     def _rising_to_one(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
-        if not rungs or any(a >= b for a, b in pairwise(rungs)) or rungs[0] <= 0 or rungs[-1] != 1.0:
-            raise ValueError("rungs must rise from above 0 to exactly 1")
+        if not rungs or any(a >= b for a, b in pairwise(rungs)) or rungs[0] < 0 or rungs[-1] != 1.0:
+            raise ValueError("rungs must rise from 0 or above to exactly 1")
         return rungs
 
 
@@ -253,14 +256,46 @@ class ScalarConfig(Section):
     exponent: float = Field(-0.07, le=0)
 
 
+class FromTeacherConfig(Section):
+    """A space of students cut from the teacher: ``space: from_teacher``, or ``space: {from_teacher: {...}}``.
+
+    ``widths``: the shares of its units (channels, heads, neurons) that a group may keep, rounded up to ``multiple`` (of
+    heads to one). ``depth``: which blocks may go: ``each`` by itself, or as many as a number says, in the order of
+    measured ``redundancy`` or evenly over the depth (``position``); ``whole`` keeps all. ``kinds``: cheaper kinds that
+    stand in for blocks. ``blocks`` names the trunk's blocks where they are not found.
+
+    ``start``: students begin with the teacher's weights (``inherited``), with ``random`` ones, or each as it chooses
+    (``both``). ``importance``: the criterion of what is kept. ``samples`` of the training split are looked at for it.
+    """
+
+    widths: tuple[Fraction, ...] = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+    multiple: int = Field(8, ge=1)
+    depth: Literal["each", "redundancy", "position", "whole"] = "each"
+    kinds: tuple[str, ...] = ()
+    blocks: tuple[str, ...] | None = None
+    start: Literal["inherited", "random", "both"] = "inherited"
+    importance: Literal["taylor", "activation", "magnitude", "random"] = "taylor"
+    samples: int = Field(2048, ge=1)
+
+    @field_validator("widths")
+    @classmethod
+    def _rising_shares(cls, widths: tuple[float, ...]) -> tuple[float, ...]:
+        if not widths or any(a >= b for a, b in pairwise(widths)) or widths[0] <= 0 or widths[-1] > 1:
+            raise ValueError("widths must rise from above 0 to at most 1")
+        return widths
+
+
 class SearchConfig(Section):
     """What is searched, and how far.
 
     ``costs`` are the objectives beside quality (all minimised); costs with a budget but not listed are limits alone.
     ``trials`` counts candidates that are trained; over-budget and repeated ones are recorded and cost nothing.
+    ``strategy``: candidates come from the sampler (``sample``), are assembled of locally distilled blocks
+    (``blockwise``, for a space cut from the teacher), or both, the assembled first (``hybrid``).
     """
 
     trials: int = Field(40, ge=1)
+    strategy: Literal["sample", "blockwise", "hybrid"] = "sample"
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     seeds: int = Field(6, ge=0)
     costs: tuple[str, ...] = ("flops",)

@@ -206,7 +206,7 @@ class _Calibrating:
 def recipes_of(inputs: Inputs) -> list[Recipe]:
     """Return how each network of a search file's calibration is trained."""
     score = inputs.config.score
-    return standard_recipes(score, inputs.config.final, [share * score.epochs for share in score.rungs])
+    return standard_recipes(score, inputs.config.final, [share * score.epochs for share in score.rungs if share > 0])
 
 
 def write_calibration(inputs: Inputs, folder: Path, networks: list[Network], table: TrainingTable) -> Calibration:

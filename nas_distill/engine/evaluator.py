@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from torch import nn
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.seeds import seeded_torch
@@ -17,12 +19,21 @@ from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import TeacherSignal
 
 
+class InitialWeights(Protocol):
+    """Gives students weights to begin with, beside the random ones that their builder gave them. Picklable."""
+
+    def fill(self, student: nn.Module, architecture: Architecture) -> None:
+        """Give a student its initial weights, in place, as far as its architecture has any."""
+        ...
+
+
 @dataclass(frozen=True)
 class StudentEvaluator:
     """Starts the trainings of one search; sent to each worker once.
 
     A score depends on (data, teacher, training, seed, architecture) alone: initial weights, order and views are the
-    same for whoever asks (common random numbers), whatever ran on the worker before.
+    same for whoever asks (common random numbers), whatever ran on the worker before. ``weights``: where students begin
+    that do not begin with their builder's random weights.
     """
 
     data: Dataset
@@ -30,6 +41,7 @@ class StudentEvaluator:
     signal: TeacherSignal
     device: str = "auto"
     paths: tuple[Path, ...] = ()
+    weights: InitialWeights | None = None
 
     def start(self, work: Work) -> StudentRun:
         """Build the work's architecture, or go on from its checkpoint.
@@ -47,8 +59,7 @@ class StudentRun:
         self._evaluator = evaluator
         self._work = work
         data = evaluator.data
-        with seeded_torch(work.seed, "init"):
-            model = evaluator.space.build(work.architecture, input_shape=data.input_shape, num_classes=data.num_classes)
+        model = build_student(evaluator.space, work.architecture, data, evaluator.weights, seed=work.seed)
         self._distiller = Distiller(
             model,
             data,
@@ -60,7 +71,7 @@ class StudentRun:
         )
         self._distiller.load(work.checkpoint)
         # Rungs so close together that they end at one step are told one after the other, without training.
-        self._stops = [max(1, round(share * self._distiller.total_steps)) for share in work.rungs]
+        self._stops = [max(int(share > 0), round(share * self._distiller.total_steps)) for share in work.rungs]
         # What was reached last may have died before it was reported; reporting it twice is harmless.
         reached = max((stop for stop in self._stops if stop <= self._distiller.step), default=self._stops[0])
         self._next = self._stops.index(reached)
@@ -101,6 +112,21 @@ class StudentRun:
             taught=work.teacher,
             seed=work.seed,
         )
+
+
+def build_student(
+    space: SearchSpace, architecture: Architecture, data: Dataset, weights: InitialWeights | None, *, seed: int
+) -> nn.Module:
+    """Build a student with the weights that its training begins with.
+
+    Raises:
+        BuildError: the builder fails.
+    """
+    with seeded_torch(seed, "init"):
+        student = space.build(architecture, input_shape=data.input_shape, num_classes=data.num_classes)
+    if weights is not None:
+        weights.fill(student, architecture)
+    return student
 
 
 def write_student(

@@ -19,8 +19,9 @@ class Work:
     """One training to do.
 
     ``key`` names it (unique in a run, also a file name). ``rungs`` are the shares of ``training.epochs`` after which it
-    reports, rising to 1. ``teacher`` False trains on labels alone. ``checkpoint`` is the folder where it saves itself
-    at each rung, and goes on from if something is there. ``output``: the folder for the finished student, or None.
+    reports, rising to 1; a share of 0 reports before anything is trained. ``teacher`` False trains on labels alone.
+    ``checkpoint`` is the folder where it saves itself at each rung, and goes on from if something is there.
+    ``output``: the folder for the finished student, or None.
     ``watch`` asks for more figures of each rung, for whoever studies scores: ``last`` (the quality of the last, not the
     averaged weights) and ``loss`` (the sum of the training loss so far), in ``RungResult.metrics``.
     """

@@ -62,6 +62,27 @@ def load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path] = (
     return freeze(module, data, path.stem)
 
 
+def teacher_builder(
+    config: TeacherSource, data: Dataset, paths: Sequence[Path] = ()
+) -> tuple[str, dict[str, Any]] | None:
+    """Return the builder of the teacher that a search file names, and all the keywords that it is called with.
+
+    None where the teacher was given from Python, and only its module is known.
+
+    Raises:
+        TeacherError: its description cannot be read.
+    """
+    if config.name is not None:
+        if config.name.startswith("<"):
+            return None
+        builder, arguments, _ = _read_description(_find_folder(config.name, paths) / DESCRIPTION)
+    else:
+        assert config.builder is not None
+        builder, arguments = config.builder, config.arguments
+    function = load_reference(builder, what="teacher builder", paths=paths)
+    return builder, builder_keywords(function, arguments, data)
+
+
 def build_module(builder: str, arguments: Mapping[str, Any], data: Dataset, paths: Sequence[Path] = ()) -> nn.Module:
     """Call a builder reference; it is given ``input_shape`` and ``num_classes`` if it takes them.
 

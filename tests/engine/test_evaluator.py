@@ -212,3 +212,33 @@ def test_a_teacher_of_other_data_fails_before_anything_trains(tmp_path, evaluato
     with pytest.raises(TeacherError, match="so its answers would meet other samples"):
         other.start(make_work())
     results(other, make_work(teacher=False))  # labels need no teacher
+
+
+class Ones:
+    """Lets every student begin with weights of one."""
+
+    def fill(self, student, architecture):
+        with torch.no_grad():
+            for weight in student.parameters():
+                weight.fill_(1.0)
+
+
+def test_students_begin_with_the_weights_they_are_given(evaluator, make_work):
+    given = _first_weights(replace(evaluator, weights=Ones()), make_work("given"))
+    assert all(bool((weight == 1).all()) for weight in given)
+    assert not all(bool((weight == 1).all()) for weight in _first_weights(evaluator, make_work("own")))
+
+
+def test_a_rung_at_0_judges_before_training_and_changes_nothing_after_it(evaluator, make_work):
+    early = evaluator.start(replace(make_work("early"), rungs=(0.0, 0.5, 1.0)))
+    untrained, *trained = [early.next_rung() for _ in range(3)]
+    assert untrained.step == 0
+    plain = evaluator.start(replace(make_work("plain"), rungs=(0.5, 1.0)))
+    assert [(r.step, r.quality) for r in trained] == [
+        (r.step, r.quality) for r in (plain.next_rung(), plain.next_rung())
+    ]
+
+
+def _first_weights(evaluator, work):
+    run = evaluator.start(replace(work, key=f"{work.key}-first", checkpoint=work.checkpoint / "first"))
+    return [weight.detach().clone() for weight in run._distiller.model.parameters()]
