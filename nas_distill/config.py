@@ -127,7 +127,7 @@ class TermConfig(Section):
 
     ``weight`` null takes the loss's own, from its paper. The term counts from ``start`` to ``stop`` (shares of the
     budget), its weight rising over ``warmup`` after its start. ``layers`` are the pairs [student's, teacher's] that it
-    reads, or auto. Every further key is an option of the loss.
+    reads (the student's alone for a loss that reads no teacher's), or auto. Every further key is an option of the loss.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -137,8 +137,8 @@ class TermConfig(Section):
     start: Fraction = Field(0.0, ge=0, lt=1)
     stop: Fraction = Field(1.0, gt=0, le=1)
     warmup: Fraction = Field(0.0, ge=0, le=1)
-    layers: Literal["auto"] | tuple[tuple[str, str], ...] = Field(
-        "auto", description="auto, or a list of pairs [student's layer, teacher's layer]"
+    layers: Literal["auto"] | tuple[tuple[str, str], ...] | tuple[str, ...] = Field(
+        "auto", description="auto, or a list of pairs [student's layer, teacher's layer], or of the student's alone"
     )
 
     @property
