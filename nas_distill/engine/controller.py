@@ -16,6 +16,7 @@ from nas_distill.common.errors import first_line
 from nas_distill.common.seeds import derive
 from nas_distill.config import ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
+from nas_distill.engine.assembling import Assembler
 from nas_distill.engine.dominance import Rule
 from nas_distill.engine.ending import give_up, nothing_new, require_one
 from nas_distill.engine.ledger import COUNTED, Entry
@@ -45,7 +46,8 @@ class Controller:
     ``costs`` gives an architecture's costs (finite, lower is better) and must cover the objectives and the limits of
     ``budget``; what it raises makes that candidate a failed one. ``margin`` stands in for the search file's pruning
     margin, ``rule`` for its rule, ``reference`` (cost -> largest that counts, for the hypervolume) for the budget's
-    limits. ``on_event`` is called after each event is in the journal.
+    limits. ``assembler`` proposes before seeds and sampler do. ``on_event`` is called after each event is in the
+    journal.
 
     ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Over-budget, repeated and
     interrupted ones do not count. Opening a journal that a search left behind goes on where it stood.
@@ -69,6 +71,7 @@ class Controller:
         rule: Rule | None = None,
         margin: float | tuple[float, ...] | None = None,
         reference: Mapping[str, float] | None = None,
+        assembler: Assembler | None = None,
         on_event: Callable[[Event], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience: int = PATIENCE,
@@ -81,6 +84,7 @@ class Controller:
         self._seed = seed
         self._objectives = objectives or Objectives.from_config(search)
         self._rule = rule or make_rule(search.pruning, self._objectives, margin)
+        self._assembler = assembler
         self._on_event = on_event
         self._clock = clock
         self._patience = patience
@@ -249,7 +253,12 @@ class Controller:
         """Look at one new proposal; None when it is not to be trained, or there is none."""
         proposal = self._propose()
         if proposal is None:
-            self._end(f"nothing new came up in {DRAWS} random draws from the space")
+            alone = self._assembler is not None and self._assembler.alone
+            self._end(
+                "there are no more assemblies of distilled blocks within the budget"
+                if alone
+                else f"nothing new came up in {DRAWS} random draws from the space"
+            )
             return None
         entry = Entry(index=len(self._ledger), proposal=proposal, status="running")
         twin = self._ledger.original(proposal.architecture.hash)
@@ -262,9 +271,15 @@ class Controller:
         return self._launch(entry)
 
     def _propose(self) -> Proposal | None:
-        index = len(self._ledger)
-        if index < len(self._seeds):
-            return self._proposals.insert(self._seeds[index], "seed")
+        if self._assembler is not None:
+            assembled = self._assembler.propose(self._ledger.scored(), self._ledger.seen)
+            if assembled is not None:
+                return self._proposals.insert(assembled, "assembled")
+            if self._assembler.alone:
+                return None
+        sown = sum(entry.proposal.origin == "seed" for entry in self._ledger)
+        if sown < len(self._seeds):
+            return self._proposals.insert(self._seeds[sown], "seed")
         if self._ledger.run_of("duplicate") >= REPEATS:
             architecture = self._proposals.unseen(self._ledger.seen, DRAWS)
             return None if architecture is None else self._proposals.insert(architecture, "random")

@@ -9,6 +9,7 @@ from typing import Literal
 from nas_distill.engine.dominance import Report
 from nas_distill.engine.proposals import Proposal
 from nas_distill.run.records import Rung, State, Stop, TrialRecord
+from nas_distill.space import Architecture
 
 Status = Literal["waiting", "running", "complete", "pruned", "failed", "over_budget", "duplicate"]
 
@@ -96,6 +97,14 @@ class Ledger:
     def having(self, *statuses: Status) -> list[Entry]:
         """Return the entries with one of ``statuses``, by index."""
         return [entry for entry in self._entries if entry.status in statuses]
+
+    def scored(self) -> list[tuple[Architecture, float]]:
+        """Return the candidates that were trained to their last rung, with their quality; by index."""
+        return [
+            (entry.proposal.architecture, entry.quality)
+            for entry in self.having("complete")
+            if entry.quality is not None
+        ]
 
     def reports_at(self, rung: int, *, but: int) -> list[Report]:
         """Return what all entries but one have reported at a rung, whatever became of them."""

@@ -4,7 +4,7 @@ What a trial's user attributes hold (written by ``engine/scribe.py``):
 
 ``index``         place among the proposals; retries of a proposal share it
 ``key``           name of its training, kept over retries, e.g. ``t00012``
-``architecture``  the nested values; ``origin``: ``seed``, ``sampler`` or ``random``
+``architecture``  the nested values; ``origin``: ``seed``, ``sampler``, ``random`` or ``assembled``
 ``costs``         cost -> value; ``violations``: limit -> relative excess, for candidates over budget
 ``rung:<k>``      what was reported at rung k: quality, step, seconds, share, and ``stop`` when that ended the trial
 ``duplicate_of``  number of the trial that has the same architecture
