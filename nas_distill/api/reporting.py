@@ -26,6 +26,7 @@ from nas_distill.report.model import (
     ProgressView,
     Savings,
 )
+from nas_distill.report.starts import compare_starts
 from nas_distill.report.trust import rank_trust
 from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
@@ -127,6 +128,9 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
     baseline = baseline_of(winner, finalists)
     split = evaluation["split"]
     notes = [] if split == "test" else ["There is no test data; validation data chose the student and flatters it."]
+    starts = compare_starts(records)
+    if starts is not None:
+        notes.append(starts)
     limits = Budget.parse(facts[names.BUDGET]).limits
     exported = exports.get(winner.key)
     if exported and LATENCY in limits and limits[LATENCY].excess(exported["latency"]["p50_ms"]) > 0:
