@@ -1,0 +1,170 @@
+"""Which channels, heads and neurons a cut keeps: criteria that order the units of each group."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.common.errors import SpaceError, did_you_mean
+from nas_distill.common.seeds import numpy_rng, torch_generator
+from nas_distill.cut.plan import Group, Plan, Slot
+from nas_distill.cut.weights import by_unit, weights_of
+from nas_distill.data import Dataset
+
+BATCH = 64
+
+Order = tuple[int, ...]
+Scores = dict[str, Tensor]
+
+
+def unit_orders(
+    module: nn.Module, plan: Plan, data: Dataset, *, criterion: str, samples: int = 2048, seed: int = 0
+) -> dict[str, Order]:
+    """Return for each group its units, the most important first; of equals the earlier.
+
+    Args:
+        module: the teacher; left as it is.
+        plan: its groups.
+        data: of its training samples, ``samples`` are looked at where a criterion looks at any.
+        criterion: ``taylor``, ``activation``, ``magnitude`` or ``random``.
+        samples: how many.
+        seed: of what is random.
+
+    Raises:
+        SpaceError: there is no such criterion.
+    """
+    if criterion not in CRITERIA:
+        raise SpaceError(f"unknown criterion of importance '{criterion}'{did_you_mean(criterion, list(CRITERIA))}")
+    scores = CRITERIA[criterion](module, plan, data, min(samples, len(data.train)), seed)
+    return {name: tuple(torch.argsort(score, descending=True, stable=True).tolist()) for name, score in scores.items()}
+
+
+def magnitude(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int) -> Scores:
+    """Return the norm of the weights that make each unit (Li et al., 2017, arXiv:1608.08710); higher is better.
+
+    Where several layers make it (a residual sum), each counts by its norms' share of their mean.
+    """
+    return {group.name: _norms(module, group) for group in plan.groups}
+
+
+def activation(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int) -> Scores:
+    """Return the root mean square of each unit where it is read, times the norm of the weights that read it.
+
+    What a unit adds to the layers after it (as in Wanda; Sun et al., 2024, arXiv:2306.11695); higher is better. Units
+    that are read inside of a module that shows nothing (torch's attention) are ordered by ``magnitude``.
+    """
+    squares: dict[Slot, Tensor] = {}
+    handles = []
+    for group in plan.groups:
+        for slot in group.slots:
+            if slot.side == "in":
+                handles.append(module.get_submodule(slot.module).register_forward_pre_hook(_watch(slot, squares)))
+    try:
+        with torch.no_grad():
+            for index in torch.arange(samples).split(BATCH):
+                module(data.batch("train", index)[0].to(_device(module)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    scores: Scores = {}
+    for group in plan.groups:
+        read = [slot for slot in group.slots if slot in squares]
+        parts = []
+        for slot in read:
+            weights = weights_of(module, slot)
+            norms = sum(
+                (by_unit(weight.detach().double().square(), axis, slot) for weight, axis in weights), _none(slot)
+            )
+            parts.append((squares[slot].cpu() * norms.cpu()).sqrt())
+        scores[group.name] = torch.stack(parts).sum(0) if parts else _norms(module, group)
+    return scores
+
+
+def taylor(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int) -> Scores:
+    """Return how much the logits would change if a unit were taken away, to first order; higher is better.
+
+    With a gate of 1 on each unit, the mean over samples and random directions of the squared derivative of the logits
+    along the direction (first-order sensitivity: Molchanov et al., 2019, arXiv:1906.10771, of the logits instead of a
+    loss, so that labels are not needed and a teacher that fits its training samples has gradients too). The derivative
+    by the gate is the sum of weight times gradient over the weights that read the unit, or make it where none does.
+    Each sample has a direction of random signs of its own, so that the products between samples cancel in the mean and
+    whole batches may be summed.
+    """
+    watched = copy.deepcopy(module).eval().requires_grad_(True)
+    generator = torch_generator(seed, "importance")
+    slots = {group.name: _gated(watched, group) for group in plan.groups}
+    found = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in plan.groups}
+    for index in torch.arange(samples).split(BATCH):
+        logits = watched(data.batch("train", index)[0].to(_device(watched)))
+        signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
+        watched.zero_grad(set_to_none=True)
+        (logits * signs).sum().backward()
+        for name, gated in slots.items():
+            found[name] += _gate_gradient(watched, gated).square()
+    return found
+
+
+def chance(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int) -> Scores:
+    """Return random scores: what every criterion must beat."""
+    return {
+        group.name: torch.from_numpy(numpy_rng(seed, "importance", group.name).random(group.size))
+        for group in plan.groups
+    }
+
+
+CRITERIA: Mapping[str, Callable[[nn.Module, Plan, Dataset, int, int], Scores]] = {
+    "taylor": taylor,
+    "activation": activation,
+    "magnitude": magnitude,
+    "random": chance,
+}
+
+
+def _norms(module: nn.Module, group: Group) -> Tensor:
+    """Return the norms of what makes the units, each layer's by its mean."""
+    total = torch.zeros(group.size, dtype=torch.float64)
+    for slot in group.slots:
+        weights = [(weight, axis) for weight, axis in weights_of(module, slot) if weight.dim() > 1]
+        if slot.side == "out" and weights:
+            squared = sum(
+                (by_unit(weight.detach().double().square(), axis, slot) for weight, axis in weights), _none(slot)
+            )
+            norms = squared.sqrt().cpu()
+            total += norms / norms.mean().clamp_min(1e-30)
+    return total
+
+
+def _gated(module: nn.Module, group: Group) -> list[Slot]:
+    """Return the slots whose weights are the gate: those that read the unit, or all that make it."""
+    reading = [slot for slot in group.slots if slot.side == "in" and weights_of(module, slot)]
+    return reading or [slot for slot in group.slots if weights_of(module, slot)]
+
+
+def _gate_gradient(module: nn.Module, slots: list[Slot]) -> Tensor:
+    total = torch.zeros(len(slots[0].places), dtype=torch.float64) if slots else torch.zeros(0)
+    for slot in slots:
+        for weight, axis in weights_of(module, slot):
+            if weight.grad is not None:
+                total += by_unit((weight.detach() * weight.grad).double(), axis, slot).cpu()
+    return total
+
+
+def _watch(slot: Slot, squares: dict[Slot, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        given = args[0].detach().double()
+        axis = given.dim() - 1 if isinstance(module, nn.Linear) else 1
+        mean = given.square().transpose(0, axis).flatten(1).mean(1)
+        squares[slot] = squares.get(slot, 0.0) + by_unit(mean, 0, slot) / len(slot.places[0])
+
+    return hook
+
+
+def _none(slot: Slot) -> Tensor:
+    return torch.zeros(len(slot.places), dtype=torch.float64)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((weight.device for weight in module.parameters()), torch.device("cpu"))

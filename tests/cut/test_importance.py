@@ -1,0 +1,100 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nas_distill.common.errors import SpaceError
+from nas_distill.cut.importance import CRITERIA, activation, magnitude, taylor, unit_orders
+from nas_distill.cut.plan import Group, Plan, Slot
+from nas_distill.data import Dataset
+
+UNITS = 6
+
+
+def places(count, run=1):
+    return tuple(tuple(range(unit * run, (unit + 1) * run)) for unit in range(count))
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0.0, 1.0, (96, 2, 4, 4)).astype(np.float32)
+    return Dataset.from_tensors(x, np.arange(96) % 3, val=0.25)
+
+
+@pytest.fixture
+def module():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        made = nn.Sequential(
+            nn.Conv2d(2, UNITS, 3, padding=1), nn.BatchNorm2d(UNITS), nn.ReLU(), nn.Flatten(), nn.Linear(UNITS * 16, 3)
+        )
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def plan():
+    slots = (Slot("0", "out", places(UNITS)), Slot("1", "out", places(UNITS)), Slot("4", "in", places(UNITS, 16)))
+    return Plan((Group("0", "channels", UNITS, slots, None),), (), ())
+
+
+@pytest.mark.parametrize("criterion", list(CRITERIA))
+def test_every_criterion_orders_all_units_and_leaves_the_teacher_alone(module, plan, data, criterion):
+    before = copy.deepcopy(module.state_dict())
+    order = unit_orders(module, plan, data, criterion=criterion)
+    assert sorted(order["0"]) == list(range(UNITS))
+    assert order == unit_orders(module, plan, data, criterion=criterion)
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert not any(weight.requires_grad or weight.grad is not None for weight in module.parameters())
+    assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize("criterion", ["activation", "taylor"])
+def test_a_unit_that_nobody_reads_is_last(module, plan, data, criterion):
+    module[4].weight[:, 2 * 16 : 3 * 16] = 0
+    assert unit_orders(module, plan, data, criterion=criterion)["0"][-1] == 2
+
+
+@pytest.mark.parametrize("criterion", ["activation", "taylor"])
+def test_a_unit_that_is_always_off_is_last(module, plan, data, criterion):
+    module[1].bias[4] = -1000.0
+    assert unit_orders(module, plan, data, criterion=criterion)["0"][-1] == 4
+
+
+def test_magnitude_is_the_norm_of_the_filters_by_their_mean(module, plan, data):
+    norms = module[0].weight.flatten(1).double().norm(dim=1)
+    assert torch.allclose(magnitude(module, plan, data, 8, 0)["0"], norms / norms.mean())
+
+
+def test_activation_is_what_a_unit_adds(module, plan, data):
+    x = data.batch("train", torch.arange(64))[0]
+    with torch.no_grad():
+        flat = module[:4](x).double()
+    squares = flat.square().mean(0).view(UNITS, 16).mean(1)
+    norms = module[4].weight.double().square().sum(0).view(UNITS, 16).sum(1)
+    assert torch.allclose(activation(module, plan, data, 64, 0)["0"], (squares * norms).sqrt())
+
+
+def test_taylor_is_the_mean_squared_derivative_of_the_logits_by_a_gate(module, plan, data):
+    """In the mean over directions; so it is held to the sum over logits, within what chance allows."""
+    x = data.batch("train", torch.arange(64))[0]
+    with torch.no_grad():
+        added = module[:4](x).view(64, UNITS, 16)  # logits are linear in gates on what the last layer reads
+        weights = module[4].weight.view(3, UNITS, 16)
+        derivative = torch.einsum("nup,cup->ncu", added, weights)
+    wanted = derivative.double().square().sum((0, 1))
+    found = torch.stack([taylor(module, plan, data, 64, seed)["0"] for seed in range(200)]).mean(0)
+    assert torch.allclose(found, wanted, rtol=0.35)
+    assert not torch.allclose(found, wanted.flip(0), rtol=0.35)
+
+
+def test_chance_follows_the_seed(module, plan, data):
+    orders = {unit_orders(module, plan, data, criterion="random", seed=seed)["0"] for seed in range(6)}
+    assert len(orders) > 1
+
+
+def test_an_unknown_criterion_names_the_near_one(module, plan, data):
+    with pytest.raises(SpaceError, match="unknown criterion of importance 'tailor'; did you mean 'taylor'"):
+        unit_orders(module, plan, data, criterion="tailor")
