@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from nas_distill.cut.plan import Block, Plan
+from nas_distill.cut.redundancy import depth_order, spaced_out
+from nas_distill.data import Dataset
+
+
+class Residual(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.body = nn.Linear(4, 4)
+        self.scale = scale
+
+    def forward(self, x):
+        return x + self.scale * self.body(x)
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return Dataset.from_tensors(rng.normal(size=(80, 4)).astype(np.float32), np.arange(80) % 2, val=0.25)
+
+
+def test_the_block_that_does_least_goes_first(data):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(Residual(1.0), Residual(1e-3), Residual(2.0), nn.Linear(4, 4), nn.Linear(4, 2)).eval()
+    blocks = tuple(Block(str(index), index < 3, None, None, 1, 4, 4) for index in range(4))
+    plan = Plan((), blocks, ())
+    order = depth_order(module, plan, data, by="redundancy")
+    assert order[0] == 1
+    assert sorted(order) == [0, 1, 2]  # the last cannot be dropped
+    assert depth_order(module, plan, data, by="position") == spaced_out([0, 1, 2])
+    assert isinstance(module[1], Residual)
+
+
+def test_half_of_twelve_is_every_other():
+    assert sorted(spaced_out(range(12))[:5]) == [1, 3, 5, 7, 9]
+
+
+@given(st.sets(st.integers(0, 30), max_size=12))
+def test_every_block_goes_once_and_the_ends_go_last(blocks):
+    order = spaced_out(sorted(blocks))
+    assert sorted(order) == sorted(blocks)
+    if len(blocks) > 1:
+        assert set(order[-2:]) == {min(blocks), max(blocks)}
