@@ -1,0 +1,114 @@
+"""Which channels of which layers belong together, read from torch-pruning's dependency graph.
+
+Fang et al., "DepGraph: Towards Any Structural Pruning", 2023 (arXiv:2301.12900). The graph treats what it does not know
+as acting on each element alone, so what is read from it is a proposal: ``cut/proof.py`` holds it against the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from nas_distill.common.layers import logits_of
+from nas_distill.cut.atoms import Atom, Atoms
+from nas_distill.cut.plan import Side
+from nas_distill.cut.weights import length
+
+
+def read_graph(module: nn.Module, input_shape: Sequence[int]) -> Atoms:
+    """Return the channels of all layers of ``module``, those that belong together joined.
+
+    ``module`` is a copy for this purpose alone: it is set to eval mode, and its weights to take gradients. Whatever
+    torch-pruning raises is the caller's to catch.
+    """
+    import torch_pruning
+
+    module.eval().requires_grad_(True)
+    names: dict[Any, str] = {part: name for name, part in module.named_modules()}
+    names |= {weight: name for name, weight in module.named_parameters()}
+    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    x = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            module, example_inputs=(x,), output_transform=logits_of, verbose=False
+        )
+    atoms = Atoms()
+    for node in graph.module2node.values():
+        name = names.get(node.module)
+        if name is not None and isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding):
+            _follow(graph, node, name, length(module, name, "out"), names, atoms)
+    for name, part in module.named_modules():
+        _join_groups(name, part, atoms)
+    return atoms
+
+
+def _follow(graph: Any, root: Any, name: str, size: int, names: dict[Any, str], atoms: Atoms) -> None:
+    """Join each output channel of ``root`` with all that it leads to, and with what leads to those."""
+    from torch_pruning._helpers import _HybridIndex
+
+    start = graph.get_pruner_of_module(root.module).prune_out_channels
+    seen: dict[tuple[Any, str], set[tuple[int, int]]] = {}
+    stack = [(root, start, [_HybridIndex(idx=index, root_idx=index) for index in range(size)])]
+    while stack:
+        node, function, indices = stack.pop()
+        done = seen.setdefault((node, function.__name__), set())
+        fresh = [index for index in indices if (index.idx, index.root_idx) not in done]
+        done.update((index.idx, index.root_idx) for index in fresh)
+        if not fresh:
+            continue
+        _note(node, function, fresh, name, names, atoms)
+        for dependency in node.dependencies:
+            if dependency.is_triggered_by(function):
+                found = fresh
+                for mapping in dependency.index_mapping:
+                    found = found if mapping is None else mapping(found)
+                if found:
+                    stack.append((dependency.target, dependency.handler, found))
+
+
+def _note(node: Any, function: Any, indices: Sequence[Any], root: str, names: dict[Any, str], atoms: Atoms) -> None:
+    name = names.get(node.module)
+    if node.type.name == "OUTPUT":
+        for index in indices:
+            atoms.close(Atom(root, "out", index.root_idx))
+    if name is None:
+        return
+    sides: list[Atom] = []
+    for target, side in _sides(name, node.module, function.__name__):
+        sides += [Atom(target, side, index.idx) for index in indices]
+        for index in indices:
+            atoms.join(Atom(root, "out", index.root_idx), Atom(target, side, index.idx))
+
+
+def _sides(name: str, module: Any, function: str) -> list[tuple[str, Side]]:
+    """Return the dimensions that one of torch-pruning's functions means."""
+    if isinstance(module, nn.MultiheadAttention):
+        return [(name, "in"), (f"{name}.out_proj", "out")]
+    whole = isinstance(module, _ConvNd) and module.groups == module.out_channels > 1
+    if isinstance(module, _ConvNd | nn.Linear) and not whole and function == "prune_in_channels":
+        return [(name, "in")]
+    return [(name, "out")]
+
+
+def _join_groups(name: str, part: nn.Module, atoms: Atoms) -> None:
+    """What is cut from a grouped convolution or a group norm are whole groups."""
+    if isinstance(part, _ConvNd) and part.groups > 1:
+        ins, outs = part.in_channels // part.groups, part.out_channels // part.groups
+        depthwise = part.groups == part.out_channels
+        for group in range(part.groups):
+            members = [Atom(name, "out", group * outs + place) for place in range(outs)]
+            if not depthwise:
+                members += [Atom(name, "in", group * ins + place) for place in range(ins)]
+            atoms.join(*members)
+    elif isinstance(part, nn.GroupNorm) and part.num_groups > 1:
+        size = part.num_channels // part.num_groups
+        for group in range(part.num_groups):
+            atoms.join(*(Atom(name, "out", group * size + place) for place in range(size)))

@@ -1,0 +1,171 @@
+"""What can be cut from one network: groups of units, the trunk's blocks, and what is left whole. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nas_distill.common.errors import SpaceError, did_you_mean
+
+Side = Literal["in", "out"]
+Kind = Literal["channels", "heads", "neurons"]
+Places = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One dimension of one module that a group governs.
+
+    Attributes:
+        module: dotted name of the module in the teacher ("" is the root), or of a parameter that belongs to none of
+            torch's own layers (a position embedding, a layer scale): then the last dimension longer than 1 is meant.
+        side: its ``in``put or its ``out``put channels; ``out`` is both of a normalisation and of a grouped convolution.
+            Of torch's attention ``in`` is the width of queries, keys and values, ``out`` the rows of their projection.
+        places: for each unit of the group the indices of that dimension that it owns: several behind a flatten, an
+            offset behind a concatenation.
+    """
+
+    module: str
+    side: Side
+    places: Places
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units (channels, heads or neurons) that stay or go together.
+
+    Attributes:
+        name: unique; the module that makes the units, the first of several.
+        kind: what the units are.
+        size: how many there are in the teacher.
+        slots: every dimension that they are part of.
+        block: index of the block that the group is wholly inside of, None for one that is shared between blocks.
+    """
+
+    name: str
+    kind: Kind
+    size: int
+    slots: tuple[Slot, ...]
+    block: int | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of the trunk; they are in the order of the forward pass.
+
+    Attributes:
+        module: dotted name.
+        droppable: what it returns has the shape of what it is given, and its channels are of the same group, so that
+            it can be replaced by passing on its first argument.
+        input: group of the channels that it is given, None where they are the data's own or left whole.
+        output: group of the channels that it returns, likewise.
+        stride: ratio of its input's resolution to its output's; 1 for tokens.
+        inputs: channels that it is given in the teacher; 0 if several groups make them up.
+        outputs: channels that it returns, likewise.
+        tokens: it maps (B, N, D) tokens, not (B, C, H, W) maps.
+        wrapped: it returns its output as the only entry of a tuple.
+    """
+
+    module: str
+    droppable: bool
+    input: str | None
+    output: str | None
+    stride: int
+    inputs: int = 0
+    outputs: int = 0
+    tokens: bool = False
+    wrapped: bool = False
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A module that is left as it is, and why: a part of a sentence for the user."""
+
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be cut from a teacher; ``find_plan`` makes one."""
+
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
+    whole: tuple[Whole, ...]
+
+    @property
+    def shared(self) -> tuple[Group, ...]:
+        """The groups that are in no single block, such as the width of a residual stage."""
+        return tuple(group for group in self.groups if group.block is None)
+
+    def inner(self, block: int) -> tuple[Group, ...]:
+        """Return the groups that are wholly inside of a block."""
+        return tuple(group for group in self.groups if group.block == block)
+
+    def group(self, name: str) -> Group:
+        """Return the group called ``name``.
+
+        Raises:
+            SpaceError: there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise SpaceError(f"the plan has no group '{name}'{did_you_mean(name, [group.name for group in self.groups])}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "groups": [
+                {
+                    "name": group.name,
+                    "kind": group.kind,
+                    "size": group.size,
+                    "block": group.block,
+                    "slots": [[slot.module, slot.side, _pack(slot.places)] for slot in group.slots],
+                }
+                for group in self.groups
+            ],
+            "blocks": [asdict(block) for block in self.blocks],
+            "whole": [asdict(whole) for whole in self.whole],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            SpaceError: it is no plan.
+        """
+        try:
+            return cls(
+                groups=tuple(_group(entry) for entry in values["groups"]),
+                blocks=tuple(Block(**entry) for entry in values["blocks"]),
+                whole=tuple(Whole(**entry) for entry in values["whole"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpaceError(f"a plan of what can be cut from a teacher cannot be read ({error!r}).") from error
+
+
+def _group(entry: Mapping[str, Any]) -> Group:
+    size = int(entry["size"])
+    slots = tuple(Slot(module, side, _unpack(places, size)) for module, side, places in entry["slots"])
+    return Group(entry["name"], entry["kind"], size, slots, entry["block"])
+
+
+def _pack(places: Places) -> list[Any] | dict[str, int]:
+    """Units one after the other, as nearly all are, are written as where the first begins and how long each is."""
+    run = len(places[0]) if places else 0
+    first = places[0][0] if run else 0
+    return {"first": first, "run": run} if places == _runs(first, run, len(places)) else [list(one) for one in places]
+
+
+def _unpack(packed: Sequence[Any] | Mapping[str, int], size: int) -> Places:
+    if isinstance(packed, Mapping):
+        return _runs(packed["first"], packed["run"], size)
+    return tuple(tuple(int(place) for place in one) for one in packed)
+
+
+def _runs(first: int, run: int, size: int) -> Places:
+    return tuple(tuple(range(first + unit * run, first + (unit + 1) * run)) for unit in range(size))

@@ -1,0 +1,118 @@
+"""Cutting a network: slicing weights, setting what says how many there are, and replacing blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from nas_distill.common.errors import SpaceError
+from nas_distill.cut.kinds import make_kind
+from nas_distill.cut.plan import Group, Plan, Side, Slot
+from nas_distill.cut.resize import resize
+from nas_distill.cut.skip import Skip
+from nas_distill.cut.weights import length, parts_of
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is kept of a teacher.
+
+    Attributes:
+        keep: for a group's name the units that stay, in the order that they have in the student; all, if missing.
+        kinds: for a block's index ``drop``, or a cheaper kind (see ``cut/kinds.py``); left as it is, if missing.
+    """
+
+    keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kinds: Mapping[int, str] = field(default_factory=dict)
+
+
+def cut(module: nn.Module, plan: Plan, what: Cut) -> nn.Module:
+    """Cut ``module``, in place, and return it.
+
+    Kept weights are copies of the teacher's. Modules that stand in for blocks draw theirs from torch's global
+    generator, which the caller seeds. Where nothing is cut, the module is left exactly as it is.
+
+    Args:
+        module: a copy of the teacher that ``plan`` was found for, or of its structure.
+        plan: what can be cut.
+        what: what is kept.
+
+    Raises:
+        SpaceError: there is no such group, unit, block or kind, or nothing of a group would be left.
+    """
+    narrowed = {name: units for name, units in what.keep.items() if _checked(plan.group(name), units)}
+    _slice(module, plan, narrowed)
+    for index, kind in what.kinds.items():
+        if kind != "whole":
+            _replace(module, plan, index, kind, narrowed)
+    return module
+
+
+def _checked(group: Group, units: Sequence[int]) -> bool:
+    """Say whether anything of a group is cut or moved."""
+    if not units or len(set(units)) != len(units) or min(units) < 0 or max(units) >= group.size:
+        raise SpaceError(
+            f"group '{group.name}' has the units 0 to {group.size - 1}; it cannot be cut to {list(units)}."
+        )
+    return tuple(units) != tuple(range(group.size))
+
+
+def _slice(module: nn.Module, plan: Plan, narrowed: Mapping[str, Sequence[int]]) -> None:
+    governed: dict[tuple[str, Side], list[tuple[Slot, Sequence[int]]]] = {}
+    for name, units in narrowed.items():
+        for slot in plan.group(name).slots:
+            governed.setdefault((slot.module, slot.side), []).append((slot, units))
+    for (name, side), slots in governed.items():
+        size = length(module, name, side)
+        places = kept_places(size, slots) if size else []
+        for part in parts_of(module, name, side):
+            old = part.tensor
+            index = torch.tensor(places, device=old.device)
+            new = old.detach().index_select(part.axis, index)
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=old.requires_grad)
+            setattr(part.owner, part.name, new)
+        resize(module, name, side, len(places))
+
+
+def kept_places(size: int, slots: Sequence[tuple[Slot, Sequence[int]]]) -> list[int]:
+    """Return which places of a dimension of ``size`` stay, in their new order.
+
+    ``slots`` are those on the dimension whose groups are cut, with the units that stay. A unit that is kept as the
+    n-th is put where the n-th of the kept ones was, so that what lies around and between them keeps its order.
+    """
+    gone: set[int] = set()
+    moved: dict[int, int] = {}
+    for slot, units in slots:
+        staying = set(units)
+        gone.update(place for unit, places in enumerate(slot.places) if unit not in staying for place in places)
+        for stands, comes in zip(sorted(units), units):
+            moved.update(zip(slot.places[stands], slot.places[comes]))
+    return [moved.get(place, place) for place in range(size) if place not in gone]
+
+
+def _replace(module: nn.Module, plan: Plan, index: int, kind: str, narrowed: Mapping[str, Sequence[int]]) -> None:
+    if not 0 <= index < len(plan.blocks):
+        raise SpaceError(f"the teacher has {len(plan.blocks)} blocks, counted from 0; there is none of index {index}.")
+    block = plan.blocks[index]
+    new: nn.Module
+    if kind == "drop":
+        if not block.droppable:
+            raise SpaceError(f"block {index} ('{block.module}') cannot be dropped: it changes shape or channels.")
+        new = Skip(block.wrapped)
+    else:
+
+        def width(group: str | None, own: int) -> int:
+            return len(narrowed[group]) if group is not None and group in narrowed else own
+
+        new = make_kind(kind, block, width(block.input, block.inputs), width(block.output, block.outputs))
+    owner, _, name = block.module.rpartition(".")
+    holder = module.get_submodule(owner)
+    like = next(holder.get_submodule(name).parameters(), None)
+    if like is not None:
+        new = new.to(device=like.device, dtype=like.dtype)
+    new.train(holder.get_submodule(name).training)
+    holder._modules[name] = new
