@@ -126,6 +126,7 @@ def _blocks(trunk: Sequence[Stretch], groups: Sequence[Group], proof: Proof) -> 
                 inputs,
                 outputs,
                 block.tokens,
+                block.signed,
                 block.wrapped,
             )
         )

@@ -13,24 +13,25 @@ from nas_distill.models.layers import conv_bn, initialise
 
 
 class Separable(nn.Module):
-    """A depthwise 3x3 and a pointwise convolution, each with batch norm, the input added where shapes allow; ReLU.
+    """A depthwise 3x3 and a pointwise convolution, each with batch norm, the input added where shapes allow.
 
-    MobileNet's block (Howard et al., 2017, arXiv:1704.04861), with the shortcut of residual networks.
+    MobileNet's block (Howard et al., 2017, arXiv:1704.04861), with the shortcut of residual networks. A ReLU ends it
+    unless it is ``signed``, as the block that it stands in for is.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, signed: bool = False) -> None:
         super().__init__()
         self.body = nn.Sequential(
             *conv_bn(inputs, inputs, 3, stride, groups=inputs), nn.ReLU(inplace=True), *conv_bn(inputs, outputs, 1)
         )
         self.residual = stride == 1 and inputs == outputs
-        self.relu = nn.ReLU(inplace=True)
+        self.last = nn.Identity() if signed else nn.ReLU(inplace=True)
         initialise(self)
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         made = self.body(x)
-        return self.relu(made + x if self.residual else made)
+        return self.last(made + x if self.residual else made)
 
 
 class Linear(nn.Module):
@@ -59,7 +60,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "separable": Kind(
-        lambda block, inputs, outputs: Separable(inputs, outputs, block.stride),
+        lambda block, inputs, outputs: Separable(inputs, outputs, block.stride, block.signed),
         tokens=False,
         about="depthwise 3x3 and pointwise convolution, with batch norm",
     ),

@@ -64,6 +64,7 @@ class Block:
         inputs: channels that it is given in the teacher; 0 if several groups make them up.
         outputs: channels that it returns, likewise.
         tokens: it maps (B, N, D) tokens, not (B, C, H, W) maps.
+        signed: what it returns has negative values; without, it ends with a ReLU or the like.
         wrapped: it returns its output as the only entry of a tuple.
     """
 
@@ -75,6 +76,7 @@ class Block:
     inputs: int = 0
     outputs: int = 0
     tokens: bool = False
+    signed: bool = True
     wrapped: bool = False
 
 

@@ -24,6 +24,7 @@ class Stretch:
     stride: int
     tokens: bool
     same: bool
+    signed: bool
     wrapped: bool
 
 
@@ -110,6 +111,7 @@ def _stretch(name: str, calls: dict[str, list[Call]]) -> Stretch | None:
         1 if tokens else _stride(given, made),
         tokens,
         given.shape == made.shape,
+        bool((made < 0).any()),
         False,
     )
 
