@@ -1,0 +1,1 @@
+"""What benchmarks/inherit.py is made of."""

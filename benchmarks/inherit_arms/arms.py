@@ -1,0 +1,67 @@
+"""The ways to a student that benchmarks/inherit.py compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas_distill.config import OptimizerConfig, TrainingConfig
+
+INHERITED, RANDOM = "inherited", "random"
+STARTS = (INHERITED, RANDOM)
+TEACHER = "fashion-resnet"
+LIMITS = (0.10, 0.20, 0.40)
+"""Shares of the teacher's FLOPs."""
+RATES = (0.1, 0.05, 0.02)
+"""Learning rates; each kind of start takes the one that is best for it on validation data."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to a student.
+
+    ``start``: what its last training begins with. ``search``: the sections of a search file that are its own, for an
+    arm that nas_distill searches. ``widths``: where the others' widths come from.
+    """
+
+    letter: str
+    about: str
+    start: str
+    search: dict[str, Any] = field(default_factory=dict)
+    widths: str = ""
+
+
+FASTNAS, UNIFORM = "fastnas", "uniform"
+FROM_TEACHER = {"from_teacher": {}}
+
+ARMS = {
+    arm.letter: arm
+    for arm in (
+        Arm("a", "FastNAS (Model Optimizer), then KD", INHERITED, widths=FASTNAS),
+        Arm("b", "uniformly narrower, random weights", RANDOM, widths=UNIFORM),
+        Arm("c", "`from_teacher`, searched", INHERITED, {"space": FROM_TEACHER, "search": {"strategy": "sample"}}),
+        Arm("d", "`from_teacher`, blockwise", INHERITED, {"space": FROM_TEACHER, "search": {"strategy": "blockwise"}}),
+        Arm("e", "`from_teacher`, hybrid", INHERITED, {"space": FROM_TEACHER, "search": {"strategy": "hybrid"}}),
+        Arm("f", "`resnet`, searched, random weights", RANDOM, {"space": "resnet", "search": {"strategy": "sample"}}),
+        Arm("g", "FastNAS's widths, random weights", RANDOM, widths=FASTNAS),
+        Arm("h", "uniformly pruned, inherited weights", INHERITED, widths=UNIFORM),
+    )
+}
+
+GAPS = (
+    ("a", "g", "what FastNAS's students owe to inheritance"),
+    ("h", "b", "what uniform ones owe to it"),
+    ("a", "h", "what FastNAS's architecture adds to uniform pruning"),
+    ("c", "h", "what the searched architecture adds to uniform pruning"),
+    ("f", "b", "what the searched architecture adds where nothing is inherited"),
+    ("c", "a", "searched against the peer"),
+    ("d", "a", "blockwise against the peer"),
+    ("e", "a", "hybrid against the peer"),
+    ("c", "f", "cut from the teacher against random weights, both searched"),
+)
+"""Pairs of arms (minuend, subtrahend), and what their difference says."""
+
+
+def training(epochs: float, rate: float) -> TrainingConfig:
+    """Return the training that all arms have: nas_distill's own KD but for length and learning rate."""
+    return TrainingConfig(epochs=epochs, optimizer=OptimizerConfig(lr=rate))

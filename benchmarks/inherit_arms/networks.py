@@ -1,0 +1,140 @@
+"""The teacher's shape with other widths: built, narrowed uniformly to a limit, and filled with given weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.cost.count import count
+from nas_distill.cut.find import find_plan
+from nas_distill.cut.importance import unit_orders
+from nas_distill.cut.statistics import reestimate
+from nas_distill.cut.surgery import Cut, cut
+from nas_distill.data import Dataset
+from nas_distill.models import resnet
+from nas_distill.models.layers import initialise, round_channels
+from nas_distill.space import Architecture, SearchSpace
+from nas_distill.teacher import Teacher
+from nas_distill.teacher.weights import fill, read_weights
+
+LOOKS = 2048
+"""Training images that batch-norm statistics of a cut teacher are re-estimated from."""
+_FINEST = 1000
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels of the stem, and for each block inside of it (``inner``) and behind it (``outer``)."""
+
+    stem: int
+    inner: tuple[int, ...]
+    outer: tuple[int, ...]
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> Widths:
+        """Read them off the weights of a ResNet of basic blocks."""
+        blocks = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+        convolutions = [[state[f"blocks.{block}.body.{place}.weight"] for place in (0, 3)] for block in range(blocks)]
+        return cls(
+            len(state["stem.0.weight"]),
+            tuple(len(first) for first, _ in convolutions),
+            tuple(len(second) for _, second in convolutions),
+        )
+
+    def scaled(self, factor: float) -> Widths:
+        """Return all of them times a factor, in multiples of 8."""
+
+        def narrowed(width: int) -> int:
+            return round_channels(width * factor)
+
+        return Widths(narrowed(self.stem), tuple(map(narrowed, self.inner)), tuple(map(narrowed, self.outer)))
+
+    def text(self) -> str:
+        """Write as ``stem | inner-outer | ...``."""
+        return " | ".join([str(self.stem), *(f"{a}-{b}" for a, b in zip(self.inner, self.outer, strict=True))])
+
+
+def build(
+    *, stem: int, blocks: Sequence[Mapping[str, int]], input_shape: Sequence[int], num_classes: int
+) -> nn.Module:
+    """Build the teacher's shape (stages of one basic block each) with these widths and random weights."""
+    stages = [{"depth": 1, "width": widths["outer"]} for widths in blocks]
+    network = resnet.build(stem=stem, stages=stages, input_shape=input_shape, num_classes=num_classes)
+    for block, widths in zip(network.blocks, blocks, strict=True):
+        body = block.get_submodule("body")
+        assert isinstance(body, nn.Sequential)
+        first, middle = body[0], widths["inner"]
+        assert isinstance(first, nn.Conv2d)
+        body[0] = nn.Conv2d(first.in_channels, middle, 3, first.stride, 1, bias=False)  # type: ignore[arg-type]
+        body[1] = nn.BatchNorm2d(middle)
+        body[3] = nn.Conv2d(middle, widths["outer"], 3, 1, 1, bias=False)
+    initialise(network)
+    return network
+
+
+def space_of(widths: Widths) -> SearchSpace:
+    """Return a space that holds the network of these widths alone."""
+    blocks = [{"inner": [middle], "outer": [outside]} for middle, outside in zip(widths.inner, widths.outer)]
+    parameters = {"stem": [widths.stem], "blocks": {"each": blocks}}
+    return SearchSpace.from_dict({"name": "widths", "builder": f"{__name__}:build", "parameters": parameters})
+
+
+def flops(widths: Widths, data: Dataset) -> float:
+    """Return the multiply-adds of the network of these widths."""
+    space = space_of(widths)
+    module = space.build(space.smallest(), input_shape=data.input_shape, num_classes=data.num_classes)
+    return count(module, data.input_shape, ["flops"])["flops"]
+
+
+def uniform(widths: Widths, limit: float, data: Dataset) -> Widths:
+    """Return the widest uniform narrowing within a limit of multiply-adds, by bisection over the factor."""
+    low, high = 1, _FINEST
+    while low < high:
+        middle = (low + high + 1) // 2
+        if flops(widths.scaled(middle / _FINEST), data) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return widths.scaled(low / _FINEST)
+
+
+def pruned(teacher: Teacher, widths: Widths, data: Dataset, *, criterion: str = "magnitude", seed: int = 0) -> nn.Module:
+    """Return the teacher cut to these widths by a criterion of importance, batch norm re-estimated from LOOKS images."""
+    module = copy.deepcopy(teacher.module)
+    plan = find_plan(module, data.input_shape)
+    orders = unit_orders(module, plan, data, criterion=criterion, samples=LOOKS, seed=seed)
+    wanted = {"stem.0": widths.stem}
+    for block, (middle, outside) in enumerate(zip(widths.inner, widths.outer, strict=True)):
+        wanted |= {f"blocks.{block}.body.0": middle, f"blocks.{block}.body.3": outside}
+    keep = {}
+    for group in plan.groups:
+        # Layers that are added make one group; all that it has in ``wanted`` ask for the same number.
+        asked = {wanted[slot.module] for slot in group.slots if slot.side == "out" and slot.module in wanted}
+        if len(asked) != 1:
+            raise SystemExit(f"Group {group.name} of the teacher cannot be cut to {widths.text()}.")
+        keep[group.name] = tuple(sorted(orders[group.name][: asked.pop()]))
+    heir = cut(module, plan, Cut(keep)).requires_grad_(True)
+    reestimate(heir, data, LOOKS)
+    return heir
+
+
+@dataclass(frozen=True)
+class GivenWeights:
+    """Lets students begin with the weights of a file."""
+
+    path: Path
+
+    def fill(self, student: nn.Module, architecture: Architecture) -> None:
+        """Give the student the file's weights."""
+        fill(student, read_weights(self.path), str(self.path))
+
+
+def shape_of(teacher: Teacher) -> Widths:
+    """Return the teacher's own widths."""
+    with torch.no_grad():
+        return Widths.of(teacher.module.state_dict())
