@@ -32,7 +32,7 @@ class Arm:
 
 
 FASTNAS, UNIFORM = "fastnas", "uniform"
-FROM_TEACHER = {"from_teacher": {}}
+FROM_TEACHER: dict[str, Any] = {"from_teacher": {}}
 
 ARMS = {
     arm.letter: arm

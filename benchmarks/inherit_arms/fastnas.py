@@ -1,6 +1,6 @@
 """NVIDIA Model Optimizer's FastNAS prunes the teacher to a limit of multiply-adds; run in an environment that has it.
 
-    python fastnas.py --root FOLDER --limit 3715660 --output FOLDER [--sensitivity FILE]
+    python fastnas.py --root FOLDER --limit 3715660 --output FOLDER
 
 It takes a teacher that nas_distill ships, and writes ``model.safetensors`` (the pruned weights, batch-norm statistics
 calibrated) and ``fastnas.json`` (what it looked at, how long, what it tightened). Nothing is trained.
@@ -36,7 +36,7 @@ from nas_distill.teacher.weights import save_weights
 BATCHES = 50
 """Fewer, and FastNAS does not calibrate batch norm at all."""
 ATTEMPTS = 12
-WEIGHTS, DESCRIPTION = "model.safetensors", "fastnas.json"
+WEIGHTS, DESCRIPTION, SENSITIVITY = "model.safetensors", "fastnas.json", "sensitivity.pth"
 
 
 def main() -> None:
@@ -49,10 +49,11 @@ def main() -> None:
         (data.batch("train", index, 0)[0],)
         for index in torch.arange(len(data.train) - options.score)[: BATCHES * options.batch].split(options.batch)
     ]
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / SENSITIVITY).unlink(missing_ok=True)  # one of an attempt that was killed lacks its looks
     began = time.perf_counter()
     found = _prune_to_fit(data, options, calibration, held_out)
     model = found.pop("model")
-    options.output.mkdir(parents=True, exist_ok=True)
     save_weights(model, options.output / WEIGHTS)
     write_json(options.output / DESCRIPTION, {**found, "seconds": time.perf_counter() - began})
 
@@ -63,7 +64,6 @@ def _options() -> argparse.Namespace:
     made.add_argument("--teacher", default="fashion-resnet")
     made.add_argument("--limit", type=float, required=True, help="multiply-adds as nas_distill counts them")
     made.add_argument("--output", type=Path, required=True)
-    made.add_argument("--sensitivity", type=Path, help="where FastNAS keeps the scores of single cuts")
     made.add_argument("--divisor", type=int, default=8, help="widths are multiples of it")
     made.add_argument("--batch", type=int, default=40, help=f"images in each of {BATCHES} batches for calibration")
     made.add_argument("--score", type=int, default=1000, help="training images held out for its score")
@@ -91,8 +91,8 @@ def _prune(
     data: Dataset, options: argparse.Namespace, limit: float, calibration: list[tuple[Tensor]], held_out: Tensor
 ) -> tuple[nn.Module, dict[str, Any]]:
     # Only here: the module is read, if not run, where Model Optimizer is not installed.
-    import modelopt.torch.prune as mtp
-    from modelopt.torch.prune.fastnas import FastNASConfig
+    import modelopt.torch.prune as mtp  # type: ignore[import-not-found]
+    from modelopt.torch.prune.fastnas import FastNASConfig  # type: ignore[import-not-found]
 
     model = load_teacher(TeacherSource(name=options.teacher), data).module.requires_grad_(True)
     shown = _Shown()
@@ -123,8 +123,8 @@ def _prune(
                 "data_loader": calibration,
                 "collect_func": lambda batch: batch,
                 "max_iter_data_loader": BATCHES,
-                "checkpoint": None if options.sensitivity is None else str(options.sensitivity),
-                "verbose": True,
+                "checkpoint": str(options.output / SENSITIVITY),  # a tighter attempt takes the scores of the first
+                "verbose": False,
             },
         )
         notes = sorted({str(entry.message).splitlines()[0] for entry in caught if "modelopt" in str(entry.filename)})

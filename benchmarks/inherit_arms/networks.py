@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nas_distill.config import FromTeacherConfig
 from nas_distill.cost.count import count
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.importance import unit_orders
@@ -17,14 +18,14 @@ from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.data import Dataset
 from nas_distill.models import resnet
-from nas_distill.models.layers import initialise, round_channels
+from nas_distill.models.layers import initialise
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import Teacher
 from nas_distill.teacher.weights import fill, read_weights
 
-LOOKS = 2048
-"""Training images that batch-norm statistics of a cut teacher are re-estimated from."""
-_FINEST = 1000
+CUTTING = FromTeacherConfig()
+"""How nas_distill cuts a teacher unless told otherwise: here, too, what is controlled for must not differ."""
+_FINEST, _MULTIPLE = 1000, 8
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,21 @@ class Widths:
             tuple(len(second) for _, second in convolutions),
         )
 
-    def scaled(self, factor: float) -> Widths:
-        """Return all of them times a factor, in multiples of 8."""
+    def as_list(self) -> list[int]:
+        """Return the stem's, then for each block the inner and the outer ones."""
+        return [self.stem, *(width for pair in zip(self.inner, self.outer, strict=True) for width in pair)]
 
-        def narrowed(width: int) -> int:
-            return round_channels(width * factor)
-
-        return Widths(narrowed(self.stem), tuple(map(narrowed, self.inner)), tuple(map(narrowed, self.outer)))
+    @classmethod
+    def from_list(cls, values: Sequence[int]) -> Widths:
+        """Read what ``as_list`` gave."""
+        return cls(values[0], tuple(values[1::2]), tuple(values[2::2]))
 
     def text(self) -> str:
         """Write as ``stem | inner-outer | ...``."""
         return " | ".join([str(self.stem), *(f"{a}-{b}" for a, b in zip(self.inner, self.outer, strict=True))])
 
 
-def build(
-    *, stem: int, blocks: Sequence[Mapping[str, int]], input_shape: Sequence[int], num_classes: int
-) -> nn.Module:
+def build(*, stem: int, blocks: Sequence[Mapping[str, int]], input_shape: Sequence[int], num_classes: int) -> nn.Module:
     """Build the teacher's shape (stages of one basic block each) with these widths and random weights."""
     stages = [{"depth": 1, "width": widths["outer"]} for widths in blocks]
     network = resnet.build(stem=stem, stages=stages, input_shape=input_shape, num_classes=num_classes)
@@ -92,22 +92,41 @@ def flops(widths: Widths, data: Dataset) -> float:
 
 
 def uniform(widths: Widths, limit: float, data: Dataset) -> Widths:
-    """Return the widest uniform narrowing within a limit of multiply-adds, by bisection over the factor."""
+    """Return the narrowing within a limit of multiply-adds that is as uniform as multiples of 8 allow.
+
+    The factor that meets the limit exactly is found by bisection over whole widths. They are then rounded down to
+    multiples of 8, and up again as long as that fits, those first that lost the largest share. The first block adds
+    the stem to its output, so both have one width.
+    """
+    whole = widths.as_list()
+
+    def fits(values: Sequence[int]) -> bool:
+        return flops(Widths.from_list(values), data) <= limit
+
     low, high = 1, _FINEST
     while low < high:
         middle = (low + high + 1) // 2
-        if flops(widths.scaled(middle / _FINEST), data) <= limit:
+        if fits([max(1, width * middle // _FINEST) for width in whole]):
             low = middle
         else:
             high = middle - 1
-    return widths.scaled(low / _FINEST)
+    wanted = [width * low / _FINEST for width in whole]
+    found = [max(_MULTIPLE, int(width) // _MULTIPLE * _MULTIPLE) for width in wanted]
+    tied = [(0, 2), *((place,) for place in range(1, len(whole)) if place != 2)]
+    for places in sorted(tied, key=lambda places: found[places[0]] / wanted[places[0]]):
+        wider = [width + _MULTIPLE * (place in places) for place, width in enumerate(found)]
+        if all(wider[place] <= whole[place] for place in places) and fits(wider):
+            found = wider
+    return Widths.from_list(found)
 
 
-def pruned(teacher: Teacher, widths: Widths, data: Dataset, *, criterion: str = "magnitude", seed: int = 0) -> nn.Module:
-    """Return the teacher cut to these widths by a criterion of importance, batch norm re-estimated from LOOKS images."""
+def pruned(
+    teacher: Teacher, widths: Widths, data: Dataset, *, criterion: str = CUTTING.importance, seed: int = 0
+) -> nn.Module:
+    """Return the teacher cut to these widths by a criterion of importance, its batch norm re-estimated."""
     module = copy.deepcopy(teacher.module)
     plan = find_plan(module, data.input_shape)
-    orders = unit_orders(module, plan, data, criterion=criterion, samples=LOOKS, seed=seed)
+    orders = unit_orders(module, plan, data, criterion=criterion, samples=CUTTING.samples, seed=seed)
     wanted = {"stem.0": widths.stem}
     for block, (middle, outside) in enumerate(zip(widths.inner, widths.outer, strict=True)):
         wanted |= {f"blocks.{block}.body.0": middle, f"blocks.{block}.body.3": outside}
@@ -119,7 +138,7 @@ def pruned(teacher: Teacher, widths: Widths, data: Dataset, *, criterion: str = 
             raise SystemExit(f"Group {group.name} of the teacher cannot be cut to {widths.text()}.")
         keep[group.name] = tuple(sorted(orders[group.name][: asked.pop()]))
     heir = cut(module, plan, Cut(keep)).requires_grad_(True)
-    reestimate(heir, data, LOOKS)
+    reestimate(heir, data, CUTTING.samples)
     return heir
 
 

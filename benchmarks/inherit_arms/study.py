@@ -1,0 +1,282 @@
+"""The whole comparison: learning rates, what precedes each arm's last training, and the last trainings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from trainings import Book, Evaluators, ListSource, say
+
+from inherit_arms.arms import ARMS, FASTNAS, INHERITED, LIMITS, RANDOM, RATES, STARTS, TEACHER, Arm, training
+from inherit_arms.networks import CUTTING, GivenWeights, Widths, pruned, shape_of, space_of, uniform
+from inherit_arms.peer import Peer
+from inherit_arms.prepared import Prepared, steps_left
+from inherit_arms.searches import Searches, prepared, template
+from nas_distill.api.inputs import make_evaluator, resolve
+from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
+from nas_distill.common.seeds import derive
+from nas_distill.config import TeacherSource
+from nas_distill.cost.count import count
+from nas_distill.data import Dataset
+from nas_distill.engine.backends.tune import TuneBackend
+from nas_distill.engine.evaluator import InitialWeights, StudentEvaluator
+from nas_distill.engine.work import Work
+from nas_distill.space import Architecture, SearchSpace
+from nas_distill.teacher import Teacher, TeacherStore, load_teacher
+from nas_distill.teacher.weights import save_weights
+
+RATES_LIMIT = LIMITS[1]
+RATES_SHARE = 0.6
+"""Of all images, what a training has that only chooses a learning rate."""
+
+
+class Study:
+    """Makes everything that the page compares; what the work folder has already is not made again."""
+
+    def __init__(self, data: Dataset, options: argparse.Namespace) -> None:
+        self.data = data
+        self.options = options
+        self.folder: Path = options.work
+        self.book = Book(self.folder / "results.json")
+        self.preparations = Book(self.folder / "preparations.json")
+        self.batch = min(128, len(data.train))
+        self._hold_settings()
+
+    def _hold_settings(self) -> None:
+        options = self.options
+        settings = {
+            "images": options.images,
+            "data": self.data.fingerprint,
+            "views": self.data.views.recipe(),
+            "search": options.file.read_text(encoding="utf-8"),
+            "quick": options.quick,
+        }
+        settings = json.loads(json.dumps(settings))  # as it was written, to compare
+        if "settings" not in self.book:
+            self.book["settings"] = settings
+        elif self.book["settings"] != settings:
+            sys.exit(f"{self.folder} was begun with other settings; give another --work, or the settings of then.")
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The arms that were asked for and can be had."""
+        chosen = [ARMS[letter] for letter in sorted(self.options.arms)]
+        return [arm for arm in chosen if arm.widths != FASTNAS or self.options.peer is not None]
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Shares of the teacher's FLOPs, by name."""
+        return {f"{round(100 * share):02d}": share for share in self.options.limits}
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return load_teacher(TeacherSource(name=TEACHER), self.data)
+
+    @cached_property
+    def teacher_costs(self) -> dict[str, float]:
+        return dict(count(self.teacher.module, self.data.input_shape, ["flops", "params"]))
+
+    @cached_property
+    def store(self) -> TeacherStore:
+        """The teacher's answers, which all arms read."""
+        return TeacherStore.build(self.folder / "store", self.teacher, self.data)
+
+    @cached_property
+    def peer(self) -> Peer:
+        extra = ["--score", "100", "--batch", "4"] if self.options.quick else []
+        return Peer(self.options.peer, self.folder / "fastnas", root=self.options.root, options=extra)
+
+    def run(self) -> None:
+        """Make whatever is missing.
+
+        Raises:
+            InterruptedSearchError: it was asked to stop.
+        """
+        with interruptible() as interruption:
+            say("The teacher's answers.")
+            _ = self.store
+            self._uniform_weights()
+            self._train("learning rates", self._rate_works(), interruption)
+            if any(arm.widths == FASTNAS for arm in self.arms):
+                say("FastNAS.")
+                limits = {name: share * self.teacher_costs["flops"] for name, share in self.limits.items()}
+                self.peer.prune(limits, interruption, workers=self.options.workers)
+        for arm in self.arms:
+            for name in self.limits:
+                self._prepare(arm, name)
+        with interruptible() as interruption:
+            self._train("last trainings", self._last_works(), interruption)
+
+    def key(self, arm: Arm, limit: str, place: int | None = None) -> str:
+        """Name an arm at a limit, or one of its last trainings."""
+        return f"{arm.letter}-{limit}" + ("" if place is None else f"-seed{place}")
+
+    def prepared(self, arm: Arm, limit: str) -> Prepared | None:
+        """Return what an arm has before its last training, None where it is not there yet."""
+        key = self.key(arm, limit)
+        return Prepared(**self.preparations[key]) if key in self.preparations else None
+
+    def rate(self, start: str) -> float | None:
+        """Return the learning rate that was best on validation data for a kind of start; of equals the lower."""
+        if any(rate_key(start, rate) not in self.book for rate in RATES):
+            return None
+        return max(sorted(RATES), key=lambda rate: _quality(self.book[rate_key(start, rate)]))
+
+    @property
+    def finished(self) -> list[str]:
+        """Keys of the last trainings that have come to their end, with finite logits."""
+        keys = [
+            self.key(arm, limit, place)
+            for arm in ARMS.values()
+            for limit in self.limits
+            for place in range(self.options.seeds)
+        ]
+        return [key for key in keys if key in self.book and _quality(self.book[key]) > 0]
+
+    def last_steps(self, arm: Arm, limit: str) -> int:
+        """Return the optimiser steps of an arm's last training."""
+        found = self.prepared(arm, limit)
+        assert found is not None
+        return steps_left(self.options.images, found.spent, self.batch)
+
+    def student(self, key: str) -> Path:
+        return self.folder / "students" / key
+
+    def _prepare(self, arm: Arm, limit: str) -> None:
+        if self.prepared(arm, limit) is not None:
+            return
+        say(f"Arm {arm.letter} at {limit} %.")
+        key = self.key(arm, limit)
+        if arm.search:
+            run = self._searches.run(arm, self.limits[limit], key)
+            inputs = resolve(run.config, (self.folder,), data=self.data)
+            self.preparations[key] = prepared(run, inputs).to_dict()
+            return
+        widths = self._widths(arm, limit)
+        looks, seconds = 0, 0.0
+        if arm.widths == FASTNAS:
+            found = self.peer.found(limit)
+            looks, seconds = found["looks"], found["seconds"]
+        elif arm.start == INHERITED:
+            looks = 2 * CUTTING.samples  # importance, and batch-norm statistics
+        space = space_of(widths)
+        module = space.build(space.smallest(), input_shape=self.data.input_shape, num_classes=self.data.num_classes)
+        self.preparations[key] = Prepared(
+            architecture=space.smallest().to_dict(),
+            shown=widths.text(),
+            costs=dict(count(module, self.data.input_shape, ["flops", "params"])),
+            looks=looks,
+            seconds=seconds,
+        ).to_dict()
+
+    @cached_property
+    def _searches(self) -> Searches:
+        self.options.rates = {start: self.rate(start) for start in STARTS}
+        shared = template(self.options, self.data, self.folder / "store")
+        return Searches(shared, self.folder / "searches", self.options)
+
+    def _widths(self, arm: Arm, limit: str) -> Widths:
+        if arm.widths == FASTNAS:
+            return self.peer.widths(limit)
+        return uniform(shape_of(self.teacher), self.limits[limit] * self.teacher_costs["flops"], self.data)
+
+    def _uniform_file(self, limit: str) -> Path:
+        return self.folder / "uniform" / f"{limit}.safetensors"
+
+    def _uniform_weights(self) -> None:
+        """Prune the teacher uniformly to each limit, and to the one that learning rates are chosen at."""
+        for name, share in {**self.limits, "rates": RATES_LIMIT}.items():
+            if not self._uniform_file(name).exists():
+                widths = uniform(shape_of(self.teacher), share * self.teacher_costs["flops"], self.data)
+                save_weights(pruned(self.teacher, widths, self.data), self._uniform_file(name))
+
+    def _rate_works(self) -> list[Work]:
+        space = self._rates_space
+        steps = steps_left(round(RATES_SHARE * self.options.images), 0, self.batch)
+        return [
+            self._work(rate_key(start, rate), space.smallest(), steps, rate, len(LIMITS) + self.options.seeds)
+            for start in STARTS
+            for rate in RATES
+        ]
+
+    def _last_works(self) -> list[Work]:
+        return [
+            self._work(key, Architecture(found.architecture), self.last_steps(arm, limit), rate, place, keep=True)
+            for place in range(self.options.seeds)
+            for limit in self.limits
+            for arm in self.arms
+            if (found := self.prepared(arm, limit)) and (rate := self.rate(arm.start))
+            for key in [self.key(arm, limit, place)]
+        ]
+
+    def _work(
+        self, key: str, architecture: Architecture, steps: int, rate: float, place: int, *, keep: bool = False
+    ) -> Work:
+        epochs = steps / (len(self.data.train) // self.batch)
+        return Work(
+            key=key,
+            architecture=architecture,
+            training=training(epochs, rate),
+            rungs=(0.5, 1.0),
+            seed=derive(place, "inherit"),
+            checkpoint=self.folder / "checkpoints" / key,
+            output=self.student(key) if keep else None,
+        )
+
+    def _train(self, what: str, works: list[Work], interruption: Interruption) -> None:
+        missing = [work for work in works if work.key not in self.book]
+        if not missing:
+            return
+        say(f"{what}: {len(missing)} of {len(works)} trainings to do.")
+        source = ListSource(works, self.book, self.folder / "checkpoints")
+        evaluators = self._evaluators(missing)
+        backend = TuneBackend(workers=self.options.workers, retries=1, folder=self.folder)
+        with interruption.stopping(source.stop):
+            backend.run(source, evaluators)
+        if source.stopping:
+            raise InterruptedSearchError("Stopped.")
+
+    def _evaluators(self, works: list[Work]) -> Evaluators:
+        """Return who trains: each arm at each limit has a space, and weights to begin with, of its own."""
+        keys = {work.key for work in works}
+        special = {rate_key(RANDOM, ""): self._plain(self._rates_space, None)}
+        special[rate_key(INHERITED, "")] = self._plain(self._rates_space, GivenWeights(self._uniform_file("rates")))
+        for arm in self.arms:
+            for limit in self.limits:
+                begins = f"{self.key(arm, limit)}-"
+                if any(key.startswith(begins) for key in keys):
+                    special[begins] = self._evaluator(arm, limit)
+        return Evaluators(self._plain(self._rates_space, None), special)
+
+    @cached_property
+    def _rates_space(self) -> SearchSpace:
+        widths = uniform(shape_of(self.teacher), RATES_LIMIT * self.teacher_costs["flops"], self.data)
+        return space_of(widths)
+
+    def _plain(self, space: SearchSpace, weights: InitialWeights | None) -> StudentEvaluator:
+        return StudentEvaluator(self.data, space, self.store, "cpu", weights=weights)
+
+    def _evaluator(self, arm: Arm, limit: str) -> StudentEvaluator:
+        if arm.search:
+            run = self._searches.run(arm, self.limits[limit], self.key(arm, limit))
+            return make_evaluator(resolve(run.config, (self.folder,), data=self.data), self.store)
+        weights = None
+        if arm.start == INHERITED:
+            path = self.peer.weights(limit) if arm.widths == FASTNAS else self._uniform_file(limit)
+            weights = GivenWeights(path)
+        return self._plain(space_of(self._widths(arm, limit)), weights)
+
+
+def rate_key(start: str, rate: float | str) -> str:
+    """Name a training that only chooses a learning rate."""
+    return f"rate-{start}-{rate}"
+
+
+def _quality(entry: dict[str, float | None]) -> float:
+    """Return the validation accuracy of a training, 0 where it failed."""
+    quality = entry["quality"]
+    return quality if quality is not None and math.isfinite(quality) else 0.0
