@@ -1,0 +1,1 @@
+"""Students assembled of blocks that were distilled one by one."""

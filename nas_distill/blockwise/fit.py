@@ -1,0 +1,172 @@
+"""How much each block's local score says of a student's quality, from students that were trained: pure.
+
+DONNA (Moons et al., 2021, arXiv:2012.08859) fits a linear regression of accuracy on the scores of all blocks, where
+others add them up as they are. A dozen students are few for as many unknowns as there are blocks, so here weights are
+drawn to a common one, which is the plain sum, as strongly as leaving one student out says is best; and none is below 0,
+since no block helps by being worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from nas_distill.common.errors import ConfigError
+from nas_distill.common.seeds import numpy_rng
+
+Array = np.ndarray
+
+MINIMUM = 12
+"""Students below which no weights are fitted."""
+_STRENGTHS = (*(10.0**power for power in range(-2, 3)), math.inf)
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Kendall's tau-b of ``count`` pairs, in [-1, 1], higher is better, with its 95 % bootstrap interval.
+
+    0, with the interval [-1, 1], where one of the two does not vary and so orders nothing.
+    """
+
+    tau: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """What was learnt from trained students.
+
+    Attributes:
+        weights: one a block, at least 0, their mean 1: what to multiply its local scores by before they are added. All
+            1 where no block's score says anything.
+        slope: quality lost for each unit of the weighted sum; at least 0.
+        intercept: quality at a sum of 0.
+        strength: how strongly weights were drawn to a common one; infinite is the plain sum.
+        plain: rank correlation of quality with the plain sum, which has nothing fitted to it but its sign.
+        fitted: that of predictions for each student by weights that were fitted (strength too) without it.
+    """
+
+    weights: tuple[float, ...]
+    slope: float
+    intercept: float
+    strength: float
+    plain: RankCorrelation
+    fitted: RankCorrelation
+
+    def predict(self, scores: Sequence[float]) -> float:
+        """Return the quality expected of a student by its blocks' scores (unweighted); higher is better."""
+        return self.intercept - self.slope * float(np.dot(self.weights, scores))
+
+
+def fit(scores: Sequence[Sequence[float]], qualities: Sequence[float], *, seed: int = 0) -> BlockWeights:
+    """Fit the weights of blocks.
+
+    Args:
+        scores: (students, blocks) local scores of each student's alternatives; lower is better.
+        qualities: of the students, measured; higher is better.
+        seed: of the bootstrap.
+
+    Raises:
+        ConfigError: fewer than ``MINIMUM`` students, a value that is not finite, or sizes that do not go together.
+    """
+    x, y = _checked(scores, qualities)
+    held_out = np.array([_prediction(np.delete(x, i, 0), np.delete(y, i), x[i]) for i in range(len(y))])
+    strength = _best_strength(x, y)
+    slopes, intercept = _solve(x, y, strength)
+    mean = float(slopes.mean())
+    weights = slopes / mean if mean > 0 else np.ones_like(slopes)
+    return BlockWeights(
+        weights=tuple(float(weight) for weight in weights),
+        slope=mean,
+        intercept=intercept,
+        strength=strength,
+        plain=rank_correlation(-x.sum(1), y, seed=seed),
+        fitted=rank_correlation(held_out, y, seed=seed),
+    )
+
+
+def rank_correlation(
+    predicted: Sequence[float] | Array, measured: Sequence[float] | Array, *, seed: int
+) -> RankCorrelation:
+    """Return how well predictions order what was measured; the interval is of percentiles over draws of the pairs."""
+    first, second = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+    count = len(first)
+    signs = [np.sign(np.subtract.outer(values, values)) for values in (first, second)]
+    times = numpy_rng(seed, "bootstrap", count).multinomial(count, np.full(count, 1 / count), _DRAWS)
+    tau, draws = _taus(signs, np.ones((1, count)))[0], _taus(signs, times)
+    draws = draws[np.isfinite(draws)]
+    if not math.isfinite(tau) or not len(draws):
+        return RankCorrelation(0.0, -1.0, 1.0, count)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return RankCorrelation(float(tau), float(low), float(high), count)
+
+
+def _taus(signs: Sequence[Array], times: Array) -> Array:
+    """Return tau-b (draws,) where each pair of values counts ``times`` (draws, pairs); NaN where one does not vary."""
+    agreed, *varied = (
+        np.einsum("dn,dn->d", times @ table, times)
+        for table in (signs[0] * signs[1], *(np.abs(sign) for sign in signs))
+    )
+    scale = np.sqrt(varied[0] * varied[1])
+    return np.divide(agreed, scale, out=np.full(len(times), np.nan), where=scale > 0)
+
+
+def _prediction(x: Array, y: Array, student: Array) -> float:
+    slopes, intercept = _solve(x, y, _best_strength(x, y))
+    return intercept - float(student @ slopes)
+
+
+def _best_strength(x: Array, y: Array) -> float:
+    """Return the strength whose predictions of each student by the others are nearest; of equals the strongest."""
+    errors: dict[float, float] = {}
+    for strength in reversed(_STRENGTHS):
+        wrong = 0.0
+        for left_out in range(len(y)):
+            slopes, intercept = _solve(np.delete(x, left_out, 0), np.delete(y, left_out), strength)
+            wrong += (intercept - float(x[left_out] @ slopes) - y[left_out]) ** 2
+        errors[strength] = wrong
+    return min(errors, key=lambda strength: errors[strength])
+
+
+def _solve(x: Array, y: Array, strength: float) -> tuple[Array, float]:
+    """Return slopes (blocks,) >= 0 and the intercept of ``y = intercept - x @ slopes``.
+
+    Least squares plus ``strength`` times the squared distances of slopes from a common one, which is free, in the unit
+    of the scores' mean variance.
+    """
+    centred, target = x - x.mean(0), y.mean() - y
+    blocks = x.shape[1]
+    if math.isinf(strength):
+        common, _ = nnls(centred.sum(1, keepdims=True), target)
+        slopes = np.full(blocks, common[0])
+    else:
+        pull = math.sqrt(strength * float(np.square(centred).sum()) / blocks)
+        towards = np.hstack([pull * np.eye(blocks), np.full((blocks, 1), -pull)])
+        rows = np.vstack([np.hstack([centred, np.zeros((len(y), 1))]), towards])
+        solved, _ = nnls(rows, np.concatenate([target, np.zeros(blocks)]))
+        slopes = solved[:blocks]
+    return slopes, float(y.mean() + x.mean(0) @ slopes)
+
+
+def _checked(scores: Sequence[Sequence[float]], qualities: Sequence[float]) -> tuple[Array, Array]:
+    x, y = np.asarray(scores, dtype=float), np.asarray(qualities, dtype=float)
+    if len(y) < MINIMUM:
+        raise ConfigError(
+            f"weights of blocks are fitted to {MINIMUM} trained students or more, and these are {len(y)}."
+        )
+    if x.ndim != 2 or len(x) != len(y) or not x.shape[1]:
+        raise ConfigError(
+            f"{len(y)} qualities do not go with scores of shape {x.shape}; it must be (students, blocks)."
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ConfigError(
+            "weights of blocks cannot be fitted to scores or qualities that are not finite; leave them out."
+        )
+    return x, y
