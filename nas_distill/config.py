@@ -275,7 +275,7 @@ class FromTeacherConfig(Section):
     blocks: tuple[str, ...] | None = None
     start: Literal["inherited", "random", "both"] = "inherited"
     importance: Literal["taylor", "activation", "magnitude", "random"] = "taylor"
-    samples: int = Field(2048, ge=1)
+    samples: int = Field(1024, ge=1)
 
     @field_validator("widths")
     @classmethod

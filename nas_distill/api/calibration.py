@@ -13,7 +13,7 @@ from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import LATENCY, Costing, asked_costs, make_costing, time_teacher
 from nas_distill.api.costing import calibrate as calibrate_latency
 from nas_distill.api.disk import disk_errors
-from nas_distill.api.inputs import Inputs, identity
+from nas_distill.api.inputs import Inputs, identity, make_evaluator
 from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.signals import teacher_signal
@@ -22,7 +22,6 @@ from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.engine.calibration import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
-from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.report import words
 from nas_distill.report.markdown import markdown_table
 from nas_distill.report.plots import save_figure
@@ -190,7 +189,7 @@ class _Calibrating:
             return
         self.observer.phase("teacher store")
         signal = teacher_signal(self.inputs, self.folder, self.observer, config.score, config.final)
-        evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, config.device, self.inputs.paths)
+        evaluator = make_evaluator(self.inputs, signal)
         self.observer.phase("calibration")
         self.observer.note(f"{len(networks)} networks, {source.total - source.done} of {source.total} trainings to do.")
 

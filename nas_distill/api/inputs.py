@@ -9,14 +9,16 @@ from typing import Any
 
 from torch import nn
 
+from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher
 from nas_distill.common.errors import ConfigError
 from nas_distill.config import DataConfig, SearchFile, TeacherSource
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.objective import find_terms
+from nas_distill.engine.evaluator import InitialWeights, StudentEvaluator
 from nas_distill.run.identity import identity_of
 from nas_distill.space import SearchSpace, load_space
-from nas_distill.teacher import Teacher, freeze, load_teacher
+from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
 
@@ -25,7 +27,8 @@ FROM_PYTHON = "<python>"
 class Inputs:
     """A search file and the objects that it names; ``paths`` are where relative files and modules are looked for.
 
-    The first of them is the search file's own folder. ``others`` teach beside ``teacher``.
+    The first of them is the search file's own folder. ``others`` teach beside ``teacher``. ``cutting``: how students
+    are cut from the teacher, where they are.
     """
 
     config: SearchFile
@@ -34,6 +37,12 @@ class Inputs:
     space: SearchSpace
     paths: tuple[Path, ...]
     others: tuple[Teacher, ...] = ()
+    cutting: Cutting | None = None
+
+    @property
+    def weights(self) -> InitialWeights | None:
+        """Who gives students weights to begin with; None where all begin with random ones."""
+        return None if self.cutting is None or self.cutting.config.start == "random" else self.cutting.ancestor
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -72,7 +81,23 @@ def resolve(
     else:
         given: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
         frozen = [freeze(module, data) for module in given]
-    return Inputs(config, data, frozen[0], _load_space(config, paths, space, builder), tuple(paths), tuple(frozen[1:]))
+    content = config.space if space is None else space
+    cutting = None
+    if is_from_teacher(content):
+        if builder is not None:
+            raise ConfigError(
+                "'builder' does not go with a space cut from the teacher, whose builder is the teacher's own."
+            )
+        cutting = cut_from(content, config, frozen[0], data)
+    found = _load_space(content, paths, builder) if cutting is None else cutting.space
+    return Inputs(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting)
+
+
+def make_evaluator(inputs: Inputs, signal: TeacherSignal) -> StudentEvaluator:
+    """Return what trains the students of a search, taught by ``signal``."""
+    return StudentEvaluator(
+        inputs.data, inputs.space, signal, inputs.config.device, inputs.paths, weights=inputs.weights
+    )
 
 
 def search_paths(file: Path | None) -> tuple[Path, ...]:
@@ -100,12 +125,9 @@ def _load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path]) -
     return load_teacher(config, data, paths)
 
 
-def _load_space(
-    config: SearchFile, paths: Sequence[Path], space: Any, builder: Callable[..., nn.Module] | str | None
-) -> SearchSpace:
-    if isinstance(space, SearchSpace):
-        return space
-    content = config.space if space is None else space
+def _load_space(content: Any, paths: Sequence[Path], builder: Callable[..., nn.Module] | str | None) -> SearchSpace:
+    if isinstance(content, SearchSpace):
+        return content
     if builder is None and isinstance(content, Mapping):
         named = str(content.get("builder", ""))
         if named.startswith("__main__:") or "<locals>" in named:
@@ -143,6 +165,7 @@ def identity(inputs: Inputs) -> dict[str, str]:
         final=config.final.model_dump(mode="json", exclude={"count", "baseline", "slope"}, exclude_none=True),
         latency=config.latency,
         seed=config.seed,
+        **({} if inputs.cutting is None else {"inheritance": inputs.cutting.config}),
     )
 
 

@@ -16,7 +16,7 @@ from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
-from nas_distill.api.inputs import Inputs, identity
+from nas_distill.api.inputs import Inputs, identity, make_evaluator
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
@@ -89,7 +89,7 @@ class Pipeline:
             raise
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, costing, self.inputs)
-        evaluator = StudentEvaluator(self.inputs.data, self.inputs.space, signal, self.config.device, self.inputs.paths)
+        evaluator = make_evaluator(self.inputs, signal)
         with make_backend(self.config.search, self.folder.path) as backend:
             margin = self._margin(journal, survey, backend, evaluator)
             self._search(journal, objectives, costing, margin, backend, evaluator)

@@ -13,10 +13,10 @@ from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError
-from nas_distill.common.seeds import derive, seeded_torch
+from nas_distill.common.seeds import derive
 from nas_distill.distill import Distiller
 from nas_distill.distill.peers import PeerSignal, advance_together, introduce
-from nas_distill.engine.evaluator import write_student
+from nas_distill.engine.evaluator import build_student, write_student
 
 if TYPE_CHECKING:
     from nas_distill.api.observer import Observer
@@ -43,8 +43,13 @@ def distill_together(
         signals = [PeerSignal(teacher, float(temperature)) for _ in trials]
         distillers = []
         for trial, signal in zip(trials, signals):
-            with seeded_torch(derive(run.config.seed, "final"), "init"):
-                model = trial.build()
+            model = build_student(
+                inputs.space,
+                trial.record.architecture,
+                inputs.data,
+                inputs.weights,
+                seed=derive(run.config.seed, "final"),
+            )
             distillers.append(
                 Distiller(
                     model,

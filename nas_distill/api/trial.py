@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from nas_distill.api.assistants import Via, find_assistant
 from nas_distill.api.disk import disk_errors
+from nas_distill.api.inputs import make_evaluator
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
-from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import read_finalists
 from nas_distill.engine.work import Work, last_rung
 from nas_distill.export.student import load_spec
@@ -45,7 +45,7 @@ class Trial:
         return self.record.costs
 
     def build(self) -> nn.Module:
-        """Return its network with fresh weights."""
+        """Return its network with fresh weights (random ones, also where students begin with the teacher's)."""
         inputs = self.run.inputs
         return inputs.space.build(
             self.record.architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
@@ -139,7 +139,7 @@ class Trial:
         with disk_errors(run.folder.path):
             signal = teacher_signal(inputs, run.folder, observer, training)
             observer.phase(f"distilling trial {self.record.number}")
-            student = StudentEvaluator(inputs.data, inputs.space, signal, run.config.device, inputs.paths).start(work)
+            student = make_evaluator(run.inputs, signal).start(work)
             try:
                 while True:
                     result = student.next_rung()

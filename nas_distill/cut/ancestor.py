@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas_distill.cut.space import cut_of
 from torch import nn
 
+from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import FromTeacherConfig
 from nas_distill.cut.importance import Order, unit_orders
 from nas_distill.cut.plan import Plan
+from nas_distill.cut.space import cut_of
 from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import cut
 from nas_distill.data import Dataset
@@ -42,7 +43,8 @@ class Ancestor:
         """
         values = architecture.to_dict()
         if inherits(values, self.start):
-            student.load_state_dict(self.heir(values, student).state_dict())
+            with seeded_torch(0, "heir"):  # what is drawn for cheaper kinds gives way to the student's own
+                student.load_state_dict(self.heir(values, student).state_dict())
             reestimate(student, self.data, self.samples)
 
     def heir(self, values: Mapping[str, Any], student: nn.Module | None = None) -> nn.Module:

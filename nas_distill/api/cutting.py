@@ -1,0 +1,112 @@
+"""A search whose students are cut from the teacher: its plan, its space, and who gives students their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from nas_distill.common.errors import ConfigError
+from nas_distill.config import FromTeacherConfig, SearchFile, parse
+from nas_distill.cut.ancestor import Ancestor, make_ancestor
+from nas_distill.cut.build import CutBuilder
+from nas_distill.cut.find import find_plan
+from nas_distill.cut.plan import Plan
+from nas_distill.cut.redundancy import depth_order
+from nas_distill.cut.space import cut_space
+from nas_distill.data import Dataset
+from nas_distill.space import SearchSpace
+from nas_distill.teacher import Teacher
+from nas_distill.teacher.load import teacher_builder
+
+FROM_TEACHER = "from_teacher"
+_BUILD = "nas_distill.cut.build:build"
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What a search cuts its students from, and how."""
+
+    config: FromTeacherConfig
+    teacher: Teacher
+    plan: Plan
+    space: SearchSpace
+    data: Dataset
+    seed: int
+
+    @cached_property
+    def ancestor(self) -> Ancestor:
+        """Who gives students their weights; the importance of the teacher's units is measured when first asked."""
+        return make_ancestor(self.teacher, self.plan, self.data, self.config, seed=self.seed)
+
+
+def is_from_teacher(space: Any) -> bool:
+    """Say whether a search file's space is one cut from the teacher."""
+    return space == FROM_TEACHER or (isinstance(space, Mapping) and FROM_TEACHER in space)
+
+
+def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset) -> Cutting:
+    """Find what can be cut from the teacher, and make the space of it.
+
+    Args:
+        space: ``from_teacher``, or ``{from_teacher: {...}}``.
+        config: the search file; where it names the teacher's builder, students are built by it.
+        teacher: what is cut.
+        data: whose samples it takes.
+
+    Raises:
+        ConfigError: a key of the section is wrong.
+        SpaceError: the teacher has no trunk of blocks, or nothing in it can be cut.
+    """
+    options = _options(space)
+    plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks)
+    depth: Literal["each", "whole"] | tuple[int, ...]
+    if options.depth == "redundancy" or options.depth == "position":
+        depth = depth_order(teacher.module, plan, data, by=options.depth, samples=options.samples)
+    else:
+        depth = options.depth
+    builder, arguments = _builder(config, teacher, plan, data)
+    made = cut_space(
+        plan,
+        builder=builder,
+        arguments=arguments,
+        widths=options.widths,
+        multiple=options.multiple,
+        depth=depth,
+        kinds=options.kinds,
+        start=options.start,
+    )
+    return Cutting(options, teacher, plan, made, data, config.seed)
+
+
+def _builder(
+    config: SearchFile, teacher: Teacher, plan: Plan, data: Dataset
+) -> tuple[str | CutBuilder, dict[str, Any] | None]:
+    """Return what builds students: by the name of the teacher's builder, where any program can import that."""
+    try:
+        known = teacher_builder(config.teacher, data)
+    except ConfigError:  # it is in a module beside the search file
+        known = None
+    if known is None:
+        return CutBuilder(teacher.module, plan), None
+    name, arguments = known
+    return _BUILD, {"teacher": name, "arguments": _plain(arguments), "plan": plan.to_dict()}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+
+def _options(space: Any) -> FromTeacherConfig:
+    if space == FROM_TEACHER:
+        return FromTeacherConfig()
+    others = sorted(set(space) - {FROM_TEACHER})
+    if others:
+        raise ConfigError(
+            f"space: '{others[0]}' does not go with '{FROM_TEACHER}', whose builder is the teacher's own."
+        )
+    given = space[FROM_TEACHER]
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"space: '{FROM_TEACHER}' maps keys to values, as in {{widths: [0.25, 0.5, 1]}}.")
+    return parse(FromTeacherConfig, given or {}, source=f"space: {FROM_TEACHER}")

@@ -1,0 +1,143 @@
+"""Searches whose students are cut from the teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import nas_distill as nd
+from nas_distill.api.inputs import identity
+from nas_distill.api.start import prepare
+from nas_distill.common.errors import ConfigError, SpaceError
+from tests.api.conftest import QUICK, tensors
+
+BUDGET = {"flops": "40%"}
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.body(x))
+
+
+class Network(nn.Module):
+    def __init__(self, width: int = 16, depth: int = 2) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(Residual(width) for _ in range(depth)))
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)).amax((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    x, y = tensors()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = Network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture
+def data() -> nd.Dataset:
+    return nd.Dataset.from_tensors(*tensors(), val=0.2)
+
+
+def prepared(teacher: nn.Module, data: nd.Dataset, space: Any) -> Any:
+    return prepare(None, teacher=teacher, data=data, space=space, budget=BUDGET, settings=dict(QUICK))[0]
+
+
+def test_a_teacher_from_python_is_searched_from_end_to_end(
+    teacher: nn.Module, data: nd.Dataset, tmp_path: Path
+) -> None:
+    space = {"from_teacher": {"start": "both", "multiple": 2, "samples": 64}}
+    settings = {**QUICK, "score": {"epochs": 1, "batch_size": 32, "rungs": [0, 1]}}
+    run = nd.search(teacher=teacher, data=data, space=space, budget=BUDGET, folder=tmp_path / "run", **settings)
+    assert run.finished
+    trained = [record for record in run.records if record.trained]
+    assert len(trained) == QUICK["trials"]
+    assert all(record.reports[0].step == 0 for record in trained)
+    with pytest.warns(UserWarning, match="loaded as a graph"):
+        module = nd.load_student(run.best().student().folder)
+    assert module(data.batch("val", torch.arange(3))[0]).shape == (3, 4)
+    again = nd.open_run(run.folder.path, teacher=teacher, data=data)
+    assert again.best().distill(epochs=1).folder.exists()
+
+
+def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.Dataset) -> None:
+    inputs = prepared(teacher, data, {"from_teacher": {"multiple": 2, "samples": 64}})
+    largest = inputs.space.largest()
+    student = inputs.space.build(largest, input_shape=inputs.input_shape, num_classes=4)
+    x = data.batch("val", torch.arange(8))[0]
+    assert not torch.allclose(student.eval()(x), teacher(x))
+    inputs.weights.fill(student, largest)
+    weights = dict(teacher.named_parameters())
+    assert all(torch.equal(weight, weights[name]) for name, weight in student.named_parameters())
+
+
+def test_what_a_narrow_student_holds_a_wider_one_holds_too(teacher: nn.Module, data: nd.Dataset) -> None:
+    ancestor = prepared(teacher, data, {"from_teacher": {"multiple": 2, "samples": 64}}).cutting.ancestor
+    narrow, wide = (
+        ancestor.heir({"shared": [{"width": width}], "blocks": [{"inner": [{"width": 16}]}] * 2}).stem.weight
+        for width in (4, 8)
+    )
+    assert all(any(torch.equal(one, other) for other in wide) for one in narrow)
+
+
+def test_with_random_starts_nobody_gives_weights(teacher: nn.Module, data: nd.Dataset) -> None:
+    assert prepared(teacher, data, {"from_teacher": {"start": "random"}}).weights is None
+
+
+def test_importance_is_part_of_what_scores_depend_on(teacher: nn.Module, data: nd.Dataset) -> None:
+    one, other = (
+        identity(prepared(teacher, data, {"from_teacher": {"importance": importance}}))
+        for importance in ("taylor", "magnitude")
+    )
+    assert {section for section in one if one[section] != other[section]} == {"inheritance"}
+
+
+@pytest.mark.parametrize(
+    ("space", "error", "said"),
+    [
+        (
+            {"from_teacher": {"width": [1]}},
+            ConfigError,
+            "space: from_teacher: unknown key 'width'; did you mean 'widths'",
+        ),
+        ({"from_teacher": 3}, ConfigError, "'from_teacher' maps keys to values"),
+        ({"from_teacher": {}, "builder": "a:b"}, ConfigError, "'builder' does not go with 'from_teacher'"),
+        ({"from_teacher": {"widths": [0.5, 0.25]}}, ConfigError, "widths must rise"),
+        ({"from_teacher": {"kinds": ["separate"]}}, SpaceError, "did you mean 'separable'"),
+    ],
+)
+def test_what_is_wrong_is_said(teacher: nn.Module, data: nd.Dataset, space: Any, error: type, said: str) -> None:
+    with pytest.raises(error, match=said):
+        prepared(teacher, data, space)
+
+
+def test_students_of_a_shipped_teacher_are_built_by_its_builder() -> None:
+    inputs = prepare(
+        None, teacher="fashion-resnet", data="fashion-mnist", space="from_teacher", budget=BUDGET, settings={}
+    )[0]
+    described = inputs.space.to_dict()
+    assert described["builder"] == "nas_distill.cut.build:build"
+    assert described["arguments"]["teacher"] == "nas_distill.models.resnet:build"
