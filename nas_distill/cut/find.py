@@ -12,11 +12,13 @@ from torch import nn
 from nas_distill.common.errors import SpaceError, TrainingError, first_line
 from nas_distill.common.layers.calls import Recording, record
 from nas_distill.common.seeds import torch_generator
-from nas_distill.cut.atoms import Atoms
+from nas_distill.cut.boundaries import find_blocks
 from nas_distill.cut.graph import read_graph
 from nas_distill.cut.groups import form_groups
-from nas_distill.cut.plan import Block, Group, Plan, Whole
-from nas_distill.cut.proof import SAMPLES, Proof, Widths
+from nas_distill.cut.heads import attention_groups
+from nas_distill.cut.plan import Group, Plan, Whole
+from nas_distill.cut.proof import SAMPLES, Proof
+from nas_distill.cut.proven import prove
 from nas_distill.cut.trunk import Stretch, find_trunk
 
 
@@ -39,10 +41,10 @@ def find_plan(module: nn.Module, input_shape: Sequence[int], *, blocks: Sequence
     order = _order(copied, recording)
     del recording
     proof = Proof(copied, input_shape, [block.module for block in trunk])
-    atoms, whole = _read(copied, input_shape)
-    groups, failed = _proven(form_groups(copied, atoms, order), proof)
-    groups = [replace(group, block=_block(group, trunk)) for group in groups]
-    return Plan(tuple(groups), tuple(_blocks(trunk, groups, proof)), (*whole, *failed))
+    proposed, unread = _propose(copied, input_shape, order)
+    proven, boundaries, whole = prove(copied, proposed, proof)
+    groups = [replace(group, block=_inside(group, trunk)) for group in proven]
+    return Plan(tuple(groups), tuple(find_blocks(trunk, groups, boundaries, proof)), (*unread, *whole))
 
 
 def _record(module: nn.Module, input_shape: Sequence[int]) -> Recording:
@@ -53,95 +55,26 @@ def _record(module: nn.Module, input_shape: Sequence[int]) -> Recording:
         raise SpaceError(f"what can be cut from the teacher cannot be found: {error}") from error
 
 
-def _order(module: nn.Module, recording: Recording) -> list[str]:
+def _order(module: nn.Module, recording: Recording) -> dict[str, int]:
+    """Return the names of modules, by the place of their first call, and after them those of parameters."""
     called = sorted(recording.calls, key=lambda call: call.started)
-    parameters = [name for name, _ in module.named_parameters()]
-    return [*dict.fromkeys(call.name for call in called), *parameters]
+    names = [*(call.name for call in called), *(name for name, _ in module.named_parameters())]
+    return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
 
-def _read(module: nn.Module, input_shape: Sequence[int]) -> tuple[Atoms, list[Whole]]:
+def _propose(module: nn.Module, input_shape: Sequence[int], order: dict[str, int]) -> tuple[list[Group], list[Whole]]:
+    heads = attention_groups(module)
     try:
-        return read_graph(copy.deepcopy(module), input_shape), []
+        atoms = read_graph(copy.deepcopy(module), input_shape)
     except Exception as error:
-        reason = f"its graph cannot be read by torch-pruning ({first_line(error, 120)})"
-        return Atoms(), [Whole("", reason)]
+        reason = f"torch-pruning cannot read its graph, so of it only heads are cut ({first_line(error, 120)})"
+        return heads, [Whole("", reason)]
+    groups = [*form_groups(module, atoms, order), *heads]
+    return sorted(groups, key=lambda group: order.get(group.name.partition(":")[0], len(order))), []
 
 
-def _proven(groups: Sequence[Group], proof: Proof) -> tuple[list[Group], list[Whole]]:
-    """Return the groups that can be cut, each alone and all of them together, and what cannot."""
-    good: list[Group] = []
-    whole: list[Whole] = []
-    for group in groups:
-        reason = proof.failure(group)
-        if reason is None:
-            good.append(group)
-        else:
-            whole.append(Whole(group.name, reason))
-    if not _together(good, proof):
-        one_by_one: list[Group] = []
-        for group in good:
-            if _together([*one_by_one, group], proof):
-                one_by_one.append(group)
-            else:
-                whole.append(Whole(group.name, "it can be cut alone, but not beside the groups before it"))
-        good = one_by_one
-    return good, whole
-
-
-def _together(groups: Sequence[Group], proof: Proof) -> bool:
-    return not groups or all(proof.failure(*groups, share=share) is None for share in (0.5, 0.01))
-
-
-def _block(group: Group, trunk: Sequence[Stretch]) -> int | None:
+def _inside(group: Group, trunk: Sequence[Stretch]) -> int | None:
     for index, block in enumerate(trunk):
         if all(f"{slot.module}.".startswith(f"{block.module}.") for slot in group.slots):
             return index
     return None
-
-
-def _blocks(trunk: Sequence[Stretch], groups: Sequence[Group], proof: Proof) -> list[Block]:
-    """Find which groups the blocks' channels are of: those with which they get fewer."""
-    whole = proof.widths()
-    given: dict[str, list[Group]] = {block.module: [] for block in trunk}
-    made: dict[str, list[Group]] = {block.module: [] for block in trunk}
-    for group in groups:
-        narrow: Widths = proof.widths([group])
-        for name, (inputs, outputs) in narrow.items():
-            if inputs != whole[name][0]:
-                given[name].append(group)
-            if outputs != whole[name][1]:
-                made[name].append(group)
-    found = []
-    for block in trunk:
-        ins, outs = given[block.module], made[block.module]
-        input, inputs = _governed(ins, block.inputs)
-        output, outputs = _governed(outs, block.outputs)
-        found.append(
-            Block(
-                block.module,
-                block.same and ins == outs and len(ins) < 2,
-                input,
-                output,
-                block.stride,
-                inputs,
-                outputs,
-                block.tokens,
-                block.signed,
-                block.wrapped,
-            )
-        )
-    return [replace(block, droppable=block.droppable and _drops(block, proof)) for block in found]
-
-
-def _governed(groups: Sequence[Group], channels: int) -> tuple[str | None, int]:
-    if not groups:
-        return None, channels
-    return (groups[0].name, channels) if len(groups) == 1 and groups[0].size == channels else (None, 0)
-
-
-def _drops(block: Block, proof: Proof) -> bool:
-    try:
-        proof.widths(kinds={0: "drop"}, plan=Plan((), (block,), ()))
-    except Exception:
-        return False
-    return True

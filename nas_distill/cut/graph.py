@@ -40,52 +40,73 @@ def read_graph(module: nn.Module, input_shape: Sequence[int]) -> Atoms:
         graph = torch_pruning.DependencyGraph().build_dependency(
             module, example_inputs=(x,), output_transform=logits_of, verbose=False
         )
-    atoms = Atoms()
+    reader = _Reader(graph, names)
     for node in graph.module2node.values():
-        name = names.get(node.module)
-        if name is not None and isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding):
-            _follow(graph, node, name, length(module, name, "out"), names, atoms)
+        if isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding) and node.module in names:
+            reader.follow(node, length(module, names[node.module], "out"))
+    atoms = Atoms()
+    sizes = {(atom.module, atom.side): length(module, atom.module, atom.side) for _, atom in reader.pairs}
+    # A dimension that is too short for what is said of it is another one: of tokens, say, where channels are meant.
+    mistaken = {(atom.module, atom.side) for _, atom in reader.pairs if atom.place >= sizes[atom.module, atom.side]}
+    for one, other in reader.pairs:
+        if one[:2] == other[:2] or not mistaken & {one[:2], other[:2]}:
+            atoms.join(one, other)
+    for atom in reader.closed:
+        atoms.close(atom)
     for name, part in module.named_modules():
         _join_groups(name, part, atoms)
     return atoms
 
 
-def _follow(graph: Any, root: Any, name: str, size: int, names: dict[Any, str], atoms: Atoms) -> None:
-    """Join each output channel of ``root`` with all that it leads to, and with what leads to those."""
-    from torch_pruning._helpers import _HybridIndex
+class _Reader:
+    """Follows output channels through torch-pruning's graph, each by itself.
 
-    start = graph.get_pruner_of_module(root.module).prune_out_channels
-    seen: dict[tuple[Any, str], set[tuple[int, int]]] = {}
-    stack = [(root, start, [_HybridIndex(idx=index, root_idx=index) for index in range(size)])]
-    while stack:
-        node, function, indices = stack.pop()
-        done = seen.setdefault((node, function.__name__), set())
-        fresh = [index for index in indices if (index.idx, index.root_idx) not in done]
-        done.update((index.idx, index.root_idx) for index in fresh)
-        if not fresh:
-            continue
-        _note(node, function, fresh, name, names, atoms)
-        for dependency in node.dependencies:
-            if dependency.is_triggered_by(function):
-                found = fresh
-                for mapping in dependency.index_mapping:
-                    found = found if mapping is None else mapping(found)
-                if found:
-                    stack.append((dependency.target, dependency.handler, found))
+    The graph's own groups cannot be taken: where two channels of a layer lead to one, as in gates, they keep one.
+    """
 
+    def __init__(self, graph: Any, names: dict[Any, str]) -> None:
+        self._graph, self._names = graph, names
+        self._reached: set[Atom] = set()
+        self.pairs: list[tuple[Atom, Atom]] = []
+        self.closed: list[Atom] = []
 
-def _note(node: Any, function: Any, indices: Sequence[Any], root: str, names: dict[Any, str], atoms: Atoms) -> None:
-    name = names.get(node.module)
-    if node.type.name == "OUTPUT":
-        for index in indices:
-            atoms.close(Atom(root, "out", index.root_idx))
-    if name is None:
-        return
-    sides: list[Atom] = []
-    for target, side in _sides(name, node.module, function.__name__):
-        sides += [Atom(target, side, index.idx) for index in indices]
-        for index in indices:
-            atoms.join(Atom(root, "out", index.root_idx), Atom(target, side, index.idx))
+    def follow(self, root: Any, size: int) -> None:
+        """Pair each of the ``size`` output channels of ``root`` with all that it leads to, and what leads to those."""
+        from torch_pruning._helpers import _HybridIndex
+
+        own = {Atom(self._names[root.module], "out", place) for place in range(size)}
+        if own <= self._reached:
+            return  # whatever they lead to was paired with what led to them
+        start = self._graph.get_pruner_of_module(root.module).prune_out_channels
+        seen: dict[tuple[Any, str], set[tuple[int, int]]] = {}
+        stack = [(root, start, [_HybridIndex(idx=index, root_idx=index) for index in range(size)])]
+        while stack:
+            node, function, indices = stack.pop()
+            done = seen.setdefault((node, function.__name__), set())
+            fresh = [index for index in indices if (index.idx, index.root_idx) not in done]
+            done.update((index.idx, index.root_idx) for index in fresh)
+            if not fresh:
+                continue
+            self._note(node, function.__name__, fresh, self._names[root.module])
+            for dependency in node.dependencies:
+                if dependency.is_triggered_by(function):
+                    found = fresh
+                    for mapping in dependency.index_mapping:
+                        found = found if mapping is None else mapping(found)
+                    if found:
+                        stack.append((dependency.target, dependency.handler, found))
+
+    def _note(self, node: Any, function: str, indices: Sequence[Any], root: str) -> None:
+        if node.type.name == "OUTPUT":
+            self.closed += [Atom(root, "out", index.root_idx) for index in indices]
+        name = self._names.get(node.module)
+        if name is None:
+            return
+        for target, side in _sides(name, node.module, function):
+            for index in indices:
+                atom = Atom(target, side, index.idx)
+                self._reached.add(atom)
+                self.pairs.append((Atom(root, "out", index.root_idx), atom))
 
 
 def _sides(name: str, module: Any, function: str) -> list[tuple[str, Side]]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.cut.atoms import Atom, Atoms
 from nas_distill.cut.plan import Group, Kind, Side, Slot
-from nas_distill.cut.weights import parts_of
+from nas_distill.cut.weights import named, parts_of
 
 
-def form_groups(module: nn.Module, atoms: Atoms, order: Sequence[str]) -> list[Group]:
+def form_groups(module: nn.Module, atoms: Atoms, place: Mapping[str, int]) -> list[Group]:
     """Return the groups of two or more units, in the order in which the forward pass makes them; ``block`` is not set.
 
-    ``order`` has the names of the modules, and of parameters that stand alone, in the order of the forward pass.
+    ``place`` has for the names of modules, and of parameters that stand alone, their place in the forward pass.
     """
-    place = {name: index for index, name in enumerate(order)}
     found: dict[tuple[tuple[str, Side, int], ...], list[list[Atom]]] = {}
     for unit in atoms.units():
         counts: dict[tuple[str, Side], int] = {}
@@ -44,12 +43,12 @@ def form_groups(module: nn.Module, atoms: Atoms, order: Sequence[str]) -> list[G
 
 def _implied(module: nn.Module, atom: Atom) -> bool:
     """A grouped convolution's input channels follow from its output channels."""
-    return atom.side == "in" and isinstance(part := module.get_submodule(atom.module), _ConvNd) and part.groups > 1
+    return atom.side == "in" and isinstance(part := named(module, atom.module), _ConvNd) and part.groups > 1
 
 
 def _makes(module: nn.Module, name: str) -> bool:
     """Say whether a module makes channels of other ones, and does not only pass them on."""
-    if not parts_of(module, name, "in") and not isinstance(module.get_submodule(name), nn.Embedding):
+    if not parts_of(module, name, "in") and not isinstance(named(module, name), nn.Embedding):
         return False
     return bool(parts_of(module, name, "out"))
 

@@ -61,7 +61,8 @@ class Block:
         input: group of the channels that it is given, None where they are the data's own or left whole.
         output: group of the channels that it returns, likewise.
         stride: ratio of its input's resolution to its output's; 1 for tokens.
-        inputs: channels that it is given in the teacher; 0 if several groups make them up.
+        inputs: channels that it is given in the teacher: those of the input group's units one after the other, as many
+            of each; 0 if they are made up otherwise, of several groups, say.
         outputs: channels that it returns, likewise.
         tokens: it maps (B, N, D) tokens, not (B, C, H, W) maps.
         signed: what it returns has negative values; without, it ends with a ReLU or the like.

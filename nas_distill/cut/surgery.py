@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from nas_distill.common.errors import SpaceError
+from nas_distill.cut.attention import NarrowedAttention, as_encoder_layer, forgo_nested
 from nas_distill.cut.kinds import make_kind
 from nas_distill.cut.plan import Group, Plan, Side, Slot
 from nas_distill.cut.resize import resize
 from nas_distill.cut.skip import Skip
-from nas_distill.cut.weights import length, parts_of
+from nas_distill.cut.weights import length, named, parts_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def cut(module: nn.Module, plan: Plan, what: Cut) -> nn.Module:
     """
     narrowed = {name: units for name, units in what.keep.items() if _checked(plan.group(name), units)}
     _slice(module, plan, narrowed)
+    if what.kinds or any(isinstance(part, NarrowedAttention) for part in module.modules()):
+        forgo_nested(module)
     for index, kind in what.kinds.items():
         if kind != "whole":
             _replace(module, plan, index, kind, narrowed)
@@ -65,9 +68,9 @@ def _slice(module: nn.Module, plan: Plan, narrowed: Mapping[str, Sequence[int]])
     for name, units in narrowed.items():
         for slot in plan.group(name).slots:
             governed.setdefault((slot.module, slot.side), []).append((slot, units))
+    _make_room(module, [name for name, _ in governed])
     for (name, side), slots in governed.items():
-        size = length(module, name, side)
-        places = kept_places(size, slots) if size else []
+        places = kept_places(length(module, name, side), slots)
         for part in parts_of(module, name, side):
             old = part.tensor
             index = torch.tensor(places, device=old.device)
@@ -75,7 +78,18 @@ def _slice(module: nn.Module, plan: Plan, narrowed: Mapping[str, Sequence[int]])
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=old.requires_grad)
             setattr(part.owner, part.name, new)
-        resize(module, name, side, len(places))
+        found = named(module, name)
+        if isinstance(found, nn.Module):
+            resize(found, side, len(places))
+
+
+def _make_room(module: nn.Module, names: Sequence[str]) -> None:
+    """Put attention of other shapes than torch's own class has where such is to be cut."""
+    for name in dict.fromkeys(names):
+        found = named(module, name)
+        if type(found) is nn.MultiheadAttention:
+            owner, _, leaf = name.rpartition(".")
+            module.get_submodule(owner)._modules[leaf] = NarrowedAttention.of(found)
 
 
 def kept_places(size: int, slots: Sequence[tuple[Slot, Sequence[int]]]) -> list[int]:
@@ -106,13 +120,15 @@ def _replace(module: nn.Module, plan: Plan, index: int, kind: str, narrowed: Map
     else:
 
         def width(group: str | None, own: int) -> int:
-            return len(narrowed[group]) if group is not None and group in narrowed else own
+            if group is None or group not in narrowed:
+                return own
+            return own * len(narrowed[group]) // plan.group(group).size
 
         new = make_kind(kind, block, width(block.input, block.inputs), width(block.output, block.outputs))
     owner, _, name = block.module.rpartition(".")
     holder = module.get_submodule(owner)
-    like = next(holder.get_submodule(name).parameters(), None)
+    old = holder.get_submodule(name)
+    like = next(old.parameters(), None)
     if like is not None:
         new = new.to(device=like.device, dtype=like.dtype)
-    new.train(holder.get_submodule(name).training)
-    holder._modules[name] = new
+    holder._modules[name] = as_encoder_layer(new.train(old.training), old)

@@ -25,7 +25,6 @@ class Stretch:
     tokens: bool
     same: bool
     signed: bool
-    wrapped: bool
 
 
 def find_trunk(module: nn.Module, recording: Recording, names: Sequence[str] | None = None) -> list[Stretch]:
@@ -59,12 +58,9 @@ def _inside(module: nn.Module, prefix: str, calls: dict[str, list[Call]], *, par
     listed = isinstance(module, nn.Sequential | nn.ModuleList)
     for name, child in module.named_children():
         path = f"{prefix}{name}"
-        block = _stretch(path, calls) if listed else None
-        if block is not None and not _is_block(child, parts):
-            block = None
-        if block is None or type(child) is nn.Sequential:
-            within = _inside(child, f"{path}.", calls, parts=parts)
-            found += within or ([block] if block is not None else [])
+        block = _stretch(path, calls) if listed and _is_block(child, parts) else None
+        if block is None or _is_stage(child):
+            found += _inside(child, f"{path}.", calls, parts=parts)
         else:
             found.append(block)
     return found
@@ -73,7 +69,19 @@ def _inside(module: nn.Module, prefix: str, calls: dict[str, list[Call]], *, par
 def _is_block(module: nn.Module, parts: bool) -> bool:
     if not parts:
         return isinstance(module, _ConvNd)
-    return any(True for _ in module.children()) and any(True for _ in module.parameters())
+    return _parts(module) and any(True for _ in module.parameters())
+
+
+def _is_stage(module: nn.Module) -> bool:
+    """Say whether a module is a Sequential of blocks: of parts that have parts, and are more than layers in a row."""
+    if type(module) is not nn.Sequential:
+        return False
+    within = [part for part in module if _parts(part)]
+    return any(type(part) is not nn.Sequential or any(_parts(inner) for inner in part) for part in within)
+
+
+def _parts(module: nn.Module) -> bool:
+    return any(True for _ in module.children())
 
 
 def _named(module: nn.Module, calls: dict[str, list[Call]], names: Sequence[str]) -> list[Stretch]:
@@ -112,7 +120,6 @@ def _stretch(name: str, calls: dict[str, list[Call]]) -> Stretch | None:
         tokens,
         given.shape == made.shape,
         bool((made < 0).any()),
-        False,
     )
 
 

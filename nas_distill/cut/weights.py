@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from nas_distill.cut.plan import Side, Slot
+from nas_distill.cut.resize import size_of
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,32 @@ def by_unit(values: Tensor, axis: int, slot: Slot) -> Tensor:
 def parts_of(root: nn.Module, name: str, side: Side) -> list[Part]:
     """Return the parameters and buffers that have the channels of one side of a module; none for what is not known."""
     owner, _, leaf = name.rpartition(".")
-    holder = root.get_submodule(owner) if _has(root, owner) else root
-    if leaf in holder._parameters:
-        weight = holder._parameters[leaf]
-        return [] if weight is None else [Part(holder, leaf, last_long(weight))]
-    module = root.get_submodule(name)
+    found = named(root, name)
+    if isinstance(found, nn.Parameter):
+        return [Part(root.get_submodule(owner), leaf, last_long(found))]
     return [
-        Part(module, attribute, axis)
-        for attribute, axis in _table(module, side)
-        if isinstance(getattr(module, attribute, None), Tensor)
+        Part(found, attribute, axis)
+        for attribute, axis in _table(found, side)
+        if isinstance(getattr(found, attribute, None), Tensor)
     ]
 
 
 def length(root: nn.Module, name: str, side: Side) -> int:
-    """Return the length of the dimension in question; 0 for what is not known."""
-    parts = parts_of(root, name, side)
-    return parts[0].tensor.shape[parts[0].axis] if parts else 0
+    """Return how many channels (or heads) one side of a module or parameter has; 0 for what is not known."""
+    found = named(root, name)
+    return found.shape[last_long(found)] if isinstance(found, nn.Parameter) else size_of(found, side)
+
+
+def named(root: nn.Module, name: str) -> nn.Module | nn.Parameter:
+    """Return the module or the parameter of a dotted name.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    owner, _, leaf = name.rpartition(".")
+    holder = root.get_submodule(owner)
+    weight = holder._parameters.get(leaf)
+    return root.get_submodule(name) if weight is None else weight
 
 
 def last_long(weight: Tensor) -> int:
@@ -69,7 +80,7 @@ def last_long(weight: Tensor) -> int:
 
 
 def _table(module: nn.Module, side: Side) -> list[tuple[str, int]]:
-    if isinstance(module, nn.MultiheadAttention) or hasattr(module, "in_proj_weight"):
+    if isinstance(module, nn.MultiheadAttention):
         return [("in_proj_weight", 1)] if side == "in" else [("in_proj_weight", 0), ("in_proj_bias", 0)]
     if isinstance(module, _ConvTransposeNd):
         return [("weight", 0)] if side == "in" else [("weight", 1), ("bias", 0)]
@@ -85,11 +96,3 @@ def _table(module: nn.Module, side: Side) -> list[tuple[str, int]]:
     if isinstance(module, nn.Embedding):
         return [("weight", 1)]
     return []
-
-
-def _has(root: nn.Module, name: str) -> bool:
-    try:
-        root.get_submodule(name)
-    except AttributeError:
-        return False
-    return True

@@ -1,0 +1,54 @@
+"""Of the groups that are proposed, those that can be cut: each alone, and all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from nas_distill.cut.heads import as_heads
+from nas_distill.cut.plan import Group, Whole
+from nas_distill.cut.proof import Boundaries, Proof, Verdict
+
+_SHARES = (0.5, 0.01)  # half of the units, and a single one
+
+
+def prove(
+    module: nn.Module, proposed: Sequence[Group], proof: Proof
+) -> tuple[list[Group], dict[str, Boundaries], list[Whole]]:
+    """Return the groups that hold, what each does to the blocks' boundaries, and what is left whole.
+
+    Neurons that do not hold are tried as whole attention heads.
+    """
+    good: list[Group] = []
+    boundaries: dict[str, Boundaries] = {}
+    whole: list[Whole] = []
+    for group in proposed:
+        verdict = proof.of_groups(group)
+        heads = as_heads(module, group) if verdict.reason is not None and not verdict.output else None
+        if heads is not None:
+            group, verdict = heads, proof.of_groups(heads)
+        if verdict.reason is None:
+            good.append(group)
+            boundaries[group.name] = verdict.narrowed
+        elif not verdict.output:
+            whole.append(Whole(group.name, verdict.reason))
+    if _together(good, proof).reason is not None:
+        held: list[Group] = []
+        for group in good:
+            verdict = _together([*held, group], proof)
+            if verdict.reason is None:
+                held.append(group)
+            else:
+                whole.append(Whole(group.name, f"it can be cut alone, but not beside other groups: {verdict.reason}"))
+        good = held
+    return good, boundaries, whole
+
+
+def _together(groups: Sequence[Group], proof: Proof) -> Verdict:
+    verdict = Verdict()
+    for share in _SHARES if groups else ():
+        verdict = proof.of_groups(*groups, share=share)
+        if verdict.reason is not None:
+            break
+    return verdict
