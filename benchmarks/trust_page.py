@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+from scipy.stats import kendalltau
 
 from nas_distill.api.advice import Advice, advise, taught_budgets
 from nas_distill.api.calibration import all_stoppings, stopping_table
@@ -33,9 +34,12 @@ from nas_distill.report.scores import (
 from nas_distill.run.trainings import Reading
 
 Found = Mapping[str, Difference | None]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 Asked = Callable[[Study], Score | None]
 PICKS = (1, 2, 3, 5)
 FEATURES = "kd+at"
+SLOPES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
+FEWEST_WITHIN = 8  # networks within a budget that a choice among them is looked at
 # What the search did before it was held against this table; the page says what it does now.
 BEFORE: dict[str, Any] = {
     "score.epochs": 3.0,
@@ -255,23 +259,38 @@ def _defaults(advice: Mapping[str, Advice]) -> str:
 
 
 def _finalists(studies: Mapping[str, Study]) -> str:
-    """What is lost by distilling only the best few in full, by the score that the search uses."""
+    """What is lost by distilling only the best few in full, by short score and cost, over many budgets."""
     rows = []
     for space, study in studies.items():
         for kind in taught_budgets(study).values():
             short, merit = study.column(kind, study.length(kind)), study.merit()
             known = np.isfinite(short) & np.isfinite(merit)
-            order = np.argsort(-short[known], kind="stable")
-            reached = merit[known][order]
-            rows.append([space, kind, *(f"{100 * (reached.max() - reached[:count].max()):.2f}" for count in PICKS)])
-    headers = ["space", "score", *(f"best {count}" for count in PICKS)]
+            for slope in SLOPES:
+                expected = short[known] + slope * np.log2(study.flops[known])
+                lost = _lost(expected, merit[known], study.flops[known])
+                rank_of_both = kendalltau(expected, merit[known]).statistic
+                rows.append([space, kind, f"{slope:g}", f"{rank_of_both:.2f}", *(f"{100 * loss:.2f}" for loss in lost)])
+    headers = ["space", "score", "slope", "τ", *(f"best {count}" for count in PICKS)]
     return "\n\n".join(
         [
-            "### Finalists\n\nWhat is lost, in points of full quality, when only the best by short score are distilled "
-            "in full and the best of these is taken.",
+            "### Finalists\n\nFinalists are those of the highest short score plus `final.slope` for each doubling of "
+            "FLOPs. What is lost, in points of full quality, when only the best of them are distilled in full and the "
+            "best of these is taken: a mean over budgets, one at the FLOPs of each network that at least "
+            f"{FEWEST_WITHIN - 1} others are within. The slope is chosen for both spaces together and for "
+            "the search's own length of a score.",
             markdown_table(headers, rows),
         ]
     )
+
+
+def _lost(expected: Floats, merit: Floats, flops: Floats) -> list[float]:
+    """Return for each of ``PICKS`` the quality that the best so many by ``expected`` miss, a mean over budgets."""
+    losses = []
+    for limit in np.sort(flops)[FEWEST_WITHIN - 1 :]:
+        within = np.flatnonzero(flops <= limit)
+        order = within[np.argsort(-expected[within], kind="stable")]
+        losses.append([merit[within].max() - merit[order[:count]].max() for count in PICKS])
+    return [float(loss) for loss in np.mean(losses, axis=0)]
 
 
 def _stopping_text(studies: Mapping[str, Study], costs: Mapping[str, Mapping[str, float]]) -> str:

@@ -227,7 +227,7 @@ class FinalConfig(TrainingConfig):
 
     epochs: float = Field(12.0, gt=0)
     count: int = Field(3, ge=1)
-    slope: float = Field(0.0, ge=0)
+    slope: float = Field(0.01, ge=0)
     baseline: bool = True
 
 
@@ -240,7 +240,7 @@ class PruningConfig(Section):
     """
 
     rule: Literal["dominance", "none"] = "dominance"
-    margin: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(0.01, description="a number from 0, or auto")
+    margin: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(0.04, description="a number from 0, or auto")
     z: float = Field(1.0, ge=0)
     probe_seeds: int = Field(3, ge=2)
     witnesses: int = Field(1, ge=1)

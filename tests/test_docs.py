@@ -38,6 +38,7 @@ SECTIONS = {
     "data.views": config.ViewsConfig,
     "teacher": config.TeacherConfig,
     "teacher.combine": config.CombineConfig,
+    "space.from_teacher": config.FromTeacherConfig,
     "search": config.SearchConfig,
     "search.pruning": config.PruningConfig,
     "search.scalar": config.ScalarConfig,

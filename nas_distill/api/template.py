@@ -44,7 +44,7 @@ search:
   workers: 2                 # at a time
   sampler: tpe               # tpe, nsga2, random
   costs: [flops]             # what the front trades against quality
-  pruning: {rule: dominance, margin: 0.01}   # or margin: auto, or rule: none
+  pruning: {rule: dominance, margin: 0.04}   # or margin: auto, or rule: none
 
 score:                       # the short distillation that ranks candidates
   epochs: 3

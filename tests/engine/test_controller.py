@@ -131,12 +131,13 @@ def test_a_completed_candidate_is_told_its_last_quality_and_its_costs(make_bench
     assert read_study(bench.folder).metric_names == ["quality", "params", "flops"]
 
 
-def test_a_dominated_candidate_is_stopped_and_its_witness_named(bench: Any) -> None:
+def test_a_dominated_candidate_is_stopped_and_its_witness_named(make_bench: Callable[..., Any]) -> None:
+    bench = make_bench(search=SearchConfig(trials=6, seeds=3, pruning={"margin": 0.01}))
     with bench.controller() as controller:
         cheap, dear = next_work(controller), next_work(controller)
         assert bench.costs(cheap.architecture)["flops"] < bench.costs(dear.architecture)["flops"]
         assert controller.report(cheap.key, result(0, 0.5))
-        assert not controller.report(dear.key, result(0, 0.489))  # the margin is 0.01
+        assert not controller.report(dear.key, result(0, 0.489))
         controller.finish(dear.key, Outcome("stopped"))
         assert read_study(bench.folder).trials[1].state is TrialState.PRUNED
     record = bench.records()[1]
