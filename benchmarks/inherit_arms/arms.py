@@ -12,7 +12,7 @@ STARTS = (INHERITED, RANDOM)
 TEACHER = "fashion-resnet"
 LIMITS = (0.10, 0.20, 0.40)
 """Shares of the teacher's FLOPs."""
-RATES = (0.1, 0.05, 0.02)
+RATES = (0.1, 0.05, 0.02, 0.01)
 """Learning rates; each kind of start takes the one that is best for it on validation data."""
 
 

@@ -127,7 +127,9 @@ def _prune(
                 "verbose": False,
             },
         )
-        notes = sorted({str(entry.message).splitlines()[0] for entry in caught if "modelopt" in str(entry.filename)})
+        notes = sorted(
+            {str(entry.message).splitlines()[0] for entry in caught if "checkpoint" not in str(entry.message).lower()}
+        )
     watch.remove()
     score_after = _calibrated(model, calibration, pieces, labels)
     looks = shown.images

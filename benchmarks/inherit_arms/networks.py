@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -57,8 +59,8 @@ class Widths:
         return cls(values[0], tuple(values[1::2]), tuple(values[2::2]))
 
     def text(self) -> str:
-        """Write as ``stem | inner-outer | ...``."""
-        return " | ".join([str(self.stem), *(f"{a}-{b}" for a, b in zip(self.inner, self.outer, strict=True))])
+        """Write as ``stem, inner-outer, ...``."""
+        return ", ".join([str(self.stem), *(f"{a}-{b}" for a, b in zip(self.inner, self.outer, strict=True))])
 
 
 def build(*, stem: int, blocks: Sequence[Mapping[str, int]], input_shape: Sequence[int], num_classes: int) -> nn.Module:
@@ -94,9 +96,9 @@ def flops(widths: Widths, data: Dataset) -> float:
 def uniform(widths: Widths, limit: float, data: Dataset) -> Widths:
     """Return the narrowing within a limit of multiply-adds that is as uniform as multiples of 8 allow.
 
-    The factor that meets the limit exactly is found by bisection over whole widths. They are then rounded down to
-    multiples of 8, and up again as long as that fits, those first that lost the largest share. The first block adds
-    the stem to its output, so both have one width.
+    The factor that meets the limit exactly is found by bisection over whole widths. Of all ways to round them down or
+    up to multiples of 8 that fit, the one is taken whose widths are nearest to it (squared logarithms of their ratios).
+    The first block adds the stem to its output, so both have one width.
     """
     whole = widths.as_list()
 
@@ -111,13 +113,19 @@ def uniform(widths: Widths, limit: float, data: Dataset) -> Widths:
         else:
             high = middle - 1
     wanted = [width * low / _FINEST for width in whole]
-    found = [max(_MULTIPLE, int(width) // _MULTIPLE * _MULTIPLE) for width in wanted]
-    tied = [(0, 2), *((place,) for place in range(1, len(whole)) if place != 2)]
-    for places in sorted(tied, key=lambda places: found[places[0]] / wanted[places[0]]):
-        wider = [width + _MULTIPLE * (place in places) for place, width in enumerate(found)]
-        if all(wider[place] <= whole[place] for place in places) and fits(wider):
-            found = wider
-    return Widths.from_list(found)
+
+    def distance(values: Sequence[int]) -> float:
+        return sum(math.log(value / want) ** 2 for value, want in zip(values, wanted, strict=True))
+
+    steps = [int(width) // _MULTIPLE for width in wanted]
+    choices = [
+        sorted({min(size, max(1, step + more) * _MULTIPLE) for more in (0, 1)}) for step, size in zip(steps, whole)
+    ]
+    rounded = [values for values in product(*choices) if values[0] == values[2]]
+    fitting = [values for values in rounded if fits(values)]
+    if not fitting:
+        raise SystemExit(f"No uniform narrowing in multiples of {_MULTIPLE} has at most {limit:.0f} multiply-adds.")
+    return Widths.from_list(min(fitting, key=distance))
 
 
 def pruned(

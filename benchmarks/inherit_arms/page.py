@@ -133,8 +133,8 @@ def _aim(study: Study, found: Found) -> list[str]:
         word = "met" if gains[best] >= AIM else "missed"
         among, gain = ", ".join(f"({letter})" for letter in ours), 100 * gains[best]
         told.append(
-            f"- At {share:.0%} the best of {among} is ({best}), {gain:+.2f} points against (a): the aim of one point is "
-            f"{word}."
+            f"- At {share:.0%} the best of {among} is ({best}), {gain:+.2f} points against (a): the aim of one point "
+            f"is {word}."
         )
     tie = "A difference within two standard errors (of test images, paired, and of seeds together) is called a tie."
     return [tie, "\n".join(told)] if told else [tie]
@@ -191,9 +191,7 @@ def _networks(study: Study) -> str:
         for arm in ARMS.values():
             had = study.prepared(arm, limit)
             rows.append([f"{share:.0%}", _name(arm), MISSING if had is None else had.shown])
-    text = (
-        "Of (a), (b), (g) and (h): channels of the stem | inside and behind the first block | the second | the third."
-    )
+    text = "Of (a), (b), (g) and (h): channels of the stem, and of each block inside and behind it."
     return f"{text}\n\n{table(['limit', 'arm', 'architecture'], rows)}"
 
 

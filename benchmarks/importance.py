@@ -1,0 +1,75 @@
+"""What is kept of a teacher: criteria of importance, and which blocks go, against chance and each other.
+
+The shipped teacher is narrowed uniformly to 10, 20 and 40 % of its FLOPs, and keeps the channels that each criterion
+names; a deeper one, trained here, loses two, four and six of its seven blocks that can go, in each order. What the
+networks are worth on validation data is noted before any training (batch norm re-estimated) and after a short KD.
+
+    python benchmarks/importance.py --work FOLDER [--minutes 10]
+
+What is finished is kept in the work folder; started again, it goes on (``--minutes`` stops it in time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from common import parser, publish
+from importance_page import page
+from importance_train import Study
+from trainings import say, time_box
+
+from nas_distill.api.interruption import InterruptedSearchError, interruptible
+from nas_distill.data import Views, load_dataset
+
+UNFINISHED = 3
+
+
+def main() -> None:
+    options = _options()
+    if options.work is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            options.work = Path(scratch)
+            _run(options)
+        return
+    _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    data = load_dataset("fashion-mnist", views=Views(count=2, pad=2, flip=True))
+    study = Study(data, options.work, seeds=options.seeds, epochs=options.epochs, rate=options.rate)
+    time_box(options.minutes)
+    try:
+        with interruptible() as interruption:
+            study.run(interruption, workers=options.workers)
+    except (InterruptedSearchError, KeyboardInterrupt):
+        say("Stopped; what is finished is kept, and the same command goes on.")
+        sys.exit(UNFINISHED)
+    publish("importance", "What is kept of a teacher", page(study), options)
+
+
+def _options() -> argparse.Namespace:
+    made = parser(__doc__)
+    made.add_argument("--work", type=Path, help="where networks and results are kept")
+    made.add_argument("--epochs", type=float, default=1.0, help="of the short distillation")
+    made.add_argument("--rate", type=float, default=0.05, help="its learning rate")
+    made.add_argument("--seeds", type=int, default=3, help="of each row, 2 or more")
+    made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
+    made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    options = made.parse_args()
+    if options.quick:
+        options.epochs, options.seeds = 0.02, 2
+    elif options.work is None:
+        made.error("give --work, a folder where results are kept")
+    if options.seeds < 2:
+        made.error("--seeds must be 2 or more: noise is judged by them")
+    return options
+
+
+if __name__ == "__main__":
+    main()

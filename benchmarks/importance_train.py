@@ -1,0 +1,253 @@
+"""The trainings of benchmarks/importance.py: a teacher cut in several ways, before and after a short distillation."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from inherit_arms.arms import TEACHER
+from inherit_arms.networks import CUTTING, GivenWeights, Widths, pruned, shape_of, space_of, uniform
+from torch import nn
+from trainings import Book, Evaluators, ListSource, say
+
+from nas_distill.api.interruption import InterruptedSearchError, Interruption
+from nas_distill.common.seeds import derive, numpy_rng
+from nas_distill.config import OptimizerConfig, TeacherSource, TrainingConfig
+from nas_distill.cost.count import count
+from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.find import find_plan
+from nas_distill.cut.importance import CRITERIA
+from nas_distill.cut.plan import Plan
+from nas_distill.cut.redundancy import depth_order
+from nas_distill.cut.space import cut_space
+from nas_distill.data import Dataset
+from nas_distill.engine.backends.tune import TuneBackend
+from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.engine.work import Work
+from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.export.student import load_student
+from nas_distill.space import Architecture, SearchSpace
+from nas_distill.teacher import Teacher, TeacherStore, freeze, load_teacher
+from nas_distill.teacher.weights import save_weights
+
+CHANCE = "random"
+LIMITS = (0.10, 0.20, 0.40)
+ORDERS = ("redundancy", "position", CHANCE)
+DROPPED = (2, 4, 6)
+DEEP = "deep"
+# The shipped teacher has a single block that can go; this one has seven.
+DEEP_ARGUMENTS: dict[str, Any] = {
+    "stem": 16,
+    "stem_stride": 2,
+    "stages": [{"depth": 3, "width": width} for width in (16, 24, 32)],
+}
+DEEP_EPOCHS = 8.0
+RESNET = "nas_distill.models.resnet:build"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to cut: ``part`` is ``width`` or ``depth``, ``how`` the criterion or order, ``much`` how much of it."""
+
+    part: str
+    how: str
+    much: float
+    seeds: tuple[int, ...] = field(default=(0,))
+
+    def key(self, place: int) -> str:
+        return f"{self.part}-{self.how}-{self.much:g}-seed{place}"
+
+
+class Study:
+    """Makes everything that the page shows; what the work folder has already is not made again."""
+
+    def __init__(self, data: Dataset, folder: Path, *, seeds: int, epochs: float, rate: float) -> None:
+        self.data = data
+        self.folder = folder
+        self.seeds = seeds
+        self.epochs = epochs
+        self.rate = rate
+        self.book = Book(folder / "results.json")
+        self.before = Book(folder / "before.json")
+        settings = {"epochs": epochs, "rate": rate, "data": data.fingerprint, "deep": DEEP_ARGUMENTS}
+        settings = json.loads(json.dumps(settings))  # as it was written, to compare
+        if "settings" not in self.book:
+            self.book["settings"] = settings
+        elif self.book["settings"] != settings:
+            sys.exit(f"{folder} was begun with other settings; give another --work, or the settings of then.")
+        places = tuple(range(seeds))
+        self.widths = [Way("width", how, share, places) for share in LIMITS for how in CRITERIA]
+        self.depths = [Way("depth", how, dropped, places) for dropped in DROPPED for how in ORDERS]
+
+    def run(self, interruption: Interruption, *, workers: int) -> None:
+        """Make whatever is missing.
+
+        Raises:
+            InterruptedSearchError: it was asked to stop.
+        """
+        with TuneBackend(workers=workers, retries=1, folder=self.folder) as backend:
+            training = TrainingConfig(epochs=DEEP_EPOCHS)
+            teach = self._work(DEEP, _deep_space().smallest(), 0, training=training, taught=False)
+            self._train(backend, [teach], self._plain(_deep_space(), self.shipped), interruption)
+            for ways in (self.widths, self.depths):
+                for way in ways:
+                    for place in way.seeds:
+                        self._cut(way, place)
+            self._train(backend, self._works(), self._evaluators(), interruption)
+
+    @cached_property
+    def shipped(self) -> Teacher:
+        return load_teacher(TeacherSource(name=TEACHER), self.data)
+
+    @cached_property
+    def deep(self) -> Teacher:
+        """The deeper teacher, which this benchmark has trained."""
+        return freeze(load_student(self.folder / "students" / DEEP), self.data, DEEP)
+
+    def validation(self, module: nn.Module) -> float:
+        """Return accuracy on the validation split."""
+        data = self.data
+        batches = (data.batch("val", index)[0] for index in data.batches("val"))
+        return accuracy(predict_logits(module, batches), data.labels("val"))
+
+    def flops(self, way: Way) -> float:
+        """Return the share of its teacher's FLOPs that a cut network has."""
+        teacher = self.shipped if way.part == "width" else self.deep
+        module = self._space(way).build(
+            self._architecture(way, 0), input_shape=self.data.input_shape, num_classes=self.data.num_classes
+        )
+        own, whole = (count(each, self.data.input_shape, ["flops"])["flops"] for each in (module, teacher.module))
+        return own / whole
+
+    def _cut(self, way: Way, place: int) -> None:
+        """Cut a teacher and note what it is worth before it is trained, and how long the choice took."""
+        key = way.key(place)
+        if key in self.before:
+            return
+        began = time.perf_counter()
+        if way.part == "width":
+            widths = self._uniform(way.much)
+            student = pruned(self.shipped, widths, self.data, criterion=way.how, seed=place)
+            save_weights(student, self._weights(key))
+        else:
+            self.order(way.how, place)
+            student = self._space(way).build(
+                self._architecture(way, place), input_shape=self.data.input_shape, num_classes=self.data.num_classes
+            )
+            self._ancestor.fill(student, self._architecture(way, place))
+        self.before[key] = {"quality": self.validation(student), "seconds": time.perf_counter() - began}
+
+    def order(self, how: str, place: int) -> tuple[int, ...]:
+        """Return the deep teacher's droppable blocks, the first to go first."""
+        key = f"order-{how}" + (f"-seed{place}" if how == CHANCE else "")
+        if key not in self.before:
+            began = time.perf_counter()
+            if how == CHANCE:
+                droppable = [index for index, block in enumerate(self._plan.blocks) if block.droppable]
+                found = tuple(numpy_rng(place, "order").permutation(droppable).tolist())
+            else:
+                found = depth_order(self.deep.module, self._plan, self.data, by=how, samples=CUTTING.samples)  # type: ignore[arg-type]
+            self.before[key] = {"order": list(found), "seconds": time.perf_counter() - began}
+        return tuple(self.before[key]["order"])
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return find_plan(self.deep.module, self.data.input_shape)
+
+    @cached_property
+    def _ancestor(self) -> Ancestor:
+        return Ancestor(self.deep.module, self._plan, self.data, {}, "inherited", CUTTING.samples)
+
+    def _uniform(self, share: float) -> Widths:
+        whole = count(self.shipped.module, self.data.input_shape, ["flops"])["flops"]
+        return uniform(shape_of(self.shipped), share * whole, self.data)
+
+    def _space(self, way: Way) -> SearchSpace:
+        if way.part == "width":
+            return space_of(self._uniform(way.much))
+        arguments = {"teacher": RESNET, "arguments": DEEP_ARGUMENTS, "plan": self._plan.to_dict()}
+        return cut_space(self._plan, builder="nas_distill.cut.build:build", arguments=arguments)
+
+    def _architecture(self, way: Way, place: int) -> Architecture:
+        if way.part == "width":
+            return self._space(way).smallest()
+        gone = set(self.order(way.how, place)[: int(way.much)])
+        values: dict[str, Any] = {"shared": [{"width": group.size} for group in self._plan.shared], "blocks": []}
+        for index, block in enumerate(self._plan.blocks):
+            inner = [{"width": group.size} for group in self._plan.inner(index)]
+            kind = {"kind": "drop" if index in gone else "whole"} if block.droppable else {}
+            values["blocks"].append({**kind, **({} if index in gone else {"inner": inner})})
+        return Architecture(values)
+
+    def _weights(self, key: str) -> Path:
+        return self.folder / "cut" / f"{key}.safetensors"
+
+    def _works(self) -> list[Work]:
+        training = TrainingConfig(epochs=self.epochs, optimizer=OptimizerConfig(lr=self.rate))
+        return [
+            self._work(way.key(place), self._architecture(way, place), place, training=training)
+            for ways in (self.widths, self.depths)
+            for way in ways
+            for place in way.seeds
+        ]
+
+    def _work(
+        self, key: str, architecture: Architecture, place: int, *, training: TrainingConfig, taught: bool = True
+    ) -> Work:
+        return Work(
+            key=key,
+            architecture=architecture,
+            training=training,
+            rungs=(1.0,),
+            seed=derive(place, "importance"),
+            checkpoint=self.folder / "checkpoints" / key,
+            teacher=taught,
+            output=None if taught else self.folder / "students" / key,
+        )
+
+    def _evaluators(self) -> Evaluators:
+        special = {}
+        for way in self.widths:
+            for place in way.seeds:
+                key = way.key(place)
+                special[key] = self._plain(self._space(way), self.shipped, GivenWeights(self._weights(key)))
+        usual = self._plain(self._space(self.depths[0]), self.deep, self._ancestor)
+        return Evaluators(usual, special)
+
+    def _plain(
+        self, space: SearchSpace, teacher: Teacher, weights: GivenWeights | Ancestor | None = None
+    ) -> StudentEvaluator:
+        store = TeacherStore.build(self.folder / "store", teacher, self.data)
+        return StudentEvaluator(self.data, space, store, "cpu", weights=weights)
+
+    def _train(
+        self,
+        backend: TuneBackend,
+        works: list[Work],
+        evaluator: StudentEvaluator | Evaluators,
+        interruption: Interruption,
+    ) -> None:
+        missing = [work for work in works if work.key not in self.book]
+        if not missing:
+            return
+        say(f"{len(missing)} of {len(works)} trainings to do.")
+        source = ListSource(works, self.book, self.folder / "checkpoints")
+        with interruption.stopping(source.stop):
+            backend.run(source, evaluator)
+        if source.stopping:
+            raise InterruptedSearchError("Stopped.")
+
+
+def _deep_space() -> SearchSpace:
+    """Return a space that holds the deep teacher alone."""
+    stages = [{key: [value] for key, value in stage.items()} for stage in DEEP_ARGUMENTS["stages"]]
+    parameters = {"stem": [DEEP_ARGUMENTS["stem"]], "stem_stride": [DEEP_ARGUMENTS["stem_stride"]]}
+    return SearchSpace.from_dict(
+        {"name": DEEP, "builder": RESNET, "parameters": {**parameters, "stages": {"each": stages}}}
+    )
