@@ -47,10 +47,10 @@ def test_every_built_in_loss_has_its_row_and_there_is_no_other():
 def test_the_row_is_true_of_the_code(name):
     row, spec = ROWS[name], find_loss(name)
     assert float(row["weight"]) == pytest.approx(spec.weight)
-    # A loss that reads layers is in a table that says which.
-    assert row.get("layers", "none").split()[0] == spec.layers
+    # A loss that reads layers is in a table that says which; in brackets, of which kinds.
+    assert re.sub(r" \(.*\)$", "", row.get("layers", "none")) == ("own " if spec.own else "") + spec.layers
     if spec.layers != "none":
-        assert row["the teacher tells"] == ("nothing" if spec.layers == "own" else spec.reduction)
+        assert row["the teacher tells"] == ("nothing" if spec.own else spec.reduction)
     stated = dict(span.split(": ", 1) for span in re.findall(r"`(\w+: [^`]+)`", row["options"]))
     defaults = {key: field.default for key, field in spec.options.model_fields.items()}
     assert {key: yaml.safe_load(value) for key, value in stated.items()} == defaults

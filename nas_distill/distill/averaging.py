@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from nas_distill.distill.buffers import buffer_places
+
 
 class AveragedWeights:
     """An exponential moving average of a module's weights and float buffers (Polyak and Juditsky, 1992).
@@ -23,7 +25,7 @@ class AveragedWeights:
         self.horizon = horizon
         self._weights = list(zip(self.module.parameters(), module.parameters()))
         # Buffers by place, not by tensor: a forward pass may put another tensor there.
-        self._buffers = list(zip(_buffer_places(self.module), _buffer_places(module)))
+        self._buffers = list(zip(buffer_places(self.module), buffer_places(module)))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -45,13 +47,3 @@ class AveragedWeights:
             target, source = targets[name], sources[name]
             if target is not None and source is not None:
                 yield target, source
-
-
-def _buffer_places(module: nn.Module) -> list[tuple[dict[str, Tensor | None], str]]:
-    """Return where a module's buffers are held, a shared one once."""
-    found: dict[int, tuple[dict[str, Tensor | None], str]] = {}
-    for part in module.modules():
-        for name, held in part._buffers.items():
-            if held is not None:
-                found.setdefault(id(held), (part._buffers, name))
-    return list(found.values())

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from nas_distill.common.seeds import derive, seeded_torch, torch_generator
 from nas_distill.config import OptimizerConfig, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
+from nas_distill.distill.buffers import kept_buffers
 from nas_distill.distill.curriculum import easiest, hardness, share_that_counts
 from nas_distill.distill.losses import Batch, Outputs, Shapes
 from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
-from nas_distill.distill.pairing import pair_layers
+from nas_distill.distill.pairing import TermPairs, pair_layers
 from nas_distill.distill.schedule import constant, warmup_cosine
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import eval_mode, predict_logits
@@ -227,7 +229,7 @@ class Distiller:
         for group in self._optimizer.param_groups:
             group["lr"] = self.training.optimizer.lr * decay(done, self.training.warmup)
         logits = self._forward(x)
-        loss = self._loss(logits, answer, Batch(labels, index, done))
+        loss = self._loss(logits, answer, Batch(labels, index, done, x))
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         if self.training.optimizer.clip is not None:
@@ -256,24 +258,28 @@ class Distiller:
         hard = hardness(logits, None if answer is None else answer.logits, batch.labels, curriculum.by)
         places = easiest(hard, share)
         chosen = [(ours.at(places), None if theirs is None else theirs.at(places)) for ours, theirs in outputs]
-        here = Batch(batch.labels[places], batch.index[places.cpu()], batch.done)
-        return self.objective(chosen, here)
+        return self.objective(chosen, batch.at(places))
 
     def _outputs(self, logits: Tensor, answer: Answer | None) -> list[tuple[Outputs, Outputs | None]]:
         """Return for each term what it compares."""
-        ours = {} if self._tap is None else self._tap.features
-        plain = Outputs(logits)
         found: list[tuple[Outputs, Outputs | None]] = []
         for read in self._reads:
-            if not read.student:
-                found.append((plain, None if answer is None else Outputs(answer.logits)))
-                continue
-            own = Outputs(logits, tuple(ours[name].float() for name in read.student))
             theirs = None
             if answer is not None:
                 theirs = Outputs(answer.logits, tuple(answer.features[key] for key in read.teacher))
-            found.append((own, theirs))
+            found.append((self._own(logits, read), theirs))
         return found
+
+    def _own(self, logits: Tensor, read: TermPairs) -> Outputs:
+        """Return what the student said in its last forward pass, as a term reads it."""
+        features = {} if self._tap is None else self._tap.features
+        return Outputs(logits, tuple(features[name].float() for name in read.student), partial(self._again, read=read))
+
+    def _again(self, x: Tensor, read: TermPairs) -> Outputs:
+        """Return what the student says of other inputs; see ``Outputs.again``."""
+        with kept_buffers(self.model):
+            logits = self._forward(self._place(x))
+        return self._own(logits, read)
 
     def _make_objective(self, paths: Sequence[Path]) -> Objective:
         """Find the terms, the layers that they compare in this student, and make their learnable parts."""
@@ -285,7 +291,8 @@ class Distiller:
         self._reads = [pair_layers(term, self.model, features, x) for term in terms]
         names = [name for read in self._reads for name in read.student]
         self._tap = Tap(self.model, names) if names else None
-        shapes = [Shapes(self.data.num_classes, len(self.data.train), self.total_steps, r.shapes) for r in self._reads]
+        sizes = self.data.num_classes, len(self.data.train), self.total_steps
+        shapes = [Shapes(*sizes, read.shapes, self.data.input_shape) for read in self._reads]
         with seeded_torch(self.seed, "objective"):
             return Objective(terms, shapes).to(self.device)
 

@@ -42,8 +42,7 @@ def find_terms(terms: Sequence[TermConfig], *, where: str = "loss", paths: Seque
         here = f"{where}.{place}"
         spec = find_loss(config.name, where=here, paths=paths)
         term = Term(config, spec, spec.check(config.options, here))
-        if config.layers != "auto" and spec.layers in ("none", "own"):
-            raise ConfigError(f"{here}: the loss '{config.name}' compares no layers, so 'layers' means nothing to it.")
+        _check_layers(config, spec, here)
         if term.weight > 0:
             found.append(term)
     if not found:
@@ -99,6 +98,22 @@ class Objective(nn.Module):
             return value
         value = term.spec.make(student, teacher, batch, **term.options)
         return value
+
+
+def _check_layers(config: TermConfig, spec: LossSpec, where: str) -> None:
+    if config.layers == "auto":
+        return
+    if spec.layers == "none":
+        raise ConfigError(f"{where}: the loss '{config.name}' compares no layers, so 'layers' means nothing to it.")
+    if spec.own and not all(isinstance(name, str) for name in config.layers):
+        raise ConfigError(
+            f"{where}: the loss '{config.name}' reads no layers of the teacher; list names of the student's alone."
+        )
+    if not spec.own and any(isinstance(name, str) for name in config.layers):
+        raise ConfigError(
+            f"{where}: the loss '{config.name}' compares layers with the teacher's; list pairs "
+            "[student's layer, teacher's layer]."
+        )
 
 
 def _is_module(spec: LossSpec) -> bool:

@@ -26,6 +26,7 @@ from nas_distill.teacher.answer import Feature
 
 # What a tap calls the stacked queries, keys and values of an attention.
 _QKV = ":qkv"
+_ATTENTION: tuple[Layers, ...] = ("attention", "last attention")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def teacher_features(terms: Sequence[Term], teacher: nn.Module, x: Tensor) -> tu
     """
     found: dict[str, Feature] = {}
     # Whatever the order of terms, what was found is in order of depth: stages hold all tokens, and the last is last.
-    places = {"stages": 0, "last": 2}
+    places = {"stages": 0, "last": 2, "last attention": 2}
     for term in sorted(terms, key=lambda term: (term.config.layers != "auto", places.get(term.spec.layers, 1))):
         named = term.config.layers != "auto"
         for layer in _layers(term, teacher, x, side=1):
@@ -68,13 +69,14 @@ def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: 
     """
     if term.spec.layers == "none":
         return TermPairs()
-    if term.spec.layers == "own":
+    if term.spec.own:
         own = _layers(term, student, x, side=0)
         return TermPairs(tuple(layer.name for layer in own), shapes=tuple((layer.shape, ()) for layer in own))
     known = {feature.layer.name: feature for feature in features if feature.reduction == term.spec.reduction}
     ours = _layers(term, student, x, side=0)
     if term.config.layers != "auto":
-        pairs = pairs_by_name(term.config.layers, ours, [feature.layer for feature in known.values()])
+        named = [pair for pair in term.config.layers if not isinstance(pair, str)]
+        pairs = pairs_by_name(named, ours, [feature.layer for feature in known.values()])
     else:
         wanted = _wanted([feature.layer for feature in known.values() if not feature.named], term.spec.layers)
         pairs = match_layers(ours, wanted)
@@ -90,12 +92,12 @@ def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: 
 def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Layer]:
     """Return the layers of one side that a term may read: those named (side 0 is the student's), else by its kind."""
     kind = term.spec.layers
-    if kind == "none" or (kind == "own" and side == 1):
+    if kind == "none" or (term.spec.own and side == 1):
         return []
     if term.config.layers != "auto":
-        names = list(dict.fromkeys(pair[side] for pair in term.config.layers))
-        return _attention(module, x, names) if kind == "attention" else layers_named(module, x, names)
-    if kind == "attention":
+        names = list(dict.fromkeys(pair if isinstance(pair, str) else pair[side] for pair in term.config.layers))
+        return _attention(module, x, names) if kind in _ATTENTION else layers_named(module, x, names)
+    if kind in _ATTENTION:
         found = _attention(module, x, [f"{name}{_QKV}" for name in attention_names(module)])
     else:
         found = find_layers(module, x)
@@ -104,28 +106,30 @@ def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Laye
         who = "teacher" if side else "student"
         raise TrainingError(
             f"The loss '{term.config.name}' needs {_NEEDS[kind]}, and none was found in the {who} "
-            f"({type(module).__name__}); name pairs under 'layers', or take another loss."
+            f"({type(module).__name__}); name {'layers' if term.spec.own else 'pairs'} under 'layers', or take another "
+            "loss."
         )
     return wanted
 
 
 _NEEDS: dict[Layers, str] = {
-    "own": "feature maps or blocks of tokens",
     "stages": "feature maps or blocks of tokens",
     "last": "a feature map or a block of tokens",
     "vector": "the vector before the classifier",
     "tokens": "blocks of tokens",
     "attention": "torch.nn.MultiheadAttention layers",
+    "last attention": "a torch.nn.MultiheadAttention",
 }
 
 
 def _wanted(layers: Sequence[Layer], kind: Layers) -> list[Layer]:
     # Among a teacher's features, those of other terms' kinds are too.
-    layers = [layer for layer in layers if layer.name.endswith(_QKV) == (kind == "attention")]
+    layers = [layer for layer in layers if layer.name.endswith(_QKV) == (kind in _ATTENTION)]
     if kind == "vector":
         return [layer for layer in layers if layer.kind == "vector"][-1:]
-    if kind in ("tokens", "attention"):
-        return [layer for layer in layers if layer.kind == "tokens"]
+    if kind in ("tokens", "attention", "last attention"):
+        tokens = [layer for layer in layers if layer.kind == "tokens"]
+        return tokens[-1:] if kind == "last attention" else tokens
     inner = [layer for layer in layers if layer.kind != "vector"]
     return inner[-1:] if kind == "last" else inner
 

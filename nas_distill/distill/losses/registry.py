@@ -20,8 +20,8 @@ from nas_distill.distill.losses.loss import Loss
 from nas_distill.teacher.answer import Reduction
 
 Made = TypeVar("Made", bound=Callable[..., Any])
-# Which layers a loss reads where the search file does not name them; "own" are the student's stages and no teacher's.
-Layers = Literal["none", "stages", "last", "vector", "tokens", "attention", "own"]
+# Which layers a loss reads where the search file does not name them.
+Layers = Literal["none", "stages", "last", "vector", "tokens", "attention", "last attention"]
 
 _BUILT_IN: dict[str, LossSpec] = {}
 _SPEC = "_nas_distill_loss"
@@ -32,14 +32,15 @@ class LossSpec:
     """A loss as the search file knows it.
 
     ``make``: a function (student, teacher, batch, *, options) or a subclass of Loss (shapes, *, options). ``weight`` is
-    its paper's, for the reduction that it has here. ``layers``: which layers it reads unless told. ``reduction``: what
-    it gets of the teacher's. ``taught`` False: it needs no teacher.
+    its paper's, for the reduction that it has here. ``layers``: which layers it reads unless told. ``own``: they are
+    the student's alone. ``reduction``: what it gets of the teacher's. ``taught`` False: it needs no teacher.
     """
 
     name: str
     make: Callable[..., Any]
     weight: float
     layers: Layers
+    own: bool
     reduction: Reduction
     taught: bool
     options: type[BaseModel]
@@ -66,6 +67,7 @@ def loss(
     *,
     weight: float = 1.0,
     layers: Layers = "none",
+    own: bool = False,
     reduction: Reduction = "full",
     taught: bool = True,
 ) -> Callable[[Made], Made]:
@@ -76,7 +78,7 @@ def loss(
     """
 
     def register(made: Made) -> Made:
-        spec = _spec(made, name, weight, layers, reduction, taught)
+        spec = _spec(made, name, weight, layers, own, reduction, taught)
         setattr(made, _SPEC, spec)
         if name:
             _BUILT_IN[name] = spec
@@ -97,7 +99,7 @@ def find_loss(name: str, *, where: str = "loss", paths: Sequence[Path] = ()) -> 
         if spec is None or (isinstance(found, type) and spec.make is not found):
             if not callable(found) or (isinstance(found, type) and not issubclass(found, Loss)):
                 raise ConfigError(f"{where}: '{name}' is neither a function nor a subclass of nas_distill's Loss.")
-            return _spec(found, name, 1.0, "none", "full", True)
+            return _spec(found, name, 1.0, "none", False, "full", True)
         assert isinstance(spec, LossSpec)
         return spec
     known = _built_in()
@@ -120,9 +122,9 @@ def _built_in() -> dict[str, LossSpec]:
 
 
 def _spec(
-    made: Callable[..., Any], name: str, weight: float, layers: Layers, reduction: Reduction, taught: bool
+    made: Callable[..., Any], name: str, weight: float, layers: Layers, own: bool, reduction: Reduction, taught: bool
 ) -> LossSpec:
-    return LossSpec(name or made.__name__, made, weight, layers, reduction, taught, _options(made))
+    return LossSpec(name or made.__name__, made, weight, layers, own, reduction, taught, _options(made))
 
 
 def _options(made: Callable[..., Any]) -> type[BaseModel]:

@@ -1,0 +1,97 @@
+"""Masked reconstruction: what is hidden of a sample, from what the student makes of the rest."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nas_distill.common.errors import TrainingError
+from nas_distill.distill.losses.auxiliary.decoders import make_decoder
+from nas_distill.distill.losses.features.tensors import exact
+from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
+from nas_distill.distill.losses.registry import loss
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Pixels = Annotated[int, Field(gt=0)]
+
+
+@loss("masked_reconstruction", layers="last", own=True, taught=False)
+class MaskedReconstruction(Loss):
+    """Reconstruction of hidden patches by a linear head (SimMIM; Xie et al., 2022, arXiv:2111.09886).
+
+    The student sees the batch once more, with patches of each sample hidden: a learned value, one a channel, stands
+    there. A linear layer on each place of its last map or on each token makes the pixels of that place; the mean
+    absolute error over hidden values alone is what is learnt, in units of the inputs. Which patches are hidden is drawn
+    anew for each sample and step. Of sequences (N, D) whole steps are hidden, of samples (F,) single values; from a
+    vector, named under ``layers``, the whole sample is made. Tokens are taken to lie row by row in a grid of the
+    image's proportions, behind at most one class token. Head and learned values are no part of the student, and what
+    its batch norms keep is of whole samples alone (see ``Outputs.again``).
+
+    Args:
+        shapes: of the student's layer, and of a sample.
+        masked: share of the patches that is hidden, rounded to at least one and not all.
+        patch: side of a patch in pixels; null takes a seventh of an image's shorter side, at least 2 (the paper's 32 of
+            224 pixels).
+
+    Raises:
+        TrainingError: there is not one layer, the sample cannot be made from it, or it is a single patch.
+    """
+
+    def __init__(self, shapes: Shapes, *, masked: Share = 0.6, patch: Pixels | None = None) -> None:
+        super().__init__(shapes)
+        if len(shapes.features) != 1:
+            raise TrainingError(
+                f"The loss 'masked_reconstruction' reads one layer of the student, and got {len(shapes.features)}."
+            )
+        inputs = shapes.inputs
+        if len(inputs) not in (1, 2, 3) or (patch is not None and len(inputs) != 3):
+            raise TrainingError(
+                "The loss 'masked_reconstruction' hides patches of images (C, H, W), steps of sequences (N, D) or "
+                f"values (F,), the latter two without 'patch'; a sample has shape {inputs}."
+            )
+        self.grid = grid_of(inputs, patch)
+        places = math.prod(self.grid)
+        if places < 2:
+            raise TrainingError(
+                f"The loss 'masked_reconstruction' hides patches, and a sample of shape {inputs} is one; give a "
+                "smaller 'patch' or leave it out."
+            )
+        self.hidden = min(places - 1, max(1, round(masked * places)))
+        # One a channel of an image, one a feature of a sequence's step, one a value.
+        self.stand_in = nn.Parameter(torch.zeros(inputs[-1] if len(inputs) < 3 else inputs[0]))
+        self.decoder = make_decoder(shapes.features[0][0], inputs)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        """Return the mean absolute error over what is hidden."""
+        assert batch.x is not None
+        x = batch.x.to(self.stand_in.dtype)
+        mask = self._mask(x)
+        instead = self.stand_in[:, None, None] if x.dim() == 4 else self.stand_in
+        seen = torch.where(mask, instead, x)
+        made = self.decoder(exact(student.again(seen).features[0]).to(self.stand_in.dtype))
+        return ((made - x).abs() * mask).sum() / mask.expand_as(x).sum()
+
+    def _mask(self, x: Tensor) -> Tensor:
+        """Return what is hidden, bool: (B, 1, H, W) of images, (B, N, 1) of sequences, (B, F) of values."""
+        order = torch.rand(len(x), math.prod(self.grid), device=x.device).argsort(dim=1).argsort(dim=1)
+        hidden = order < self.hidden
+        if x.dim() == 2:
+            return hidden
+        if x.dim() == 3:
+            return hidden[:, :, None]
+        grid = hidden.view(len(x), 1, *self.grid).to(x.dtype)
+        side = [-(-size // cells) for size, cells in zip(x.shape[2:], self.grid)]
+        grown = grid.repeat_interleave(side[0], 2).repeat_interleave(side[1], 3)
+        return grown[:, :, : x.shape[2], : x.shape[3]] > 0
+
+
+def grid_of(inputs: tuple[int, ...], patch: int | None) -> tuple[int, ...]:
+    """Return how many patches a sample has: (rows, columns) of an image's, (N,) of steps or of values."""
+    if len(inputs) < 3:
+        return inputs[:1]
+    side = max(2, min(inputs[1:]) // 7) if patch is None else patch
+    return -(-inputs[1] // side), -(-inputs[2] // side)
