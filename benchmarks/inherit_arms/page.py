@@ -181,7 +181,8 @@ def _peer(study: Study) -> list[str]:
     headers = ["limit", "attempts", "FLOPs, first", "FLOPs, last", "by its own count", "teacher's score", "its score"]
     text = """*Attempts*: a result over the limit by nas_distill's count is searched again under a tighter one. Scores
 are accuracy on held-out training images, which the teacher was trained on, after batch-norm calibration and before any
-training. FastNAS measures one group of channels at a time, and binary-searches one threshold for all of them."""
+training. Its widths are multiples of 2 (all others' of 8): with coarser ones it leaves more of the limit unused. It
+measures one group of channels at a time, and binary-searches one threshold for all of them."""
     return ["## What FastNAS did", text, table([*headers, "groups", "warnings"], rows)]
 
 
