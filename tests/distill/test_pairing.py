@@ -46,11 +46,16 @@ BLOCKS = [(f"encoder.layers.{one}", f"encoder.layers.{other}") for one, other in
 ATTENTIONS = [(f"{one}.self_attn:qkv", f"{other}.self_attn:qkv") for one, other in BLOCKS]
 EXPECTED = {
     "tokens": (lambda: term("tinybert_hidden"), BLOCKS),
-    "attention": (lambda: term("minilm"), ATTENTIONS),
+    "attention": (lambda: term("tinybert_attention"), ATTENTIONS),
+    "last attention": (lambda: term("minilm"), ATTENTIONS[-1:]),
     "last": (lambda: term("cosine_hidden"), BLOCKS[-1:]),
     "stages": (stages, BLOCKS),
     "named": (lambda: term("tinybert_hidden", (("embed", "embed"),)), [("embed", "embed")]),
     "named attention": (lambda: term("minilm", (ATTENTIONS[0],)), ATTENTIONS[:1]),
+    "named last": (
+        lambda: term("minilm_v1", (("encoder.layers.1.self_attn:qkv", "encoder.layers.2.self_attn:qkv"),)),
+        [("encoder.layers.1.self_attn:qkv", "encoder.layers.2.self_attn:qkv")],
+    ),
     "named block": (lambda: term("tinybert_hidden", (BLOCKS[0],)), BLOCKS[:1]),
     "logits": (lambda: term("kd"), []),
 }

@@ -11,21 +11,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_distill.common.errors import TrainingError
+from nas_distill.common.layers import scores
 from nas_distill.distill.losses.features.tensors import exact
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 from nas_distill.distill.losses.transformers.shapes import check_attention
 
 
-@loss("minilm", layers="attention")
+@loss("minilm", layers="last attention")
 class MiniLM(Loss):
     """Relations of queries, of keys and of values among themselves (MiniLMv2; Wang et al., 2020, arXiv:2012.15828).
 
     Each of the three is split anew into ``relation_heads`` heads of one width, so that widths and numbers of heads may
     differ; a relation is ``softmax(x x^T / sqrt(d))``. The loss is KL(teacher || student), summed over keys, averaged
     over batch, heads and queries, added over the three. Of several pairs the last alone is read: auto means the last
-    attention of both; name one pair to take another of the teacher's. Masks are not applied. Equal relations give the
-    minimum, 0; it learns nothing itself.
+    attention of both, and no other is tapped; name a pair to take another of the teacher's. Masks are not applied.
+    Equal relations give the minimum, 0; it learns nothing itself.
 
     ``relation_heads``: must divide both widths; null takes the greatest common divisor of the teacher's heads and the
     student's width (of 12 heads and a width of 312, 12). The paper takes more than the teacher has, 48 for 12.
@@ -52,13 +53,21 @@ class MiniLM(Loss):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """Return the sum over the three relations; features are (3, B, heads, N, d)."""
         ours, theirs = self._relations(student.features[-1]), self._relations(teacher.features[-1])
-        # Rows are queries: the sum over keys is averaged over batch, heads and queries.
-        rows = ours[0].numel() // ours.shape[-1]
-        return functional.kl_div(ours, theirs, reduction="sum", log_target=True) / rows
+        return divergence_of_rows(ours, theirs)
 
     def _relations(self, feature: Tensor) -> Tensor:
         """Return the logs of the relations, (3, B, relation heads, N, N), of (3, B, heads, N, d)."""
         joined = exact(feature).transpose(2, 3).flatten(3)
         split = joined.unflatten(3, (self.heads, -1)).transpose(2, 3)
-        products = split @ split.transpose(-2, -1) / math.sqrt(split.shape[-1])
-        return torch.log_softmax(products, dim=-1)
+        return log_relations(split, split)
+
+
+def log_relations(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the log of ``softmax(rows columns^T / sqrt(d))`` over the last dimension, (..., N, N) of (..., N, d)."""
+    return torch.log_softmax(scores(rows, columns), dim=-1)
+
+
+def divergence_of_rows(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return KL(teacher || student) of logs (K, B, heads, N, N), a scalar: added over K and keys, else averaged."""
+    rows = student[0].numel() // student.shape[-1]
+    return functional.kl_div(student, teacher, reduction="sum", log_target=True) / rows

@@ -33,3 +33,13 @@ def check_attention(name: str, shapes: Shapes) -> None:
                 f"The loss '{name}' compares tokens with tokens, but the student has {ours[2]} of them and the teacher "
                 f"{theirs[2]}; give both the same tokens, or take a loss on logits."
             )
+
+
+def check_heads(name: str, shapes: Shapes) -> None:
+    """Raise TrainingError if a pair of attentions (3, heads, N, d) has different numbers of heads."""
+    for ours, theirs in shapes.features:
+        if ours[1] != theirs[1]:
+            raise TrainingError(
+                f"The loss '{name}' compares head with head, but the student has {ours[1]} heads and the teacher "
+                f"{theirs[1]}; take 'minilm', which leaves the number free, or give the student {theirs[1]}."
+            )

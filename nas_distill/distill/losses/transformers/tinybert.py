@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_distill.common.errors import TrainingError
 from nas_distill.common.layers import scores
 from nas_distill.distill.losses.features.tensors import exact
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
-from nas_distill.distill.losses.transformers.shapes import check_attention, check_pairs
+from nas_distill.distill.losses.transformers.shapes import check_attention, check_heads, check_pairs
 from nas_distill.distill.projectors import TokenProjector
 
 
@@ -30,13 +29,7 @@ class TinyBertAttention(Loss):
     def __init__(self, shapes: Shapes) -> None:
         super().__init__(shapes)
         check_attention("tinybert_attention", shapes)
-        for ours, theirs in shapes.features:
-            if ours[1] != theirs[1]:
-                raise TrainingError(
-                    f"The loss 'tinybert_attention' compares head with head, but the student has {ours[1]} heads and "
-                    f"the teacher {theirs[1]}; take 'minilm', which leaves the number free, or give the student "
-                    f"{theirs[1]}."
-                )
+        check_heads("tinybert_attention", shapes)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """Return the sum over layers; features are (3, B, heads, N, d)."""

@@ -11,6 +11,7 @@ CASES = {
     "tinybert_attention": ([(3, 2, 3, 4)] * 2, [(3, 2, 3, 2)] * 2),
     "tinybert_hidden": ([(3, 4)] * 2, [(3, 6)] * 2),
     "cosine_hidden": ([(3, 4)], [(3, 6)]),
+    "minilm_v1": ([(3, 2, 3, 4)], [(3, 2, 3, 5)]),
     "minilm": ([(3, 2, 3, 4)], [(3, 4, 3, 3)]),
 }
 NAMED = pytest.mark.parametrize("name", CASES)

@@ -91,10 +91,11 @@ def test_every_part_of_the_student_learns_from_the_terms_it_should(task):
     """Relations reach queries, keys and values of the last attention; hidden states all that is before them."""
     for terms, reached, unreached in [
         (["minilm"], "encoder.layers.1.self_attn.in_proj_weight", "encoder.layers.1.linear1.weight"),
+        (["minilm_v1"], "encoder.layers.1.self_attn.in_proj_weight", "encoder.layers.1.linear1.weight"),
         (["tinybert_hidden"], "encoder.layers.1.linear1.weight", "head.weight"),
         (["cosine_hidden"], "encoder.layers.1.linear1.weight", "head.weight"),
     ]:
-        student = made(2, 8, 2, seed=1)
+        student = made(2, 9, 3, seed=1)
         before = {key: value.clone() for key, value in student.state_dict().items()}
         sgd = {"name": "sgd", "lr": 0.1, "weight_decay": 0.0}
         distiller(task, terms, student, optimizer=sgd).advance(3)
@@ -103,12 +104,40 @@ def test_every_part_of_the_student_learns_from_the_terms_it_should(task):
         assert torch.equal(after[unreached], before[unreached]), terms
 
 
-def test_attention_scores_need_as_many_heads(task):
+@pytest.mark.parametrize("name", ["tinybert_attention", "minilm_v1"])
+def test_attention_head_by_head_needs_as_many_heads(task, name):
     with pytest.raises(TrainingError, match="student has 2 heads and the teacher 3; take 'minilm'"):
-        distiller(task, ["tinybert_attention"])
-    training = distiller(task, ["tinybert_attention"], made(2, 9, 3))
+        distiller(task, [name])
+    training = distiller(task, [name], made(2, 9, 3))
     training.advance(5)
     assert training.loss_sum > 0
+
+
+@pytest.mark.parametrize("name", ["minilm", "minilm_v1"])
+def test_only_the_attention_that_is_read_is_tapped(task, name):
+    training = distiller(task, [name], made(2, 9, 3))
+    assert training._tap.names == ("encoder.layers.1.self_attn:qkv",)
+    assert [feature.layer.name for feature in training.signal.features] == ["encoder.layers.3.self_attn:qkv"]
+    both = distiller(task, [name, "tinybert_attention"], made(2, 9, 3))
+    assert both._reads[0].pairs == training._reads[0].pairs
+    assert len(both._reads[1].pairs) == 2
+
+
+@pytest.mark.parametrize("name", ["minilm", "minilm_v1"])
+def test_relations_of_the_last_attention_come_nearer_to_the_teacher_s(task, name):
+    """By that term alone, on samples that it did not learn from."""
+    training = distiller(task, [{"name": name, "weight": 1.0}], made(2, 9, 3, seed=1))
+    x, _ = task[0].batch("val", torch.arange(30))
+
+    def divergence():
+        answer = training.signal.answer("val", torch.arange(30), None, x)
+        with torch.no_grad():
+            ((ours, theirs),) = training._outputs(training._forward(x), answer)
+            return float(training.objective._value(0, training.objective.terms[0], ours, theirs, None))
+
+    before = divergence()
+    training.advance(60)
+    assert divergence() < 0.5 * before
 
 
 def test_embeddings_are_learnt_from_by_name_with_a_projector_of_their_own(task):
