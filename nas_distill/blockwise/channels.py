@@ -1,0 +1,76 @@
+"""Fewer channels of a tensor, and all of them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_distill.common.errors import SpaceError
+
+
+def axis_of(tokens: bool) -> int:
+    """Return where channels are: last of tokens (B, N, D), after the batch in maps (B, C, H, W)."""
+    return -1 if tokens else 1
+
+
+def restrict(tensor: Tensor, kept: Tensor | None, axis: int) -> Tensor:
+    """Return a copy with the channels ``kept`` (K,) alone; with all of them if that is None."""
+    if kept is None:
+        return tensor.clone()
+    layout = torch.channels_last if tensor.dim() == 4 and _is_channels_last(tensor) else torch.contiguous_format
+    return tensor.index_select(axis, kept).contiguous(memory_format=layout)
+
+
+def fill(tensor: Tensor, kept: Tensor | None, axis: int, mean: Tensor) -> Tensor:
+    """Return all channels: those of ``tensor`` where they were ``kept``, and the others at their ``mean`` (C,)."""
+    if kept is None:
+        return tensor
+    shape = list(tensor.shape)
+    shape[axis] = len(mean)
+    whole = along(mean.to(tensor), tensor.dim(), axis).expand(shape).clone()
+    return whole.index_copy_(axis, kept, tensor)
+
+
+def along(values: Tensor, dims: int, axis: int) -> Tensor:
+    """Return ``values`` (C,) in a shape that goes with a tensor of ``dims`` dimensions along ``axis``."""
+    shape = [1] * dims
+    shape[axis] = -1
+    return values.view(shape)
+
+
+def by_channel(tensor: Tensor, axis: int) -> Tensor:
+    """Return the mean (C,) over all other dimensions, in float64."""
+    others = [dim for dim in range(tensor.dim()) if dim != axis % tensor.dim()]
+    return tensor.double().mean(dim=others)
+
+
+def first_tensor(output: Any, where: str) -> Tensor:
+    """Return the tensor that a block returns, alone or first of a tuple.
+
+    Raises:
+        SpaceError: it returns something else.
+    """
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(first, Tensor):
+        raise SpaceError(
+            f"block '{where}' returns a {type(output).__name__}; blockwise distillation needs a tensor, or a tuple "
+            "that begins with one."
+        )
+    return first
+
+
+def put_first(output: Any, tensor: Tensor) -> Any:
+    """Return what a block returned with another tensor in its place."""
+    return type(output)([tensor, *output[1:]]) if isinstance(output, tuple | list) else tensor
+
+
+def index_of(units: Sequence[int] | None) -> Tensor | None:
+    """Return kept channels as an index (K,), None for all."""
+    return None if units is None else torch.tensor(units, dtype=torch.int64)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()

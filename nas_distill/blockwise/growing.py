@@ -1,0 +1,84 @@
+"""The modules of all alternatives, cut from the teacher with its weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.blockwise.alternatives import Alternative, Alternatives
+from nas_distill.blockwise.channels import axis_of, index_of
+from nas_distill.blockwise.watching import Watch
+from nas_distill.common.device import memory_format, place
+from nas_distill.common.errors import SpaceError
+from nas_distill.common.seeds import seeded_torch
+from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.space import cut_of
+
+
+def grow(alternatives: Alternatives, ancestor: Ancestor, *, seed: int) -> dict[str, nn.Module]:
+    """Return the module of each alternative by its key, with inherited weights; what is fresh is seeded by ``seed``.
+
+    Each is cut as a whole student would be, so that its channels are those that such a student has.
+
+    Raises:
+        SpaceError: a cut block is given or returns other channels than the plan says.
+    """
+    found: dict[str, nn.Module] = {}
+    waiting = list(alternatives.entries)
+    while waiting:
+        chosen, widths = _together(alternatives, waiting)
+        with seeded_torch(seed, "alternatives", waiting[0].key):
+            network = ancestor.heir(alternatives.cut_values(chosen, widths))
+        _check(alternatives, ancestor, network, chosen)
+        for block, entry in chosen.items():
+            module = copy.deepcopy(network.get_submodule(alternatives.plan.blocks[block].module))
+            found[entry.key] = place(module, "cpu", memory_format(module))
+            waiting.remove(entry)
+    return {entry.key: found[entry.key] for entry in alternatives.entries}
+
+
+def kept_channels(alternatives: Alternatives, ancestor: Ancestor) -> dict[tuple[str | None, int | None], Tensor | None]:
+    """Return for each shared group and width that is tried the channels (K,) that stay; None for all of them."""
+    found: dict[tuple[str | None, int | None], Tensor | None] = {(None, None): None}
+    for group, choices in alternatives.shared.items():
+        for width in choices:
+            what = cut_of(alternatives.plan, alternatives.cut_values({}, {group: width}), ancestor.orders)
+            found[group, width] = index_of(what.keep.get(group))
+    return found
+
+
+def _together(alternatives: Alternatives, waiting: list[Alternative]) -> tuple[dict[int, Alternative], dict[str, int]]:
+    """Return one alternative for as many blocks as agree on the shared widths, so that one cut makes them all."""
+    chosen: dict[int, Alternative] = {}
+    widths: dict[str, int] = {}
+    for entry in waiting:
+        needed = alternatives.widths(entry)
+        if entry.block not in chosen and all(widths.get(group, width) == width for group, width in needed.items()):
+            chosen[entry.block] = entry
+            widths.update(needed)
+    return chosen, widths
+
+
+def _check(
+    alternatives: Alternatives, ancestor: Ancestor, network: nn.Module, chosen: Mapping[int, Alternative]
+) -> None:
+    """Run a cut network, and hold the channels at its blocks' ends against the plan's."""
+    plan = alternatives.plan
+    x, _ = ancestor.data.batch("train", torch.arange(min(2, len(ancestor.data.train))))
+    with Watch(network.eval(), [plan.blocks[block].module for block in chosen]) as watch:
+        _, passages = watch.run(x)
+    for (index, entry), passage in zip(chosen.items(), passages):
+        block = plan.blocks[index]
+        axis = axis_of(block.tokens)
+        for word, wanted, tensor in (
+            ("is given", entry.input, passage.given),
+            ("returns", entry.output, passage.made),
+        ):
+            if wanted is not None and tensor.shape[axis] != wanted:
+                raise SpaceError(
+                    f"block '{block.module}' {word} {tensor.shape[axis]} channels where {wanted} were kept, so it "
+                    "cannot be distilled apart; name other blocks, as in space: {from_teacher: {blocks: [...]}}."
+                )

@@ -1,0 +1,280 @@
+"""Alternatives of all blocks of a teacher: trained once, scored, and kept in a folder for every budget to come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nas_distill.blockwise.alternatives import Alternative, Alternatives, find_alternatives
+from nas_distill.blockwise.costs import CostTable, count_costs
+from nas_distill.blockwise.scoring import Score, score_block, score_width
+from nas_distill.blockwise.settings import BlockwiseConfig
+from nas_distill.blockwise.training import LocalTraining
+from nas_distill.common.errors import RunError, StorageError, TrainingError, first_line
+from nas_distill.common.files import atomic_path, write_json
+from nas_distill.cut.ancestor import Ancestor
+from nas_distill.data import Dataset
+from nas_distill.space import SearchSpace
+
+CONTENT, WEIGHTS, SCORES = "library.json", "weights.safetensors", "scores.json"
+FORMAT = 1
+_TRAINED_BY = ("trunk", "widths", "epochs", "batch_size", "optimizer", "warmup", "heldout")
+
+
+@dataclass(frozen=True)
+class Library:
+    """What ``build_library`` made.
+
+    Attributes:
+        folder: where it is kept.
+        alternatives: of all blocks, and the widths of the groups that they share.
+        scores: of each alternative by its key; lower is better.
+        width_scores: of each width of those shared groups that end at no block, by group and width.
+        costs: of alternatives and of what is around the blocks.
+        presented: training samples that the alternatives were trained on, each counted once for all of them. Samples
+            that were only looked at (statistics, scores) are not in it.
+        seconds: that the training took; scoring is not in it.
+        identity: what it depends on.
+    """
+
+    folder: Path
+    alternatives: Alternatives
+    scores: Mapping[str, Score]
+    width_scores: Mapping[tuple[str, int], Score]
+    costs: CostTable
+    presented: int
+    seconds: float
+    identity: str
+
+    def weights(self, entry: Alternative) -> dict[str, Tensor]:
+        """Return the state dict of an alternative, on the CPU; empty for one without weights.
+
+        Raises:
+            RunError: the folder's weights are missing or damaged.
+        """
+        path, beginning = self.folder / WEIGHTS, f"{entry.key}/"
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name[len(beginning) :]: file.get_tensor(name) for name in _names(file, beginning)}
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} cannot be read ({first_line(error)}); delete its folder to train anew.") from error
+
+    def start(self, student: nn.Module, values: Mapping[str, Any]) -> int:
+        """Fill in the weights of a student's blocks that the library has, in place; return how many it has.
+
+        The student must have its inherited weights already (``Ancestor.fill``), for the rest of it. Each block's
+        batch-norm statistics are of the teacher's activations, so work out the whole student's anew afterwards
+        (``cut.statistics.reestimate``). A student that starts from random weights is left as it is.
+
+        Args:
+            student: of the space that the library was made for.
+            values: of its architecture.
+        """
+        if values.get("start") == "random":
+            return 0
+        filled = 0
+        for entry in self.alternatives.of_values(values):
+            weights = self.weights(entry) if entry.key in self.scores else {}
+            if weights:
+                name = self.alternatives.plan.blocks[entry.block].module
+                student.get_submodule(name).load_state_dict(weights)
+                filled += 1
+        return filled
+
+    def save(self) -> None:
+        """Write everything but the weights into the folder."""
+        content = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "presented": self.presented,
+            "seconds": self.seconds,
+            "alternatives": self.alternatives.to_dict(),
+            "scores": {key: _score_values(score) for key, score in self.scores.items()},
+            "width_scores": [
+                [group, width, _score_values(score)] for (group, width), score in self.width_scores.items()
+            ],
+            "costs": self.costs.to_dict(),
+        }
+        write_json(self.folder / CONTENT, content)
+
+    @classmethod
+    def load(cls, folder: Path) -> Library:
+        """Read a finished library.
+
+        Raises:
+            RunError: there is none, or it cannot be read.
+        """
+        path = folder / CONTENT
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"its format is {content['format']}, and {FORMAT} is known")
+            return cls(
+                folder=folder,
+                alternatives=Alternatives.from_dict(content["alternatives"]),
+                scores={key: _score(values) for key, values in content["scores"].items()},
+                width_scores={(group, width): _score(values) for group, width, values in content["width_scores"]},
+                costs=CostTable.from_dict(content["costs"]),
+                presented=content["presented"],
+                seconds=content["seconds"],
+                identity=content["identity"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is no library of blocks ({first_line(error)}).") from error
+
+
+def build_library(
+    ancestor: Ancestor,
+    space: SearchSpace,
+    data: Dataset,
+    *,
+    settings: BlockwiseConfig,
+    seed: int,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, int], None] | None = None,
+) -> Library:
+    """Train and score all alternatives of all blocks of a space; what ``folder`` has already is not made again.
+
+    It runs on one thread, as alternatives are small. It saves itself once a minute, and goes on from there.
+
+    Args:
+        ancestor: the teacher, and which of its units narrower students keep.
+        space: of students cut from it (``cut_space``).
+        data: its training split alone is looked at; a part of that is held out for the scores.
+        settings: which alternatives, and how they are trained.
+        seed: of the order of samples, of what is held out, and of fresh weights.
+        folder: where the library is kept.
+        device: where the teacher and the alternatives run.
+        on_step: told after each step how many are done, of how many; what it raises passes once all is saved.
+
+    Raises:
+        ConfigError: there are too many alternatives; nothing was trained.
+        SpaceError: the space is not cut from this teacher, or its blocks cannot be trained apart.
+        TrainingError: the folder is of another training.
+        StorageError: it cannot be written.
+    """
+    alternatives = find_alternatives(space, ancestor.plan, trunk=settings.trunk, widths=settings.widths)
+    identity = _identity(alternatives, ancestor, data, settings, seed)
+    if (folder / CONTENT).exists():
+        library = Library.load(folder)
+        if library.identity != identity:
+            raise TrainingError(
+                f"The library of blocks in {folder} is of another training (settings, data, teacher or seed have "
+                "changed); delete it to start anew."
+            )
+        return library
+    with _one_thread():
+        training = LocalTraining(alternatives, ancestor, data, settings, seed=seed, identity=identity, device=device)
+        training.load(folder)
+        total = training.total_steps + len(alternatives.plan.blocks)
+        training.train(folder, None if on_step is None else lambda step, _: on_step(step, total))
+        training.save(folder)
+        training.settle()
+        scores = _scores(training, folder, total, on_step)
+        width_scores = {
+            (group, width): score_width(training, ancestor, group, width)
+            for group, widths in alternatives.free().items()
+            for width in widths
+        }
+        for module in training.modules.values():
+            module.cpu()
+        _save_weights(training.modules, folder / WEIGHTS)
+        library = Library(
+            folder=folder,
+            alternatives=alternatives,
+            scores=scores,
+            width_scores=width_scores,
+            costs=count_costs(alternatives, ancestor, training.modules),
+            presented=training.presented,
+            seconds=training.seconds,
+            identity=identity,
+        )
+    library.save()
+    training.forget(folder)
+    (folder / SCORES).unlink(missing_ok=True)
+    return library
+
+
+def _scores(
+    training: LocalTraining, folder: Path, total: int, on_step: Callable[[int, int], None] | None
+) -> dict[str, Score]:
+    """Return the scores of all alternatives; those of a finished block are kept, should the process die."""
+    path = folder / SCORES
+    found: dict[str, Any] = {}
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        found = kept["scores"] if kept["identity"] == training.identity else {}
+    for block in range(len(training.alternatives.plan.blocks)):
+        if any(entry.key not in found for entry in training.alternatives.of_block(block)):
+            found |= {key: _score_values(score) for key, score in score_block(training, block).items()}
+            write_json(path, {"identity": training.identity, "scores": found})
+        if on_step is not None:
+            on_step(training.total_steps + block + 1, total)
+    return {entry.key: _score(found[entry.key]) for entry in training.alternatives.entries}
+
+
+def _save_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
+    tensors = {
+        f"{key}/{name}": tensor.detach().clone(memory_format=torch.contiguous_format)
+        for key, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path} cannot be written ({first_line(error)}); mend that, then resume.") from error
+
+
+def _names(file: Any, beginning: str) -> list[str]:
+    return [name for name in file.keys() if name.startswith(beginning)]  # noqa: SIM118 - it is no mapping
+
+
+def _score_values(score: Score) -> dict[str, float | None]:
+    # JSON has no infinity.
+    return {name: value if value < float("inf") else None for name, value in asdict(score).items()}
+
+
+def _score(values: Mapping[str, float | None]) -> Score:
+    return Score(**{name: float("inf") if value is None else value for name, value in values.items()})
+
+
+def _identity(
+    alternatives: Alternatives, ancestor: Ancestor, data: Dataset, settings: BlockwiseConfig, seed: int
+) -> str:
+    digest = hashlib.sha256()
+    digest.update(re.sub(r"0x[0-9a-f]+", "", repr(ancestor.module)).encode())
+    for name, tensor in sorted(ancestor.module.state_dict().items()):
+        content = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{content.dtype}{tuple(content.shape)}".encode())
+        digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
+    parts = [
+        alternatives.to_dict(),
+        {name: list(order) for name, order in sorted(ancestor.orders.items())},
+        settings.model_dump(mode="json", include=set(_TRAINED_BY)),
+        [seed, data.fingerprint, data.views.recipe()],
+    ]
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,320 @@
+"""All alternatives of all blocks, trained side by side on what the teacher's blocks are given and return.
+
+The teacher runs once for each batch; no gradient passes from one block to another. An alternative is given the
+teacher's activations at its block's input, and is to return those at its output, each restricted to the channels that
+it has (as in LANA; Molchanov et al., 2022, arXiv:2107.10624). The loss is the squared error of each channel over the
+teacher's variance in it, DONNA's noise-to-signal ratio (Moons et al., 2021, arXiv:2012.08859), meant over channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.blockwise.alternatives import Alternative, Alternatives
+from nas_distill.blockwise.channels import along, axis_of, by_channel, first_tensor, restrict
+from nas_distill.blockwise.growing import grow, kept_channels
+from nas_distill.blockwise.norms import anew, train_norms_alone
+from nas_distill.blockwise.settings import BlockwiseConfig
+from nas_distill.blockwise.watching import Passage, Watch
+from nas_distill.common.device import memory_format, place
+from nas_distill.common.errors import StorageError, TrainingError, first_line
+from nas_distill.common.files import atomic_path
+from nas_distill.common.seeds import torch_generator
+from nas_distill.config import OptimizerConfig
+from nas_distill.cut.ancestor import Ancestor
+from nas_distill.data import Dataset
+from nas_distill.distill.schedule import warmup_cosine
+
+STATISTICS = 2048
+"""Training samples from which means, variances and batch-norm statistics are taken."""
+BATCH = 128
+_SAVE_EVERY = 60.0
+_FLOOR = 0.01
+_STATE = "state.pt"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What the teacher returns in one block: ``mean`` and ``variance`` (C,) of channels, ``deviation`` of all values.
+
+    A channel that hardly varies would make any error in it endless, so no variance is below a hundredth of their mean.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    deviation: float
+
+
+class LocalTraining:
+    """Alternatives as modules, the teacher that they learn from, and the samples.
+
+    ``identity`` is what a checkpoint must have in common with it. Order of samples and views depend on ``seed`` and the
+    step alone; a training that was saved and loaded gives bit for
+    bit what one without a stop gives (on one kind of machine with one number of threads).
+    """
+
+    def __init__(
+        self,
+        alternatives: Alternatives,
+        ancestor: Ancestor,
+        data: Dataset,
+        settings: BlockwiseConfig,
+        *,
+        seed: int,
+        identity: str = "",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.identity = identity
+        self.alternatives = alternatives
+        self.data = data
+        self.settings = settings
+        self.seed = seed
+        self.device = torch.device(device)
+        self.step = 0
+        self.seconds = 0.0
+        teacher = copy.deepcopy(ancestor.module).eval().requires_grad_(False)
+        self._format = memory_format(teacher)
+        self.teacher = place(teacher, self.device, self._format)
+        self.learning, self.heldout = _split(len(data.train), settings.heldout, seed)
+        self.batch_size = min(settings.batch_size, len(self.learning))
+        self._per_epoch = len(self.learning) // self.batch_size
+        self.total_steps = round(settings.epochs * self._per_epoch)
+        grown = grow(alternatives, ancestor, seed=seed)
+        self.modules = {key: module.to(self.device) for key, module in grown.items()}
+        self._kept = {ends: _to(kept, self.device) for ends, kept in kept_channels(alternatives, ancestor).items()}
+        self.signals = self._measure()
+        # The teacher's own block has nothing to learn, and its statistics are right.
+        self._changed = [one for one in alternatives.entries if not alternatives.is_uncut(one)]
+        self._trained = [one for one in self._changed if any(True for _ in self.modules[one.key].parameters())]
+        self._optimizer = _make_optimizer([self.modules[one.key] for one in self._trained], settings.optimizer)
+
+    @property
+    def presented(self) -> int:
+        """Samples that have been trained on; each passes all alternatives and counts once."""
+        return self.step * self.batch_size
+
+    def train(self, folder: Path, on_step: Callable[[int, int], None] | None = None) -> None:
+        """Train to the end; saves itself in ``folder`` now and then, and before an error of ``on_step`` passes."""
+        for entry in self._trained:
+            train_norms_alone(self.modules[entry.key])
+        saved = began = time.monotonic()
+        with self.watch() as watch:
+            for index, view in self._schedule():
+                self._train_step(watch, self.batch(index, view))
+                if on_step is not None:
+                    try:
+                        on_step(self.step, self.total_steps)
+                    except BaseException:
+                        self.seconds += time.monotonic() - began
+                        self.save(folder)
+                        raise
+                if time.monotonic() - saved > _SAVE_EVERY:
+                    self.seconds += time.monotonic() - began
+                    self.save(folder)
+                    saved = began = time.monotonic()
+        self.seconds += time.monotonic() - began
+
+    def settle(self) -> None:
+        """Work out the batch-norm statistics of all alternatives anew, by the samples as they are; eval mode."""
+        with self.watch() as watch, anew([self.modules[entry.key] for entry in self._changed]):
+            for x in self.looks():
+                _, passages = watch.run(x)
+                for entry in self._changed:
+                    with torch.no_grad():
+                        self.returned(entry, passages[entry.block])
+
+    def watch(self) -> Watch:
+        """Return a watch on the teacher's blocks."""
+        return Watch(self.teacher, [block.module for block in self.alternatives.plan.blocks])
+
+    def returned(self, entry: Alternative, passage: Passage) -> Tensor:
+        """Return what an alternative makes of what its block is given."""
+        block = self.alternatives.plan.blocks[entry.block]
+        given = restrict(passage.given, self.kept_in(entry), axis_of(block.tokens))
+        return first_tensor(self.modules[entry.key](given, *passage.rest, **passage.named), block.module)
+
+    def kept_in(self, entry: Alternative) -> Tensor | None:
+        """Return the channels of the teacher's that an alternative is given, None for all."""
+        return self._kept[self.alternatives.plan.blocks[entry.block].input if entry.input else None, entry.input]
+
+    def kept_out(self, entry: Alternative) -> Tensor | None:
+        """Return the channels of the teacher's that an alternative returns, None for all."""
+        return self._kept[self.alternatives.plan.blocks[entry.block].output if entry.output else None, entry.output]
+
+    def batch(self, index: Tensor, view: int | None = None) -> Tensor:
+        """Return training samples where the teacher is."""
+        x, _ = self.data.batch("train", index, view)
+        return x.to(self.device, memory_format=self._format) if x.dim() == 4 else x.to(self.device)
+
+    def looks(self) -> Iterator[Tensor]:
+        """Return the batches by which statistics are taken, always the same."""
+        for index in self.learning[:STATISTICS].split(BATCH):
+            yield self.batch(index)
+
+    def save(self, folder: Path) -> None:
+        """Save everything that going on needs; the file is whole or the one before stays.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        state = {
+            "identity": self.identity,
+            "step": self.step,
+            "seconds": self.seconds,
+            "modules": {key: module.state_dict() for key, module in self.modules.items()},
+            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        try:
+            with atomic_path(folder / _STATE) as path:
+                path.write_bytes(content.getbuffer())
+        except OSError as error:
+            raise StorageError(
+                f"Checkpoint {folder / _STATE} cannot be written ({error.strerror or error}); mend that, then resume."
+            ) from error
+
+    def load(self, folder: Path) -> bool:
+        """Go on from what ``save`` left in ``folder``; False if there is nothing.
+
+        Raises:
+            TrainingError: the file is damaged, or of a training with another identity.
+        """
+        path = folder / _STATE
+        if not path.exists():
+            return False
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            if state["identity"] != self.identity:
+                raise _OtherError
+            for key, weights in state["modules"].items():
+                self.modules[key].load_state_dict(weights)
+            if self._optimizer is not None:
+                self._optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = state["step"], state["seconds"]
+        except _OtherError:
+            raise TrainingError(
+                f"Checkpoint {path} is of another training (settings, data, teacher or seed have changed); delete it "
+                "to start anew."
+            ) from None
+        except Exception as error:
+            raise TrainingError(
+                f"Checkpoint {path} is damaged ({first_line(error)}); delete it to start anew."
+            ) from error
+        return True
+
+    def forget(self, folder: Path) -> None:
+        """Delete what ``save`` left."""
+        (folder / _STATE).unlink(missing_ok=True)
+
+    def _schedule(self) -> Iterator[tuple[Tensor, int]]:
+        order, order_of = torch.empty(0, dtype=torch.int64), -1
+        for step in range(self.step, self.total_steps):
+            epoch, position = divmod(step, self._per_epoch)
+            if epoch != order_of:
+                generator = torch_generator(self.seed, "blockwise", "order", epoch)
+                order, order_of = self.learning[torch.randperm(len(self.learning), generator=generator)], epoch
+            yield order[position * self.batch_size :][: self.batch_size], epoch % self.data.views.count
+
+    def _train_step(self, watch: Watch, x: Tensor) -> None:
+        _, passages = watch.run(x)
+        config = self.settings.optimizer
+        wanted: dict[tuple[int, int | None], tuple[Tensor, Tensor]] = {}
+        assert self._optimizer is not None or not self._trained
+        for entry in self._trained:
+            if (entry.block, entry.output) not in wanted:
+                wanted[entry.block, entry.output] = self._wanted(entry, passages[entry.block].made)
+            target, weight = wanted[entry.block, entry.output]
+            loss = ((self.returned(entry, passages[entry.block]) - target).square() * weight).mean()
+            parameters = list(self.modules[entry.key].parameters())
+            if not bool(torch.isfinite(loss)):
+                continue  # it will not be chosen, having no score; the others go on
+            loss.backward()
+            if config.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, config.clip)
+        if self._optimizer is not None:
+            rate = config.lr * warmup_cosine((self.step + 0.5) / self.total_steps, self.settings.warmup)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def _wanted(self, entry: Alternative, made: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the alternatives of a block with this output are to return, and each channel's weight."""
+        axis, kept = axis_of(self.alternatives.plan.blocks[entry.block].tokens), self.kept_out(entry)
+        variance = self.signals[entry.block].variance
+        variance = variance if kept is None else variance[kept]
+        return restrict(made, kept, axis), along(1 / variance, made.dim(), axis).to(made)
+
+    def _measure(self) -> list[Signal]:
+        """Return mean and variance of each block's channels."""
+        count = 0
+        sums: list[Tensor] = []
+        squares: list[Tensor] = []
+        blocks = self.alternatives.plan.blocks
+        with self.watch() as watch:
+            for x in self.looks():
+                _, passages = watch.run(x)
+                for index, (block, passage) in enumerate(zip(blocks, passages)):
+                    axis, made = axis_of(block.tokens), passage.made.double()
+                    if len(sums) <= index:
+                        sums.append(torch.zeros(made.shape[axis], dtype=torch.float64, device=self.device))
+                        squares.append(sums[index].clone())
+                    sums[index] += len(x) * by_channel(made, axis)
+                    squares[index] += len(x) * by_channel(made.square(), axis)
+                count += len(x)
+        found = []
+        for summed, squared in zip(sums, squares):
+            variance = (squared / count - (summed / count).square()).clamp_min(0)
+            mean, floor = summed / count, max(_FLOOR * float(variance.mean()), 1e-12)
+            deviation = math.sqrt(float(variance.mean() + mean.var(correction=0)))
+            found.append(Signal(mean.float(), variance.clamp_min(floor).float(), max(deviation, 1e-6)))
+        return found
+
+
+class _OtherError(Exception):
+    """A checkpoint is of another training."""
+
+
+def _split(samples: int, heldout: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the places of the training split that are learnt from, and those that are scored on, a fifth at most.
+
+    Both are in random order: a training split may be sorted by class.
+    """
+    order = torch.randperm(samples, generator=torch_generator(seed, "blockwise", "heldout"))
+    count = max(1, min(heldout, samples // 5))
+    if samples < 2:
+        raise TrainingError(
+            "Blockwise distillation needs two training samples or more: one is held out for the scores."
+        )
+    return order[count:], order[:count]
+
+
+def _to(kept: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if kept is None else kept.to(device)
+
+
+def _make_optimizer(modules: list[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer | None:
+    """Return one optimizer of all alternatives; what it does to one does not depend on the others."""
+    weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+    if not weights:
+        return None
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True)
