@@ -82,19 +82,21 @@ def prepared(run: Run, inputs: Inputs) -> Prepared:
 
 
 def shown(architecture: dict[str, Any]) -> str:
-    """Write an architecture in a table's cell: its plain values, those of lists between bars."""
+    """Write an architecture in a table's cell; what is the only value of its mapping needs no name."""
 
     def write(value: Any) -> str:
+        if isinstance(value, dict) and len(value) == 1:
+            return write(next(iter(value.values())))
         if isinstance(value, dict):
             return " ".join(write(entry) if key in _PLAIN else f"{key} {write(entry)}" for key, entry in value.items())
         if isinstance(value, list):
             return ", ".join(write(entry) for entry in value)
         return str(value)
 
-    return "; ".join(f"{key} {write(value)}" for key, value in architecture.items())
+    return "; ".join(f"{key} {write(architecture[key])}" for key in sorted(architecture, reverse=True))
 
 
-_PLAIN = ("width", "kind", "inner")
+_PLAIN = ("kind", "inner")
 
 
 def template(options: argparse.Namespace, data: Dataset, store: Path) -> dict[str, Any]:
