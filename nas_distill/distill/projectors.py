@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nas_distill.common.errors import TrainingError
+from nas_distill.distill.batch_norm import BatchNorm
 from nas_distill.distill.losses.features.tensors import pooled_to, smaller
 
 Shape = Sequence[int]
@@ -50,7 +51,7 @@ class MapProjector(Projector):
         if inputs == outputs and not always:
             body: nn.Module = nn.Identity()
         else:
-            body = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            body = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), BatchNorm(outputs))
         super().__init__(body)
         self.size = smaller(ours, theirs)
 

@@ -15,7 +15,7 @@ from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
 
 
-@loss("dkd")
+@loss("dkd", parts=("alpha", "beta"))
 def dkd(
     student: Outputs,
     teacher: Outputs,

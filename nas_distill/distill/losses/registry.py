@@ -33,7 +33,8 @@ class LossSpec:
 
     ``make``: a function (student, teacher, batch, *, options) or a subclass of Loss (shapes, *, options). ``weight`` is
     its paper's, for the reduction that it has here. ``layers``: which layers it reads unless told. ``own``: they are
-    the student's alone. ``reduction``: what it gets of the teacher's. ``taught`` False: it needs no teacher.
+    the student's alone. ``reduction``: what it gets of the teacher's. ``taught`` False: it needs no teacher. ``parts``:
+    options that weigh its parts, of which one at least must be above 0.
     """
 
     name: str
@@ -43,6 +44,7 @@ class LossSpec:
     own: bool
     reduction: Reduction
     taught: bool
+    parts: tuple[str, ...]
     options: type[BaseModel]
 
     @property
@@ -54,12 +56,18 @@ class LossSpec:
         """Return the options, checked and completed.
 
         Raises:
-            ConfigError: an unknown option, or a wrong value; names ``where``.
+            ConfigError: an unknown option, a wrong value, or nothing left to learn; names ``where``.
         """
         try:
-            return self.options.model_validate(given).model_dump()
+            found = self.options.model_validate(given).model_dump()
         except ValidationError as error:
             raise ConfigError(f"{where} ({self.name}): {explain(self.options, error)}") from error
+        if self.parts and not any(found[part] for part in self.parts):
+            named = " and ".join(f"'{part}'" for part in self.parts)
+            raise ConfigError(
+                f"{where} ({self.name}): {named} are 0, which leaves nothing to learn; raise one or take the term out."
+            )
+        return found
 
 
 def loss(
@@ -70,6 +78,7 @@ def loss(
     own: bool = False,
     reduction: Reduction = "full",
     taught: bool = True,
+    parts: Sequence[str] = (),
 ) -> Callable[[Made], Made]:
     """Register a function or a Loss; its keyword-only parameters, with annotations and defaults, are its options.
 
@@ -78,7 +87,9 @@ def loss(
     """
 
     def register(made: Made) -> Made:
-        spec = _spec(made, name, weight, layers, own, reduction, taught)
+        spec = LossSpec(
+            name or made.__name__, made, weight, layers, own, reduction, taught, tuple(parts), _options(made)
+        )
         setattr(made, _SPEC, spec)
         if name:
             _BUILT_IN[name] = spec
@@ -99,7 +110,7 @@ def find_loss(name: str, *, where: str = "loss", paths: Sequence[Path] = ()) -> 
         if spec is None or (isinstance(found, type) and spec.make is not found):
             if not callable(found) or (isinstance(found, type) and not issubclass(found, Loss)):
                 raise ConfigError(f"{where}: '{name}' is neither a function nor a subclass of nas_distill's Loss.")
-            return _spec(found, name, 1.0, "none", False, "full", True)
+            return LossSpec(name, found, 1.0, "none", False, "full", True, (), _options(found))
         assert isinstance(spec, LossSpec)
         return spec
     known = _built_in()
@@ -119,12 +130,6 @@ def _built_in() -> dict[str, LossSpec]:
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
     return _BUILT_IN
-
-
-def _spec(
-    made: Callable[..., Any], name: str, weight: float, layers: Layers, own: bool, reduction: Reduction, taught: bool
-) -> LossSpec:
-    return LossSpec(name or made.__name__, made, weight, layers, own, reduction, taught, _options(made))
 
 
 def _options(made: Callable[..., Any]) -> type[BaseModel]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nas_distill.common.errors import TrainingError
+from nas_distill.common.errors import ConfigError, TrainingError
 from nas_distill.distill.losses import find_loss, loss_names
 
 LOSSES = {
@@ -148,3 +148,10 @@ def test_logits_that_cannot_be_compared_are_refused(name, options):
     else:
         with pytest.raises(TrainingError, match=f"'{name}' .* needs 2 or more, but the logits are of 1; take 'bce_kd'"):
             loss(drawn(4, 1), drawn(4, 1), torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("name", "parts"), [("dkd", ("alpha", "beta")), ("dist", ("beta", "gamma"))])
+def test_a_loss_all_of_whose_parts_weigh_0_is_refused(name, parts):
+    with pytest.raises(ConfigError, match=rf"loss.0 \({name}\): .* are 0, which leaves nothing to learn"):
+        find_loss(name).check(dict.fromkeys(parts, 0.0), "loss.0")
+    assert find_loss(name).parts == parts

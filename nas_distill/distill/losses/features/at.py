@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas_distill.distill.losses.features.tensors import check_kinds, exact, pooled_to, scaled, smaller, unit
+from nas_distill.distill.losses.features.tensors import (
+    check_kinds,
+    check_places,
+    exact,
+    pooled_to,
+    scaled,
+    smaller,
+    unit,
+)
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 from nas_distill.teacher.answer import attention_map
@@ -38,12 +46,13 @@ class AttentionTransfer(Loss):
     averaged to the smaller. It learns nothing itself.
 
     Raises:
-        TrainingError: a layer is not a feature map.
+        TrainingError: a layer is not a feature map, or none has two places.
     """
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__(shapes)
         check_kinds("at", shapes, [3], "take 'sp' or 'pkt' for layers without places, or name feature maps")
+        check_places("at", shapes, "name other layers, or take 'sp' or 'pkt', which compare samples")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """Return the sum over layers of the mean square difference."""

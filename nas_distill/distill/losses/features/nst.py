@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas_distill.distill.losses.features.tensors import check_kinds, check_tokens, exact, pooled_to, smaller, unit
+from nas_distill.distill.losses.features.tensors import (
+    check_kinds,
+    check_places,
+    check_tokens,
+    exact,
+    pooled_to,
+    smaller,
+    unit,
+)
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 
@@ -36,13 +44,14 @@ class NeuronSelectivity(Loss):
     channel over N places. Memory O(C^2) a sample. It learns nothing itself.
 
     Raises:
-        TrainingError: a layer is a vector, or the two sides have different numbers of tokens.
+        TrainingError: a layer is a vector, the two sides have different numbers of tokens, or no layer has two places.
     """
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__(shapes)
         check_kinds("nst", shapes, [3, 2], "take 'pkt' or 'rkd' for vectors")
         check_tokens("nst", shapes, "take 'sp' or 'pkt', which compare samples")
+        check_places("nst", shapes, "name other layers, or take 'sp' or 'pkt', which compare samples")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """Return the sum over layers of the discrepancy."""

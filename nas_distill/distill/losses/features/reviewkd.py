@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_distill.distill.batch_norm import BatchNorm
 from nas_distill.distill.losses.features.tensors import check_kinds, check_tokens, exact, pooled_to, smaller
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
@@ -24,8 +25,8 @@ class Fusion(nn.Module):
 
     def __init__(self, inputs: int, middle: int, outputs: int, *, deepest: bool) -> None:
         super().__init__()
-        self.take = nn.Sequential(nn.Conv2d(inputs, middle, 1, bias=False), nn.BatchNorm2d(middle))
-        self.give = nn.Sequential(nn.Conv2d(middle, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        self.take = nn.Sequential(nn.Conv2d(inputs, middle, 1, bias=False), BatchNorm(middle))
+        self.give = nn.Sequential(nn.Conv2d(middle, outputs, 3, padding=1, bias=False), BatchNorm(outputs))
         self.attend = None if deepest else nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid())
 
     def forward(self, feature: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def angles(vectors: Tensor) -> Tensor:
     return ways @ ways.transpose(1, 2)
 
 
-@loss("rkd", layers="vector", reduction="pooled")
+@loss("rkd", layers="vector", reduction="pooled", parts=("distance", "angle"))
 def rkd(student: Outputs, teacher: Outputs, batch: Batch, *, distance: Weight = 25.0, angle: Weight = 50.0) -> Tensor:
     """Relational: distances and angles between the samples of a batch (Park et al., 2019, arXiv:1904.05068).
 

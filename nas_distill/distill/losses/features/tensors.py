@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -95,3 +96,28 @@ def check_tokens(name: str, shapes: Shapes, instead: str) -> None:
                 f"The loss '{name}' compares place by place, which the student's layer {tuple(student)} and the "
                 f"teacher's {tuple(teacher)} do not allow; {instead}."
             )
+
+
+def check_places(name: str, shapes: Shapes, instead: str) -> None:
+    """Refuse features that are all of a single place, of which a loss on where a layer is active learns nothing.
+
+    A pair of one place among others adds 0.
+
+    Args:
+        name: of the loss.
+        shapes: of its layers: maps (C, H, W), a teacher's maybe reduced to (H, W), or tokens (N, D).
+        instead: what to take, an end of a sentence.
+
+    Raises:
+        TrainingError: no pair has two places or more.
+    """
+    if all(_places(student, teacher) == 1 for student, teacher in shapes.features):
+        student, teacher = shapes.features[-1]
+        raise TrainingError(
+            f"The loss '{name}' compares where a layer is active, and the student's layer {tuple(student)} beside the "
+            f"teacher's {tuple(teacher)} has a single place, which makes it constant; {instead}."
+        )
+
+
+def _places(student: tuple[int, ...], teacher: tuple[int, ...]) -> int:
+    return student[0] if len(student) == 2 else math.prod(smaller(student, teacher))

@@ -76,3 +76,13 @@ def test_layers_without_places_are_refused(make_case, shape):
 def test_no_layer_is_refused(make_case):
     with pytest.raises(TrainingError, match="at least one pair of layers"):
         make_case("at", [], [])
+
+
+def test_layers_of_a_single_place_are_refused_unless_there_are_others(make_case):
+    for student, teacher in [([(3, 1, 1)], [(4, 5, 5)]), ([(3, 4, 4), (3, 1, 1)], [(3, 1, 1), (3, 1, 1)])]:
+        with pytest.raises(TrainingError, match=r"'at' compares where .* single place, which makes it constant; name"):
+            make_case("at", student, teacher)
+    case = make_case("at", [(3, 4, 4), (3, 1, 1)], [(3, 4, 4), (5, 1, 1)])
+    ours, theirs = case.draw()
+    alone = make_case("at", [(3, 4, 4)], [(3, 4, 4)])
+    assert float(case(ours, theirs)) == pytest.approx(float(alone(ours[:1], theirs[:1])))

@@ -57,3 +57,17 @@ def test_a_regressor_is_learned_unless_it_is_not_wanted(make_case):
 def test_layers_that_do_not_fit_are_refused(make_case, student, teacher):
     with pytest.raises(TrainingError, match=r"'hint' compares place by place.*take 'sp' or 'pkt'"):
         make_case("hint", student, teacher)
+
+
+def test_a_batch_of_one_place_is_learnt_from_too(make_case):
+    case = make_case("hint", [(3, 1, 1)], [(4, 1, 1)])
+    ours, theirs = case.draw(1)
+    before = {key: value.clone() for key, value in case.module.state_dict().items()}
+    value = case([ours[0].requires_grad_()], theirs)
+    value.backward()
+    assert torch.isfinite(value)
+    assert float(ours[0].grad.abs().max()) > 0
+    # One value has no variance, so running statistics stay what they were.
+    assert all(torch.equal(value, before[key]) for key, value in case.module.state_dict().items())
+    case(*case.draw(2))
+    assert any(not torch.equal(value, before[key]) for key, value in case.module.state_dict().items())

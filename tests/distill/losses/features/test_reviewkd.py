@@ -95,3 +95,17 @@ def test_the_fused_width_is_that_of_the_deepest(make_case):
 def test_layers_without_places_are_refused(make_case, shape):
     with pytest.raises(TrainingError, match=r"'reviewkd' compares a map \(C, H, W\).*take 'hint'"):
         make_case("reviewkd", [shape], [shape])
+
+
+def test_a_batch_of_one_place_is_learnt_from_too(make_case):
+    case = make_case("reviewkd", [(3, 1, 1)], [(4, 1, 1)])
+    ours, theirs = case.draw(1)
+    before = {key: value.clone() for key, value in case.module.state_dict().items()}
+    value = case([ours[0].requires_grad_()], theirs)
+    value.backward()
+    assert torch.isfinite(value)
+    assert float(ours[0].grad.abs().max()) > 0
+    # One value has no variance, so running statistics stay what they were.
+    assert all(torch.equal(value, before[key]) for key, value in case.module.state_dict().items())
+    case(*case.draw(2))
+    assert any(not torch.equal(value, before[key]) for key, value in case.module.state_dict().items())

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_distill.common.errors import ConfigError
+from nas_distill.distill.losses import find_loss
 from nas_distill.distill.losses.features.rkd import angles, distances
 
 
@@ -94,3 +95,11 @@ def test_a_single_sample_has_no_relations(make_case):
 def test_a_negative_weight_is_refused(make_case):
     with pytest.raises(ConfigError, match="'angle'"):
         make_case("rkd", [(3,)], [(4,)], angle=-1.0)
+
+
+def test_both_weights_0_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"loss.0 \(rkd\): 'distance' and 'angle' are 0, which leaves nothing to learn"
+    ):
+        find_loss("rkd").check({"distance": 0, "angle": 0}, "loss.0")
+    assert find_loss("rkd").check({"distance": 0}, "loss.0") == {"distance": 0, "angle": 50}
