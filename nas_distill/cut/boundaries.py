@@ -28,7 +28,11 @@ def find_blocks(
         blocks.append(
             Block(
                 module=stretch.module,
-                droppable=stretch.same and input == output and inputs == outputs > 0 and returned in (None, 1),
+                droppable=stretch.same
+                and not stretch.branch
+                and input == output
+                and inputs == outputs > 0
+                and returned in (None, 1),
                 input=input,
                 output=output,
                 stride=stretch.stride,

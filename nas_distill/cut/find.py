@@ -19,6 +19,7 @@ from nas_distill.cut.heads import attention_groups
 from nas_distill.cut.plan import Group, Plan, Whole
 from nas_distill.cut.proof import SAMPLES, Proof
 from nas_distill.cut.proven import prove
+from nas_distill.cut.sums import Sums
 from nas_distill.cut.trunk import Stretch, find_trunk
 
 
@@ -36,10 +37,10 @@ def find_plan(module: nn.Module, input_shape: Sequence[int], *, blocks: Sequence
         SpaceError: the network fails on such a sample, no trunk of blocks is found in it, or what is named is no block.
     """
     copied = copy.deepcopy(module).cpu()
-    recording = _record(copied, input_shape)
-    trunk = find_trunk(copied, recording, blocks)
+    recording, sums = _record(copied, input_shape)
+    trunk = find_trunk(copied, recording, sums, blocks)
     order = _order(copied, recording)
-    del recording
+    del recording, sums  # they hold all that passed through the network
     proof = Proof(copied, input_shape, [block.module for block in trunk])
     proposed, unread = _propose(copied, input_shape, order)
     proven, boundaries, whole = prove(copied, proposed, proof)
@@ -47,10 +48,11 @@ def find_plan(module: nn.Module, input_shape: Sequence[int], *, blocks: Sequence
     return Plan(tuple(groups), tuple(find_blocks(trunk, groups, boundaries, proof)), (*unread, *whole))
 
 
-def _record(module: nn.Module, input_shape: Sequence[int]) -> Recording:
+def _record(module: nn.Module, input_shape: Sequence[int]) -> tuple[Recording, Sums]:
     x = torch.randn(SAMPLES, *input_shape, generator=torch_generator(0, "cut", "find"))
     try:
-        return record(module, x)
+        with Sums(module) as sums:
+            return record(module, x), sums
     except TrainingError as error:
         raise SpaceError(f"what can be cut from the teacher cannot be found: {error}") from error
 

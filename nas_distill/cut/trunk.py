@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.common.errors import SpaceError, did_you_mean
 from nas_distill.common.layers.calls import Call, Recording
+from nas_distill.cut.sums import Sums
+from nas_distill.space.architecture import join
 
 _HOW = "name its blocks in the order of the forward pass, as in space: {from_teacher: {blocks: [...]}}"
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A block as it was called: from a tensor with ``inputs`` channels to one with ``outputs``."""
+    """A block as it was called: from a tensor with ``inputs`` channels to one with ``outputs``.
+
+    ``same``: both are of one shape. ``signed``: what it returns has negative values. ``branch``: what it returns is
+    added to what went beside it, so that it is not a part of the trunk that could be passed over.
+    """
 
     module: str
     inputs: int
@@ -25,42 +31,85 @@ class Stretch:
     tokens: bool
     same: bool
     signed: bool
+    branch: bool
 
 
-def find_trunk(module: nn.Module, recording: Recording, names: Sequence[str] | None = None) -> list[Stretch]:
+def find_trunk(
+    module: nn.Module, recording: Recording, sums: Sums, names: Sequence[str] | None = None
+) -> list[Stretch]:
     """Return the blocks of the trunk in the order of the forward pass.
 
     A block is an entry of a Sequential or ModuleList that has parts, is called once, and maps feature maps to feature
-    maps or tokens to tokens. Entries that are themselves Sequentials of blocks are stages: their entries are meant. In
+    maps or tokens to tokens. Entries with residual blocks in lists of their own are stages: those blocks are meant. In
     a network without such blocks, convolutions in a Sequential are the blocks.
 
     Args:
         module: the network.
         recording: of its forward pass.
+        sums: of the same pass.
         names: the blocks, where a user names them.
 
     Raises:
         SpaceError: none are found, or what is named is no block.
     """
-    calls: dict[str, list[Call]] = {}
-    for call in recording.calls:
-        calls.setdefault(call.name, []).append(call)
+    passes = _Passes(recording, sums)
     if names is not None:
-        return _named(module, calls, names)
-    blocks = _inside(module, "", calls, parts=True) or _inside(module, "", calls, parts=False)
+        return _named(module, passes, names)
+    blocks = _inside(module, "", passes, parts=True) or _inside(module, "", passes, parts=False)
     if not blocks:
         raise SpaceError(f"no trunk of blocks is found in the teacher ({type(module).__name__}); {_HOW}.")
-    return sorted(blocks, key=lambda block: calls[block.module][0].started)
+    return sorted(blocks, key=lambda block: passes.start(block.module))
 
 
-def _inside(module: nn.Module, prefix: str, calls: dict[str, list[Call]], *, parts: bool) -> list[Stretch]:
+class _Passes:
+    """What passes through the modules that are called once."""
+
+    def __init__(self, recording: Recording, sums: Sums) -> None:
+        calls: dict[str, list[Call]] = {}
+        for call in recording.calls:
+            calls.setdefault(call.name, []).append(call)
+        self._once = {name: several[0] for name, several in calls.items() if len(several) == 1}
+        self._sums = sums
+
+    def start(self, name: str) -> int:
+        return self._once[name].started
+
+    def end(self, name: str) -> int:
+        return self._once[name].ended
+
+    def residual(self, name: str) -> bool:
+        return self._sums.residual(name)
+
+    def stretch(self, name: str) -> Stretch | None:
+        """Return a module as a block; None if it is none."""
+        call = self._once.get(name)
+        if call is None or call.given is None or call.made is None:
+            return None
+        given, made = call.given, call.made
+        if given.dim() != made.dim() or given.dim() not in (3, 4):
+            return None
+        tokens = given.dim() == 3
+        axis = -1 if tokens else 1
+        return Stretch(
+            name,
+            inputs=given.shape[axis],
+            outputs=made.shape[axis],
+            stride=1 if tokens else max(1, round(given.shape[2] / made.shape[2])),
+            tokens=tokens,
+            same=given.shape == made.shape,
+            signed=bool((made < 0).any()),
+            branch=self._sums.around(name, made),
+        )
+
+
+def _inside(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> list[Stretch]:
     found: list[Stretch] = []
     listed = isinstance(module, nn.Sequential | nn.ModuleList)
     for name, child in module.named_children():
         path = f"{prefix}{name}"
-        block = _stretch(path, calls) if listed and _is_block(child, parts) else None
-        if block is None or _is_stage(child):
-            found += _inside(child, f"{path}.", calls, parts=parts)
+        block = passes.stretch(path) if listed and _is_block(child, parts) else None
+        if block is None or _is_stage(child, path, passes):
+            found += _inside(child, f"{path}.", passes, parts=parts)
         else:
             found.append(block)
     return found
@@ -69,22 +118,19 @@ def _inside(module: nn.Module, prefix: str, calls: dict[str, list[Call]], *, par
 def _is_block(module: nn.Module, parts: bool) -> bool:
     if not parts:
         return isinstance(module, _ConvNd)
-    return _parts(module) and any(True for _ in module.parameters())
+    return any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
-def _is_stage(module: nn.Module) -> bool:
-    """Say whether a module is a Sequential of blocks: of parts that have parts, and are more than layers in a row."""
-    if type(module) is not nn.Sequential:
+def _is_stage(module: nn.Module, path: str, passes: _Passes) -> bool:
+    """Say whether there are residual blocks in a list inside of a module, which adds nothing itself."""
+    if passes.residual(path):
         return False
-    within = [part for part in module if _parts(part)]
-    return any(type(part) is not nn.Sequential or any(_parts(inner) for inner in part) for part in within)
+    lists = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Sequential | nn.ModuleList)]
+    entries = (join(join(path, name), index) for name, part in lists for index, _ in part.named_children())
+    return any(passes.residual(entry) and passes.stretch(entry) is not None for entry in entries)
 
 
-def _parts(module: nn.Module) -> bool:
-    return any(True for _ in module.children())
-
-
-def _named(module: nn.Module, calls: dict[str, list[Call]], names: Sequence[str]) -> list[Stretch]:
+def _named(module: nn.Module, passes: _Passes, names: Sequence[str]) -> list[Stretch]:
     if not names:
         raise SpaceError(f"blocks names no block; {_HOW}.")
     known = [name for name, _ in module.named_modules() if name]
@@ -92,36 +138,13 @@ def _named(module: nn.Module, calls: dict[str, list[Call]], names: Sequence[str]
     for name in names:
         if name not in known:
             raise SpaceError(f"blocks: the teacher has no module '{name}'{did_you_mean(name, known)}")
-        block = _stretch(name, calls)
+        block = passes.stretch(name)
         if block is None:
             raise SpaceError(
                 f"blocks: '{name}' is no block: it must be called once in a forward pass, and map feature maps "
                 "(B, C, H, W) to feature maps or tokens (B, N, D) to tokens."
             )
-        if found and calls[name][0].started < calls[found[-1].module][0].ended:
+        if found and passes.start(name) < passes.end(found[-1].module):
             raise SpaceError(f"blocks: '{name}' does not come after '{found[-1].module}' in the forward pass.")
         found.append(block)
     return found
-
-
-def _stretch(name: str, calls: dict[str, list[Call]]) -> Stretch | None:
-    if len(calls.get(name, ())) != 1:
-        return None
-    given, made = calls[name][0].given, calls[name][0].made
-    if given is None or made is None or given.dim() != made.dim() or given.dim() not in (3, 4):
-        return None
-    tokens = given.dim() == 3
-    axis = -1 if tokens else 1
-    return Stretch(
-        name,
-        given.shape[axis],
-        made.shape[axis],
-        1 if tokens else _stride(given, made),
-        tokens,
-        given.shape == made.shape,
-        bool((made < 0).any()),
-    )
-
-
-def _stride(given: Tensor, made: Tensor) -> int:
-    return max(1, round(given.shape[2] / made.shape[2]))

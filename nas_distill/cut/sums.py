@@ -1,0 +1,68 @@
+"""Which modules add features in their own forward pass: residual blocks do, stages of them do not."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+_ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
+
+
+class Sums(TorchFunctionMode):
+    """Writes down the sums of two maps or two token sequences in the forward passes of ``module`` while it is open.
+
+    Attributes:
+        added: the sums of features: the innermost module in whose forward pass it was taken, and both addends.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.added: list[tuple[str, Tensor, Tensor]] = []
+        self._module = module
+        self._open: list[str] = []
+        self._handles: list[RemovableHandle] = []
+
+    def residual(self, name: str) -> bool:
+        """Say whether the module called ``name`` adds features itself."""
+        return any(holder == name for holder, _, _ in self.added)
+
+    def around(self, name: str, made: Tensor) -> bool:
+        """Say whether a module around the one called ``name`` adds ``made``, which that returns, to something else."""
+        return any(
+            (made is one or made is other) and (not holder or name.startswith(f"{holder}."))
+            for holder, one, other in self.added
+        )
+
+    def __enter__(self) -> Sums:
+        for name, part in self._module.named_modules():
+
+            def opens(part: nn.Module, args: Any, name: str = name) -> None:
+                self._open.append(name)
+
+            def closes(part: nn.Module, args: Any, result: Any) -> None:
+                self._open.pop()
+
+            self._handles += [part.register_forward_pre_hook(opens), part.register_forward_hook(closes)]
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ADDITIONS and len(args) > 1 and self._open:
+            one, other = args[:2]
+            both = isinstance(one, Tensor) and isinstance(other, Tensor)
+            if both and one.dim() in (3, 4) and one.shape == other.shape:
+                self.added.append((self._open[-1], one, other))
+        return func(*args, **(kwargs or {}))
