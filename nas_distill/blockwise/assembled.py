@@ -78,6 +78,14 @@ def front(
     return [_assembly(library, one, score) for one in sweep(places, limits, cost, points)]
 
 
+def block_scores(library: Library, values: Mapping[str, Any], score: ScoreName) -> tuple[float, ...] | None:
+    """Return the local score of each block of an architecture; None where the library does not have them all."""
+    entries = library.alternatives.of_values(values)
+    if any(entry.key not in library.scores for entry in entries):
+        return None
+    return tuple(getattr(library.scores[entry.key], score) for entry in entries)
+
+
 def make_places(library: Library, *, score: ScoreName = "kl", weights: Sequence[float] | None = None) -> list[Place]:
     """Return the blocks, and after them what is around them, as places of an assembly."""
     alternatives, costs = library.alternatives, library.costs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,11 +64,6 @@ def first_tensor(output: Any, where: str) -> Tensor:
 def put_first(output: Any, tensor: Tensor) -> Any:
     """Return what a block returned with another tensor in its place."""
     return type(output)([tensor, *output[1:]]) if isinstance(output, tuple | list) else tensor
-
-
-def index_of(units: Sequence[int] | None) -> Tensor | None:
-    """Return kept channels as an index (K,), None for all."""
-    return None if units is None else torch.tensor(units, dtype=torch.int64)
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

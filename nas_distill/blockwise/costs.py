@@ -115,7 +115,7 @@ class _Counter:
         self._ancestor = ancestor
         self._modules = modules
         self._names = names
-        self._kept = kept_channels(alternatives, ancestor)
+        self._ends = kept_channels(alternatives, ancestor)
         self._passages = self._look()
         self._outsides: dict[tuple[tuple[str, int], ...], Costs] = {}
 
@@ -147,8 +147,7 @@ class _Counter:
         if entry.kind == "drop":
             return dict.fromkeys(self._names, 0.0)
         block, passage = self._alternatives.plan.blocks[entry.block], self._passages[entry.block]
-        kept = self._kept[block.input if entry.input else None, entry.input]
-        given = restrict(passage.given, kept, axis_of(block.tokens))
+        given = restrict(passage.given, self._ends[entry.key].given, axis_of(block.tokens))
         return self._count(_Alone(self._modules[entry.key], passage), given.shape)
 
     def _outside(self, narrowed: Mapping[str, int]) -> Costs:

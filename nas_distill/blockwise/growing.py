@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from nas_distill.blockwise.alternatives import Alternative, Alternatives
-from nas_distill.blockwise.channels import axis_of, index_of
+from nas_distill.blockwise.channels import axis_of
 from nas_distill.blockwise.watching import Watch
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import SpaceError
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.plan import Plan
 from nas_distill.cut.space import cut_of
 
 
@@ -40,14 +42,31 @@ def grow(alternatives: Alternatives, ancestor: Ancestor, *, seed: int) -> dict[s
     return {entry.key: found[entry.key] for entry in alternatives.entries}
 
 
-def kept_channels(alternatives: Alternatives, ancestor: Ancestor) -> dict[tuple[str | None, int | None], Tensor | None]:
-    """Return for each shared group and width that is tried the channels (K,) that stay; None for all of them."""
-    found: dict[tuple[str | None, int | None], Tensor | None] = {(None, None): None}
-    for group, choices in alternatives.shared.items():
-        for width in choices:
-            what = cut_of(alternatives.plan, alternatives.cut_values({}, {group: width}), ancestor.orders)
-            found[group, width] = index_of(what.keep.get(group))
+@dataclass(frozen=True)
+class Ends:
+    """The teacher's channels (K,) that an alternative is given, and those that it returns; None for all of them."""
+
+    given: Tensor | None
+    made: Tensor | None
+
+
+def kept_channels(alternatives: Alternatives, ancestor: Ancestor) -> dict[str, Ends]:
+    """Return the channels at the ends of each alternative by its key."""
+    found = {}
+    for entry in alternatives.entries:
+        block = alternatives.plan.blocks[entry.block]
+        cut = cut_of(alternatives.plan, alternatives.cut_values({}, alternatives.widths(entry)), ancestor.orders)
+        given, made = ((block.input, block.inputs), (block.output, block.outputs))
+        found[entry.key] = Ends(*(_channels(alternatives.plan, cut.keep, *end) for end in (given, made)))
     return found
+
+
+def _channels(plan: Plan, keep: Mapping[str, Sequence[int]], group: str | None, channels: int) -> Tensor | None:
+    """Return the channels of the kept units of a group; its units have equal runs of channels, one after the other."""
+    if group is None or group not in keep:
+        return None
+    run = channels // plan.group(group).size
+    return torch.tensor([unit * run + place for unit in keep[group] for place in range(run)])
 
 
 def _together(alternatives: Alternatives, waiting: list[Alternative]) -> tuple[dict[int, Alternative], dict[str, int]]:
@@ -67,18 +86,19 @@ def _check(
 ) -> None:
     """Run a cut network, and hold the channels at its blocks' ends against the plan's."""
     plan = alternatives.plan
+    ends = kept_channels(replace(alternatives, entries=tuple(chosen.values())), ancestor)
     x, _ = ancestor.data.batch("train", torch.arange(min(2, len(ancestor.data.train))))
     with Watch(network.eval(), [plan.blocks[block].module for block in chosen]) as watch:
         _, passages = watch.run(x)
     for (index, entry), passage in zip(chosen.items(), passages):
         block = plan.blocks[index]
         axis = axis_of(block.tokens)
-        for word, wanted, tensor in (
-            ("is given", entry.input, passage.given),
-            ("returns", entry.output, passage.made),
+        for word, kept, tensor in (
+            ("is given", ends[entry.key].given, passage.given),
+            ("returns", ends[entry.key].made, passage.made),
         ):
-            if wanted is not None and tensor.shape[axis] != wanted:
+            if kept is not None and tensor.shape[axis] != len(kept):
                 raise SpaceError(
-                    f"block '{block.module}' {word} {tensor.shape[axis]} channels where {wanted} were kept, so it "
+                    f"block '{block.module}' {word} {tensor.shape[axis]} channels where {len(kept)} were kept, so it "
                     "cannot be distilled apart; name other blocks, as in space: {from_teacher: {blocks: [...]}}."
                 )

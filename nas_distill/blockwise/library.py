@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from nas_distill.blockwise.alternatives import Alternative, Alternatives, find_alternatives
 from nas_distill.blockwise.costs import CostTable, count_costs
 from nas_distill.blockwise.scoring import Score, score_block, score_width
-from nas_distill.blockwise.settings import BlockwiseConfig
 from nas_distill.blockwise.training import LocalTraining
 from nas_distill.common.errors import RunError, StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path, write_json
+from nas_distill.config import BlockwiseConfig
+from nas_distill.config import BlockwiseConfig
 from nas_distill.cut.ancestor import Ancestor
 from nas_distill.data import Dataset
 from nas_distill.space import SearchSpace

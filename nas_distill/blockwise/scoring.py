@@ -74,7 +74,7 @@ def score_block(training: LocalTraining, block: int) -> dict[str, Score]:
             x = training.batch(index)
             logits, passages = watch.run(x)
             for entry in entries:
-                ours = fill(training.returned(entry, passages[block]), training.kept_out(entry), axis, signal.mean)
+                ours = fill(training.returned(entry, passages[block]), training.ends[entry.key].made, axis, signal.mean)
                 sums[entry.key].add(len(x), ours, passages[block].made, axis, signal)
                 sums[entry.key].add_logits(tail(x, passages[: block + 1], ours), logits)
     return {key: one.score() for key, one in sums.items()}

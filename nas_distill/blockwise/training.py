@@ -22,15 +22,14 @@ from torch import Tensor, nn
 
 from nas_distill.blockwise.alternatives import Alternative, Alternatives
 from nas_distill.blockwise.channels import along, axis_of, by_channel, first_tensor, restrict
-from nas_distill.blockwise.growing import grow, kept_channels
+from nas_distill.blockwise.growing import Ends, grow, kept_channels
 from nas_distill.blockwise.norms import anew, train_norms_alone
-from nas_distill.blockwise.settings import BlockwiseConfig
 from nas_distill.blockwise.watching import Passage, Watch
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path
 from nas_distill.common.seeds import torch_generator
-from nas_distill.config import OptimizerConfig
+from nas_distill.config import BlockwiseConfig, OptimizerConfig
 from nas_distill.cut.ancestor import Ancestor
 from nas_distill.data import Dataset
 from nas_distill.distill.schedule import warmup_cosine
@@ -91,7 +90,8 @@ class LocalTraining:
         self.total_steps = round(settings.epochs * self._per_epoch)
         grown = grow(alternatives, ancestor, seed=seed)
         self.modules = {key: module.to(self.device) for key, module in grown.items()}
-        self._kept = {ends: _to(kept, self.device) for ends, kept in kept_channels(alternatives, ancestor).items()}
+        ends = kept_channels(alternatives, ancestor)
+        self.ends = {key: Ends(_to(end.given, self.device), _to(end.made, self.device)) for key, end in ends.items()}
         self.signals = self._measure()
         # The teacher's own block has nothing to learn, and its statistics are right.
         self._changed = [one for one in alternatives.entries if not alternatives.is_uncut(one)]
@@ -140,16 +140,8 @@ class LocalTraining:
     def returned(self, entry: Alternative, passage: Passage) -> Tensor:
         """Return what an alternative makes of what its block is given."""
         block = self.alternatives.plan.blocks[entry.block]
-        given = restrict(passage.given, self.kept_in(entry), axis_of(block.tokens))
+        given = restrict(passage.given, self.ends[entry.key].given, axis_of(block.tokens))
         return first_tensor(self.modules[entry.key](given, *passage.rest, **passage.named), block.module)
-
-    def kept_in(self, entry: Alternative) -> Tensor | None:
-        """Return the channels of the teacher's that an alternative is given, None for all."""
-        return self._kept[self.alternatives.plan.blocks[entry.block].input if entry.input else None, entry.input]
-
-    def kept_out(self, entry: Alternative) -> Tensor | None:
-        """Return the channels of the teacher's that an alternative returns, None for all."""
-        return self._kept[self.alternatives.plan.blocks[entry.block].output if entry.output else None, entry.output]
 
     def batch(self, index: Tensor, view: int | None = None) -> Tensor:
         """Return training samples where the teacher is."""
@@ -252,7 +244,7 @@ class LocalTraining:
 
     def _wanted(self, entry: Alternative, made: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the alternatives of a block with this output are to return, and each channel's weight."""
-        axis, kept = axis_of(self.alternatives.plan.blocks[entry.block].tokens), self.kept_out(entry)
+        axis, kept = axis_of(self.alternatives.plan.blocks[entry.block].tokens), self.ends[entry.key].made
         variance = self.signals[entry.block].variance
         variance = variance if kept is None else variance[kept]
         return restrict(made, kept, axis), along(1 / variance, made.dim(), axis).to(made)
