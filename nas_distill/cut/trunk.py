@@ -125,8 +125,9 @@ def _is_stage(module: nn.Module, path: str, passes: _Passes) -> bool:
     """Say whether there are residual blocks in a list inside of a module, which adds nothing itself."""
     if passes.residual(path):
         return False
-    lists = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Sequential | nn.ModuleList)]
-    entries = (join(join(path, name), index) for name, part in lists for index, _ in part.named_children())
+    parts = module.named_modules(prefix=path)
+    lists = [(name, part) for name, part in parts if isinstance(part, nn.Sequential | nn.ModuleList)]
+    entries = (join(name, index) for name, part in lists for index, _ in part.named_children())
     return any(passes.residual(entry) and passes.stretch(entry) is not None for entry in entries)
 
 
