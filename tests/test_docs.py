@@ -48,6 +48,7 @@ SECTIONS = {
     "loss": config.TermConfig,
     "curriculum": config.CurriculumConfig,
     "latency": config.LatencyConfig,
+    "blockwise": config.BlockwiseConfig,
     "The teach file": config.TeachFile,
 }
 TRAINING = "Training, in score and final and of a teacher"

@@ -13,11 +13,12 @@ from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import LATENCY, Costing, asked_costs, make_costing, time_teacher
 from nas_distill.api.costing import calibrate as calibrate_latency
 from nas_distill.api.disk import disk_errors
-from nas_distill.api.inputs import Inputs, identity, make_evaluator
+from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.start import prepare
+from nas_distill.api.training import make_evaluator
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.seeds import numpy_rng

@@ -15,10 +15,9 @@ from nas_distill.config import DataConfig, SearchFile, TeacherSource
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.objective import find_terms
-from nas_distill.engine.evaluator import InitialWeights, StudentEvaluator
 from nas_distill.run.identity import identity_of
 from nas_distill.space import SearchSpace, load_space
-from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
+from nas_distill.teacher import Teacher, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
 
@@ -38,11 +37,6 @@ class Inputs:
     paths: tuple[Path, ...]
     others: tuple[Teacher, ...] = ()
     cutting: Cutting | None = None
-
-    @property
-    def weights(self) -> InitialWeights | None:
-        """Who gives students weights to begin with; None where all begin with random ones."""
-        return None if self.cutting is None or self.cutting.config.start == "random" else self.cutting.ancestor
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -89,15 +83,13 @@ def resolve(
                 "'builder' does not go with a space cut from the teacher, whose builder is the teacher's own."
             )
         cutting = cut_from(content, config, frozen[0], data)
+    if config.search.strategy != "sample" and (cutting is None or cutting.config.start == "random"):
+        raise ConfigError(
+            f"search.strategy: '{config.search.strategy}' assembles students of the teacher's blocks: take a space "
+            "that is cut from the teacher (space: from_teacher) and inherits its weights, or strategy: sample."
+        )
     found = _load_space(content, paths, builder) if cutting is None else cutting.space
     return Inputs(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting)
-
-
-def make_evaluator(inputs: Inputs, signal: TeacherSignal) -> StudentEvaluator:
-    """Return what trains the students of a search, taught by ``signal``."""
-    return StudentEvaluator(
-        inputs.data, inputs.space, signal, inputs.config.device, inputs.paths, weights=inputs.weights
-    )
 
 
 def search_paths(file: Path | None) -> tuple[Path, ...]:

@@ -12,16 +12,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from nas_distill.api.assembling import LibraryAssembler
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
-from nas_distill.api.inputs import Inputs, identity, make_evaluator
+from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
 from nas_distill.api.screening import screened_finalists
 from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
+from nas_distill.api.training import make_evaluator
+from nas_distill.blockwise.library import build_library
+from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
@@ -89,10 +93,11 @@ class Pipeline:
             raise
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, costing, self.inputs)
-        evaluator = make_evaluator(self.inputs, signal)
+        assembler = self._assembler(journal, costing)
+        evaluator = make_evaluator(self.inputs, signal, self.folder)
         with make_backend(self.config.search, self.folder.path) as backend:
             margin = self._margin(journal, survey, backend, evaluator)
-            self._search(journal, objectives, costing, margin, backend, evaluator)
+            self._search(journal, objectives, costing, margin, backend, evaluator, assembler)
             self._finalists(journal, costing, backend, evaluator)
         with self._phase(journal, "export"):
             export_finalists(self.inputs, self.folder, journal.facts)
@@ -182,6 +187,40 @@ class Pipeline:
             },
         )
 
+    def _assembler(self, journal: Journal, costing: Costing) -> LibraryAssembler | None:
+        """Distil the alternatives of the teacher's blocks, where candidates are assembled of such."""
+        config, cutting = self.config, self.inputs.cutting
+        if config.search.strategy == "sample" or cutting is None:
+            return None
+        asked: list[bool] = []
+
+        def on_step(done: int, total: int) -> None:
+            self.observer.step(done, total)
+            if asked:
+                raise KeyboardInterrupt
+
+        with self._phase(journal, "blockwise distillation"), self.interruption.stopping(lambda: asked.append(True)):
+            library = build_library(
+                cutting.ancestor,
+                self.inputs.space,
+                self.inputs.data,
+                settings=config.blockwise,
+                seed=config.seed,
+                folder=self.folder.blocks,
+                device=resolve_device(config.device),
+                on_step=on_step,
+            )
+        journal.facts.set(names.BLOCKS, {"alternatives": len(library.scores), "presented": library.presented})
+        return LibraryAssembler(
+            library,
+            self.inputs.space,
+            costing.budget.limits,
+            by=config.search.costs[0],
+            settings=config.blockwise,
+            alone=config.search.strategy == "blockwise",
+            seed=config.seed,
+        )
+
     def _margin(
         self, journal: Journal, survey: Survey, backend: Backend, evaluator: StudentEvaluator
     ) -> float | tuple[float, ...] | None:
@@ -212,6 +251,7 @@ class Pipeline:
         margin: float | tuple[float, ...] | None,
         backend: Backend,
         evaluator: StudentEvaluator,
+        assembler: LibraryAssembler | None,
     ) -> None:
         def on_event(event: Event) -> None:
             self.observer.event(event, controller.progress())
@@ -233,6 +273,7 @@ class Pipeline:
                 for name in objectives.costs
                 if name in costing.teacher and name not in costing.budget.limits
             },
+            assembler=assembler,
             on_event=on_event,
         )
         with self._phase(journal, "search"):

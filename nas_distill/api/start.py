@@ -24,7 +24,7 @@ from nas_distill.run.folder import RunFolder, choose_folder
 from nas_distill.space import SearchSpace
 from nas_distill.teacher import LiveSignal
 
-_SECTIONS = ("search", "score", "final", "latency")
+_SECTIONS = ("search", "score", "final", "latency", "blockwise")
 
 
 def search(

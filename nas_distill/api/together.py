@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
+from nas_distill.api.training import initial_weights
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError
 from nas_distill.common.seeds import derive
@@ -47,7 +48,7 @@ def distill_together(
                 inputs.space,
                 trial.record.architecture,
                 inputs.data,
-                inputs.weights,
+                initial_weights(inputs, run.folder),
                 seed=derive(run.config.seed, "final"),
             )
             distillers.append(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from nas_distill.api.assistants import Via, find_assistant
 from nas_distill.api.disk import disk_errors
-from nas_distill.api.inputs import make_evaluator
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
+from nas_distill.api.training import make_evaluator
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
 from nas_distill.engine.finalists import read_finalists
@@ -139,7 +139,7 @@ class Trial:
         with disk_errors(run.folder.path):
             signal = teacher_signal(inputs, run.folder, observer, training)
             observer.phase(f"distilling trial {self.record.number}")
-            student = make_evaluator(run.inputs, signal).start(work)
+            student = make_evaluator(run.inputs, signal, run.folder).start(work)
             try:
                 while True:
                     result = student.next_rung()

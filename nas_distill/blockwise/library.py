@@ -23,7 +23,6 @@ from nas_distill.blockwise.training import LocalTraining
 from nas_distill.common.errors import RunError, StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path, write_json
 from nas_distill.config import BlockwiseConfig
-from nas_distill.config import BlockwiseConfig
 from nas_distill.cut.ancestor import Ancestor
 from nas_distill.data import Dataset
 from nas_distill.space import SearchSpace

@@ -61,6 +61,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def blocks(self) -> Path:
+        """Folder of the blocks that were distilled one by one, where candidates are assembled of such."""
+        return self.path / "blocks"
+
+    @property
     def lock_file(self) -> Path:
         """The file that the writing process holds locked."""
         return self.path / ".lock"

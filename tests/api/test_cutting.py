@@ -12,6 +12,7 @@ from torch import nn
 import nas_distill as nd
 from nas_distill.api.inputs import identity
 from nas_distill.api.start import prepare
+from nas_distill.api.training import initial_weights
 from nas_distill.common.errors import ConfigError, SpaceError
 from tests.api.conftest import QUICK, tensors
 
@@ -89,9 +90,11 @@ def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.D
     student = inputs.space.build(largest, input_shape=inputs.input_shape, num_classes=4)
     x = data.batch("val", torch.arange(8))[0]
     assert not torch.allclose(student.eval()(x), teacher(x))
-    inputs.weights.fill(student, largest)
-    weights = dict(teacher.named_parameters())
-    assert all(torch.equal(weight, weights[name]) for name, weight in student.named_parameters())
+    weights = initial_weights(inputs)
+    assert weights is not None
+    weights.fill(student, largest)
+    own = dict(teacher.named_parameters())
+    assert all(torch.equal(weight, own[name]) for name, weight in student.named_parameters())
 
 
 def test_what_a_narrow_student_holds_a_wider_one_holds_too(teacher: nn.Module, data: nd.Dataset) -> None:
@@ -104,7 +107,7 @@ def test_what_a_narrow_student_holds_a_wider_one_holds_too(teacher: nn.Module, d
 
 
 def test_with_random_starts_nobody_gives_weights(teacher: nn.Module, data: nd.Dataset) -> None:
-    assert prepared(teacher, data, {"from_teacher": {"start": "random"}}).weights is None
+    assert initial_weights(prepared(teacher, data, {"from_teacher": {"start": "random"}})) is None
 
 
 def test_importance_is_part_of_what_scores_depend_on(teacher: nn.Module, data: nd.Dataset) -> None:
@@ -141,3 +144,34 @@ def test_students_of_a_shipped_teacher_are_built_by_its_builder() -> None:
     described = inputs.space.to_dict()
     assert described["builder"] == "nas_distill.cut.build:build"
     assert described["arguments"]["teacher"] == "nas_distill.models.resnet:build"
+
+
+@pytest.mark.parametrize("strategy", ["blockwise", "hybrid"])
+def test_candidates_are_assembled_of_distilled_blocks(
+    teacher: nn.Module, data: nd.Dataset, tmp_path: Path, strategy: str
+) -> None:
+    settings = {**QUICK, "trials": 5, "strategy": strategy, "seeds": 1}
+    run = nd.search(
+        teacher=teacher,
+        data=data,
+        space={"from_teacher": {"multiple": 2, "samples": 64}},
+        budget=BUDGET,
+        folder=tmp_path / "run",
+        blockwise={"epochs": 0.5, "heldout": 32, "batch_size": 32, "trunk": [0.5, 1], "solutions": 3},
+        **settings,
+    )
+    origins = [record.origin for record in run.records if record.trained]
+    count = origins.count("assembled")
+    assert 2 <= count <= 3
+    assert origins[:count] == ["assembled"] * count
+    assert (len(origins) == 5) == (strategy == "hybrid")
+    assert set(origins[count:]) <= ({"seed", "sampler"} if strategy == "hybrid" else set())
+    assembled = [record for record in run.records if record.origin == "assembled"]
+    limit = run.budget.limits["flops"].high
+    assert limit is not None
+    assert all(record.costs["flops"] <= limit for record in assembled)
+
+
+def test_strategies_of_blocks_need_a_teacher_to_cut(data: nd.Dataset, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="'hybrid' assembles students of the teacher's blocks"):
+        prepare(None, **{**given, "budget": BUDGET}, settings={**QUICK, "strategy": "hybrid"})

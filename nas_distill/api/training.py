@@ -1,0 +1,26 @@
+"""What trains the students of a run, and the weights that they begin with."""
+
+from __future__ import annotations
+
+from nas_distill.api.inputs import Inputs
+from nas_distill.blockwise.library import CONTENT, Library
+from nas_distill.blockwise.start import LocalWeights
+from nas_distill.engine.evaluator import InitialWeights, StudentEvaluator
+from nas_distill.run.folder import RunFolder
+from nas_distill.teacher import TeacherSignal
+
+
+def make_evaluator(inputs: Inputs, signal: TeacherSignal, folder: RunFolder | None = None) -> StudentEvaluator:
+    """Return what trains students, taught by ``signal``; ``folder``: of their run, which may have trained blocks."""
+    weights = initial_weights(inputs, folder)
+    return StudentEvaluator(inputs.data, inputs.space, signal, inputs.config.device, inputs.paths, weights=weights)
+
+
+def initial_weights(inputs: Inputs, folder: RunFolder | None = None) -> InitialWeights | None:
+    """Return who gives students weights to begin with; None where all begin with random ones."""
+    if inputs.cutting is None or inputs.cutting.config.start == "random":
+        return None
+    ancestor = inputs.cutting.ancestor
+    if folder is None or not (folder.blocks / CONTENT).exists():
+        return ancestor
+    return LocalWeights(ancestor, Library.load(folder.blocks))
