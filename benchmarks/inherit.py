@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--file", type=Path, default=ROOT / "benchmarks" / "inherit.yaml", help="search file")
     made.add_argument("--arms", default="".join(ARMS), help="letters of the arms")
     made.add_argument("--limits", type=float, nargs="+", default=LIMITS, help="shares of the teacher's FLOPs")
-    made.add_argument("--images", type=int, default=160_000, help="that an arm may see in all")
+    made.add_argument("--images", type=int, default=100_000, help="that an arm may see in all")
     made.add_argument("--seeds", type=int, default=3, help="last trainings of each arm at each limit")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
     made.add_argument("--minutes", type=float, help="stop after so long, to go on later")

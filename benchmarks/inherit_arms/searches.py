@@ -70,12 +70,13 @@ def prepared(run: Run, inputs: Inputs) -> Prepared:
     if inputs.cutting is not None:
         # Units are ordered by importance once, and each candidate's batch norm is re-estimated.
         looks = inputs.cutting.config.samples * (1 + len(steps))
+    blocks: dict[str, int] = run.facts.get(names.BLOCKS, {})
     timings: dict[str, float] = run.facts[names.TIMINGS]
     return Prepared(
         architecture=winner.architecture,
         shown=shown(winner.architecture),
         costs=winner.costs,
-        trained=batch * sum(steps.values()),
+        trained=batch * sum(steps.values()) + blocks.get("presented", 0),
         looks=looks,
         seconds=sum(seconds for phase, seconds in timings.items() if phase not in _NO_SEARCH),
     )
