@@ -1,4 +1,4 @@
-"""Dataset: three splits of one classification task, and batches of seeded views from them."""
+"""Dataset: three splits of one task, and batches of seeded views from them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_distill.common.errors import DataError
+from nas_distill.common.errors import DataError, did_you_mean
+from nas_distill.common.task import OUTPUT, OUTPUTS, TASKS, Task
 from nas_distill.data.arrays import as_tensor_readonly
-from nas_distill.data.splits import Split, carve, make_split
+from nas_distill.data.checks import check_samples, check_targets
+from nas_distill.data.splits import Split, carve, make_split, to_array
+from nas_distill.data.targets import infer_task
 from nas_distill.data.views import Views
 
 SplitName = Literal["train", "val", "test"]
@@ -23,11 +26,14 @@ _SPLIT_WORDS: dict[SplitName, str] = {"train": "training", "val": "validation", 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification task.
+    """A task: one class a sample, several labels, or numbers (``task``).
 
     ``train`` is learnt from, ``val`` scores and chooses, ``test`` (may be None) is looked at once, at the end. uint8
     samples are scaled to [0, 1]; then ``mean`` and ``std`` (one number a channel, axis 0 of a sample), where given,
     standardise them. Float samples are taken as they are unless ``mean`` and ``std`` are given.
+
+    ``num_classes``: how many numbers a network returns: classes, labels or targets; ``classes`` are their names.
+    Targets of a regression are taken as they are, and so is what networks return; best are targets of a size near 1.
 
     Raises:
         DataError: an empty split, labels out of range, NaN, shapes that differ, views that the samples do not allow.
@@ -42,13 +48,18 @@ class Dataset:
     std: tuple[float, ...] | None = None
     views: Views = field(default_factory=Views)
     classes: tuple[str, ...] | None = None
+    task: Task = "classification"
 
     def __post_init__(self) -> None:
         where = f"Data '{self.name}'"
         for name in self.splits:
-            self._check(f"{where}, {_SPLIT_WORDS[name]} split", self.split(name))
+            here, part = f"{where}, {_SPLIT_WORDS[name]} split", self.split(name)
+            check_samples(part, self.train, self.task, here)
+            check_targets(part, self.task, self.num_classes, where, here)
         if self.classes is not None and len(self.classes) != self.num_classes:
-            raise DataError(f"{where}: {len(self.classes)} class names for {self.num_classes} classes.")
+            raise DataError(
+                f"{where}: {len(self.classes)} {OUTPUT[self.task]} names for {self.num_classes} {OUTPUTS[self.task]}."
+            )
         if (self.mean is None) != (self.std is None):
             raise DataError(f"{where}: give both 'mean' and 'std', or neither.")
         for key, values in (("mean", self.mean), ("std", self.std)):
@@ -86,6 +97,7 @@ class Dataset:
         std: Sequence[float] | None = None,
         views: Views | None = None,
         classes: Sequence[str] | None = None,
+        task: Task | None = None,
         name: str = "tensors",
         seed: int = 0,
     ) -> Dataset:
@@ -93,31 +105,41 @@ class Dataset:
 
         Args:
             x: (N, ...) samples; uint8 stays uint8, all else becomes float32.
-            y: (N,) integer labels from 0.
+            y: (N,) integer labels from 0; (N, K) zeros and ones, for samples that may have several of K labels; or
+                (N, K) numbers, the targets of a regression.
             val: a share of ``x`` to split off (stratified by class, seeded), or (x, y) of their own.
             test: likewise; None leaves the test split out.
-            num_classes: where the labels do not show it (the largest label + 1).
+            num_classes: where class labels do not show it (the largest label + 1).
             mean: one a channel; standardises after uint8 has been scaled to [0, 1].
             std: one a channel.
             views: augmentation; none unless given.
             classes: their names.
+            task: ``classification``, ``multilabel`` or ``regression``, where ``y`` does not show it; (N,) numbers may
+                be named a regression of one target.
             name: for messages and records.
             seed: of the split.
 
         Raises:
             DataError: see the class.
         """
-        train = make_split(x, y, f"Data '{name}'")
+        x, y = to_array(x, f"Data '{name}': x"), to_array(y, f"Data '{name}': y")
+        if task is None:
+            task = infer_task(y, f"Data '{name}'")
+        if task not in TASKS:
+            raise DataError(f"Data '{name}': there is no task '{task}'{did_you_mean(str(task), TASKS)}")
+        train = make_split(x, y, f"Data '{name}'", task)
         test_split = None
         if isinstance(test, tuple | list):
-            test_split = make_split(*_pair(test, "test", name), f"Data '{name}', test split")
+            test_split = make_split(*_pair(test, "test", name), f"Data '{name}', test split", task)
         elif test is not None:
             train, test_split = carve(train, test, seed, "test", name)
         if isinstance(val, tuple | list):
-            val_split = make_split(*_pair(val, "val", name), f"Data '{name}', validation split")
+            val_split = make_split(*_pair(val, "val", name), f"Data '{name}', validation split", task)
         else:
             train, val_split = carve(train, val, seed, "val", name)
-        if num_classes is None:
+        if task != "classification":
+            num_classes = train.y.shape[1] if num_classes is None else num_classes
+        elif num_classes is None:
             parts = [part.y for part in (train, val_split, test_split) if part is not None and len(part)]
             num_classes = int(max(part.max() for part in parts)) + 1 if parts else 0
         return cls(
@@ -130,6 +152,7 @@ class Dataset:
             std=None if std is None else tuple(float(value) for value in std),
             views=views or Views(),
             classes=None if classes is None else tuple(classes),
+            task=task,
         )
 
     @property
@@ -158,7 +181,7 @@ class Dataset:
             view: a view's number (training samples only), or None for the samples as they are.
 
         Returns:
-            x (B, ...) float32, standardised; y (B,) int64.
+            x (B, ...) float32, standardised; y (B,) int64 classes, or (B, K) float32 labels or targets.
         """
         x, y = self._tensors(split)
         chosen = x[index]
@@ -171,7 +194,7 @@ class Dataset:
         return list(torch.arange(len(self.split(split))).split(batch_size))
 
     def labels(self, split: SplitName) -> Tensor:
-        """Return a split's labels (N,) int64."""
+        """Return a split's labels: (N,) int64 classes, or (N, K) float32 labels or targets."""
         return self._tensors(split)[1]
 
     def with_views(self, views: Views) -> Dataset:
@@ -188,6 +211,8 @@ class Dataset:
                 digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
         digest.update(repr((self.num_classes, self.mean, self.std)).encode())
+        if self.task != "classification":
+            digest.update(self.task.encode())
         return digest.hexdigest()
 
     def normalisation(self) -> dict[str, Any]:
@@ -219,36 +244,6 @@ class Dataset:
         std = torch.tensor(self.std).view(shape)
         # x[index] is already a copy, but float data without views passes through .to() uncopied.
         return result * (scale / std) - (torch.tensor(self.mean).view(shape) / std)
-
-    def _check(self, where: str, part: Split) -> None:
-        if part.x.dtype not in (np.uint8, np.float32) or part.y.dtype != np.int64 or part.y.ndim != 1:
-            raise DataError(
-                f"{where}: samples are {part.x.dtype} and labels {part.y.dtype} of shape {part.y.shape}; a Split holds "
-                "uint8 or float32 and (N,) int64, which Dataset.from_tensors sees to."
-            )
-        if part.x.ndim < 2 or len(part.x) != len(part.y):
-            raise DataError(f"{where}: samples of shape {part.x.shape} do not go with {len(part.y)} labels.")
-        if len(part) == 0:
-            raise DataError(f"{where} is empty.")
-        if part.x.shape[1:] != self.train.x.shape[1:]:
-            raise DataError(
-                f"{where}: samples have shape {part.x.shape[1:]}, but training samples {self.train.x.shape[1:]}."
-            )
-        if part.x.dtype != self.train.x.dtype:
-            raise DataError(f"{where}: samples are {part.x.dtype}, but training samples {self.train.x.dtype}.")
-        if part.x.size == 0:
-            raise DataError(f"{where}: samples of shape {part.x.shape[1:]} have no values.")
-        if part.x.dtype != np.uint8 and not np.isfinite(part.x).all():
-            bad = int(np.flatnonzero(~np.isfinite(part.x.reshape(len(part), -1)).all(axis=1))[0])
-            raise DataError(f"{where}: sample {bad} holds NaN or infinity; remove or mend it.")
-        if self.num_classes < 2:
-            raise DataError(f"Data '{self.name}' has {self.num_classes} class; there must be two to tell apart.")
-        low, high = int(part.y.min()), int(part.y.max())
-        if low < 0 or high >= self.num_classes:
-            raise DataError(
-                f"{where}: labels run from {low} to {high}, but with {self.num_classes} classes they must be in "
-                f"0..{self.num_classes - 1}."
-            )
 
 
 def _pair(given: Sequence[Any], key: str, name: str) -> tuple[Any, Any]:

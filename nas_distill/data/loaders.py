@@ -10,6 +10,7 @@ import numpy as np
 
 from nas_distill.common.errors import DataError, did_you_mean, first_line
 from nas_distill.common.references import is_reference, load_reference
+from nas_distill.common.task import Task
 from nas_distill.data.dataset import Dataset
 from nas_distill.data.digits import load_digits
 from nas_distill.data.fashion import load_fashion
@@ -27,6 +28,7 @@ def load_dataset(
     views: Views | None = None,
     arguments: Mapping[str, Any] | None = None,
     paths: Sequence[Path] = (),
+    task: Task | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Load a data set.
@@ -39,6 +41,7 @@ def load_dataset(
         views: augmentation in place of the source's own.
         arguments: passed to the function.
         paths: folders where relative files and modules are looked for.
+        task: ``classification``, ``multilabel`` or ``regression``, where the labels do not show it.
         seed: of splits.
 
     Raises:
@@ -48,26 +51,34 @@ def load_dataset(
         raise DataError(f"'root' belongs to fashion-mnist; data '{name}' does not take it.")
     if arguments and not is_reference(name):
         raise DataError(f"'arguments' are for a function package.module:function; data '{name}' does not take them.")
+    if task not in (None, "classification") and name in BUILT_IN:
+        raise DataError(f"Data '{name}' is a classification, not a {task}.")
     if name == "fashion-mnist":
         return load_fashion(None if root is None else _find(root, paths), views)
     if name == "digits":
         return load_digits(views, seed)
     if name.endswith(".npz"):
-        return _load_npz(_find(name, paths), val, views, seed)
+        return _load_npz(_find(name, paths), val, views, task, seed)
     if is_reference(name):
         function = load_reference(name, what="data", paths=paths)
         try:
             result = function(**(arguments or {}))
         except Exception as error:
             raise DataError(f"Data function {name} failed ({first_line(error)}).") from error
-        return as_dataset(result, name=name, val=val, views=views, seed=seed)
+        return as_dataset(result, name=name, val=val, views=views, task=task, seed=seed)
     raise DataError(
         f"Data '{name}' is no .npz file, no package.module:function, and no built-in set{did_you_mean(name, BUILT_IN)}"
     )
 
 
 def as_dataset(
-    source: Any, *, name: str = "data", val: float = 0.2, views: Views | None = None, seed: int = 0
+    source: Any,
+    *,
+    name: str = "data",
+    val: float = 0.2,
+    views: Views | None = None,
+    task: Task | None = None,
+    seed: int = 0,
 ) -> Dataset:
     """Make a Dataset of what a user has.
 
@@ -77,13 +88,17 @@ def as_dataset(
         name: for messages.
         val: share to split off where there is no validation split.
         views: augmentation in place of the source's own.
+        task: ``classification``, ``multilabel`` or ``regression``, where the labels do not show it.
         seed: of splits.
 
     Raises:
         DataError: it is none of these, or its content cannot be used.
     """
     if isinstance(source, Dataset):
+        if task not in (None, source.task):
+            raise DataError(f"Data '{name}' is a {source.task}, not a {task}.")
         return source if views is None else source.with_views(views)
+    options: dict[str, Any] = {"views": views, "task": task, "name": name, "seed": seed}
     if isinstance(source, Mapping):
         if "train" in source:
             unknown = sorted(str(key) for key in set(source) - {"train", "val", "test"})
@@ -91,13 +106,11 @@ def as_dataset(
                 near = did_you_mean(unknown[0], ["train", "val", "test"])
                 raise DataError(f"Data '{name}': unknown split '{unknown[0]}'{near}")
             parts = {key: _collect(part, f"Data '{name}', {key} split") for key, part in source.items()}
-            return Dataset.from_tensors(
-                *parts["train"], val=parts.get("val", val), test=parts.get("test"), views=views, name=name, seed=seed
-            )
-        return _from_arrays(source, name, val, views, seed)
+            return Dataset.from_tensors(*parts["train"], val=parts.get("val", val), test=parts.get("test"), **options)
+        return _from_arrays(source, name, val, options)
     if isinstance(source, tuple) and len(source) == 2:
-        return Dataset.from_tensors(*source, val=val, views=views, name=name, seed=seed)
-    return Dataset.from_tensors(*_collect(source, f"Data '{name}'"), val=val, views=views, name=name, seed=seed)
+        return Dataset.from_tensors(*source, val=val, **options)
+    return Dataset.from_tensors(*_collect(source, f"Data '{name}'"), val=val, **options)
 
 
 def _collect(source: Any, where: str) -> tuple[Any, Any]:
@@ -125,12 +138,14 @@ def _collect(source: Any, where: str) -> tuple[Any, Any]:
                     f"it is {sample.dtype} of shape {sample.shape}, and the first is {samples[0].dtype} of shape "
                     f"{samples[0].shape}"
                 )
-            if label.size != 1:
-                raise ValueError(f"its label has shape {label.shape}; it must be one whole number")
+            if label.ndim > 1 or not label.size:
+                raise ValueError(f"its label has shape {label.shape}; it must be one number, or a row of them")
+            if labels and label.size != labels[0].size:
+                raise ValueError(f"it has {label.size} labels, and the first has {labels[0].size}")
         except Exception as error:  # the user's own code
             raise DataError(f"{where}: item {place} is not (sample, label) ({first_line(error)}).") from error
         samples.append(sample)
-        labels.append(label.reshape(()))
+        labels.append(label if label.size > 1 else label.reshape(()))
     return np.stack(samples), np.stack(labels)
 
 
@@ -142,7 +157,7 @@ def _sample(x: Any) -> np.ndarray:
     return array
 
 
-def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, views: Views | None, seed: int) -> Dataset:
+def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, options: Mapping[str, Any]) -> Dataset:
     x_key, y_key = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
     for key in (x_key, y_key):
         if key not in arrays:
@@ -156,19 +171,17 @@ def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, views: Views 
                 raise DataError(f"Data '{name}' has no array '{key}' beside its partner.")
         return arrays[f"x_{split}"], arrays[f"y_{split}"]
 
-    return Dataset.from_tensors(
-        arrays[x_key], arrays[y_key], val=pair("val") or val, test=pair("test"), views=views, name=name, seed=seed
-    )
+    return Dataset.from_tensors(arrays[x_key], arrays[y_key], val=pair("val") or val, test=pair("test"), **options)
 
 
-def _load_npz(path: Path, val: float, views: Views | None, seed: int) -> Dataset:
+def _load_npz(path: Path, val: float, views: Views | None, task: Task | None, seed: int) -> Dataset:
     try:
         # NumPy leaves a file that it opened itself open when it is no archive.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except Exception as error:  # a damaged archive raises from zipfile, zlib or NumPy, whichever meets the damage
         raise DataError(f"{path} is not a whole .npz file of plain arrays ({first_line(error)}).") from error
-    return _from_arrays(arrays, path.name, val, views, seed)
+    return _from_arrays(arrays, path.name, val, {"views": views, "task": task, "name": path.name, "seed": seed})
 
 
 def _find(name: str, paths: Sequence[Path]) -> Path:

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from nas_distill.common.errors import DataError, first_line
 from nas_distill.common.seeds import numpy_rng
+from nas_distill.common.task import Task
+from nas_distill.data.targets import as_targets
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples ``x`` (N, ...), uint8 or float32, and their labels ``y`` (N,) int64; both are read-only from here on.
+    """Samples ``x`` (N, ...), uint8 or float32, and their labels ``y``; both are read-only from here on.
 
+    ``y``: (N,) int64 classes, or (N, K) float32 labels or targets.
     The memory is shared with the arrays given; whoever changes those changes the data behind its fingerprint's back.
     """
 
@@ -33,34 +36,24 @@ class Split:
         return len(self.y)
 
 
-def make_split(x: Any, y: Any, where: str) -> Split:
+def make_split(x: Any, y: Any, where: str, task: Task = "classification") -> Split:
     """Make a Split of tensors, arrays or nested lists; ``where`` begins the message of an error.
 
     uint8 samples stay so, all other numbers become float32.
 
     Raises:
-        DataError: they are no numbers, labels are not whole, or their counts differ.
+        DataError: they are no numbers, labels are not such as the task has, or their counts differ.
     """
     samples, labels = to_array(x, f"{where}: x"), to_array(y, f"{where}: y")
     if samples.ndim < 2:
         raise DataError(f"{where}: x has shape {samples.shape}; it needs samples along its first axis, (N, ...).")
-    if labels.ndim != 1 or len(labels) != len(samples):
-        raise DataError(
-            f"{where}: y has shape {labels.shape}; for {len(samples)} samples it must be ({len(samples)},)."
-        )
+    targets = as_targets(labels, len(samples), task, where)
     if samples.dtype.kind not in "iufb":
         raise DataError(f"{where}: x is {samples.dtype}; it must be numbers.")
-    if labels.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            whole = bool(np.equal(np.mod(labels, 1), 0).all())
-    else:
-        whole = labels.dtype.kind in "iub"
-    if not whole:
-        raise DataError(f"{where}: labels are {labels.dtype}; they must be whole numbers from 0.")
     if samples.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the Dataset refuses that
             samples = samples.astype(np.float32, copy=False)
-    return Split(np.ascontiguousarray(samples), np.ascontiguousarray(labels.astype(np.int64, copy=False)))
+    return Split(np.ascontiguousarray(samples), np.ascontiguousarray(targets))
 
 
 def to_array(values: Any, what: str) -> np.ndarray:
@@ -82,7 +75,8 @@ def carve(whole: Split, share: float, seed: int, purpose: str, name: str) -> tup
     """Split a share off, seeded; return (rest, part), both in the order of ``whole``.
 
     ``part`` has round(N * share) samples, and of a class with n samples n * share rounded up or down: each class gets
-    the whole part of its due, and what is missing then goes to the largest remainders (of equals, by lot).
+    the whole part of its due, and what is missing then goes to the largest remainders (of equals, by lot). Samples with
+    several labels or with targets count as one class.
 
     Raises:
         DataError: the share is not between 0 and 1.
@@ -90,7 +84,8 @@ def carve(whole: Split, share: float, seed: int, purpose: str, name: str) -> tup
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise DataError(f"Data '{name}': '{purpose}' is {share!r}; it must be a share between 0 and 1, or (x, y).")
     rng = numpy_rng(seed, "split", purpose)
-    classes, sizes = np.unique(whole.y, return_counts=True)
+    strata = whole.y if whole.y.ndim == 1 else np.zeros(len(whole), dtype=np.int64)
+    classes, sizes = np.unique(strata, return_counts=True)
     due = sizes * share
     counts = np.floor(due).astype(int)
     missing = round(len(whole) * share) - int(counts.sum())
@@ -99,5 +94,5 @@ def carve(whole: Split, share: float, seed: int, purpose: str, name: str) -> tup
     counts[by_remainder[:missing]] += 1
     chosen = np.zeros(len(whole), dtype=bool)
     for label, count in zip(classes, counts):
-        chosen[rng.permutation(np.flatnonzero(whole.y == label))[:count]] = True
+        chosen[rng.permutation(np.flatnonzero(strata == label))[:count]] = True
     return Split(whole.x[~chosen], whole.y[~chosen]), Split(whole.x[chosen], whole.y[chosen])

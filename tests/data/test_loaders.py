@@ -101,7 +101,7 @@ WRONG = [
     ),
     (Pairs([(X[0], 0), (X[0, :, :2], 1)]), r"item 1 is not .* it is uint8 of shape \(1, 2, 4\), and the first is"),
     (Pairs([(X[0], 0), (X[0] / 255, 1)]), "item 1 is not .* it is float64"),
-    (Pairs([(X[0], [0, 1])]), "item 0 is not .* its label has shape"),
+    (Pairs([(X[0], [[0, 1]])]), "item 0 is not .* its label has shape"),
     (Pairs([(X[0], 0.5), (X[1], 1)]), "labels are float64; they must be whole"),
     (Pairs([(X[0], "shoe"), (X[1], "hat")]), "labels are <U4; they must be whole"),
     (Raises([(X[0], 0)] * 6), r"item 3 is not .*\(OSError: disk failed\)"),
