@@ -30,6 +30,11 @@ class Arm:
     search: dict[str, Any] = field(default_factory=dict)
     widths: str = ""
 
+    @property
+    def assembles(self) -> bool:
+        """Whether its candidates are put together of blocks that were distilled one by one."""
+        return bool(self.search) and self.search["search"]["strategy"] != "sample"
+
 
 FASTNAS, UNIFORM = "fastnas", "uniform"
 FROM_TEACHER: dict[str, Any] = {"from_teacher": {}}

@@ -66,7 +66,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--limit", type=float, required=True, help="multiply-adds as nas_distill counts them")
     made.add_argument("--output", type=Path, required=True)
     made.add_argument("--divisor", type=int, default=2, help="widths are multiples of it")
-    made.add_argument("--batch", type=int, default=20, help=f"images in each of {BATCHES} batches for calibration")
+    made.add_argument("--batch", type=int, default=10, help=f"images in each of {BATCHES} batches for calibration")
     made.add_argument("--score", type=int, default=500, help="training images held out for its score")
     return made.parse_args()
 

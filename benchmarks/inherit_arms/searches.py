@@ -4,82 +4,101 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from inherit_arms.arms import Arm
+from inherit_arms.jobs import Job
 from inherit_arms.prepared import Prepared
-from nas_distill.api import Run, open_run, search
+from nas_distill.api import Run, open_run
 from nas_distill.api.inputs import Inputs
+from nas_distill.blockwise.training import STATISTICS
 from nas_distill.common.files import write_text
-from nas_distill.config import SearchFile, dump_yaml, parse
+from nas_distill.config import SearchFile, dump_yaml, load_search_file, parse
 from nas_distill.data import Dataset
 from nas_distill.engine.finalists import best_finalist, read_finalists
 from nas_distill.run import facts as names
 from nas_distill.run.facts import read_facts
 from nas_distill.run.folder import RunFolder
 
+SCRIPT = Path(__file__).with_name("search.py")
 # What every arm has: the teacher's answers, the last training, exports, the look at test data.
 _NO_SEARCH = ("teacher store", "full distillation", "export", "evaluation")
+_BLOCKS = "blockwise distillation"
 
 
 class Searches:
-    """Runs under ``folder``; what is finished is not searched again, what was begun goes on."""
+    """Runs under ``folder``, each a process of its own; what was begun goes on.
 
-    def __init__(self, template: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:
+    Distilled blocks do not depend on the budget: the first run that needs them makes them, the others take its.
+    """
+
+    def __init__(self, template: dict[str, Any], folder: Path, rates: Mapping[str, float]) -> None:
         self._template = template
         self._folder = folder
-        self._options = options
+        self._rates = rates
 
-    def run(self, arm: Arm, limit: float, name: str) -> Run:
-        """Search for an arm's student within a share of the teacher's FLOPs.
+    def there(self, name: str) -> bool:
+        """Say whether a search is finished."""
+        folder = RunFolder(self._folder / name)
+        return folder.exists and read_facts(folder).finished
 
-        Raises:
-            InterruptedSearchError: it was asked to stop.
-            NasDistillError: what is wrong with the search.
+    def run(self, name: str) -> Run:
+        """Return a finished search."""
+        return open_run(self._folder / name)
+
+    def job(self, arm: Arm, share: float, name: str, library: str | None) -> Job:
+        """Return what searches for an arm's student within a share of the teacher's FLOPs.
+
+        ``library``: the finished search whose blocks it takes.
         """
-        folder = self._folder / name
-        file = folder.with_suffix(".yaml")
-        write_text(file, dump_yaml(parse(SearchFile, self._content(arm, limit), source=str(file))))
-        if not (RunFolder(folder).exists and read_facts(RunFolder(folder)).finished):
-            search(file, folder=folder, resume=True)
-        return open_run(folder)
+        file = self._folder / f"{name}.yaml"
+        write_text(file, dump_yaml(parse(SearchFile, self._content(arm, share), source=str(file))))
+        command = [sys.executable, str(SCRIPT), str(file), str(self._folder / name)]
+        if library is not None:
+            command += ["--library", str(self._folder / library)]
+        return Job(f"search {name}", tuple(command), self._folder / f"{name}.log")
 
-    def _content(self, arm: Arm, limit: float) -> dict[str, Any]:
+    def _content(self, arm: Arm, share: float) -> dict[str, Any]:
         content = copy.deepcopy(self._template)
         for section, values in arm.search.items():
             content[section] = {**content[section], **values} if section == "search" else values
-        content["budget"] = {"flops": f"{100 * limit:g}%"}
-        rate = self._options.rates[arm.start]
+        content["search"] |= {"backend": "inline", "workers": 1}
+        content["budget"] = {"flops": f"{100 * share:g}%"}
         for section in ("score", "final"):
-            content[section].setdefault("optimizer", {})["lr"] = rate
+            content[section].setdefault("optimizer", {})["lr"] = self._rates[arm.start]
         return content
 
 
-def prepared(run: Run, inputs: Inputs) -> Prepared:
-    """Return a finished search's winner, and what it took to find it."""
+def prepared(run: Run, inputs: Inputs, library: Run | None) -> Prepared:
+    """Return a finished search's winner, and what it took to find it; ``library``: the run that made its blocks."""
     winner = best_finalist(read_finalists(run.facts))
     if winner is None:
         raise SystemExit(f"{run.folder.path} has no winner.")
-    batch = min(run.config.score.batch_size, len(inputs.data.train))
     steps: dict[str, int] = {}
     for record in run.records:
         if record.reports:
             steps[record.key] = max(report.step for report in record.reports.values())
+    trained = min(run.config.score.batch_size, len(inputs.data.train)) * sum(steps.values())
     looks = 0
+    seconds = _seconds(run, lambda phase: phase not in (*_NO_SEARCH, _BLOCKS))
     if inputs.cutting is not None:
         # Units are ordered by importance once, and each candidate's batch norm is re-estimated.
-        looks = inputs.cutting.config.samples * (1 + len(steps))
-    blocks: dict[str, int] = run.facts.get(names.BLOCKS, {})
+        looks += inputs.cutting.config.samples * (1 + len(steps))
+    if library is not None:
+        blocks = library.facts[names.BLOCKS]
+        trained += blocks["presented"]
+        # Statistics of the teacher and of the alternatives; and each of these is put in its block's place for a score.
+        looks += 2 * STATISTICS + run.config.blockwise.heldout * blocks["alternatives"]
+        seconds += _seconds(library, lambda phase: phase == _BLOCKS)
+    return Prepared(winner.architecture, shown(winner.architecture), winner.costs, trained, looks, seconds)
+
+
+def _seconds(run: Run, counts: Callable[[str], bool]) -> float:
     timings: dict[str, float] = run.facts[names.TIMINGS]
-    return Prepared(
-        architecture=winner.architecture,
-        shown=shown(winner.architecture),
-        costs=winner.costs,
-        trained=batch * sum(steps.values()) + blocks.get("presented", 0),
-        looks=looks,
-        seconds=sum(seconds for phase, seconds in timings.items() if phase not in _NO_SEARCH),
-    )
+    return sum(seconds for phase, seconds in timings.items() if counts(phase))
 
 
 def shown(architecture: dict[str, Any]) -> str:
@@ -102,14 +121,11 @@ _PLAIN = ("kind", "inner")
 
 def template(options: argparse.Namespace, data: Dataset, store: Path) -> dict[str, Any]:
     """Return the search file that all searches share, read from ``options.file``."""
-    from nas_distill.config import load_search_file
-
     content: dict[str, Any] = load_search_file(options.file).model_dump(mode="json", exclude_unset=True)
     content["data"] |= {"root": options.root, "views": data.views.recipe()}
     content["teacher"]["store"] = str(store.resolve())
-    content["search"]["workers"] = options.workers
     if options.quick:
         content["search"] |= {"trials": 3, "seeds": 2}
         content["score"] |= {"epochs": 0.04}
-        content["latency"] |= {"repeats": 5}
+        content["blockwise"] = {"trunk": [0.25, 0.5], "widths": [0.25, 0.5], "epochs": 0.04, "heldout": 50}
     return content

@@ -12,6 +12,7 @@ from pathlib import Path
 from trainings import Book, Evaluators, ListSource, say
 
 from inherit_arms.arms import ARMS, FASTNAS, INHERITED, LIMITS, RANDOM, RATES, STARTS, TEACHER, Arm, training
+from inherit_arms.jobs import Job, run_jobs
 from inherit_arms.networks import CUTTING, GivenWeights, Widths, pruned, shape_of, space_of, uniform
 from inherit_arms.peer import Peer
 from inherit_arms.prepared import Prepared, steps_left
@@ -102,15 +103,35 @@ class Study:
             _ = self.store
             self._uniform_weights()
             self._train("learning rates", self._rate_works(), interruption)
-            if any(arm.widths == FASTNAS for arm in self.arms):
-                say("FastNAS.")
-                limits = {name: share * self.teacher_costs["flops"] for name, share in self.limits.items()}
-                self.peer.prune(limits, interruption, workers=self.options.workers)
-        for arm in self.arms:
-            for name in self.limits:
-                self._prepare(arm, name)
-        with interruptible() as interruption:
+            # The others at other limits take the blocks that the first search of such has distilled.
+            for first in (True, False):
+                run_jobs(self._jobs(first=first), interruption, workers=self.options.workers)
+            for arm in self.arms:
+                for name in self.limits:
+                    self._prepare(arm, name)
             self._train("last trainings", self._last_works(), interruption)
+
+    def _jobs(self, *, first: bool) -> list[Job]:
+        """Return the searches to do; ``first``: those that need nothing of another, the longest at the front."""
+        library = self._library
+        found = []
+        for limit, share in self.limits.items():
+            for arm in self.arms:
+                key = self.key(arm, limit)
+                takes = arm.assembles and key != library
+                if takes is first:
+                    continue
+                if arm.search and not self._searches.there(key):
+                    found.append(self._searches.job(arm, share, key, library if takes else None))
+                elif arm.widths == FASTNAS and arm.start == INHERITED and not self.peer.there(limit):
+                    found.append(self.peer.job(limit, share * self.teacher_costs["flops"]))
+        return sorted(found, key=lambda job: job.name != f"search {library}")
+
+    @property
+    def _library(self) -> str | None:
+        """Name the search that distils blocks for all that need them."""
+        first = next((arm for arm in self.arms if arm.assembles), None)
+        return None if first is None else self.key(first, next(iter(self.limits)))
 
     def key(self, arm: Arm, limit: str, place: int | None = None) -> str:
         """Name an arm at a limit, or one of its last trainings."""
@@ -153,9 +174,10 @@ class Study:
         say(f"Arm {arm.letter} at {limit} %.")
         key = self.key(arm, limit)
         if arm.search:
-            run = self._searches.run(arm, self.limits[limit], key)
+            run = self._searches.run(key)
             inputs = resolve(run.config, (self.folder,), data=self.data)
-            self.preparations[key] = prepared(run, inputs).to_dict()
+            library = self._searches.run(self._library) if arm.assembles and self._library is not None else None
+            self.preparations[key] = prepared(run, inputs, library).to_dict()
             return
         widths = self._widths(arm, limit)
         looks, seconds = 0, 0.0
@@ -176,9 +198,8 @@ class Study:
 
     @cached_property
     def _searches(self) -> Searches:
-        self.options.rates = {start: self.rate(start) for start in STARTS}
-        shared = template(self.options, self.data, self.folder / "store")
-        return Searches(shared, self.folder / "searches", self.options)
+        rates = {start: rate for start in STARTS if (rate := self.rate(start)) is not None}
+        return Searches(template(self.options, self.data, self.folder / "store"), self.folder / "searches", rates)
 
     def _widths(self, arm: Arm, limit: str) -> Widths:
         if arm.widths == FASTNAS:
@@ -263,7 +284,7 @@ class Study:
 
     def _evaluator(self, arm: Arm, limit: str) -> StudentEvaluator:
         if arm.search:
-            run = self._searches.run(arm, self.limits[limit], self.key(arm, limit))
+            run = self._searches.run(self.key(arm, limit))
             return make_evaluator(resolve(run.config, (self.folder,), data=self.data), self.store, run.folder)
         weights = None
         if arm.start == INHERITED:
