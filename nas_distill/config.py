@@ -294,7 +294,8 @@ class BlockwiseConfig(Section):
     are scored.
 
     ``solutions`` assemblies are made, any two alike in at most ``overlap`` of the blocks, the best by the sum of
-    ``score``.
+    ``score``. ``library``: the folder (``blocks`` of another run, say) where trained alternatives are kept, and taken
+    from if they are there; the run's own unless given.
     """
 
     trunk: tuple[Fraction, ...] = (0.25, 0.5, 1.0)
@@ -307,6 +308,7 @@ class BlockwiseConfig(Section):
     solutions: int = Field(12, ge=1)
     overlap: Fraction = Field(0.8, ge=0, le=1)
     score: Literal["kl", "nsr", "relative_l1"] = "kl"
+    library: str | None = None
 
     @field_validator("trunk", "widths")
     @classmethod

@@ -87,6 +87,7 @@ def test_the_commands_of_the_manual_are_there():
         "store",
         "together",
         "calibrate",
+        "assemble",
     }
     assert {path[0] for path in ALL} == wanted
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from nas_distill.api.inputs import Inputs
+from nas_distill.api.training import blocks_folder
 from nas_distill.blockwise.assembled import Assembly, assemblies, block_scores, front
 from nas_distill.blockwise.costs import ADDITIVE
 from nas_distill.blockwise.fit import MINIMUM, BlockWeights, fit
 from nas_distill.blockwise.library import Library
+from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import BlockwiseConfig
-from nas_distill.cost.budget import Limit
+from nas_distill.cost.budget import Budget, Limit
+from nas_distill.cost.count import count as count_costs
+from nas_distill.run.folder import RunFolder
+from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture, SearchSpace
 
 STEP = 0.85
@@ -117,3 +125,91 @@ class LibraryAssembler:
 
     def _architecture(self, assembly: Assembly) -> Architecture:
         return self._space.validate(assembly.values)
+
+
+def scored(records: Sequence[TrialRecord]) -> list[tuple[Architecture, float]]:
+    """Return the candidates that were trained to their last rung, with their quality."""
+    return [
+        (record.architecture, record.quality)
+        for record in records
+        if record.state == "complete" and record.quality is not None
+    ]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An assembly for a budget, found without training.
+
+    Attributes:
+        architecture: in the run's space.
+        blocks: names of the alternatives that it is made of.
+        costs: of the whole network, counted.
+        predicted: the costs that the assembly was found by, sums over its parts.
+        score: the (weighted) sum of its local scores; lower is better.
+        expected: the quality of a short distillation that is expected by the weights fitted to those that were trained;
+            None where too few were.
+        trial: the trial of the run that is of this architecture, None if there is none.
+    """
+
+    architecture: Architecture
+    blocks: tuple[str, ...]
+    costs: Mapping[str, float]
+    predicted: Mapping[str, float]
+    score: float
+    expected: float | None
+    trial: int | None
+
+    def row(self) -> dict[str, Any]:
+        """Return it in plain values."""
+        counted = {name: self.costs[name] for name in self.predicted}
+        return {
+            "score": self.score,
+            "expected": self.expected,
+            **counted,
+            **{f"{name} predicted": value for name, value in self.predicted.items()},
+            "trial": self.trial,
+            "blocks": list(self.blocks),
+            "architecture": self.architecture.to_dict(),
+        }
+
+
+def assemble(
+    inputs: Inputs, folder: RunFolder, records: Sequence[TrialRecord], budget: Budget, *, count: int
+) -> list[Assembled]:
+    """Return the best assemblies of a run's blocks within another budget, best first.
+
+    Raises:
+        RunError: the run has no blocks that were distilled.
+        BudgetError: nothing fits, or a limit is on a cost that does not add up.
+    """
+    library = Library.load(blocks_folder(inputs, folder))
+    settings = inputs.config.blockwise
+    assembler = LibraryAssembler(
+        library, inputs.space, budget.limits, by="flops", settings=settings, alone=True, seed=inputs.config.seed
+    )
+    fitted = assembler.fit(scored(records))
+    found = assemblies(
+        library,
+        budget.limits,
+        count=count,
+        score=settings.score,
+        weights=None if fitted is None else fitted.weights,
+        overlap=settings.overlap,
+    )
+    trials = {record.architecture.hash: record.number for record in reversed(records) if record.trained}
+    return [_counted(inputs, assembly, fitted, trials) for assembly in found]
+
+
+def _counted(inputs: Inputs, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]) -> Assembled:
+    architecture = inputs.space.validate(assembly.values)
+    with seeded_torch(inputs.config.seed, "costing"):
+        module = inputs.space.build(architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes)
+    return Assembled(
+        architecture=architecture,
+        blocks=assembly.alternatives,
+        costs=count_costs(module, inputs.input_shape, list(assembly.costs)),
+        predicted=assembly.costs,
+        score=assembly.score,
+        expected=None if fitted is None else fitted.predict(assembly.block_scores),
+        trial=trials.get(architecture.hash),
+    )

@@ -9,10 +9,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from nas_distill.api.assembling import LibraryAssembler
+from nas_distill.api.assembling import LibraryAssembler, scored
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
 from nas_distill.api.disk import disk_errors
@@ -23,7 +23,7 @@ from nas_distill.api.observer import Observer
 from nas_distill.api.run import Run, write_reports
 from nas_distill.api.screening import screened_finalists
 from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
-from nas_distill.api.training import make_evaluator
+from nas_distill.api.training import blocks_folder, make_evaluator
 from nas_distill.blockwise.library import build_library
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import NasDistillError, RunError
@@ -206,7 +206,7 @@ class Pipeline:
                 self.inputs.data,
                 settings=config.blockwise,
                 seed=config.seed,
-                folder=self.folder.blocks,
+                folder=blocks_folder(self.inputs, self.folder),
                 device=resolve_device(config.device),
                 on_step=on_step,
             )
@@ -282,6 +282,10 @@ class Pipeline:
         if started is not None:
             journal.facts.set(names.STARTUP, started)
         controller.conclude()
+        if assembler is not None:
+            fitted = assembler.fit(scored(read_records(journal.study)))
+            if fitted is not None:
+                journal.facts.set(names.BLOCK_WEIGHTS, asdict(fitted))
 
     def _finalists(self, journal: Journal, costing: Costing, backend: Backend, evaluator: StudentEvaluator) -> None:
         chosen = screened_finalists(self.inputs, journal.facts, costing.budget, read_records(journal.study))

@@ -15,6 +15,7 @@ from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.evaluate.report import Evaluation
+from nas_distill.report.local_scores import local_ranking
 from nas_distill.report.model import (
     CardFacts,
     CostRow,
@@ -131,6 +132,8 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
     starts = compare_starts(records)
     if starts is not None:
         notes.append(starts)
+    if names.BLOCK_WEIGHTS in facts:
+        notes.append(local_ranking(facts[names.BLOCK_WEIGHTS]))
     limits = Budget.parse(facts[names.BUDGET]).limits
     exported = exports.get(winner.key)
     if exported and LATENCY in limits and limits[LATENCY].excess(exported["latency"]["p50_ms"]) > 0:

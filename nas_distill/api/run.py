@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
+from nas_distill.api.assembling import Assembled, assemble
 from nas_distill.api.finish import baseline_of
 from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
 from nas_distill.api.observer import Observer, Silent
@@ -175,6 +176,22 @@ class Run:
             trials = [entry.trial for entry in read_finalists(self.facts) if entry.taught]
         chosen = [self.trial(number) for number in trials]
         return distill_together(self, chosen, epochs=epochs, observer=observer or Silent(), **changes)
+
+    def assemble(self, budget: Mapping[str, Any] | None = None, *, count: int = 10) -> list[Assembled]:
+        """Return the best assemblies of the run's distilled blocks within ``budget``; nothing is trained.
+
+        For a run of ``strategy: blockwise`` or ``hybrid``. To train them, search again under that budget with
+        ``blockwise: {library: RUN/blocks}``.
+
+        Args:
+            budget: the run's own unless given.
+            count: how many; fewer come back where there are no more.
+
+        Raises:
+            RunError: the run has no such blocks.
+            BudgetError: nothing fits, or a limit is on a cost that is no sum over blocks.
+        """
+        return assemble(self.inputs, self.folder, self.records, self.budget_of(budget), count=count)
 
     def report(self) -> FinalReport:
         """Return the end of the search: student, teacher, baseline, what was saved, how far scores can be trusted.

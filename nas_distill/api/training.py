@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nas_distill.api.inputs import Inputs
 from nas_distill.blockwise.library import CONTENT, Library
 from nas_distill.blockwise.start import LocalWeights
@@ -21,6 +23,13 @@ def initial_weights(inputs: Inputs, folder: RunFolder | None = None) -> InitialW
     if inputs.cutting is None or inputs.cutting.config.start == "random":
         return None
     ancestor = inputs.cutting.ancestor
-    if folder is None or not (folder.blocks / CONTENT).exists():
+    if folder is None or inputs.config.search.strategy == "sample":
         return ancestor
-    return LocalWeights(ancestor, Library.load(folder.blocks))
+    blocks = blocks_folder(inputs, folder)
+    return LocalWeights(ancestor, Library.load(blocks)) if (blocks / CONTENT).exists() else ancestor
+
+
+def blocks_folder(inputs: Inputs, folder: RunFolder) -> Path:
+    """Return where the blocks of a run are kept that were distilled one by one."""
+    named = inputs.config.blockwise.library
+    return folder.blocks if named is None else inputs.base / Path(named).expanduser()

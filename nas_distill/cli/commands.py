@@ -11,6 +11,16 @@ import typer
 
 from nas_distill import __version__
 from nas_distill.api.interruption import stoppable
+from nas_distill.cli.arguments import (
+    BudgetOption,
+    JsonOption,
+    QuietOption,
+    RunArgument,
+    TrialArgument,
+    open_the_run,
+    parse_budget,
+)
+from nas_distill.cli.assemble import assemble
 from nas_distill.cli.calibrate import calibrate
 from nas_distill.cli.output import print_json, print_table, say_student
 from nas_distill.common.errors import ConfigError
@@ -36,16 +46,6 @@ class Assistants(StrEnum):
 
     FRONT = "front"
     SELF = "self"
-
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, e.g. runs/quickstart")]
-TrialArgument = Annotated[int | None, typer.Argument(metavar="[TRIAL]", help="trial number; the best one unless given")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document instead of a table")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")]
-BudgetOption = Annotated[
-    list[str] | None,
-    typer.Option("--budget", metavar="COST=LIMIT", help="e.g. flops=2M, params=60k, latency_ms=0.5, flops=50%"),
-]
 
 
 @app.callback()
@@ -108,13 +108,14 @@ def search(
 
 
 app.command()(calibrate)
+app.command()(assemble)
 
 
 @app.command()
 def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = False) -> None:
     """Show the trials that no other beats, within a budget, and write their picture (front.png)."""
-    opened = _open(run)
-    limits = _parse_budget(budget)
+    opened = open_the_run(run)
+    limits = parse_budget(budget)
     records = opened.front_records(limits)
     if as_json:
         print_json([opened.trial(record.number).to_dict() for record in records])
@@ -139,7 +140,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one trial: its architecture, its costs, what it reached at each rung, and how it ended."""
-    opened = _open(run).trial(trial)
+    opened = open_the_run(run).trial(trial)
     if as_json:
         print_json(opened.to_dict())
         return
@@ -151,7 +152,7 @@ def show(
 @app.command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Say where a run stands; works while it runs."""
-    opened = _open(run)
+    opened = open_the_run(run)
     found = opened.status()
     if as_json:
         print_json(found)
@@ -176,7 +177,7 @@ def distill(
     quiet: QuietOption = False,
 ) -> None:
     """Distil one trial in full and keep the student."""
-    opened = _chosen(_open(run), trial)
+    opened = _chosen(open_the_run(run), trial)
     with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
         student = opened.distill(
             epochs=epochs, taught=not labels, seed=seed, via=None if via is None else via.value, observer=observer
@@ -194,7 +195,7 @@ def together(
     quiet: QuietOption = False,
 ) -> None:
     """Distil trials side by side, each taught by the teacher and by the others; keep the students."""
-    opened = _open(run)
+    opened = open_the_run(run)
     with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
         students = opened.distill_together(trials or None, epochs=epochs, observer=observer)
     for student in students:
@@ -210,7 +211,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a finished student: accuracy, share of the teacher's retained, agreement, calibration."""
-    opened = _open(run)
+    opened = open_the_run(run)
     student = _chosen(opened, trial).student()
     say_student(student, student.evaluate(split), split or opened.inputs.data.splits[-1], as_json)
 
@@ -226,7 +227,7 @@ def export(
     """Export a finished student, hold the file against PyTorch on validation data, and time it."""
     if format != "onnx":
         raise ConfigError(f"Format '{format}' is unknown; known: onnx.")
-    result = _chosen(_open(run), trial).student().export(output)
+    result = _chosen(open_the_run(run), trial).student().export(output)
     if as_json:
         print_json(result)
         return
@@ -303,7 +304,7 @@ def store_verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run's stored teacher logits with the live teacher's."""
-    found = _open(run).verify_store(samples)
+    found = open_the_run(run).verify_store(samples)
     if as_json:
         print_json(found)
         return
@@ -319,12 +320,6 @@ def _say_version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _open(path: Path) -> Run:
-    from nas_distill.api import open_run
-
-    return open_run(path)
-
-
 def _chosen(run: Run, trial: int | None) -> Trial:
     return run.best() if trial is None else run.trial(trial)
 
@@ -335,21 +330,9 @@ def _observer(quiet: bool) -> ConsoleObserver:
     return ConsoleObserver(quiet=quiet)
 
 
-def _parse_budget(entries: list[str] | None) -> dict[str, str] | None:
-    if not entries:
-        return None
-    limits = {}
-    for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not equals or not name or not value:
-            raise ConfigError(f"--budget {entry}: write it as COST=LIMIT, e.g. --budget flops=2M.")
-        limits[name.strip()] = value.strip()
-    return limits
-
-
 def _merged_budget(file: Path, entries: list[str] | None) -> dict[str, Any] | None:
     """Limits given on the command line stand in for the file's of the same cost; the others stay."""
-    limits = _parse_budget(entries)
+    limits = parse_budget(entries)
     if limits is None:
         return None
     from nas_distill.config import load_search_file

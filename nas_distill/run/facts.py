@@ -30,6 +30,7 @@ COSTS_TABLE = "costs_table"  # the table shown before the search
 TIMINGS = "timings"  # seconds of the parts of a run
 STORE = "store"  # key, bytes, samples of the teacher's stored answers, and the seconds they took
 BLOCKS = "blocks"  # alternatives of blocks that were distilled before, and samples presented to them
+BLOCK_WEIGHTS = "block_weights"  # of local scores, fitted to assembled students, and how both rank these
 STARTUP = "startup_seconds"  # waited for workers to begin
 MEASURED_LATENCY = "measured_latency_ms"  # training -> ms, of candidates for finalists under a latency limit
 FINALISTS = "finalists"

@@ -13,7 +13,7 @@ import nas_distill as nd
 from nas_distill.api.inputs import identity
 from nas_distill.api.start import prepare
 from nas_distill.api.training import initial_weights
-from nas_distill.common.errors import ConfigError, SpaceError
+from nas_distill.common.errors import BudgetError, ConfigError, RunError, SpaceError
 from tests.api.conftest import QUICK, tensors
 
 BUDGET = {"flops": "40%"}
@@ -82,6 +82,8 @@ def test_a_teacher_from_python_is_searched_from_end_to_end(
     assert module(data.batch("val", torch.arange(3))[0]).shape == (3, 4)
     again = nd.open_run(run.folder.path, teacher=teacher, data=data)
     assert again.best().distill(epochs=1).folder.exists()
+    with pytest.raises(RunError, match="no library of blocks"):
+        again.assemble()
 
 
 def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.Dataset) -> None:
@@ -170,6 +172,13 @@ def test_candidates_are_assembled_of_distilled_blocks(
     limit = run.budget.limits["flops"].high
     assert limit is not None
     assert all(record.costs["flops"] <= limit for record in assembled)
+    again = run.assemble({"flops": "20%"}, count=2)
+    assert again
+    for entry in again:
+        assert entry.costs["flops"] == pytest.approx(entry.predicted["flops"])
+        assert entry.costs["flops"] <= limit / 2
+    with pytest.raises(BudgetError, match="latency_ms"):
+        run.assemble({"latency_ms": 1.0})
 
 
 def test_strategies_of_blocks_need_a_teacher_to_cut(data: nd.Dataset, given: dict[str, Any]) -> None:

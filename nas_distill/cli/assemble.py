@@ -1,0 +1,45 @@
+"""``nas-distill assemble``: students put together of a run's distilled blocks for another budget, without training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_distill.cli.arguments import BudgetOption, JsonOption, RunArgument, open_the_run, parse_budget
+from nas_distill.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from nas_distill.api.assembling import Assembled
+
+
+def assemble(
+    run: RunArgument,
+    budget: BudgetOption = None,
+    count: Annotated[int, typer.Option(help="assemblies to show")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Assemble students of a run's distilled blocks within a budget; seconds, and nothing is trained.
+
+    For runs of strategy blockwise or hybrid. A search with blockwise: {library: RUN/blocks} trains them.
+    """
+    found = open_the_run(run).assemble(parse_budget(budget), count=count)
+    if as_json:
+        print_json([entry.row() for entry in found])
+    else:
+        _say(found)
+
+
+def _say(found: list[Assembled]) -> None:
+    from nas_distill.report import words
+    from nas_distill.report.tables import add_columns, add_row, new_table
+
+    table = new_table("Assemblies of distilled blocks, best first")
+    names = list(found[0].predicted) if found else []
+    add_columns(table, ["blocks"], ["local score", "expected", *names, "trial"])
+    for entry in found:
+        costs = [words.cost(name, entry.costs[name]) for name in names]
+        trial = words.NONE if entry.trial is None else str(entry.trial)
+        add_row(table, [" ".join(entry.blocks), f"{entry.score:.4g}", words.percent(entry.expected), *costs, trial])
+    print_table(table)
+    typer.echo("Local score: what is lost block by block, lower is better. Expected: accuracy of a short distillation.")
