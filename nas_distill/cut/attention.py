@@ -52,14 +52,15 @@ class NarrowedAttention(nn.MultiheadAttention):
         """
         if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
             raise SpaceError("an attention with kdim, vdim, add_bias_kv or add_zero_attn cannot be cut.")
-        new = cls(
-            module.embed_dim,
-            module.num_heads,
-            module.head_dim,
-            bias=module.in_proj_bias is not None,
-            dropout=module.dropout,
-            batch_first=module.batch_first,
-        )
+        with torch.device("meta"):  # weights are not drawn, since they are the module's
+            new = cls(
+                module.embed_dim,
+                module.num_heads,
+                module.head_dim,
+                bias=module.in_proj_bias is not None,
+                dropout=module.dropout,
+                batch_first=module.batch_first,
+            )
         for name in ("in_proj_weight", "in_proj_bias"):
             setattr(new, name, getattr(module, name))
         new.out_proj = module.out_proj

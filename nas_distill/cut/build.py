@@ -94,7 +94,8 @@ class CutBuilder:
 
 def redraw(module: nn.Module) -> None:
     """Draw all weights anew, in place, from torch's global generator."""
-    for part in module.modules():
+    # Parts first: a module may set what its parts have drawn, as torch's attention does.
+    for part in reversed(list(module.modules())):
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
         if callable(reset):
             reset()

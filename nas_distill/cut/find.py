@@ -34,18 +34,34 @@ def find_plan(module: nn.Module, input_shape: Sequence[int], *, blocks: Sequence
         blocks: dotted names of the trunk's blocks in the order of the forward pass, where they are not found.
 
     Raises:
-        SpaceError: the network fails on such a sample, no trunk of blocks is found in it, or what is named is no block.
+        SpaceError: the network cannot be copied, it fails on such a sample, no trunk of blocks is found in it, or what
+            is named is no block.
     """
-    copied = copy.deepcopy(module).cpu()
+    copied = _copied(module)
     recording, sums = _record(copied, input_shape)
     trunk = find_trunk(copied, recording, sums, blocks)
     order = _order(copied, recording)
     del recording, sums  # they hold all that passed through the network
-    proof = Proof(copied, input_shape, [block.module for block in trunk])
+    try:
+        proof = Proof(copied, input_shape, [block.module for block in trunk])
+    except Exception as error:
+        raise SpaceError(
+            f"what can be cut from the teacher cannot be proven, since it fails with random weights "
+            f"({first_line(error, 120)})."
+        ) from error
     proposed, unread = _propose(copied, input_shape, order)
     proven, boundaries, whole = prove(copied, proposed, proof)
     groups = [replace(group, block=_inside(group, trunk)) for group in proven]
     return Plan(tuple(groups), tuple(find_blocks(trunk, groups, boundaries, proof)), (*unread, *whole))
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module).cpu()
+    except Exception as error:
+        raise SpaceError(
+            f"students cannot be cut from a teacher that cannot be copied ({first_line(error)})."
+        ) from error
 
 
 def _record(module: nn.Module, input_shape: Sequence[int]) -> tuple[Recording, Sums]:

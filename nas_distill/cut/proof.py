@@ -185,4 +185,4 @@ def _zero(module: nn.Module, group: Group, keep: Sequence[int]) -> None:
     for slot in group.slots:
         gone = [place for unit, places in enumerate(slot.places) if unit not in keep for place in places]
         for part in parts_of(module, slot.module, slot.side):
-            part.tensor.index_fill_(part.axis, torch.tensor(gone), 0.0)
+            part.tensor.index_fill_(part.axis, torch.tensor(gone, dtype=torch.long), 0.0)

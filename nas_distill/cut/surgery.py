@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_distill.common.errors import SpaceError
 from nas_distill.cut.attention import NarrowedAttention, as_encoder_layer, forgo_nested
@@ -69,15 +69,18 @@ def _slice(module: nn.Module, plan: Plan, narrowed: Mapping[str, Sequence[int]])
         for slot in plan.group(name).slots:
             governed.setdefault((slot.module, slot.side), []).append((slot, units))
     _make_room(module, [name for name, _ in governed])
+    tied: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
+    keep_alive = []  # so that no other tensor gets the id of one that was replaced
     for (name, side), slots in governed.items():
         places = kept_places(length(module, name, side), slots)
         for part in parts_of(module, name, side):
             old = part.tensor
-            index = torch.tensor(places, device=old.device)
-            new = old.detach().index_select(part.axis, index)
-            if isinstance(old, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=old.requires_grad)
-            setattr(part.owner, part.name, new)
+            keep_alive.append(old)
+            key = id(old), part.axis, tuple(places)
+            if key not in tied:  # modules that share a weight go on to share it
+                new = old.detach().index_select(part.axis, torch.tensor(places, device=old.device))
+                tied[key] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+            setattr(part.owner, part.name, tied[key])
         found = named(module, name)
         if isinstance(found, nn.Module):
             resize(found, side, len(places))

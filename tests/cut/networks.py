@@ -1,9 +1,13 @@
 """Small networks of many builds, each (B, 3, 8, 8) -> (B, 5)."""
 
+import copy
+from functools import cache
+
 import torch
 from torch import nn
 from torch.nn import functional
 
+from nas_distill.cut.find import find_plan
 from nas_distill.models import mbconv, resnet
 
 SHAPE, CLASSES = (3, 8, 8), 5
@@ -181,7 +185,7 @@ class Patches(nn.Module):
 
     def forward(self, x):
         x = self.patch(x).flatten(2).transpose(1, 2)
-        return torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        return torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
 
 
 class Transformer(nn.Module):
@@ -328,3 +332,19 @@ def make(name, seed=0):
                 part.running_mean.normal_(0, 0.1)
                 part.running_var.uniform_(0.5, 1.5)
     return module.eval().requires_grad_(False)
+
+
+@cache
+def _planned(name):
+    module = make(name)
+    return module, find_plan(module, SHAPE)
+
+
+def planned(name):
+    """Return a copy of the network of a name, and its plan, which is found once."""
+    module, plan = _planned(name)
+    return copy.deepcopy(module), plan
+
+
+def images(count=2, seed=0):
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,308 @@
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from nas_distill.common.errors import SpaceError
+from nas_distill.cut.find import find_plan
+from nas_distill.models import resnet
+from tests.cut.networks import (
+    CLASSES,
+    NETWORKS,
+    SHAPE,
+    Attention,
+    Pooled,
+    Residual,
+    conv,
+    images,
+    make,
+    planned,
+)
+
+
+def groups(plan):
+    return {group.name: (group.kind, group.size, group.block) for group in plan.groups}
+
+
+def blocks(plan):
+    return [(block.module, block.input, block.output, block.stride, block.droppable) for block in plan.blocks]
+
+
+def test_the_shipped_teacher():
+    stages = [{"depth": 1, "width": 32}, {"depth": 1, "width": 64}, {"depth": 1, "width": 128}]
+    plan = find_plan(resnet.build(stem=32, stages=stages, input_shape=(1, 28, 28)), (1, 28, 28))
+    assert groups(plan) == {
+        "stem.0": ("channels", 32, None),
+        "blocks.0.body.0": ("channels", 32, 0),
+        "blocks.1.body.0": ("channels", 64, 1),
+        "blocks.1.body.3": ("channels", 64, None),
+        "blocks.2.body.0": ("channels", 128, 2),
+        "blocks.2.body.3": ("channels", 128, None),
+    }
+    assert blocks(plan) == [
+        ("blocks.0", "stem.0", "stem.0", 1, True),
+        ("blocks.1", "stem.0", "blocks.1.body.3", 2, False),
+        ("blocks.2", "blocks.1.body.3", "blocks.2.body.3", 2, False),
+    ]
+    assert plan.whole == ()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_teacher_is_left_as_it_was(name):
+    module = make(name)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    random = torch.get_rng_state()
+    find_plan(module, SHAPE)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert not any(weight.requires_grad or weight.grad is not None for weight in module.parameters())
+    assert not any(part.training for part in module.modules())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_and_the_data_are_never_cut(name):
+    module, plan = planned(name)
+    heads = [part for part in module.modules() if isinstance(part, nn.Linear) and part.out_features == CLASSES]
+    for group in plan.groups:
+        for slot in group.slots:
+            part = dict(module.named_modules()).get(slot.module)
+            assert not (slot.side == "out" and any(part is head for head in heads))
+            assert not (slot.side == "in" and isinstance(part, nn.Conv2d) and part.in_channels == SHAPE[0])
+
+
+def test_channels_behind_a_flatten_are_owned_by_the_channel_before():
+    _, plan = planned("flattening")
+    slots = {slot.module: slot.places for slot in plan.group("features.2.0").slots}
+    assert slots["classifier.0"][:2] == ((0, 1, 2, 3), (4, 5, 6, 7))
+
+
+def test_channels_behind_a_concatenation_have_an_offset():
+    _, plan = planned("concatenating")
+    slots = {slot.module: slot.places for slot in plan.group("blocks.0.body.2").slots}
+    assert slots["blocks.1.body.2"][0] == (16,)
+    assert plan.blocks[1].input is None
+    assert plan.blocks[1].inputs == 0
+
+
+def test_grouped_convolutions_are_cut_by_groups():
+    _, plan = planned("grouped")
+    group = plan.group("blocks.0.body.0.0")
+    assert (group.size, group.block) == (8, 0)
+    assert {slot.module: slot.places[0] for slot in group.slots}["blocks.0.body.1.0"] == (0, 1, 2, 3)
+
+
+def test_gates_go_with_what_they_weigh():
+    _, plan = planned("gated")
+    assert plan.group("blocks.0.first").slots[0].places[0] == (0, 16)
+    _, plan = planned("mobile")
+    assert {"blocks.1.body.6.gate.0", "blocks.1.body.6.gate.2"} <= {
+        slot.module for slot in (*plan.group("blocks.1.body.0").slots, *plan.group("blocks.1.body.6.gate.0").slots)
+    }
+
+
+@pytest.mark.parametrize("name", ["transformer", "post_norm", "own_attention"])
+def test_transformers_have_heads_neurons_and_a_width(name):
+    _, plan = planned(name)
+    assert [(group.kind, group.size) for group in plan.shared] == [("channels", 32)]
+    for index, block in enumerate(plan.blocks):
+        assert [(group.kind, group.size > 4) for group in plan.inner(index)] == [("heads", False), ("neurons", True)]
+        assert block.droppable
+        assert block.tokens
+
+
+def test_layer_scales_and_positions_are_cut_with_the_width():
+    _, plan = planned("layer_norm")
+    assert {"blocks.0.scale", "blocks.0.norm"} <= {slot.module for slot in plan.group("stem").slots}
+    _, plan = planned("transformer")
+    assert {"embed.position", "embed.token"} <= {slot.module for slot in plan.group("embed.patch").slots}
+
+
+def test_what_cannot_be_cut_is_left_whole_and_reported():
+    _, plan = planned("shuffling")
+    assert [whole.module for whole in plan.whole] == ["stem.0"]
+    assert "something else" in plan.whole[0].reason
+    assert [group.name for group in plan.groups] == ["blocks.1.0"]
+
+
+class OverChannels(nn.Module):
+    def forward(self, x):
+        return x / x.abs().mean(1, keepdim=True)
+
+
+def test_statistics_over_channels_that_are_no_layer_norm_are_not_cut():
+    body = nn.Sequential(conv(16, 16), OverChannels(), conv(16, 16))
+    plan = find_plan(Pooled(conv(3, 16), [Residual(body)], 16), SHAPE)
+    assert [whole.module for whole in plan.whole] == ["blocks.0.body.0.0"]
+    assert "stem.0" in groups(plan)
+
+
+def test_a_network_that_holds_its_width_in_its_code_is_left_whole():
+    class Fixed(Pooled):
+        def forward(self, x):
+            return self.head(self.blocks(self.stem(x)).view(-1, 16, 64).mean(2))
+
+    plan = find_plan(Fixed(conv(3, 16), [Residual(conv(16, 8).append(conv(8, 16)))], 16), SHAPE)
+    assert [whole.module for whole in plan.whole] == ["stem.0"]
+    assert "does not run" in plan.whole[0].reason
+    assert groups(plan) == {"blocks.0.body.0": ("channels", 8, 0)}
+    assert plan.blocks[0].droppable  # its width stays, so that passing it over fits
+
+
+def test_units_that_nothing_depends_on_prove_nothing():
+    class Zero(nn.Module):
+        def forward(self, x):
+            return 0 * x
+
+    body = nn.Sequential(conv(16, 8), conv(8, 16), Zero())
+    plan = find_plan(Pooled(conv(3, 16), [Residual(body)], 16), SHAPE)
+    assert [(whole.module, "no part" in whole.reason) for whole in plan.whole] == [("blocks.0.body.0.0", True)]
+
+
+def test_weights_that_are_zero_hide_nothing():
+    module = make("residual")
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.weight.zero_()
+    assert find_plan(module, SHAPE) == planned("residual")[1]
+
+
+def test_a_weight_of_two_layers_is_cut_in_both_or_in_none():
+    module = Pooled(conv(3, 16), [Residual(conv(16, 16)), Residual(conv(16, 16))], 16)
+    module.blocks[1].body[0].weight = module.blocks[0].body[0].weight
+    assert "stem.0" in groups(find_plan(module, SHAPE))
+    apart = Pooled(conv(3, 16), [conv(16, 16), conv(16, 16)], 16)
+    apart.blocks[1][0].weight = apart.blocks[0][0].weight
+    assert all("something else" in whole.reason for whole in find_plan(apart, SHAPE).whole)
+
+
+def test_blocks_of_stages_are_found():
+    def stage(inputs, outputs):
+        return nn.Sequential(conv(inputs, outputs, stride=2), Residual(conv(outputs, outputs)))
+
+    module = Pooled(conv(3, 16), [stage(16, 24), stage(24, 32)], 32)
+    assert [block.module for block in find_plan(module, SHAPE).blocks] == [
+        "blocks.0.0",
+        "blocks.0.1",
+        "blocks.1.0",
+        "blocks.1.1",
+    ]
+
+
+def test_a_branch_beside_a_residual_is_not_droppable():
+    class Outside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Conv2d(3, 16, 4, 4)
+            self.layers = nn.ModuleList(Attention(16, 2) for _ in range(2))
+            self.head = nn.Linear(16, CLASSES)
+
+        def forward(self, x):
+            x = self.embed(x).flatten(2).transpose(1, 2)
+            for layer in self.layers:
+                x = x + layer(x)
+            return self.head(x.mean(1))
+
+    plan = find_plan(Outside(), SHAPE)
+    assert [block.droppable for block in plan.blocks] == [False, False]
+    assert [block.input for block in plan.blocks] == ["embed", "embed"]
+
+
+def test_blocks_named_by_hand():
+    module = make("residual")
+    plan = find_plan(module, SHAPE, blocks=["blocks.1", "blocks.3"])
+    assert [block.module for block in plan.blocks] == ["blocks.1", "blocks.3"]
+    assert {group.block for group in plan.groups} == {None, 0, 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["block.1"], r"no module 'block\.1'; did you mean 'blocks\.1'\?"),
+        ([], "names no block"),
+        (["head"], "'head' is no block"),
+        (["blocks.3", "blocks.1"], r"'blocks\.1' does not come after 'blocks\.3'"),
+        (["blocks", "blocks.1"], r"'blocks\.1' does not come after 'blocks'"),
+    ],
+)
+def test_names_that_are_no_blocks(names, message):
+    with pytest.raises(SpaceError, match=message):
+        find_plan(make("residual"), SHAPE, blocks=names)
+
+
+def test_no_trunk_says_how_to_name_blocks():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    with pytest.raises(
+        SpaceError, match=r"no trunk of blocks .* name its blocks .* \{from_teacher: \{blocks: \[\.\.\."
+    ):
+        find_plan(module, SHAPE)
+
+
+def test_a_teacher_that_fails_on_its_data():
+    with pytest.raises(SpaceError, match=r"cannot be found: The network .* fails on a batch"):
+        find_plan(make("residual"), (5, 8, 8))
+
+
+def test_a_teacher_that_cannot_be_copied():
+    module = make("sequential")
+    module.lock = open(__file__)  # noqa: PTH123, SIM115
+    with pytest.raises(SpaceError, match="cannot be copied"):
+        find_plan(module, SHAPE)
+    module.lock.close()
+
+
+def test_a_network_that_does_not_run_in_double_precision_is_proven_in_single():
+    class Single(Pooled):
+        def forward(self, x):
+            return super().forward(x.float()) if next(self.parameters()).dtype == torch.float32 else 1 / 0
+
+    module = Single(conv(3, 16), [Residual(conv(16, 16)), conv(16, 24)], 24)
+    assert list(groups(find_plan(module, SHAPE))) == ["stem.0", "blocks.1.0"]
+
+
+def test_a_plan_is_the_same_each_time():
+    assert find_plan(make("mobile"), SHAPE) == planned("mobile")[1]
+    trained = copy.deepcopy(make("mobile", seed=3))
+    assert find_plan(trained, SHAPE) == planned("mobile")[1]
+
+
+def test_loading_a_student_needs_no_torch_pruning():
+    code = "import sys, nas_distill.cut.build, nas_distill.cut.find; assert 'torch_pruning' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_hugging_face_models():
+    transformers = pytest.importorskip("transformers")
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            config = transformers.ViTConfig(
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=48,
+                image_size=8,
+                patch_size=4,
+                num_labels=CLASSES,
+            )
+            self.model = transformers.ViTForImageClassification(config)
+
+        def forward(self, x):
+            return self.model(x).logits
+
+    module = Logits().eval()
+    plan = find_plan(module, SHAPE)
+    assert [(group.kind, group.size, group.block) for group in plan.groups] == [
+        ("channels", 32, None),
+        ("heads", 4, 0),
+        ("neurons", 48, 0),
+        ("heads", 4, 1),
+        ("neurons", 48, 1),
+    ]
+    assert [block.droppable for block in plan.blocks] == [True, True]
+    assert module(images()).shape == (2, CLASSES)

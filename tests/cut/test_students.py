@@ -1,0 +1,90 @@
+"""Random students of many networks: they build, run, train, are counted and exported."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from nas_distill.common.seeds import seeded_torch
+from nas_distill.cost import count
+from nas_distill.cut.build import CutBuilder
+from nas_distill.cut.space import cut_of, cut_space
+from nas_distill.cut.surgery import cut
+from nas_distill.export.onnx import export_onnx
+from nas_distill.export.verify import verify_onnx
+from tests.cut.networks import CLASSES, NETWORKS, SHAPE, images, planned
+
+
+def space_of(name, **options):
+    module, plan = planned(name)
+    kinds = sorted(
+        {"linear" if block.tokens else "separable" for block in plan.blocks if block.inputs and block.outputs}
+    )
+    return cut_space(plan, builder=CutBuilder(module, plan), multiple=2, kinds=kinds, **options)
+
+
+def student_of(name, architecture):
+    with seeded_torch(0, "student"):
+        return space_of(name).build(architecture, input_shape=SHAPE, num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_with_nothing_cut_the_space_gives_the_teacher(name):
+    module, plan = planned(name)
+    heir = cut(copy.deepcopy(module), plan, cut_of(plan, space_of(name).largest().to_dict()))
+    assert torch.equal(heir(images()), module(images()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(NETWORKS)), st.integers(0, 10**6))
+def test_random_students_run_train_and_inherit(name, seed):
+    module, plan = planned(name)
+    space = space_of(name)
+    architecture = space.sample(np.random.default_rng(seed))
+    student = student_of(name, architecture)
+    before = [weight.detach().clone() for weight in student.parameters()]
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    functional.cross_entropy(student(images(4)), torch.arange(4) % CLASSES).backward()
+    optimizer.step()
+    assert any(not torch.equal(old, new) for old, new in zip(before, student.parameters()))
+    assert student.eval()(images()).shape == (2, CLASSES)
+    # What the teacher is cut to has the same weights in the same places.
+    heir = cut(copy.deepcopy(module), plan, cut_of(plan, architecture.to_dict()))
+    student.load_state_dict(heir.requires_grad_(True).state_dict())
+    assert torch.equal(student(images()), heir(images()))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_costs_of_students_are_counted_and_fall_with_what_is_cut(name):
+    space = space_of(name)
+    small, large = (
+        count(student_of(name, one), SHAPE, ("params", "flops")) for one in (space.smallest(), space.largest())
+    )
+    module, _ = planned(name)
+    assert large == count(module, SHAPE, ("params", "flops"))
+    assert 0 < small["params"] < large["params"]
+    assert 0 < small["flops"] < large["flops"]
+
+
+def exports(name, folder, seed):
+    space = space_of(name)
+    student = student_of(name, space.sample(np.random.default_rng(seed))).eval()
+    path = folder / "student.onnx"
+    export_onnx(student, SHAPE, path)
+    verify_onnx(path, student, images(4))
+
+
+@pytest.mark.parametrize("name", ["mobile", "transformer"])
+def test_students_are_exported(name, tmp_path):
+    exports(name, tmp_path, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_random_students_are_exported(name, seed, tmp_path):
+    exports(name, tmp_path, seed)
