@@ -16,12 +16,14 @@ from nas_distill.cut.plan import Plan
 from nas_distill.cut.redundancy import depth_order
 from nas_distill.cut.space import cut_space
 from nas_distill.data import Dataset
+from nas_distill.report import words
 from nas_distill.space import SearchSpace
 from nas_distill.teacher import Teacher
 from nas_distill.teacher.load import teacher_builder
 
 FROM_TEACHER = "from_teacher"
 _BUILD = "nas_distill.cut.build:build"
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,26 @@ def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset) ->
         start=options.start,
     )
     return Cutting(options, teacher, plan, made, data, config.seed)
+
+
+def describe_cutting(cutting: Cutting | None) -> list[str]:
+    """Say what students are cut from and what is left whole; nothing where they are not cut from the teacher."""
+    if cutting is None:
+        return []
+    plan = cutting.plan
+    kinds = [group.kind for group in plan.groups]
+    groups = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in ("channels", "heads", "neurons") if kind in kinds)
+    droppable = sum(block.droppable for block in plan.blocks)
+    told = [
+        f"Students are cut from '{cutting.teacher.name}': {words.count(len(plan.groups), 'group')} "
+        f"({groups or 'none'}), {len(plan.shared)} shared between its {words.count(len(plan.blocks), 'block')}, "
+        f"of which {droppable} can go."
+    ]
+    if plan.whole:
+        shown = "; ".join(f"{entry.module or 'the network'} ({entry.reason})" for entry in plan.whole[:_SHOWN])
+        more = f"; and {len(plan.whole) - _SHOWN} more" if len(plan.whole) > _SHOWN else ""
+        told.append(f"Left whole: {shown}{more}.")
+    return told
 
 
 def _builder(

@@ -15,6 +15,7 @@ from typing import Any
 from nas_distill.api.assembling import LibraryAssembler, scored
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
+from nas_distill.api.cutting import describe_cutting
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
 from nas_distill.api.inputs import Inputs, identity
@@ -38,8 +39,8 @@ from nas_distill.engine.probe import NoiseProbe
 from nas_distill.engine.progress import Event
 from nas_distill.engine.survey import Estimate, Survey, estimate_seconds, survey_space, typical_seconds
 from nas_distill.engine.work import Backend, WorkSource
-from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
+from nas_distill.evaluate.quality import quality_of
 from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import hold_identity
@@ -71,6 +72,8 @@ class Pipeline:
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
             hold_identity(self.folder, journal.facts, identity(self.inputs))
             journal.facts.record_environment(self.config.seed)
+            if self.inputs.data.task != "classification":
+                journal.facts.set(names.TASK, self.inputs.data.task)
             journal.facts.set(names.BASE, os.path.relpath(self.inputs.base, self.folder.path.resolve()))
             write_text(self.folder.search_yaml, dump_yaml(self.config))
             try:
@@ -83,6 +86,8 @@ class Pipeline:
                         write_csv(read_records(journal.study), self.folder.trials_csv)
 
     def _phases(self, journal: Journal, objectives: Objectives) -> None:
+        for sentence in describe_cutting(self.inputs.cutting):
+            self.observer.note(sentence)
         costing = self.costing(journal)
         signal = self._signal(journal)
         try:
@@ -146,7 +151,13 @@ class Pipeline:
             return float(known["validation"])
         data = self.inputs.data
         batches = (data.batch("val", index)[0] for index in data.batches("val"))
-        return accuracy(predict_logits(self.inputs.teacher.module, batches), data.labels("val"))
+        found = quality_of(predict_logits(self.inputs.teacher.module, batches), data.labels("val"), data.task)
+        if found < 0:
+            self.observer.note(
+                f"The teacher's R\N{SUPERSCRIPT TWO} on validation data is {found:.2f}, worse than their mean; are its "
+                "outputs in the units of the targets?"
+            )
+        return found
 
     def survey(self, costing: Costing, signal: TeacherSignal | None) -> tuple[Survey, Estimate]:
         """Look at the space and time a training step."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from nas_distill.api.advice import load_advice, with_advice
 from nas_distill.api.costing import check_costs
+from nas_distill.api.cutting import describe_cutting
 from nas_distill.api.inputs import FROM_PYTHON, Inputs, resolve, search_paths
 from nas_distill.api.interruption import Interruption, interruptible
 from nas_distill.api.observer import Observer, Silent
@@ -98,6 +99,8 @@ def dry_run(
         NasDistillError: the search could not start.
     """
     inputs, base = prepare(file, budget=budget, calibration=calibration, settings=settings)
+    for sentence in describe_cutting(inputs.cutting):
+        observer.note(sentence)
     pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
     costing = pipeline.costing(None)
     features = store_contents(inputs, inputs.config.score).features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 import nas_distill as nd
+from nas_distill.api.cutting import describe_cutting
 from nas_distill.api.inputs import identity
 from nas_distill.api.start import prepare
 from nas_distill.api.training import initial_weights
 from nas_distill.common.errors import BudgetError, ConfigError, RunError, SpaceError
+from nas_distill.cut.plan import Whole
 from tests.api.conftest import QUICK, tensors
 
 BUDGET = {"flops": "40%"}
@@ -184,3 +187,14 @@ def test_candidates_are_assembled_of_distilled_blocks(
 def test_strategies_of_blocks_need_a_teacher_to_cut(data: nd.Dataset, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="'hybrid' assembles students of the teacher's blocks"):
         prepare(None, **{**given, "budget": BUDGET}, settings={**QUICK, "strategy": "hybrid"})
+
+
+def test_what_can_be_cut_and_what_is_left_whole_is_said(teacher: nn.Module, data: nd.Dataset) -> None:
+    cutting = prepared(teacher, data, "from_teacher").cutting
+    told = describe_cutting(cutting)
+    assert "3 groups (3 of channels), 1 shared between its 2 blocks, of which 2 can go" in told[0]
+    plan = replace(cutting.plan, whole=(Whole("head", "its units cannot be told apart"), Whole("", "it counts them")))
+    assert describe_cutting(replace(cutting, plan=plan))[1] == (
+        "Left whole: head (its units cannot be told apart); the network (it counts them)."
+    )
+    assert describe_cutting(None) == []
