@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from yaml.constructor import ConstructorError
 
 from nas_distill.common.errors import ConfigError, first_line
+from nas_distill.common.task import Task
 from nas_distill.common.validation import explain, union_parts
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -57,6 +58,7 @@ class DataConfig(Section):
     val: float = Field(0.2, gt=0, lt=1)
     arguments: dict[str, Any] = Field(default_factory=dict)
     views: ViewsConfig | None = None
+    task: Task | None = None
 
 
 class TeacherSource(Section):
@@ -155,10 +157,18 @@ class TermConfig(Section):
 
 def _distillation() -> tuple[TermConfig, ...]:
     """Hinton's knowledge distillation beside the labels."""
-    return (
-        TermConfig(name="cross_entropy", weight=0.1),
-        TermConfig.model_validate({"name": "kd", "weight": 0.9, "temperature": 4.0}),
-    )
+    return default_loss("classification")
+
+
+def default_loss(task: Task) -> tuple[TermConfig, ...]:
+    """Return the loss of a training that spells none out: the teacher's answers, and a tenth of the labels."""
+    if task == "classification":
+        labels, answers = "cross_entropy", TermConfig.model_validate({"name": "kd", "weight": 0.9, "temperature": 4.0})
+    elif task == "multilabel":
+        labels, answers = "bce", TermConfig(name="bce_kd", weight=0.9)
+    else:
+        labels, answers = "squared_error", TermConfig(name="mse", weight=0.9)
+    return TermConfig(name=labels, weight=0.1), answers
 
 
 class CurriculumConfig(Section):
@@ -400,6 +410,17 @@ class SearchFile(Section):
             if isinstance(amount, bool):
                 raise ValueError(f"the amount of '{name}' must not be {'yes' if amount else 'no'}")
         return value
+
+
+def with_default_losses(config: SearchFile, task: Task) -> SearchFile:
+    """Return a search file whose losses, where it does not spell them out, are those of a task."""
+    loss = {"loss": default_loss(task)}
+    sections = {
+        name: section.model_copy(update=loss)
+        for name, section in (("score", config.score), ("final", config.final))
+        if "loss" not in section.model_fields_set
+    }
+    return config if task == "classification" else config.model_copy(update=sections)
 
 
 class TeachFile(Section):

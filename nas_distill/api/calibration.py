@@ -22,6 +22,7 @@ from nas_distill.api.training import make_evaluator
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.seeds import numpy_rng
+from nas_distill.common.task import QUALITY
 from nas_distill.engine.calibration import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
 from nas_distill.report import words
 from nas_distill.report.markdown import markdown_table
@@ -237,7 +238,13 @@ def write_calibration(inputs: Inputs, folder: Path, networks: list[Network], tab
     )
     panels = [read_out(study, kind) for kind in taught_budgets(study).values()]
     save_figure(
-        ranking_figure(study, panels, title=f"Short and full distillation: {inputs.space.name}"), folder / _PICTURE
+        ranking_figure(
+            study,
+            panels,
+            title=f"Short and full distillation: {inputs.space.name}",
+            quality=f"validation {QUALITY[inputs.data.task]}",
+        ),
+        folder / _PICTURE,
     )
     write_text(folder / _ADVICE, advice.yaml())
     write_text(calibration.report, _report(inputs, study, calibration))
@@ -326,8 +333,9 @@ def _report(inputs: Inputs, study: Study, calibration: Calibration) -> str:
         f"{calibration.networks} architectures from {words.cost('flops', study.flops.min())} to "
         f"{words.cost('flops', study.flops.max())} multiply-adds, {trained} trainings"
         + (f" ({calibration.failed} more failed)" if calibration.failed else "")
-        + f"; a full distillation has {config.final.epochs:g} epochs. Quality is accuracy on {len(inputs.data.val):,} "
-        f"validation samples. Between seeds a full distillation differs by {words.percent(calibration.target_noise)} "
+        + f"; a full distillation has {config.final.epochs:g} epochs. Quality is {QUALITY[inputs.data.task]} on "
+        f"{len(inputs.data.val):,} validation samples. Between seeds a full distillation differs by "
+        f"{words.percent(calibration.target_noise)} "
         f"(standard deviation), and one seed's ranks another's with τ = {figure(ceiling)}: no score can be asked for "
         "more.",
         "![Short and full](calibration.png)",

@@ -14,7 +14,7 @@ from nas_distill.cost.runtime import time_file
 from nas_distill.data import SplitName
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import evaluate_logits
+from nas_distill.evaluate.report import evaluate_outputs
 from nas_distill.export.onnx import export_onnx
 from nas_distill.export.student import load_student
 from nas_distill.export.verify import verify_onnx
@@ -49,7 +49,7 @@ def export_student(inputs: Inputs, student: nn.Module, architecture: str, path: 
         class_names=data.classes,
     )
     batches = [data.batch("val", index)[0] for index in data.batches("val", 128)[: _PARITY_SAMPLES // 128]]
-    parity = verify_onnx(path, student, batches)
+    parity = verify_onnx(path, student, batches, task=data.task)
     sample = time_file(path, inputs.input_shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
     return {
         "format": "onnx",
@@ -86,12 +86,12 @@ def evaluate_once(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
     def logits_of(module: nn.Module) -> Any:
         return predict_logits(module, (inputs.data.batch(split, index)[0] for index in inputs.data.batches(split)))
 
-    teacher = logits_of(inputs.teacher.module)
-    results = {TEACHER: asdict(evaluate_logits(teacher, labels))}
+    teacher, task = logits_of(inputs.teacher.module), inputs.data.task
+    results = {TEACHER: asdict(evaluate_outputs(teacher, labels, task=task))}
     for entry in (winner, baseline_of(winner, read_finalists(facts))):
         if entry is not None and entry.quality is not None:
             student = logits_of(read_student(inputs, folder, entry.key))
-            results[entry.key] = asdict(evaluate_logits(student, labels, teacher))
+            results[entry.key] = asdict(evaluate_outputs(student, labels, teacher, task=task))
     facts.set(names.EVALUATION, {"split": split, "student": winner.key, "results": results})
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher
+from nas_distill.api.tasks import check_task
 from nas_distill.common.errors import ConfigError
-from nas_distill.config import DataConfig, SearchFile, TeacherSource
+from nas_distill.config import DataConfig, SearchFile, TeacherSource, with_default_losses
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.objective import find_terms
@@ -67,9 +68,10 @@ def resolve(
     if data is None:
         data = load_data(config.data, paths, config.seed)
     elif not isinstance(data, Dataset):
-        data = as_dataset(data, val=config.data.val, views=_views(config.data), seed=config.seed)
+        data = as_dataset(data, val=config.data.val, views=_views(config.data), task=config.data.task, seed=config.seed)
+    config = with_default_losses(config, data.task)
     for section in ("score", "final"):
-        find_terms(getattr(config, section).loss, where=f"{section}.loss", paths=paths)
+        find_terms(getattr(config, section).loss, where=f"{section}.loss", paths=paths, task=data.task)
     if teacher is None:
         frozen = [_load_teacher(source, data, paths) for source in (config.teacher, *config.teacher.others)]
     else:
@@ -83,6 +85,7 @@ def resolve(
                 "'builder' does not go with a space cut from the teacher, whose builder is the teacher's own."
             )
         cutting = cut_from(content, config, frozen[0], data)
+    check_task(config, data.task, None if cutting is None else cutting.config)
     if config.search.strategy != "sample" and (cutting is None or cutting.config.start == "random"):
         raise ConfigError(
             f"search.strategy: '{config.search.strategy}' assembles students of the teacher's blocks: take a space "
@@ -108,6 +111,7 @@ def load_data(config: DataConfig, paths: Sequence[Path], seed: int) -> Dataset:
         views=_views(config),
         arguments=config.arguments,
         paths=paths,
+        task=config.task,
         seed=seed,
     )
 

@@ -9,12 +9,13 @@ from nas_distill.api.costing import LATENCY, Costing
 from nas_distill.api.finish import TEACHER, baseline_of
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.errors import RunError
+from nas_distill.common.task import Task
 from nas_distill.cost.budget import Budget
 from nas_distill.distill.objective import Term, find_terms
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
-from nas_distill.evaluate.report import Evaluation
+from nas_distill.evaluate.report import read_evaluation
 from nas_distill.report.local_scores import local_ranking
 from nas_distill.report.model import (
     CardFacts,
@@ -127,7 +128,7 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
     results = evaluation["results"]
     teacher_latency = (exports.get(TEACHER) or {}).get("latency") or {}
     baseline = baseline_of(winner, finalists)
-    split = evaluation["split"]
+    split, task = evaluation["split"], facts.get(names.TASK, "classification")
     notes = [] if split == "test" else ["There is no test data; validation data chose the student and flatters it."]
     starts = compare_starts(records)
     if starts is not None:
@@ -142,16 +143,16 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
         run=str(folder.path),
         teacher=ModelResult(
             "teacher",
-            evaluation=Evaluation(**results[TEACHER]),
+            evaluation=read_evaluation(results[TEACHER]),
             costs=facts[names.TEACHER]["costs"],
             latency_p50_ms=teacher_latency.get("p50_ms"),
             latency_p95_ms=teacher_latency.get("p95_ms"),
         ),
-        student=_student(winner, results, exported),
+        student=_student(winner, results, exported, task),
         trial=winner.trial,
         architecture=Architecture(winner.architecture).hash,
         values=winner.architecture,
-        baseline=None if baseline is None or baseline.quality is None else _student(baseline, results, None),
+        baseline=None if baseline is None or baseline.quality is None else _student(baseline, results, None, task),
         finalists=finalist_results(facts),
         limits=limits,
         savings=savings(facts, records),
@@ -160,6 +161,7 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
         conditions=None if exported is None else exported["latency"]["conditions"],
         notes=tuple(notes),
         split=split,
+        task=task,
     )
 
 
@@ -231,11 +233,14 @@ def _term(term: Term) -> str:
     return f"{term.weight:g} x {term.config.name}" + (f" ({', '.join(options)})" if options else "")
 
 
-def _student(entry: Finalist, results: Mapping[str, Any], exported: Mapping[str, Any] | None) -> ModelResult:
+def _student(
+    entry: Finalist, results: Mapping[str, Any], exported: Mapping[str, Any] | None, task: Task
+) -> ModelResult:
     latency = exported["latency"] if exported else {}
+    alone = "hard labels" if task == "classification" else "labels alone"
     return ModelResult(
-        "student" if entry.taught else "same architecture, hard labels",
-        evaluation=Evaluation(**results[entry.key]) if entry.key in results else None,
+        "student" if entry.taught else f"same architecture, {alone}",
+        evaluation=read_evaluation(results[entry.key]) if entry.key in results else None,
         validation=entry.quality,
         costs=entry.costs,
         latency_p50_ms=latency.get("p50_ms"),

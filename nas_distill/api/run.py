@@ -19,6 +19,7 @@ from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
 from nas_distill.common.errors import BudgetError, RunError
+from nas_distill.common.task import QUALITY, Task
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.finalists import best_finalist, read_finalists
@@ -88,6 +89,12 @@ class Run:
     def budget(self) -> Budget:
         """The run's own budget, in plain numbers."""
         return Budget.parse(self.facts.get(names.BUDGET, {}))
+
+    @property
+    def task(self) -> Task:
+        """What its networks tell of a sample."""
+        task: Task = self.facts.get(names.TASK, "classification")
+        return task
 
     @property
     def finished(self) -> bool:
@@ -252,6 +259,7 @@ class Run:
             teacher=self._teacher_point(),
             finalists=finalist_results(self.facts),
             baseline=self._baseline_point(),
+            quality=f"validation {QUALITY[self.task]}",
         )
 
     def importance(self, cost: str | None = None) -> ImportanceReport:
@@ -280,7 +288,8 @@ class Run:
         finalists = read_finalists(self.facts)
         winner = best_finalist(finalists)
         entry = None if winner is None else baseline_of(winner, finalists)
-        return None if entry is None else ModelResult("hard labels", validation=entry.quality, costs=entry.costs)
+        alone = "hard labels" if self.task == "classification" else "labels alone"
+        return None if entry is None else ModelResult(alone, validation=entry.quality, costs=entry.costs)
 
     def _repr_html_(self) -> str:
         return f"<b>Run {self.folder.path}</b>" + self.front().to_html(max_rows=20)

@@ -14,7 +14,7 @@ from nas_distill.api.updating import Update, update_student
 from nas_distill.common.errors import ConfigError
 from nas_distill.data import Dataset
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import Evaluation, evaluate_logits
+from nas_distill.evaluate.report import AnyEvaluation, evaluate_outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,16 +69,17 @@ class Student:
             ConfigError: the data do not fit the student, a setting is wrong, or nothing is left to learn from.
             TrainingError: the loss became NaN or infinite.
         """
-        settings = Update.of(epochs=epochs, keep=keep, labels=labels, teacher=teacher, changes=changes)
+        settings = Update.of(epochs=epochs, keep=keep, labels=labels, teacher=teacher, changes=changes, task=data.task)
         return Student(self.trial, update_student(self, data, settings, observer or Silent()))
 
     def load(self) -> nn.Module:
         """Return the network anew, in eval mode."""
         return read_student(self.trial.run.inputs, self.trial.run.folder, self.key)
 
-    def evaluate(self, split: str | None = None) -> Evaluation:
+    def evaluate(self, split: str | None = None) -> AnyEvaluation:
         """Return accuracy, NLL, ECE, agreement with the teacher and share of its accuracy retained.
 
+        Of several labels or of targets, what stands in their place: MultilabelEvaluation or RegressionEvaluation.
         ``split``: ``test`` where there is one, else ``val``.
         """
         data, teacher = self.trial.run.inputs.data, self.trial.run.inputs.teacher
@@ -89,7 +90,7 @@ class Student:
             predict_logits(module, (data.batch(name, index)[0] for index in data.batches(name)))
             for module in (self.module, teacher.module)
         )
-        return evaluate_logits(student, data.labels(name), wanted)
+        return evaluate_outputs(student, data.labels(name), wanted, task=data.task)
 
     def export(self, path: str | Path | None = None) -> dict[str, Any]:
         """Export to ONNX, hold the file against PyTorch on validation data, time it; return what was found.

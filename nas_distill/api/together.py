@@ -15,7 +15,10 @@ from nas_distill.api.training import initial_weights
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError
 from nas_distill.common.seeds import derive
+from nas_distill.common.task import Task
+from nas_distill.config import TrainingConfig
 from nas_distill.distill import Distiller
+from nas_distill.distill.objective import ANSWERS, find_terms
 from nas_distill.distill.peers import PeerSignal, advance_together, introduce
 from nas_distill.engine.evaluator import build_student, write_student
 
@@ -35,13 +38,11 @@ def distill_together(
     training = run.final_training(epochs, changes, source="distill_together(...)")
     told = json.dumps([sorted(numbers), training.model_dump(mode="json")], sort_keys=True)
     mark = f"together-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    temperature = next((term.options.get("temperature", 4.0) for term in training.loss if term.name == "kd"), None)
-    if temperature is None:
-        raise ConfigError("distill_together(...): the loss has no term 'kd', by which peers teach each other.")
     inputs = run.inputs
+    temperature = _temperature(training, inputs.data.task)
     with disk_errors(run.folder.path):
         teacher = teacher_signal(inputs, run.folder, observer, training)
-        signals = [PeerSignal(teacher, float(temperature)) for _ in trials]
+        signals = [PeerSignal(teacher, temperature, inputs.data.task) for _ in trials]
         distillers = []
         for trial, signal in zip(trials, signals):
             model = build_student(
@@ -94,3 +95,15 @@ def distill_together(
     for folder in checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
     return [Student(trial, key) for trial, key in zip(trials, keys)]
+
+
+def _temperature(training: TrainingConfig, task: Task) -> float:
+    """Return that of the term by which peers teach each other; values of a regression have none, so 1."""
+    name = ANSWERS[task]
+    term = next((term for term in training.loss if term.name == name), None)
+    if term is None:
+        raise ConfigError(f"distill_together(...): the loss has no term '{name}', by which peers teach each other.")
+    (found,) = find_terms([term.model_copy(update={"weight": 1.0})])
+    given = found.options.get("temperature", 1.0)
+    assert isinstance(given, float)
+    return given

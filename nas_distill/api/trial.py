@@ -65,12 +65,14 @@ class Trial:
                     spec = load_spec(folder)
                 except ExportError:  # one that is being written, or was when its process died
                     continue
-                if spec["metadata"].get("taught"):
-                    found.append((spec["metadata"]["validation_accuracy"], Student(self, folder.name)))
+                kept = spec["metadata"]
+                if kept.get("taught"):
+                    quality = kept.get("validation_accuracy", kept.get("validation_quality"))
+                    found.append((quality, Student(self, folder.name)))
         return [student for _, student in sorted(found, key=lambda entry: -entry[0])]
 
     def student(self) -> Student:
-        """Return its student of the best validation accuracy.
+        """Return its student of the best validation quality.
 
         Raises:
             RunError: it was not distilled in full.

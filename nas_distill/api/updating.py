@@ -12,9 +12,11 @@ from nas_distill.api.disk import disk_errors
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError
 from nas_distill.common.seeds import derive
+from nas_distill.common.task import OUTPUTS, Task
 from nas_distill.config import TrainingConfig, parse
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
+from nas_distill.distill.objective import ANSWERS, LABELS
 from nas_distill.engine.evaluator import write_student
 from nas_distill.teacher import LiveSignal, TeacherSignal, freeze
 from nas_distill.teacher.combined import CombinedSignal
@@ -36,7 +38,16 @@ class Update:
     training: TrainingConfig
 
     @classmethod
-    def of(cls, *, epochs: float, keep: float, labels: bool, teacher: bool, changes: dict[str, Any]) -> Update:
+    def of(
+        cls,
+        *,
+        epochs: float,
+        keep: float,
+        labels: bool,
+        teacher: bool,
+        changes: dict[str, Any],
+        task: Task = "classification",
+    ) -> Update:
         """Check the settings.
 
         Raises:
@@ -46,9 +57,10 @@ class Update:
             raise ConfigError(f"update(...): 'keep' is {keep:g}; it is a weight, from 0.")
         if not labels and not teacher and not keep:
             raise ConfigError("update(...): without labels, teacher and 'keep' there is nothing to learn from.")
-        loss: list[dict[str, Any]] = [{"name": "cross_entropy", "weight": 1.0}] if labels else []
+        loss: list[dict[str, Any]] = [{"name": LABELS[task], "weight": 1.0}] if labels else []
         if keep or teacher:
-            loss.append({"name": "kd", "weight": keep or 1.0, "temperature": TEMPERATURE})
+            softened = {} if task == "regression" else {"temperature": TEMPERATURE}
+            loss.append({"name": ANSWERS[task], "weight": keep or 1.0, **softened})
         # Trained weights want smaller steps than fresh ones.
         settings = {"epochs": epochs, "loss": loss, "optimizer": {"lr": 0.01}, **changes}
         return cls(keep, labels, teacher, parse(TrainingConfig, settings, source="update(...)"))
@@ -114,10 +126,15 @@ def _signal(student: Student, data: Dataset, update: Update) -> TeacherSignal | 
 
 def _check(student: Student, data: Dataset) -> None:
     known = student.trial.run.inputs.data
+    if data.task != known.task:
+        raise ConfigError(
+            f"Student {student.key} was trained for {known.task}, and data '{data.name}' is of {data.task}."
+        )
     if data.input_shape != known.input_shape or data.num_classes != known.num_classes:
         raise ConfigError(
-            f"Student {student.key} takes samples of shape {known.input_shape} and tells {known.num_classes} classes "
-            f"apart; data '{data.name}' has shape {data.input_shape} and {data.num_classes} classes."
+            f"Student {student.key} takes samples of shape {known.input_shape} and tells {known.num_classes} "
+            f"{OUTPUTS[data.task]}{' apart' if data.task == 'classification' else ''}; data '{data.name}' has shape "
+            f"{data.input_shape} and {data.num_classes} {OUTPUTS[data.task]}."
         )
     if data.normalisation() != known.normalisation():
         raise ConfigError(

@@ -124,7 +124,8 @@ def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = F
     from nas_distill.report.tables import front_table
 
     limited = opened.budget_of(limits).limits
-    print_table(front_table(records, opened.config.search.costs, limits=limited, finalists=opened.finalists()))
+    objectives, finalists = opened.config.search.costs, opened.finalists()
+    print_table(front_table(records, objectives, limits=limited, finalists=finalists, task=opened.task))
     picture = opened.folder.front_png
     if limits is not None:  # the run's own picture stays
         named = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(f"{name} {limit}" for name, limit in limits.items()))
@@ -210,7 +211,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="test (where there is one) or val")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a finished student: accuracy, share of the teacher's retained, agreement, calibration."""
+    """Evaluate a finished student: accuracy (or its like), share of the teacher's retained, agreement, calibration."""
     opened = open_the_run(run)
     student = _chosen(opened, trial).student()
     say_student(student, student.evaluate(split), split or opened.inputs.data.splits[-1], as_json)
@@ -234,8 +235,9 @@ def export(
     parity, latency = result["parity"], result["latency"]
     predicted = "" if result["predicted_ms"] is None else f", predicted {result['predicted_ms']:.3f} ms"
     typer.echo(
-        f"{result['path']}: {result['bytes']:,} bytes, logits differ by at most {parity['max_abs_difference']:.2g}, "
-        f"same predictions for {parity['same_predictions']:.2%} of {parity['count']} samples, "
+        f"{result['path']}: {result['bytes']:,} bytes, logits differ by at most {parity['max_abs_difference']:.2g} of "
+        f"{parity['logit_scale']:.2g}, same predictions for {parity['same_predictions']:.2%} of {parity['count']} "
+        "samples, "
         f"{latency['p50_ms']:.3f} ms (p95 {latency['p95_ms']:.3f} ms{predicted}) on {latency['conditions']}"
     )
 
@@ -283,7 +285,7 @@ def teach(
     if as_json:
         print_json({"teacher": str(output), "split": split, **vars(evaluation)})
     elif not quiet:
-        typer.echo(f"{output}: {evaluation.accuracy:.2%} on {evaluation.count:,} {split} samples")
+        typer.echo(f"{output}: {evaluation.quality:.2%} on {evaluation.count:,} {split} samples")
 
 
 @app.command()

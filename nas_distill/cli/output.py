@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from nas_distill.api import Student
-    from nas_distill.evaluate.report import Evaluation
+    from nas_distill.evaluate.report import AnyEvaluation
 
 
 def print_table(renderable: Any) -> None:
@@ -26,15 +26,20 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(to_plain(value), indent=2, default=str))
 
 
-def say_student(student: Student, evaluation: Evaluation, split: str, as_json: bool) -> None:
+def say_student(student: Student, evaluation: AnyEvaluation, split: str, as_json: bool) -> None:
     """Say what a student is worth on a split."""
     if as_json:
         print_json({"student": str(student.folder), "split": split, **vars(evaluation)})
         return
+    from nas_distill.evaluate.report import RegressionEvaluation
     from nas_distill.report import words
 
+    if isinstance(evaluation, RegressionEvaluation):
+        further = f"RMSE {evaluation.rmse:.4g}, MAE {evaluation.mae:.4g}"
+    else:
+        further = f"ECE {evaluation.ece:.4f}, NLL {evaluation.nll:.4f}"
     typer.echo(
-        f"{student.folder}: {words.percent(evaluation.accuracy)} on {evaluation.count:,} {split} samples "
+        f"{student.folder}: {words.percent(evaluation.quality)} on {evaluation.count:,} {split} samples "
         f"({words.percent(evaluation.retained)} of the teacher's, agreement {words.percent(evaluation.agreement)}, "
-        f"ECE {evaluation.ece:.4f}, NLL {evaluation.nll:.4f})"
+        f"{further})"
     )

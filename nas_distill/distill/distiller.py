@@ -21,6 +21,7 @@ from nas_distill.common.errors import StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path
 from nas_distill.common.layers import Tap
 from nas_distill.common.seeds import derive, seeded_torch, torch_generator
+from nas_distill.common.task import OUTPUTS
 from nas_distill.config import OptimizerConfig, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
@@ -30,8 +31,8 @@ from nas_distill.distill.losses import Batch, Outputs, Shapes
 from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
 from nas_distill.distill.pairing import TermPairs, pair_layers
 from nas_distill.distill.schedule import constant, warmup_cosine
-from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import eval_mode, predict_logits
+from nas_distill.evaluate.quality import quality_of
 from nas_distill.teacher.answer import Answer
 from nas_distill.teacher.signal import TeacherSignal
 
@@ -135,13 +136,16 @@ class Distiller:
             yield self.quality()
 
     def quality(self, *, last: bool = False) -> float:
-        """Return the averaged weights' accuracy on the validation split, a share of 1; higher is better.
+        """Return the averaged weights' quality on the validation split, at most 1; higher is better.
 
+        Accuracy of classes, mean average precision of labels, R^2 of targets; NaN where outputs are not finite.
         ``last`` asks for that of the last step's weights instead.
         """
         logits = self.validation_logits(last=last)
         # A diverged network is worth nothing, which is for whoever asked to say.
-        return accuracy(logits, self.data.labels("val")) if bool(torch.isfinite(logits).all()) else math.nan
+        if not bool(torch.isfinite(logits).all()):
+            return math.nan
+        return quality_of(logits, self.data.labels("val"), self.data.task)
 
     def validation_logits(self, *, last: bool = False) -> Tensor:
         """Return the averaged weights' logits (N, classes) on the validation split, on the CPU; see ``quality``."""
@@ -255,7 +259,7 @@ class Distiller:
         share = 1.0 if curriculum is None else share_that_counts(batch.done, curriculum)
         if curriculum is None or share >= 1:
             return self.objective(outputs, batch)
-        hard = hardness(logits, None if answer is None else answer.logits, batch.labels, curriculum.by)
+        hard = hardness(logits, None if answer is None else answer.logits, batch.labels, curriculum.by, self.data.task)
         places = easiest(hard, share)
         chosen = [(ours.at(places), None if theirs is None else theirs.at(places)) for ours, theirs in outputs]
         return self.objective(chosen, batch.at(places))
@@ -283,10 +287,12 @@ class Distiller:
 
     def _make_objective(self, paths: Sequence[Path]) -> Objective:
         """Find the terms, the layers that they compare in this student, and make their learnable parts."""
-        terms = find_terms(self.training.loss, paths=paths)
-        features = () if self.signal is None else self.signal.features
+        task = self.data.task
         if self.signal is None:
-            terms = on_labels_alone(terms)
+            terms = on_labels_alone(find_terms(self.training.loss, paths=paths), task)
+        else:
+            terms = find_terms(self.training.loss, paths=paths, task=task)
+        features = () if self.signal is None else self.signal.features
         x = self._place(self.data.batch("val", torch.arange(min(3, len(self.data.val))))[0])
         self._reads = [pair_layers(term, self.model, features, x) for term in terms]
         names = [name for read in self._reads for name in read.student]
@@ -320,7 +326,12 @@ class Distiller:
         losses.clear()
 
     def _check_fit(self) -> None:
-        classes = self.data.num_classes
+        classes, task = self.data.num_classes, self.data.task
+        curriculum = self.training.curriculum
+        if task == "regression" and curriculum is not None and curriculum.by == "teacher_entropy":
+            raise TrainingError(
+                "A regression's teacher has no entropy to order samples by; give curriculum 'by: student_loss'."
+            )
         if self.signal is not None:
             self.signal.check(self.data)
         x = self._place(self.data.batch("val", torch.arange(min(2, len(self.data.val))))[0])
@@ -334,7 +345,7 @@ class Distiller:
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(x), classes):
             shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TrainingError(
-                f"The student returns {shown} for a batch of {len(x)}; with {classes} classes it must return "
+                f"The student returns {shown} for a batch of {len(x)}; with {classes} {OUTPUTS[task]} it must return "
                 f"({len(x)}, {classes})."
             )
 

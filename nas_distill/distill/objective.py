@@ -10,11 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import ConfigError
+from nas_distill.common.task import Task
 from nas_distill.config import TermConfig
 from nas_distill.distill.losses import Batch, Loss, LossSpec, Outputs, Shapes, find_loss
 from nas_distill.distill.schedule import ramp
 
-LABELS = "cross_entropy"
+LABELS: dict[Task, str] = {"classification": "cross_entropy", "multilabel": "bce", "regression": "squared_error"}
+"""The term by which a task's labels teach."""
+
+ANSWERS: dict[Task, str] = {"classification": "kd", "multilabel": "bce_kd", "regression": "mse"}
+"""The plain term by which a teacher's outputs teach."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,16 @@ class Term:
         return self.spec.weight if self.config.weight is None else self.config.weight
 
 
-def find_terms(terms: Sequence[TermConfig], *, where: str = "loss", paths: Sequence[Path] = ()) -> list[Term]:
+def find_terms(
+    terms: Sequence[TermConfig], *, where: str = "loss", paths: Sequence[Path] = (), task: Task | None = None
+) -> list[Term]:
     """Find the losses that a search file names, those of weight 0 left out.
 
+    ``task``: of the data that they are for, if that is known.
+
     Raises:
-        ConfigError: an unknown loss or option, or nothing to learn; names the place, ``where``.
+        ConfigError: an unknown loss or option, one that is of another task, or nothing to learn; names the place,
+            ``where``.
     """
     found = []
     for place, config in enumerate(terms):
@@ -44,17 +54,19 @@ def find_terms(terms: Sequence[TermConfig], *, where: str = "loss", paths: Seque
         term = Term(config, spec, spec.check(config.options, here))
         _check_layers(config, spec, here)
         if term.weight > 0:
+            if task is not None:
+                _check_task(spec, task, here)
             found.append(term)
     if not found:
         raise ConfigError(f"'{where}': every weight is 0, which leaves nothing to learn.")
     return found
 
 
-def on_labels_alone(terms: Sequence[Term]) -> list[Term]:
-    """Return what is left without a teacher: cross-entropy of weight 1, with the options that it has beside one."""
-    given = next((term for term in terms if term.config.name == LABELS), None)
+def on_labels_alone(terms: Sequence[Term], task: Task = "classification") -> list[Term]:
+    """Return what is left without a teacher: the labels' term of weight 1, with the options that it has beside one."""
+    given = next((term for term in terms if term.config.name == LABELS[task]), None)
     if given is None:
-        return find_terms([TermConfig(name=LABELS, weight=1.0)])
+        return find_terms([TermConfig(name=LABELS[task], weight=1.0)])
     kept = given.config.model_copy(update={"weight": 1.0, "start": 0.0, "stop": 1.0, "warmup": 0.0})
     return [Term(kept, given.spec, given.options)]
 
@@ -98,6 +110,14 @@ class Objective(nn.Module):
             return value
         value = term.spec.make(student, teacher, batch, **term.options)
         return value
+
+
+def _check_task(spec: LossSpec, task: Task, where: str) -> None:
+    if task not in spec.tasks:
+        raise ConfigError(
+            f"{where}: the loss '{spec.name}' is for {' and '.join(spec.tasks)}, and the data are of {task}; take "
+            f"'{LABELS[task]}' for the labels and '{ANSWERS[task]}' for the teacher's outputs."
+        )
 
 
 def _check_layers(config: TermConfig, spec: LossSpec, where: str) -> None:

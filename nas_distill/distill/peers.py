@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nas_distill.common.task import Task
 from nas_distill.data import Dataset, SplitName
 from nas_distill.distill.distiller import Distiller
 from nas_distill.teacher.answer import Answer
@@ -24,9 +25,10 @@ class PeerSignal:
     ``peers`` is filled once all students exist; until then the teacher answers alone.
     """
 
-    def __init__(self, teacher: TeacherSignal, temperature: float) -> None:
+    def __init__(self, teacher: TeacherSignal, temperature: float, task: Task = "classification") -> None:
         self.teacher = teacher
         self.temperature = temperature
+        self.task = task
         self.peers: list[Distiller] = []
         self.num_classes = teacher.num_classes
         self.features = teacher.features
@@ -38,7 +40,7 @@ class PeerSignal:
             others = [peer.averaged.module(x).float() for peer in self.peers]
         logits = torch.stack([answer.logits, *others])
         weights = torch.full(logits.shape[:2], 1 / len(logits), device=logits.device)
-        return Answer(mixture(logits, weights, self.temperature), answer.features)
+        return Answer(mixture(logits, weights, self.temperature, self.task), answer.features)
 
     def identity(self) -> str:
         """Return what the answers depend on, as far as it is known before anything trains."""

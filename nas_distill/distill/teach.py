@@ -14,18 +14,19 @@ from nas_distill.common.errors import TeacherError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.references import load_reference
 from nas_distill.common.seeds import seeded_torch
+from nas_distill.common.task import QUALITY
 from nas_distill.config import TeachFile, dump_yaml
 from nas_distill.data import Dataset
 from nas_distill.distill.distiller import Distiller
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import Evaluation, evaluate_logits
+from nas_distill.evaluate.report import AnyEvaluation, Evaluation, RegressionEvaluation, evaluate_outputs
 from nas_distill.teacher.load import DESCRIPTION, WEIGHTS, build_module, builder_keywords
 from nas_distill.teacher.weights import save_weights
 
 
 @dataclass(frozen=True)
 class TeachProgress:
-    """How far a teaching is: ``epoch`` of ``epochs``, validation ``quality`` (share of 1), ``seconds`` trained."""
+    """How far a teaching is: ``epoch`` of ``epochs``, validation ``quality`` (at most 1), ``seconds`` trained."""
 
     epoch: int
     epochs: int
@@ -40,7 +41,7 @@ def teach(
     *,
     paths: Sequence[Path] = (),
     on_epoch: Callable[[TeachProgress], None] = lambda progress: None,
-) -> Evaluation:
+) -> AnyEvaluation:
     """Train a teacher and write its folder: weights, description, card.
 
     It saves itself after each epoch and goes on from there when called again. The last averaged weights are the
@@ -67,7 +68,7 @@ def teach(
 
 def _teach(
     config: TeachFile, data: Dataset, output: Path, paths: Sequence[Path], on_epoch: Callable[[TeachProgress], None]
-) -> Evaluation:
+) -> AnyEvaluation:
     with seeded_torch(config.seed, "init"):
         model = build_module(config.builder, config.arguments, data, paths)
     device = resolve_device(config.device)
@@ -78,7 +79,7 @@ def _teach(
     student = distiller.student()
     split = data.splits[-1]
     batches = (data.batch(split, index)[0] for index in data.batches(split))
-    evaluation = evaluate_logits(predict_logits(student, batches, "cpu"), data.labels(split))
+    evaluation = evaluate_outputs(predict_logits(student, batches, "cpu"), data.labels(split), task=data.task)
     save_weights(student, output / WEIGHTS)
     builder = load_reference(config.builder, what="teacher builder", paths=paths)
     description = {
@@ -90,8 +91,7 @@ def _teach(
         "data": data.name,
         "normalisation": data.normalisation(),
         "split": split,
-        "accuracy": evaluation.accuracy,
-        "validation_accuracy": distiller.quality(),
+        **_worth(evaluation, distiller.quality()),
         "seconds": round(distiller.seconds, 1),
         "torch": torch.__version__,
     }
@@ -103,8 +103,25 @@ def _teach(
     return evaluation
 
 
-def _card(config: TeachFile, data: Dataset, split: str, evaluation: Evaluation, distiller: Distiller) -> str:
+def _further(evaluation: AnyEvaluation, split: str) -> str:
+    if isinstance(evaluation, RegressionEvaluation):
+        rows = [("root mean squared error", evaluation.rmse), ("mean absolute error", evaluation.mae)]
+        return "".join(f"| {name} ({split}) | {value:.4g} |\n" for name, value in rows)
+    return (
+        f"| negative log-likelihood ({split}) | {evaluation.nll:.4f} |\n"
+        f"| expected calibration error ({split}, 15 bins) | {evaluation.ece:.4f} |\n"
+    )
+
+
+def _worth(evaluation: AnyEvaluation, validation: float) -> dict[str, float | str]:
+    if isinstance(evaluation, Evaluation):
+        return {"accuracy": evaluation.accuracy, "validation_accuracy": validation}
+    return {"quality": evaluation.quality, "validation_quality": validation}
+
+
+def _card(config: TeachFile, data: Dataset, split: str, evaluation: AnyEvaluation, distiller: Distiller) -> str:
     parameters = sum(weight.numel() for weight in distiller.model.parameters())
+    quality = QUALITY[data.task]
     return f"""# Teacher for {data.name}
 
 Trained by `nas-distill teach` on labels alone, by the same loop that distils students. No epoch was chosen by its
@@ -112,11 +129,9 @@ result: these are the averaged weights at the end.
 
 | | |
 |---|---|
-| accuracy ({split}, {evaluation.count:,} samples) | {evaluation.accuracy:.2%} |
-| accuracy (val, {len(data.val):,} samples, never trained on) | {distiller.quality():.2%} |
-| negative log-likelihood ({split}) | {evaluation.nll:.4f} |
-| expected calibration error ({split}, 15 bins) | {evaluation.ece:.4f} |
-| training samples | {len(data.train):,} |
+| {quality} ({split}, {evaluation.count:,} samples) | {evaluation.quality:.2%} |
+| {quality} (val, {len(data.val):,} samples, never trained on) | {distiller.quality():.2%} |
+{_further(evaluation, split)}| training samples | {len(data.train):,} |
 | parameters | {parameters:,} |
 | builder | `{config.builder}` |
 | seed | {config.seed} |

@@ -148,7 +148,7 @@ def write_student(
         distiller: the training.
         architecture: the student's.
         space: that of the architecture.
-        quality: validation accuracy.
+        quality: on validation data.
         key: the student's name in its run.
         taught: whether anyone taught it beside the labels.
         seed: of the training.
@@ -166,7 +166,7 @@ def write_student(
         class_names=data.classes,
         metadata={
             "key": key,
-            "validation_accuracy": quality,
+            "validation_accuracy" if data.task == "classification" else "validation_quality": quality,
             "taught": taught,
             "epochs": distiller.training.epochs,
             "seconds": distiller.seconds,

@@ -22,8 +22,12 @@ class Scalar:
     exponent: float = -0.07
 
     def reward(self, quality: float, costs: Mapping[str, float]) -> float:
-        """Return the reward; a cost of 0 counts as a billionth of the target."""
-        return quality * max(costs[self.cost] / self.target, 1e-9) ** self.exponent
+        """Return the reward; a cost of 0 counts as a billionth of the target.
+
+        A quality below 0, as R^2 may have, is divided by the factor, so that a dearer network never gains by its cost.
+        """
+        factor = max(costs[self.cost] / self.target, 1e-9) ** self.exponent
+        return quality * factor if quality >= 0 else quality / factor
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,11 @@ def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
 
     Both are ``[N, C]`` of the same N and C. Agreement says nothing about who is right.
     """
-    logits_a, logits_b = _checked_logits(logits_a), _checked_logits(logits_b)
+    logits_a, logits_b = checked_logits(logits_a), checked_logits(logits_b)
     if logits_a.shape != logits_b.shape:
         raise DataError(
-            f"Agreement needs two sets of logits of one shape, and these are {_shape(logits_a)} and {_shape(logits_b)}."
+            f"Agreement needs two sets of logits of one shape, and these are {shape_of(logits_a)} and "
+            f"{shape_of(logits_b)}."
         )
     return float((logits_a.argmax(dim=1) == logits_b.argmax(dim=1)).double().mean())
 
@@ -47,22 +48,35 @@ def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     samples of how far their bin's accuracy is from its mean confidence (Guo et al. 2017, "On calibration of modern
     neural networks", eq. 3). Empty bins count nothing.
     """
-    if bins < 1:
-        raise DataError(f"The calibration error needs at least 1 bin, not {bins}.")
     logits, labels = _checked(logits, labels)
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    return calibration_gap(confidence, (predicted == labels).double(), bins)
+
+
+def calibration_gap(confidence: Tensor, happened: Tensor, bins: int) -> float:
+    """Return the mean over samples of how far what ``happened`` is from ``confidence``, each the mean of its bin.
+
+    Args:
+        confidence: (N,) float64 probabilities.
+        happened: (N,) float64, 1 where what they are of was so, else 0.
+        bins: equal intervals, at least 1.
+    """
+    if bins < 1:
+        raise DataError(f"The calibration error needs at least 1 bin, not {bins}.")
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     place = torch.bucketize(confidence, edges)
     # Per bin, |sum of hits - sum of confidences| is its weight times its gap, times N: no division by an empty bin.
     surplus = torch.zeros(bins, dtype=torch.float64)
-    surplus.index_add_(0, place, (predicted == labels).double() - confidence)
-    return float(surplus.abs().sum() / len(labels))
+    surplus.index_add_(0, place, happened - confidence)
+    return float(surplus.abs().sum() / len(confidence))
 
 
 def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    logits = _checked_logits(logits)
+    logits = checked_logits(logits)
     if labels.dim() != 1 or len(labels) != len(logits):
-        raise DataError(f"Logits of shape {_shape(logits)} need {len(logits)} labels, and these are {_shape(labels)}.")
+        raise DataError(
+            f"Logits of shape {shape_of(logits)} need {len(logits)} labels, and these are {shape_of(labels)}."
+        )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(f"Labels must be integers, one class a sample, and these are {labels.dtype}.")
     labels = labels.detach().cpu().long()
@@ -72,13 +86,18 @@ def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-def _checked_logits(logits: Tensor) -> Tensor:
+def checked_logits(logits: Tensor) -> Tensor:
+    """Return logits (N, C) in float64 on the CPU.
+
+    Raises:
+        DataError: they are of another shape or type, there are none, or one is not finite.
+    """
     if logits.dim() != 2 or not logits.is_floating_point():
         raise DataError(
-            f"Logits must be a floating tensor [samples, classes], not {logits.dtype} of shape {_shape(logits)}."
+            f"Logits must be a floating tensor [samples, classes], not {logits.dtype} of shape {shape_of(logits)}."
         )
     if logits.numel() == 0:
-        raise DataError(f"There is nothing to evaluate: the logits are of shape {_shape(logits)}.")
+        raise DataError(f"There is nothing to evaluate: the logits are of shape {shape_of(logits)}.")
     logits = logits.detach().cpu().double()
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits)).any(dim=1).sum())
@@ -86,5 +105,6 @@ def _checked_logits(logits: Tensor) -> Tensor:
     return logits
 
 
-def _shape(tensor: Tensor) -> str:
+def shape_of(tensor: Tensor) -> str:
+    """Write a tensor's shape as errors have it."""
     return "[" + ", ".join(str(size) for size in tensor.shape) + "]"

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import ExportError
+from nas_distill.common.task import Task
 from nas_distill.evaluate.predict import predict_logits
+from nas_distill.evaluate.quality import same_answers
 from nas_distill.export.onnx import INPUT, OUTPUT, load_onnx
 from nas_distill.export.quiet import first_cause
 
@@ -25,8 +27,9 @@ class Parity:
     Attributes:
         max_abs_difference: largest absolute difference of two logits, in units of logits; lower is better.
         logit_scale: largest absolute logit of the network, what the difference is to be seen against.
-        same_predictions: share of samples with the same predicted class, in [0, 1]; higher is better. Where it differs
-            the network itself is in a near tie: its two classes are at most twice the tolerance apart.
+        same_predictions: share of samples with the same predicted class, or of a multi-label task with all labels the
+            same, in [0, 1]; higher is better. Where it differs the network itself is in a near tie: its two classes are
+            at most twice the tolerance apart. Of a regression 1.
         count: samples compared.
         batch_sizes: sizes of batches that were run, rising; 1 is always among them.
     """
@@ -44,7 +47,12 @@ class Parity:
 
 
 def verify_onnx(
-    path: str | Path, module: nn.Module, inputs: Tensor | Iterable[Tensor], *, tolerance: float = TOLERANCE
+    path: str | Path,
+    module: nn.Module,
+    inputs: Tensor | Iterable[Tensor],
+    *,
+    tolerance: float = TOLERANCE,
+    task: Task = "classification",
 ) -> Parity:
     """Check an ONNX file and compare it with its network on ONNX Runtime's CPU.
 
@@ -54,6 +62,7 @@ def verify_onnx(
         inputs: one tensor of samples ``[N, ...]`` or batches of such, float32, as the network takes them. The first
             sample also runs alone, so that two batch sizes are tried; give at least two samples.
         tolerance: the largest difference allowed, as a share of the network's largest absolute logit.
+        task: what the logits are of.
 
     Raises:
         ExportError: the file is missing, is no valid ONNX model or does not run; or a logit differs from the network's
@@ -69,7 +78,7 @@ def verify_onnx(
     found = torch.cat([_run(session, batch, path) for batch in batches])
     sizes = tuple(sorted({len(batch) for batch in batches}))
     # The sample that ran alone is checked like the rest, but counted once.
-    return _compare(path, wanted, found, sizes, tolerance)
+    return _compare(path, wanted, found, sizes, tolerance, task)
 
 
 def _session(path: Path) -> Any:
@@ -97,7 +106,7 @@ def _run(session: Any, batch: Tensor, path: Path) -> Tensor:
     return torch.from_numpy(logits)
 
 
-def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], tolerance: float) -> Parity:
+def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], tolerance: float, task: Task) -> Parity:
     if found.shape != wanted.shape:
         raise ExportError(
             f"{path} gives logits of shape {tuple(found.shape)} where its network gives {tuple(wanted.shape)}."
@@ -113,5 +122,5 @@ def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], 
             f"{path} does not compute what its network computes: logits differ by up to {difference:.3g}, "
             f"{difference / (scale or 1.0):.2%} of their scale ({tolerance:.2%} is allowed)."
         )
-    same = (wanted.argmax(dim=1) == found.argmax(dim=1))[1:]
+    same = same_answers(wanted, found, task)[1:]
     return Parity(difference, scale, float(same.double().mean()), len(same), sizes)

@@ -9,6 +9,7 @@ from typing import Any
 
 from nas_distill.common.errors import RunError
 from nas_distill.common.files import write_text
+from nas_distill.common.task import OUTPUTS, QUALITY, Task
 from nas_distill.report import words
 from nas_distill.report.final import effort_lines, export_lines, final_rows, models_of, result_lines
 from nas_distill.report.markdown import markdown_table
@@ -62,7 +63,7 @@ def card(report: FinalReport, facts: CardFacts) -> str:
         _section("Results", _results(report)),
         _section("Exported files", _bullets(export_lines(report))),
         _section("How it was distilled", _made(report, facts)),
-        _section("Input and output", _input(facts)),
+        _section("Input and output", _input(facts, report.task)),
         _section("How to load it", _load(report, facts)),
         _section("Limits of use", _bullets(_limits(report, facts))),
         _section("Provenance", _provenance(report, facts)),
@@ -72,7 +73,12 @@ def card(report: FinalReport, facts: CardFacts) -> str:
 
 def _what(report: FinalReport, facts: CardFacts) -> str:
     costs = words.costs(report.student.costs, ("params", "flops", "weight_bytes"))
-    text = f"A classifier of {facts.num_classes} classes, distilled from {facts.teacher} on {facts.data}"
+    what = {
+        "classification": f"A classifier of {facts.num_classes} classes",
+        "multilabel": f"A network that tells which of {words.count(facts.num_classes, 'label')} a sample has",
+        "regression": f"A network that tells {words.count(facts.num_classes, 'number')} of a sample (a regression)",
+    }[report.task]
+    text = f"{what}, distilled from {facts.teacher} on {facts.data}"
     text += f"; {costs}" if costs else ""
     budget = ", ".join(f"{name} {limit.text(name)}" for name, limit in report.limits.items())
     found = "Its architecture was found by a search that knew what each candidate costs"
@@ -97,17 +103,26 @@ def _made(report: FinalReport, facts: CardFacts) -> list[str]:
     samples = ", ".join(f"{count:,} {name}" for name, count in facts.samples.items())
     lines = [f"Data: {facts.data}{f' ({samples})' if samples else ''}.", f"Teacher: {facts.teacher}."]
     lines += [f"{name.capitalize()}: {text.rstrip('.')}." for name, text in facts.training.items()]
-    lines += [f"Finalists distilled in full: {len(report.finalists)}; the best by validation accuracy is this one."]
+    chosen = f"Finalists distilled in full: {len(report.finalists)}"
+    lines += [f"{chosen}; the best by validation {QUALITY[report.task]} is this one."]
     return _bullets([*lines, *effort_lines(report), *report.notes])
 
 
-def _input(facts: CardFacts) -> list[str]:
+def _input(facts: CardFacts, task: Task) -> list[str]:
     shape = ", ".join(str(size) for size in facts.input_shape)
-    lines = [f"Input: float32 of shape (batch, {shape})", f"Output: logits of shape (batch, {facts.num_classes})"]
+    what = {
+        "classification": "logits",
+        "multilabel": "logits, one a label (its sigmoid is the label's probability),",
+        "regression": "values, in units of the targets,",
+    }[task]
+    lines = [f"Input: float32 of shape (batch, {shape})", f"Output: {what} of shape (batch, {facts.num_classes})"]
     if rule := _rule(facts.normalisation):
         lines.insert(1, rule)
     if facts.class_names:
-        lines.append("Classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(facts.class_names)))
+        lines.append(
+            f"{OUTPUTS[task].capitalize()}: "
+            + ", ".join(f"{index} {name}" for index, name in enumerate(facts.class_names))
+        )
     return _bullets([f"{line}." for line in lines])
 
 
@@ -143,9 +158,15 @@ def _code(text: str) -> list[str]:
 
 
 def _limits(report: FinalReport, facts: CardFacts) -> list[str]:
+    tells = {
+        "classification": f"the {facts.num_classes} classes of {facts.data} and nothing else, and names one of them "
+        "whatever it is shown",
+        "multilabel": f"the {words.count(facts.num_classes, 'label')} of {facts.data} and nothing else",
+        "regression": f"the {words.count(facts.num_classes, 'target')} of {facts.data} and nothing else, and gives a "
+        "number whatever it is shown",
+    }[report.task]
     lines = [
-        f"It knows the {facts.num_classes} classes of {facts.data} and nothing else, and names one of them whatever it "
-        "is shown. Inputs must look like that data, normalised as above.",
+        f"It knows {tells}. Inputs must look like that data, normalised as above.",
         f"Figures are of the {report.split} data of {facts.data}; elsewhere it may do better or worse.",
     ]
     if report.conditions:

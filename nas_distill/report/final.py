@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nas_distill.evaluate.report import Evaluation
+from nas_distill.common.task import QUALITY
 from nas_distill.report import words
+from nas_distill.report.figures import FIGURES
 from nas_distill.report.model import FinalReport, ModelResult, ratio
 from nas_distill.report.tables import add_columns, add_row, new_table
 
@@ -45,12 +47,8 @@ def final_rows(report: FinalReport) -> list[list[str]]:
     rows = [
         [name, *(cell(model) for model in models), ""]
         for name, cell in (
-            ("accuracy", _figure(lambda e: words.percent(e.accuracy))),
-            ("share of teacher's", _figure(lambda e: words.percent(e.retained))),
-            ("agreement with teacher", _figure(lambda e: words.percent(e.agreement))),
-            ("ECE (lower is better)", _figure(lambda e: words.percent(e.ece))),
-            ("NLL, nats (lower is better)", _figure(lambda e: f"{e.nll:.4f}")),
-            ("validation accuracy", lambda model: words.percent(model.validation)),
+            *((name, _figure(write)) for name, write in FIGURES[report.task]),
+            (f"validation {QUALITY[report.task]}", lambda model: words.percent(model.validation)),
         )
     ]
     for name in dict.fromkeys(name for model in models for name in model.costs):
@@ -75,10 +73,16 @@ def result_lines(report: FinalReport) -> list[str]:
             if (shrunk := ratio(report.teacher.costs.get(name), report.student.costs.get(name))) and shrunk >= 1.05
         ]
         size = f" with {' and '.join(smaller)}" if smaller else ""
-        kept = words.percent(ratio(student.accuracy, teacher.accuracy))
-        error = 100 * words.halfwidth(student.accuracy, student.count)
-        known = f"accuracies are known to within ±{error:.1f} points ({words.count(student.count, 'sample')}, 95 %)"
-        lines.append(f"The student keeps {kept} of the teacher's accuracy{size}; {known}.")
+        what = QUALITY[report.task]
+        read = "accuracies are" if report.task == "classification" else "it is"
+        many = words.count(student.count, "sample")
+        known = f"{read} known to within ±{100 * student.error:.1f} points ({many}, 95 %)"
+        share = ratio(student.quality, teacher.quality)
+        if share is not None:
+            lines.append(f"The student keeps {words.percent(share)} of the teacher's {what}{size}; {known}.")
+        else:
+            pair = f"{words.percent(student.quality)}, the teacher's {words.percent(teacher.quality)}"
+            lines.append(f"The student's {what} is {pair}{size}; {known}.")
     lines += _baseline_line(report)
     if report.conditions:
         lines.append(f"Latency: {report.conditions}.")
@@ -91,11 +95,12 @@ def _baseline_line(report: FinalReport) -> list[str]:
     ours, theirs = report.student.evaluation, report.baseline.evaluation
     if ours is None or theirs is None:
         return []
-    gain = ours.accuracy - theirs.accuracy
+    gain = ours.quality - theirs.quality
     # Both were read on the same samples, so this is wider than it need be: a cautious reading of a small gain.
-    noise = math.hypot(words.halfwidth(ours.accuracy, ours.count), words.halfwidth(theirs.accuracy, theirs.count))
+    noise = math.hypot(ours.error, theirs.error)
     verdict = "a gain" if gain > noise else "a loss: it did not help" if gain < -noise else "which may be chance"
-    return [f"Distillation against hard labels, same architecture: {words.points(gain)}, {verdict}."]
+    alone = "hard labels" if report.task == "classification" else "labels alone"
+    return [f"Distillation against {alone}, same architecture: {words.points(gain)}, {verdict}."]
 
 
 def effort_lines(report: FinalReport) -> list[str]:
@@ -145,14 +150,16 @@ def trust_lines(report: FinalReport) -> list[str]:
 
 def export_lines(report: FinalReport) -> list[str]:
     """Return one sentence a file that was exported."""
+    same = {"classification": "same class", "multilabel": "same labels", "regression": ""}[report.task]
     return [
         f"{export.path}: {words.cost('weight_bytes', export.bytes)}, differs from PyTorch by at most "
-        f"{export.max_abs_difference:.1e}, same class for {words.percent(export.same_predictions)} of {export.count:,}."
+        f"{export.max_abs_difference:.1e}"
+        + (f", {same} for {words.percent(export.same_predictions)} of {export.count:,}." if same else ".")
         for export in report.exports
     ]
 
 
-def _figure(cell: Callable[[Evaluation], str]) -> Cell:
+def _figure(cell: Callable[[Any], str]) -> Cell:
     return lambda model: words.NONE if model.evaluation is None else cell(model.evaluation)
 
 
@@ -164,7 +171,7 @@ def _speed_up(report: FinalReport, model: ModelResult) -> str:
 
 def finalists_table(report: FinalReport) -> RenderableType:
     """Return the finalists: short and full quality, what the full distillation gained, the chosen one marked."""
-    table = new_table("Finalists, by validation accuracy")
+    table = new_table(f"Finalists, by validation {QUALITY[report.task]}")
     names: Sequence[str] = tuple(dict.fromkeys(name for entry in report.finalists for name in entry.costs))
     add_columns(table, [], ["trial", "short", "full", "gained", *names])
     table.add_column("")

@@ -1,7 +1,7 @@
 """What reports are made of: plain figures that whoever runs a search fills in, and every table, picture and card shows.
 
-Accuracies, agreements and the like are shares of 1; costs are in their plain units (``cost/registry.py``); times are in
-seconds unless the name says ms. None means not known, or not measured.
+Accuracies, other qualities, agreements and the like are shares of 1; costs are in their plain units
+(``cost/registry.py``); times are in seconds unless the name says ms. None means not known, or not measured.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas_distill.common.task import Task
 from nas_distill.cost.budget import Limit
-from nas_distill.evaluate.report import Evaluation
+from nas_distill.evaluate.report import AnyEvaluation
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,14 @@ class ModelResult:
     Attributes:
         name: for people.
         evaluation: on test data; None where there is none, or before it was looked at.
-        validation: accuracy on validation data, which chose the student and flatters it.
+        validation: quality on validation data, which chose the student and flatters it.
         costs: counted; ``latency_ms`` among them is the predicted one.
         latency_p50_ms: median, measured on the exported file.
         latency_p95_ms: 95th percentile, measured on the exported file.
     """
 
     name: str
-    evaluation: Evaluation | None = None
+    evaluation: AnyEvaluation | None = None
     validation: float | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     latency_p50_ms: float | None = None
@@ -187,6 +188,7 @@ class FinalReport:
         finalists: all of them, the chosen one marked.
         limits: the budget, by cost.
         split: which data ``evaluation`` of the three models is of.
+        task: what the networks tell of a sample.
         savings: what the search did and did not have to do.
         trust: how well short scores ranked the finalists.
         exports: files that were exported and checked.
@@ -209,6 +211,7 @@ class FinalReport:
     conditions: str | None = None
     notes: tuple[str, ...] = ()
     split: str = "test"
+    task: Task = "classification"
 
     @property
     def student_folder(self) -> str:
@@ -229,7 +232,7 @@ class CardFacts:
         title: name of the student.
         data: name of the data.
         input_shape: of one sample.
-        num_classes: length of the logits.
+        num_classes: length of the output: classes, labels or targets.
         teacher: the teacher's name.
         builder: reference of the builder.
         seed: of the run.

@@ -13,8 +13,10 @@ from nas_distill.report.plots import Handles, finish, new_figure, say_nothing
 from nas_distill.report.scores import Score, Study, rank
 
 
-def ranking_figure(study: Study, scores: Sequence[Score], *, title: str) -> Figure:
-    """Draw full quality (up) over each of ``scores`` (accuracies), a panel each, a dot a network.
+def ranking_figure(
+    study: Study, scores: Sequence[Score], *, title: str, quality: str = "validation accuracy"
+) -> Figure:
+    """Draw full quality (up) over each of ``scores`` (qualities), a panel each, a dot a network.
 
     Colour is cost (FLOPs, logarithmic), bars reach from the worst seed of the full distillation to the best.
     """
@@ -39,7 +41,7 @@ def ranking_figure(study: Study, scores: Sequence[Score], *, title: str) -> Figu
         found = rank(study, score)
         said = "" if found is None or found.tau is None else f": τ = {found.tau:.2f}"
         axes.set_title(f"{score.name}{said}", loc="left", fontsize=12)
-        axes.set_xlabel("validation accuracy after the short run")
+        axes.set_xlabel(f"{quality} after the short run")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     panels[0].set_ylabel("after full distillation")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nas_distill.common.task import QUALITY, Task
 from nas_distill.cost.budget import Limit
 from nas_distill.report import words
 from nas_distill.report.layers import within
@@ -80,6 +81,7 @@ def front_table(
     *,
     limits: Mapping[str, Limit] | None = None,
     finalists: Sequence[FinalistResult] = (),
+    task: Task = "classification",
 ) -> RenderableType:
     """Return the front, from cheap to dear: trials that none beats in quality and ``costs``; over a limit: dimmed."""
     front = front_records(records, costs)
@@ -100,7 +102,7 @@ def front_table(
         if limits:
             cells.append("within" if fits else "over " + _over(record.costs, limits))
         add_row(table, cells, style="" if fits else "dim")
-    note = "quality: validation accuracy after the short distillation."
+    note = f"quality: validation {QUALITY[task]} after the short distillation."
     student = next((entry for entry in full.values() if entry.chosen), None)
     if student is not None and any(record.number == student.trial for record in front):
         note += "  *: the student."

@@ -72,12 +72,3 @@ def duration(seconds: float | None) -> str:
 def count(number: int, one: str, many: str | None = None) -> str:
     """Write a count and its noun: ``"1 trial"``, ``"12,000 trials"``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def halfwidth(accuracy: float, samples: int) -> float:
-    """Return half the width of the 95 % interval (Wilson's) of an accuracy read on ``samples`` independent samples."""
-    if samples < 1:
-        return math.nan
-    z2 = 1.96**2
-    spread = accuracy * (1 - accuracy) / samples + z2 / (4 * samples**2)
-    return math.sqrt(z2 * spread) / (1 + z2 / samples)

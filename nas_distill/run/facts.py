@@ -36,6 +36,7 @@ MEASURED_LATENCY = "measured_latency_ms"  # training -> ms, of candidates for fi
 FINALISTS = "finalists"
 EXPORTS = "exports"  # training, or "teacher" -> file, parity, latency
 EVALUATION = "evaluation"
+TASK = "task"  # what networks tell of a sample; a classification unless it is there
 BASE = "base"  # where relative files are looked for, as seen from the run's folder
 ENDED = "ended"  # why the trials ended: a sentence
 FINISHED = "finished"  # true once there is nothing left to resume

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nas_distill.common.errors import TeacherError
+from nas_distill.common.task import Task
 from nas_distill.data import Dataset, SplitName
 from nas_distill.teacher.answer import Answer
 from nas_distill.teacher.signal import TeacherSignal
@@ -26,7 +28,11 @@ class CombinedSignal:
 
     ``by`` says how a sample's teachers are weighted. ``mean``: alike. ``entropy``: the surer a teacher, the more, by
     ``1 - H_k / sum(H)`` (Kwon et al., 2020, EBKD). ``confidence``: the nearer to the label, the more, by ``1 -
-    softmax(CE)_k`` (CA-MKD; Zhang et al., 2022, arXiv:2201.00007).
+    softmax(CE)_k`` (CA-MKD; Zhang et al., 2022, arXiv:2201.00007). Of labels, entropies and cross-entropies are summed;
+    a regression's outputs are averaged.
+
+    Raises:
+        TeacherError: ``by`` is another than ``mean`` for a regression.
     """
 
     def __init__(
@@ -37,14 +43,20 @@ class CombinedSignal:
         self.temperature = temperature
         self.num_classes = self.signals[0].num_classes
         self.features = self.signals[0].features
+        self.task = data.task
+        if self.task == "regression" and by != "mean":
+            raise TeacherError(
+                f"Teachers are combined by '{by}', which weighs how sure they are of classes; for a regression take "
+                "mean."
+            )
         self._labels: dict[SplitName, Tensor] = {"train": data.labels("train"), "val": data.labels("val")}
 
     def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
         """Return the mixture's logits, and the first teacher's features."""
         answers = [signal.answer(split, index, view, x) for signal in self.signals]
         logits = torch.stack([answer.logits for answer in answers])
-        weights = teacher_weights(logits, self._labels[split][index].to(x.device), self.by)
-        return Answer(mixture(logits, weights, self.temperature), answers[0].features)
+        weights = teacher_weights(logits, self._labels[split][index].to(x.device), self.by, self.task)
+        return Answer(mixture(logits, weights, self.temperature, self.task), answers[0].features)
 
     def identity(self) -> str:
         """Return what the answers depend on."""
@@ -57,34 +69,60 @@ class CombinedSignal:
             signal.check(data)
 
 
-def mixture(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Return the logits (B, classes) at ``temperature`` of probabilities mixed.
+def mixture(logits: Tensor, weights: Tensor, temperature: float, task: Task = "classification") -> Tensor:
+    """Return the logits (B, classes) at ``temperature`` of probabilities mixed; a regression's values averaged.
 
     Args:
         logits: (K, B, classes).
         weights: (K, B), summing to 1 over K.
         temperature: above 0.
+        task: what the logits are of.
     """
+    if task == "regression":
+        return (weights[:, :, None] * logits).sum(dim=0)
+    if task == "multilabel":
+        log_weights = weights.clamp_min(1e-30).log()[:, :, None]
+        yes, no = (
+            torch.logsumexp(functional.logsigmoid(sign * logits / temperature) + log_weights, dim=0) for sign in (1, -1)
+        )
+        return temperature * (yes - no)
     log_shares = functional.log_softmax(logits / temperature, dim=2)
     return temperature * torch.logsumexp(log_shares + weights.clamp_min(1e-30).log()[:, :, None], dim=0)
 
 
-def teacher_weights(logits: Tensor, labels: Tensor, by: Weighting) -> Tensor:
+def teacher_weights(logits: Tensor, labels: Tensor, by: Weighting, task: Task = "classification") -> Tensor:
     """Return each teacher's weight for each sample (K, B), summing to 1 over the K teachers.
 
     Args:
         logits: (K, B, classes) of K teachers.
-        labels: (B,) int64.
+        labels: (B,) int64 classes, or (B, classes) labels.
         by: see CombinedSignal.
+        task: what they are of; a regression knows ``mean`` alone.
     """
     count = len(logits)
     if by == "mean" or count == 1:
         return torch.full(logits.shape[:2], 1 / count, device=logits.device)
-    log_shares = functional.log_softmax(logits, dim=2)
     if by == "entropy":
-        entropy = -(log_shares.exp() * log_shares).sum(dim=2) + 1e-12
+        entropy = _entropies(logits, task) + 1e-12
         shares = entropy / entropy.sum(dim=0)
     else:
-        wrong = -log_shares.gather(2, labels.expand(count, -1)[:, :, None])[:, :, 0]
+        wrong = _misses(logits, labels, task)
         shares = wrong.clamp_max(math.sqrt(torch.finfo(wrong.dtype).max)).softmax(dim=0)
     return (1 - shares) / (count - 1)
+
+
+def _entropies(logits: Tensor, task: Task) -> Tensor:
+    """Return the entropy of classes, or the sum of labels' (K, B)."""
+    if task == "multilabel":
+        return _misses(logits, logits.sigmoid(), task)
+    log_shares = functional.log_softmax(logits, dim=2)
+    return -(log_shares.exp() * log_shares).sum(dim=2)
+
+
+def _misses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Return the cross-entropy of classes, or the sum of labels' (K, B)."""
+    if task == "multilabel":
+        labels = labels.expand_as(logits).to(logits.dtype)
+        return functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(dim=2)
+    log_shares = functional.log_softmax(logits, dim=2)
+    return -log_shares.gather(2, labels.expand(len(logits), -1)[:, :, None])[:, :, 0]

@@ -12,6 +12,7 @@ from torch import Tensor
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import TeacherError
 from nas_distill.common.layers import Tap
+from nas_distill.common.task import OUTPUTS
 from nas_distill.data import Dataset, SplitName
 from nas_distill.teacher.answer import Answer, Feature, reduce_feature
 from nas_distill.teacher.teacher import Teacher
@@ -99,8 +100,10 @@ class LiveSignal:
 
 
 def check_classes(num_classes: int, data: Dataset) -> None:
-    """Raise TeacherError unless ``data`` has ``num_classes`` classes."""
+    """Raise TeacherError unless ``data`` has ``num_classes`` classes, labels or targets."""
     if num_classes != data.num_classes:
+        what = OUTPUTS[data.task]
         raise TeacherError(
-            f"The teacher tells {num_classes} classes apart, but data '{data.name}' has {data.num_classes}."
+            f"The teacher tells {num_classes} {'classes apart' if what == 'classes' else what}, but data '{data.name}' "
+            f"has {data.num_classes}."
         )

@@ -22,8 +22,10 @@ from torch import Tensor
 from nas_distill.common.errors import TeacherError, first_line
 from nas_distill.common.layers import Layer
 from nas_distill.common.seeds import torch_generator
+from nas_distill.common.task import Task
 from nas_distill.data import Dataset, SplitName
 from nas_distill.data.arrays import as_tensor_readonly
+from nas_distill.evaluate.quality import same_answers
 from nas_distill.teacher.answer import Answer, Feature
 from nas_distill.teacher.signal import LiveSignal, check_classes
 from nas_distill.teacher.store_writer import (
@@ -50,7 +52,10 @@ Missing = Literal["uniform", "zero"]
 
 @dataclass(frozen=True)
 class Verification:
-    """Stored against computed logits: largest difference, share of equal top-1 classes (higher is better), samples."""
+    """Stored against computed logits: largest difference, share of equal answers (higher is better), samples.
+
+    Equal is the top-1 class, or of a multi-label task all labels; a regression's answers are equal within fp16.
+    """
 
     max_difference: float
     same_class: float
@@ -166,7 +171,7 @@ class TeacherStore:
         """
         teacher.assert_frozen()
         contents = contents or Contents()
-        check_contents(contents, teacher.num_classes)
+        check_contents(contents, teacher.num_classes, data.task)
         key = store_key(teacher, data, contents)
         folder = root / key[:16]
         if not folder.exists():
@@ -245,7 +250,7 @@ class TeacherStore:
                         f"(fp16 explains {tolerance:.3g}); delete it and let it be written again."
                     )
                 worst = max(worst, difference)
-            same += int((logits.argmax(1) == stored.logits.argmax(1)).sum())
+            same += int(same_answers(logits, stored.logits, data.task).sum())
         return Verification(worst, same / samples, samples)
 
 
@@ -256,8 +261,13 @@ def expand(values: Tensor, classes: Tensor, num_classes: int, missing: Missing) 
     return others.expand(-1, num_classes).scatter(1, classes, values[:, :-1])
 
 
-def check_contents(contents: Contents, num_classes: int) -> None:
+def check_contents(contents: Contents, num_classes: int, task: Task = "classification") -> None:
     """Raise TeacherError unless ``contents`` fit a teacher of ``num_classes`` classes and a store."""
+    if contents.top_k is not None and task != "classification":
+        raise TeacherError(
+            f"teacher.top_k keeps the largest of logits that are classes' shares of one, and the data are of {task}; "
+            "leave it out."
+        )
     if contents.top_k is not None and not 1 <= contents.top_k < num_classes:
         raise TeacherError(
             f"teacher.top_k is {contents.top_k}; of {num_classes} classes a store keeps from 1 to {num_classes - 1}."

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import TeacherError, first_line
+from nas_distill.common.task import OUTPUTS
 from nas_distill.data import Dataset
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen module that maps (B, ...) samples to (B, num_classes) logits. Make one with ``freeze``."""
+    """A frozen module that maps (B, ...) samples to (B, num_classes) logits or values. Make one with ``freeze``."""
 
     module: nn.Module
     num_classes: int
@@ -76,9 +77,11 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise TeacherError(f"Teacher '{name}' returns {shown} for a batch of {samples}; it must return (B, classes).")
     if logits.shape[1] != data.num_classes:
+        what = OUTPUTS[data.task]
+        tells = f"tells {logits.shape[1]} classes apart" if what == "classes" else f"tells {logits.shape[1]} {what}"
         raise TeacherError(
-            f"Teacher '{name}' tells {logits.shape[1]} classes apart, but data '{data.name}' has {data.num_classes}; "
-            "they must be the same classes in the same order."
+            f"Teacher '{name}' {tells}, but data '{data.name}' has {data.num_classes}; they must be the same {what} in "
+            "the same order."
         )
     if not torch.isfinite(logits).all():
         raise TeacherError(f"Teacher '{name}' returns NaN or infinity on data '{data.name}'; are its weights whole?")

@@ -67,16 +67,3 @@ def test_ratios_and_counts():
     assert words.count(1, "trial") == "1 trial"
     assert words.count(12000, "trial") == "12,000 trials"
     assert words.count(0, "class", "classes") == "0 classes"
-
-
-@given(st.integers(1, 10**6), st.floats(0, 1))
-def test_an_accuracys_interval_narrows_and_is_never_empty(samples, accuracy):
-    width = words.halfwidth(accuracy, samples)
-    assert 0 < width <= 0.5
-    assert words.halfwidth(accuracy, 4 * samples) < width
-
-
-def test_an_accuracys_interval_is_wilsons():
-    # 92 of 100: Wilson's 95 % interval is (0.850, 0.959), from any table of it.
-    assert words.halfwidth(0.92, 100) == pytest.approx((0.9589 - 0.8500) / 2, abs=2e-4)
-    assert math.isnan(words.halfwidth(0.9, 0))

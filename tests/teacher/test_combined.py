@@ -73,6 +73,8 @@ class Fixed:
 class Labels:
     """As much of a data set as is asked for."""
 
+    task = "classification"
+
     def labels(self, split):
         return LABELS
 

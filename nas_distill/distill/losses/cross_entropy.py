@@ -12,7 +12,7 @@ from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
 
 
-@loss("cross_entropy", taught=False)
+@loss("cross_entropy", taught=False, tasks=("classification",))
 def cross_entropy(
     student: Outputs,
     teacher: Outputs | None,

@@ -18,7 +18,7 @@ from nas_distill.distill.losses.registry import loss
 _FLOOR = 1e-3
 
 
-@loss("dist", weight=2.0, parts=("beta", "gamma"))
+@loss("dist", weight=2.0, parts=("beta", "gamma"), tasks=("classification",))
 def dist(
     student: Outputs,
     teacher: Outputs,

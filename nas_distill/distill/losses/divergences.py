@@ -16,7 +16,7 @@ from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
 
 
-@loss("forward_kl")
+@loss("forward_kl", tasks=("classification",))
 def forward_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
     """T^2 times KL(teacher || student), so that the student covers all that the teacher holds likely.
 
@@ -29,7 +29,7 @@ def forward_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature:
     return divergence(student.logits, teacher.logits, temperature)
 
 
-@loss("reverse_kl")
+@loss("reverse_kl", tasks=("classification",))
 def reverse_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
     """T^2 times KL(student || teacher), so that the student leaves out what the teacher holds unlikely.
 
@@ -42,7 +42,7 @@ def reverse_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature:
     return divergence(teacher.logits, student.logits, temperature)
 
 
-@loss("jsd")
+@loss("jsd", tasks=("classification",))
 def jsd(
     student: Outputs,
     teacher: Outputs,
@@ -73,7 +73,7 @@ def jsd(
     return (beta * from_teacher + (1 - beta) * from_student) * temperature**2
 
 
-@loss("soft_cross_entropy")
+@loss("soft_cross_entropy", tasks=("classification",))
 def soft_cross_entropy(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
     """T^2 times the cross-entropy against the teacher's softened classes (TinyBERT; arXiv:1909.10351).
 

@@ -15,7 +15,7 @@ from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
 
 
-@loss("dkd", parts=("alpha", "beta"))
+@loss("dkd", parts=("alpha", "beta"), tasks=("classification",))
 def dkd(
     student: Outputs,
     teacher: Outputs,

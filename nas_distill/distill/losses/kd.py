@@ -38,7 +38,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor) ->
     return (each * temperature.square()).mean()
 
 
-@loss("kd", weight=0.9)
+@loss("kd", weight=0.9, tasks=("classification",))
 def kd(
     student: Outputs,
     teacher: Outputs,
@@ -77,7 +77,7 @@ def corrected(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, highest, own).scatter(1, right, top)
 
 
-@loss("lskd", weight=9.0)
+@loss("lskd", weight=9.0, tasks=("classification",))
 def lskd(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 2.0) -> Tensor:
     """KD on logits that are standardised sample by sample (LSKD; Sun et al., 2024, arXiv:2403.01427).
 

@@ -14,9 +14,9 @@ from nas_distill.common.errors import TrainingError
 class Outputs:
     """What a network says of a batch.
 
-    ``logits``: (B, classes) float32. ``features``: the outputs of the layers that the loss reads, shallow first; those
-    of student and teacher are pairs. A teacher's features carry no gradient and are reduced as the loss is registered.
-    ``ask``: see ``again``; a student's alone.
+    ``logits``: (B, classes) float32, of a regression its values. ``features``: the outputs of the layers that the loss
+    reads, shallow first; those of student and teacher are pairs. A teacher's features carry no gradient and are reduced
+    as the loss is registered. ``ask``: see ``again``; a student's alone.
     """
 
     logits: Tensor
@@ -50,8 +50,9 @@ class Outputs:
 class Batch:
     """What else is known of a batch.
 
-    ``labels``: (B,) int64. ``index``: (B,) int64, the samples' places in the training split. ``done``: share of the
-    training's budget that is done, in [0, 1). ``x``: (B, ...) float32, the view that the student saw.
+    ``labels``: (B,) int64 classes, or (B, K) float32 labels or targets. ``index``: (B,) int64, the samples' places in
+    the training split. ``done``: share of the training's budget that is done, in [0, 1). ``x``: (B, ...) float32, the
+    view that the student saw.
     """
 
     labels: Tensor
@@ -69,8 +70,8 @@ class Batch:
 class Shapes:
     """What a loss is made for: ``features`` holds (student, teacher) shapes without the batch, one pair a layer.
 
-    ``classes``: logits of both. ``samples``: size of the training split. ``steps``: optimiser steps of the training.
-    ``inputs``: shape of one sample.
+    ``classes``: number of outputs of both: classes, labels or targets. ``samples``: size of the training split.
+    ``steps``: optimiser steps of the training. ``inputs``: shape of one sample.
     """
 
     classes: int

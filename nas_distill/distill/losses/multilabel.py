@@ -1,17 +1,29 @@
-"""For samples that may have several labels: each label is a question of its own."""
+"""For samples that may have several labels: each label is a question of its own, to the truth and to the teacher."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional
 
+from nas_distill.distill.losses.features.tensors import exact
 from nas_distill.distill.losses.kd import Temperature
 from nas_distill.distill.losses.logits import check_logits, tempered
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
 
 
-@loss("bce_kd", weight=10.0)
+@loss("bce", taught=False, tasks=("multilabel",))
+def bce(student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+    """Binary cross-entropy against the labels, summed over labels and averaged over the batch.
+
+    The sum, as in ``bce_kd``, so that the two weigh alike; what a mean over labels would be is this over their number.
+    """
+    logits = exact(student.logits)
+    total = functional.binary_cross_entropy_with_logits(logits, batch.labels.to(logits.dtype), reduction="sum")
+    return total / len(logits)
+
+
+@loss("bce_kd", weight=10.0, tasks=("classification", "multilabel"))
 def bce_kd(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
     """T^2 times the divergence of each label's sigmoid at temperature T, for multi-label tasks (arXiv:2308.06453).
 

@@ -1,4 +1,4 @@
-"""Outputs as numbers: their difference, and their direction."""
+"""Outputs as numbers: their difference from the targets or from the teacher's, and their direction."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from nas_distill.distill.losses.features.tensors import exact, unit
 from nas_distill.distill.losses.logits import check_logits
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
+
+
+@loss("squared_error", taught=False, tasks=("regression",))
+def squared_error(student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+    """Mean squared difference from the targets, over targets and batch; ``mse`` is that from the teacher's outputs."""
+    outputs = exact(student.logits)
+    return functional.mse_loss(outputs, batch.labels.to(outputs.dtype))
 
 
 @loss("mse")

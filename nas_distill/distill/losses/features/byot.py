@@ -17,7 +17,7 @@ from nas_distill.distill.losses.registry import loss
 from nas_distill.teacher.answer import pooled
 
 
-@loss("byot", layers="stages", own=True, taught=False)
+@loss("byot", layers="stages", own=True, taught=False, tasks=("classification",))
 class BeYourOwnTeacher(Loss):
     """Self-distillation through heads on the student's own stages (BYOT; Zhang et al., 2019, arXiv:1905.08094).
 

@@ -1,0 +1,36 @@
+"""What a search file must be for data that are no classification."""
+
+from __future__ import annotations
+
+from nas_distill.common.errors import ConfigError
+from nas_distill.common.task import Task
+from nas_distill.config import FromTeacherConfig, SearchFile
+
+
+def check_task(config: SearchFile, task: Task, cutting: FromTeacherConfig | None) -> None:
+    """Refuse what knows classes alone, for data of another task, before anything is built.
+
+    Args:
+        config: the search file.
+        task: of its data.
+        cutting: how students are cut from the teacher, where they are.
+
+    Raises:
+        ConfigError: a setting needs classes; names it, and what to take instead.
+    """
+    if task == "classification":
+        return
+    if cutting is not None and cutting.depth == "redundancy":
+        raise ConfigError(
+            f"space.from_teacher.depth: 'redundancy' compares classes' probabilities, and the data are of {task}; take "
+            "'position' or 'each'."
+        )
+    if config.search.strategy != "sample" and config.blockwise.score == "kl":
+        raise ConfigError(
+            f"blockwise.score: 'kl' compares classes' probabilities, and the data are of {task}; take 'nsr'."
+        )
+    for name, section in (("score", config.score), ("final", config.final)):
+        if task == "regression" and section.curriculum is not None and section.curriculum.by == "teacher_entropy":
+            raise ConfigError(
+                f"{name}.curriculum.by: a regression's teacher has no entropy to order samples by; take 'student_loss'."
+            )

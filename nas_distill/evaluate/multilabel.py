@@ -1,0 +1,95 @@
+"""Figures of a multi-label network's logits. All are computed in float64 on the CPU; the order of samples is nothing.
+
+Logits are ``[N, K]`` floating tensors of finite values, labels are ``[N, K]`` of zeros and ones, N is at least 1.
+Anything else is a DataError. A label is told where its logit is above 0, its probability above a half.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nas_distill.common.errors import DataError
+from nas_distill.evaluate.metrics import calibration_gap, checked_logits, shape_of
+
+
+def mean_average_precision(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean over labels of average precision (macro mAP), in [0, 1]; higher is better.
+
+    Average precision is the sum over recall's steps of the precision there, without interpolation; samples of equal
+    logits are taken in together. Labels that no sample has are left out of the mean.
+
+    Raises:
+        DataError: no sample has any label.
+    """
+    logits, labels = _checked(logits, labels)
+    return _mean([_average_precision(logits[:, place], labels[:, place]) for place in _present(labels)])
+
+
+def macro_f1(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean over labels of F1 at a probability of a half, in [0, 1]; higher is better.
+
+    Labels that no sample has are left out of the mean, as in ``mean_average_precision``.
+    """
+    logits, labels = _checked(logits, labels)
+    told, place = (logits > 0).double(), _present(labels)
+    hits = (told * labels).sum(dim=0)
+    return _mean((2 * hits / (told.sum(dim=0) + labels.sum(dim=0)))[place].tolist())
+
+
+def label_nll(logits: Tensor, labels: Tensor) -> float:
+    """Return the binary cross-entropy in nats a sample, summed over its labels, at least 0; lower is better."""
+    logits, labels = _checked(logits, labels)
+    return float(functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")) / len(logits)
+
+
+def label_ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Return the expected calibration error of labels' probabilities, a share in [0, 1]; lower is better.
+
+    As ``metrics.ece``, with each label of each sample as a sample of its own, its probability as confidence, and how
+    often the label is there in place of accuracy.
+    """
+    logits, labels = _checked(logits, labels)
+    return calibration_gap(logits.sigmoid().flatten(), labels.flatten(), bins)
+
+
+def label_agreement(logits_a: Tensor, logits_b: Tensor) -> float:
+    """Return the share of labels, over all samples, of which both say the same, in [0, 1]; higher means more alike."""
+    logits_a, logits_b = checked_logits(logits_a), checked_logits(logits_b)
+    if logits_a.shape != logits_b.shape:
+        raise DataError(
+            f"Agreement needs two sets of logits of one shape, and these are {shape_of(logits_a)} and "
+            f"{shape_of(logits_b)}."
+        )
+    return float(((logits_a > 0) == (logits_b > 0)).double().mean())
+
+
+def _average_precision(scores: Tensor, labels: Tensor) -> float:
+    order = scores.argsort(descending=True)
+    hits, ranks = labels[order].cumsum(0), torch.arange(1, len(scores) + 1, dtype=torch.float64)
+    # Where the next score is lower: equal scores are told apart by nothing.
+    last = torch.cat([scores[order].diff() < 0, torch.ones(1, dtype=torch.bool)])
+    found, at = hits[last], ranks[last]
+    return float((found.diff(prepend=torch.zeros(1, dtype=torch.float64)) * found / at).sum() / hits[-1])
+
+
+def _present(labels: Tensor) -> list[int]:
+    present: list[int] = labels.any(dim=0).nonzero().flatten().tolist()
+    if not present:
+        raise DataError("No sample has any label, so that quality cannot be told.")
+    return present
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    logits = checked_logits(logits)
+    if labels.shape != logits.shape:
+        raise DataError(f"Logits of shape {shape_of(logits)} need as many labels, and these are {shape_of(labels)}.")
+    labels = labels.detach().cpu().double()
+    if not bool(((labels == 0) | (labels == 1)).all()):
+        raise DataError("Labels of a multi-label task are 0 or 1 each, and others are among them.")
+    return logits, labels

@@ -1,0 +1,50 @@
+"""Figures of a regression's outputs. All are computed in float64 on the CPU; the order of samples is nothing.
+
+Outputs and targets are ``[N, K]`` tensors of finite values of one shape, N is at least 1. Anything else is a DataError.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nas_distill.common.errors import DataError
+from nas_distill.evaluate.metrics import checked_logits, shape_of
+
+
+def r2(outputs: Tensor, targets: Tensor) -> float:
+    """Return the coefficient of determination, the mean over targets, at most 1; higher is better.
+
+    1 less the squared error's share of the targets' variance on these samples: 0 is the mean's, below 0 is worse than
+    that. Targets that are the same for all samples are left out of the mean.
+
+    Raises:
+        DataError: all targets are the same for all samples.
+    """
+    outputs, targets = _checked(outputs, targets)
+    total = (targets - targets.mean(dim=0)).square().sum(dim=0)
+    varied = (targets != targets[0]).any(dim=0)
+    if not bool(varied.any()):
+        raise DataError("All samples have the same targets, so that quality cannot be told.")
+    missed = (outputs - targets).square().sum(dim=0)
+    return float((1 - missed[varied] / total[varied]).mean())
+
+
+def rmse(outputs: Tensor, targets: Tensor) -> float:
+    """Return the root of the mean squared error over samples and targets, in units of the targets; lower is better."""
+    outputs, targets = _checked(outputs, targets)
+    return float((outputs - targets).square().mean().sqrt())
+
+
+def mae(outputs: Tensor, targets: Tensor) -> float:
+    """Return the mean absolute error over samples and targets, in units of the targets; lower is better."""
+    outputs, targets = _checked(outputs, targets)
+    return float((outputs - targets).abs().mean())
+
+
+def _checked(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = checked_logits(outputs)
+    if targets.shape != outputs.shape:
+        raise DataError(
+            f"Outputs of shape {shape_of(outputs)} need as many targets, and these are {shape_of(targets)}."
+        )
+    return outputs, checked_logits(targets)

@@ -1,0 +1,45 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_distill.common.errors import DataError
+from nas_distill.evaluate.intervals import bootstrap_halfwidth, halfwidth
+from nas_distill.evaluate.metrics import accuracy
+
+
+@given(st.floats(0, 1), st.integers(1, 10**6))
+def test_an_accuracy_is_known_better_from_more_samples(accuracy, samples):
+    width = halfwidth(accuracy, samples)
+    assert 0 < width <= 0.5
+    assert halfwidth(accuracy, 4 * samples) < width
+
+
+def test_wilsons_interval():
+    # Of 92 right answers in 100: 0.8500 to 0.9589 (Wilson, 1927).
+    assert halfwidth(0.92, 100) == pytest.approx((0.9589 - 0.8500) / 2, abs=2e-4)
+    assert math.isnan(halfwidth(0.9, 0))
+
+
+def test_the_bootstrap_of_an_accuracy_is_near_wilsons():
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy((rng.random(400) < 0.8).astype(np.int64))
+    logits = torch.tensor([[0.0, 1.0]]).expand(400, 2)
+    found = bootstrap_halfwidth(accuracy, logits, labels)
+    assert found == pytest.approx(halfwidth(accuracy(logits, labels), 400), rel=0.2)
+    assert found == bootstrap_halfwidth(accuracy, logits, labels)  # seeded
+
+
+def test_draws_of_which_nothing_can_be_told_count_nothing():
+    def mostly(outputs, labels):
+        if float(labels.sum()) < 2:
+            raise DataError("not this one")
+        return float(labels.mean())
+
+    labels = torch.zeros(10, 1)
+    labels[:2] = 1
+    assert 0 < bootstrap_halfwidth(mostly, labels, labels) < 1
+    assert math.isnan(bootstrap_halfwidth(mostly, labels, labels * 0))
