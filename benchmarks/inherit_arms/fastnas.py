@@ -56,7 +56,9 @@ def main() -> None:
     found = _prune_to_fit(data, options, calibration, held_out)
     model = found.pop("model")
     save_weights(model, options.output / WEIGHTS)
-    write_json(options.output / DESCRIPTION, {**found, "seconds": time.perf_counter() - began})
+    write_json(
+        options.output / DESCRIPTION, {**found, "divisor": options.divisor, "seconds": time.perf_counter() - began}
+    )
 
 
 def _options() -> argparse.Namespace:

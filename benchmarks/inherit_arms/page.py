@@ -66,10 +66,12 @@ multiply-add is one) and {teacher.mean:.2%} test accuracy.
 
 Every arm may see {options.images:,} training images in all. An image counts one each time that a step is taken on it,
 and {LOOK:.2g} where a network is only shown it (FastNAS's scores and calibration, importance, batch-norm statistics).
-What its search used, its last training lacks. The searches, FastNAS's too, were run once a limit; the last training
-under {options.seeds} seeds. All have the same stored answers of the teacher, nas_distill's own KD, and SGD; the
-learning rate is chosen by validation accuracy for each kind of start, not for each arm. Searches choose by validation
-accuracy (FastNAS by that on held-out training images); test data chose nothing.
+What its search used, its last training lacks. Of (d) and (e) an image that blocks are distilled on counts once for all
+alternatives, and a look once for each; all their searches share one library of blocks, but each counts it as its own.
+The searches, FastNAS's too, were run once a limit, on one thread, the last trainings under {options.seeds} seeds. All
+have the same stored answers of the teacher, nas_distill's own KD, and SGD; the learning rate is chosen by validation
+accuracy for each kind of start, not for each arm. Searches choose by validation accuracy (FastNAS by that on held-out
+training images); test data chose nothing.
 
 Units of (h) are kept by the criterion of the searched ones (`{CUTTING.importance}`), so that (c) - (h) is of
 architecture alone; (g) has as many images in its last training as (a), so that (a) - (g) is of weights alone."""
@@ -128,13 +130,13 @@ def _aim(study: Study, found: Found) -> list[str]:
         ours = {letter: tested for letter in "cde" if (tested := found[letter, limit]) is not None}
         if peer is None or not ours:
             continue
-        gains = {letter: difference(tested, peer)[0] for letter, tested in ours.items()}
+        gains = {letter: difference(tested, peer) for letter, tested in ours.items()}
         best = max(gains, key=lambda letter: gains[letter])
-        word = "met" if gains[best] >= AIM else "missed"
-        among, gain = ", ".join(f"({letter})" for letter in ours), 100 * gains[best]
+        gain, error = gains[best]
+        word = "met" if gain >= AIM else "missed"
         told.append(
-            f"- At {share:.0%} the best of {among} is ({best}), {gain:+.2f} points against (a): the aim of one point "
-            f"is {word}."
+            f"- At {share:.0%} the best of {', '.join(f'({letter})' for letter in ours)} is ({best}), "
+            f"{100 * gain:+.2f} ± {100 * error:.2f} points against (a): the aim of one point is {word}."
         )
     tie = "A difference within two standard errors (of test images, paired, and of seeds together) is called a tie."
     return [tie, "\n".join(told)] if told else [tie]
@@ -174,6 +176,7 @@ def _peer(study: Study) -> list[str]:
                 format_cost("flops", last["counted_by_it"]) if last["counted_by_it"] else MISSING,
                 f"{last['teacher_score']:.1%}",
                 f"{last['score']:.1%}",
+                found["divisor"],
                 len(last["sensitivity"]),
                 "; ".join(last["notes"]) or "none",
             ]
@@ -181,9 +184,9 @@ def _peer(study: Study) -> list[str]:
     headers = ["limit", "attempts", "FLOPs, first", "FLOPs, last", "by its own count", "teacher's score", "its score"]
     text = """*Attempts*: a result over the limit by nas_distill's count is searched again under a tighter one. Scores
 are accuracy on held-out training images, which the teacher was trained on, after batch-norm calibration and before any
-training. Its widths are multiples of 2 (all others' of 8): with coarser ones it leaves more of the limit unused. It
+training. Widths are multiples of *divisor* (all others' of 8; with coarser ones it leaves more of the limit unused). It
 measures one group of channels at a time, and binary-searches one threshold for all of them."""
-    return ["## What FastNAS did", text, table([*headers, "groups", "warnings"], rows)]
+    return ["## What FastNAS did", text, table([*headers, "divisor", "groups", "warnings"], rows)]
 
 
 def _networks(study: Study) -> str:

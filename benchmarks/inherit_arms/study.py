@@ -89,7 +89,7 @@ class Study:
 
     @cached_property
     def peer(self) -> Peer:
-        extra = ["--score", "100", "--batch", "4", "--divisor", "16"] if self.options.quick else []
+        extra = ["--score", "100", "--batch", "4", "--divisor", "8"] if self.options.quick else []
         return Peer(self.options.peer, self.folder / "fastnas", root=self.options.root, options=extra)
 
     def run(self) -> None:
