@@ -25,14 +25,12 @@ def find_blocks(
         made = {group.name: narrowed[group.name][stretch.module][1] for group in groups}
         input, inputs = _governed(given, stretch.inputs)
         output, outputs = _governed(made, stretch.outputs)
+        if returned not in (None, 1):  # nothing else can stand where several values are taken
+            output, outputs = None, 0
         blocks.append(
             Block(
                 module=stretch.module,
-                droppable=stretch.same
-                and not stretch.branch
-                and input == output
-                and inputs == outputs > 0
-                and returned in (None, 1),
+                droppable=stretch.same and not stretch.branch and input == output and inputs == outputs > 0,
                 input=input,
                 output=output,
                 stride=stretch.stride,

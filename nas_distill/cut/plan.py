@@ -63,7 +63,7 @@ class Block:
         stride: ratio of its input's resolution to its output's; 1 for tokens.
         inputs: channels that it is given in the teacher: those of the input group's units one after the other, as many
             of each; 0 if they are made up otherwise, of several groups, say.
-        outputs: channels that it returns, likewise.
+        outputs: channels that it returns, likewise; 0 too if it returns several values.
         tokens: it maps (B, N, D) tokens, not (B, C, H, W) maps.
         signed: what it returns has negative values; without, it ends with a ReLU or the like.
         wrapped: it returns its output as the only entry of a tuple.

@@ -8,12 +8,15 @@ from torch import nn
 
 from nas_distill.common.errors import SpaceError
 from nas_distill.cut.find import find_plan
+from nas_distill.cut.surgery import Cut, cut
 from nas_distill.models import resnet
 from tests.cut.networks import (
     CLASSES,
     NETWORKS,
     SHAPE,
     Attention,
+    Layer,
+    Patches,
     Pooled,
     Residual,
     conv,
@@ -210,6 +213,56 @@ def test_a_branch_beside_a_residual_is_not_droppable():
     plan = find_plan(Outside(), SHAPE)
     assert [block.droppable for block in plan.blocks] == [False, False]
     assert [block.input for block in plan.blocks] == ["embed", "embed"]
+
+
+class Returning(nn.Module):
+    """A transformer whose layers return tuples of ``values`` values, as Hugging Face's do."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.embed, self.head, self.values = Patches(16), nn.Linear(16, CLASSES), values
+        self.layers = nn.ModuleList(Returns(16, 2, values) for _ in range(2))
+
+    def forward(self, x):
+        x = self.embed(x)
+        for layer in self.layers:
+            x, *_others = layer(x)
+            assert len(_others) == self.values - 1
+        return self.head(x.mean(1))
+
+
+class Returns(Layer):
+    def __init__(self, width, heads, values):
+        super().__init__(width, heads)
+        self.values = values
+
+    def forward(self, x):
+        return (super().forward(x), *[x.mean()] * (self.values - 1))
+
+
+def test_blocks_that_return_tuples():
+    module = Returning(1).eval()
+    plan = find_plan(module, SHAPE)
+    assert [(block.droppable, block.wrapped, block.outputs) for block in plan.blocks] == [(True, True, 16)] * 2
+    both = cut(module, plan, Cut({}, {0: "drop", 1: "linear"}))
+    assert both(images()).shape == (2, CLASSES)
+
+
+def test_blocks_that_return_several_values_stay():
+    plan = find_plan(Returning(2), SHAPE)
+    assert [(block.droppable, block.outputs) for block in plan.blocks] == [(False, 0)] * 2
+    assert [group.kind for group in plan.groups] == ["channels", "heads", "neurons", "heads", "neurons"]
+
+
+def test_where_the_graph_cannot_be_read_heads_are_cut_alone(monkeypatch):
+    def fails(module, input_shape):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("nas_distill.cut.find.read_graph", fails)
+    plan = find_plan(make("transformer"), SHAPE)
+    assert [group.kind for group in plan.groups] == ["heads"] * 3
+    assert "cannot read its graph" in plan.whole[0].reason
+    assert plan.whole[0].module == ""
 
 
 def test_blocks_named_by_hand():
