@@ -74,8 +74,6 @@ class Pipeline:
             journal.facts.record_environment(self.config.seed)
             if self.inputs.data.task != "classification":
                 journal.facts.set(names.TASK, self.inputs.data.task)
-            if self.inputs.data.task != "classification":
-                journal.facts.set(names.TASK, self.inputs.data.task)
             journal.facts.set(names.BASE, os.path.relpath(self.inputs.base, self.folder.path.resolve()))
             write_text(self.folder.search_yaml, dump_yaml(self.config))
             try:
