@@ -80,6 +80,10 @@ def _options() -> argparse.Namespace:
     made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
     made.add_argument("--report", action="store_true", help="write the page of what there is, and train nothing")
     options = made.parse_args()
+    if options.work is not None:
+        options.work = options.work.resolve()
+    if options.peer is not None:
+        options.peer = options.peer.absolute()  # not resolved: an environment's Python is a link
     if options.quick:
         options.images, options.seeds, options.limits = 6_000, min(options.seeds, 2), options.limits[1:2]
     elif options.work is None:
