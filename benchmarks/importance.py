@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--work", type=Path, help="where networks and results are kept")
     made.add_argument("--epochs", type=float, default=1.0, help="of the short distillation")
-    made.add_argument("--rate", type=float, default=0.05, help="its learning rate")
+    made.add_argument("--rate", type=float, default=0.02, help="its learning rate")
     made.add_argument("--seeds", type=int, default=3, help="of each row, 2 or more")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
     made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
