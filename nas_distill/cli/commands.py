@@ -228,16 +228,17 @@ def export(
     """Export a finished student, hold the file against PyTorch on validation data, and time it."""
     if format != "onnx":
         raise ConfigError(f"Format '{format}' is unknown; known: onnx.")
-    result = _chosen(open_the_run(run), trial).student().export(output)
+    opened = open_the_run(run)
+    result = _chosen(opened, trial).student().export(output)
     if as_json:
         print_json(result)
         return
     parity, latency = result["parity"], result["latency"]
+    same = f"same predictions for {parity['same_predictions']:.2%} of {parity['count']} samples, "
     predicted = "" if result["predicted_ms"] is None else f", predicted {result['predicted_ms']:.3f} ms"
     typer.echo(
-        f"{result['path']}: {result['bytes']:,} bytes, logits differ by at most {parity['max_abs_difference']:.2g} of "
-        f"{parity['logit_scale']:.2g}, same predictions for {parity['same_predictions']:.2%} of {parity['count']} "
-        "samples, "
+        f"{result['path']}: {result['bytes']:,} bytes, logits differ by at most {parity['max_abs_difference']:.2g}, "
+        f"{'' if opened.task == 'regression' else same}"
         f"{latency['p50_ms']:.3f} ms (p95 {latency['p95_ms']:.3f} ms{predicted}) on {latency['conditions']}"
     )
 
@@ -306,13 +307,17 @@ def store_verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run's stored teacher logits with the live teacher's."""
-    found = open_the_run(run).verify_store(samples)
+    opened = open_the_run(run)
+    found = opened.verify_store(samples)
     if as_json:
         print_json(found)
         return
+    from nas_distill.report.figures import SAME
+
+    same = SAME[opened.task]
     typer.echo(
-        f"{found.samples} stored answers: largest difference {found.max_difference:.2g}, same class for "
-        f"{found.same_class:.2%}"
+        f"{found.samples} stored answers: largest difference {found.max_difference:.2g}"
+        + (f", {same} for {found.same_class:.2%}" if same else "")
     )
 
 

@@ -31,15 +31,17 @@ def say_student(student: Student, evaluation: AnyEvaluation, split: str, as_json
     if as_json:
         print_json({"student": str(student.folder), "split": split, **vars(evaluation)})
         return
-    from nas_distill.evaluate.report import RegressionEvaluation
+    from nas_distill.common.task import QUALITY
+    from nas_distill.evaluate.report import Evaluation, RegressionEvaluation
     from nas_distill.report import words
 
+    what = "" if isinstance(evaluation, Evaluation) else f"{QUALITY[student.trial.run.task]} "
     if isinstance(evaluation, RegressionEvaluation):
         further = f"RMSE {evaluation.rmse:.4g}, MAE {evaluation.mae:.4g}"
     else:
         further = f"ECE {evaluation.ece:.4f}, NLL {evaluation.nll:.4f}"
     typer.echo(
-        f"{student.folder}: {words.percent(evaluation.quality)} on {evaluation.count:,} {split} samples "
+        f"{student.folder}: {what}{words.percent(evaluation.quality)} on {evaluation.count:,} {split} samples "
         f"({words.percent(evaluation.retained)} of the teacher's, agreement {words.percent(evaluation.agreement)}, "
         f"{further})"
     )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nas_distill.common.task import QUALITY, Task
-from nas_distill.evaluate.report import AnyEvaluation
 from nas_distill.report import words
 
 Row = tuple[str, Callable[[Any], str]]
@@ -36,7 +35,5 @@ _TARGETS: Sequence[Row] = (
 FIGURES: Mapping[Task, Sequence[Row]] = {"classification": _CLASSES, "multilabel": _LABELS, "regression": _TARGETS}
 """Names of figures, with their direction where lower is better, and how each is written, the quality first."""
 
-
-def in_a_line(evaluation: AnyEvaluation, task: Task) -> str:
-    """Write all figures of an evaluation on one line, the quality first."""
-    return ", ".join(f"{name} {write(evaluation)}" for name, write in FIGURES[task])
+SAME: Mapping[Task, str] = {"classification": "same class", "multilabel": "same labels", "regression": ""}
+"""What two networks agree in where they answer alike; values are compared by their difference alone."""

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nas_distill.common.task import QUALITY
 from nas_distill.report import words
-from nas_distill.report.figures import FIGURES
+from nas_distill.report.figures import FIGURES, SAME
 from nas_distill.report.model import FinalReport, ModelResult, ratio
 from nas_distill.report.tables import add_columns, add_row, new_table
 
@@ -150,7 +150,7 @@ def trust_lines(report: FinalReport) -> list[str]:
 
 def export_lines(report: FinalReport) -> list[str]:
     """Return one sentence a file that was exported."""
-    same = {"classification": "same class", "multilabel": "same labels", "regression": ""}[report.task]
+    same = SAME[report.task]
     return [
         f"{export.path}: {words.cost('weight_bytes', export.bytes)}, differs from PyTorch by at most "
         f"{export.max_abs_difference:.1e}"

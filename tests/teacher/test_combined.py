@@ -6,13 +6,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
+from nas_distill.common.errors import TeacherError
 from nas_distill.config import TermConfig, TrainingConfig
-from nas_distill.data import load_dataset
+from nas_distill.data import Dataset, load_dataset
 from nas_distill.distill import Distiller
+from nas_distill.distill.losses import Outputs, find_loss
 from nas_distill.distill.losses.kd import divergence
 from nas_distill.teacher import LiveSignal, freeze
 from nas_distill.teacher.answer import Answer
-from nas_distill.teacher.combined import CombinedSignal, teacher_weights
+from nas_distill.teacher.combined import CombinedSignal, mixture, teacher_weights
 
 
 def softmax(z, axis=-1):
@@ -157,3 +159,55 @@ def test_weighting_by_confidence_takes_from_each_teacher_what_it_knows():
     assert reached["one"] < 0.7  # it was taught half of the classes wrongly
     assert reached["confidence"] > 0.9
     assert reached["confidence"] > reached["mean"] + 0.02
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+YES_NO = torch.tensor([[0.0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 1], [1, 0, 1, 1], [0, 1, 1, 0]])
+
+
+def test_of_labels_entropies_and_cross_entropies_are_summed(logits):
+    p, truth = sigmoid(logits.numpy()), YES_NO.numpy()
+    entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum(axis=2)
+    expected = (1 - entropy / entropy.sum(axis=0)) / 2
+    found = teacher_weights(logits, YES_NO, "entropy", "multilabel")
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    wrong = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).sum(axis=2)
+    found = teacher_weights(logits, YES_NO, "confidence", "multilabel")
+    np.testing.assert_allclose(found.numpy(), (1 - softmax(wrong, axis=0)) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("by", ["mean", "entropy", "confidence"])
+def test_bce_kd_from_the_mixture_is_the_weighted_sum_of_bce_kd_from_each(logits, by):
+    weights = teacher_weights(logits, YES_NO, by, "multilabel")
+    student = torch.randn(5, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64).requires_grad_()
+    loss = find_loss("bce_kd").make
+
+    def gradient(teacher, rows):
+        value = loss(Outputs(student[rows]), Outputs(teacher[rows]), None, temperature=3.0)
+        return torch.autograd.grad(value, student)[0]
+
+    mixed = mixture(logits, weights, 3.0, "multilabel")
+    for place in range(5):
+        rows = slice(place, place + 1)
+        each = sum(float(weights[k, place]) * gradient(logits[k], rows) for k in range(3))
+        torch.testing.assert_close(gradient(mixed, rows), each)
+
+
+def test_values_are_averaged():
+    logits = torch.arange(12.0).reshape(2, 3, 2)
+    weights = torch.tensor([[0.25, 0.5, 1.0], [0.75, 0.5, 0.0]])
+    expected = 0.25 * logits[0, 0] + 0.75 * logits[1, 0]
+    torch.testing.assert_close(mixture(logits, weights, 4.0, "regression")[0], expected)
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    data = Dataset.from_tensors(x, x * 2)
+    signals = [LiveSignal(freeze(nn.Linear(2, 2), data)) for _ in range(2)]
+    index = torch.arange(4)
+    batch = data.batch("train", index)[0]
+    found = CombinedSignal(signals, data).answer("train", index, None, batch).logits
+    each = [signal.answer("train", index, None, batch).logits for signal in signals]
+    torch.testing.assert_close(found, (each[0] + each[1]) / 2)
+    with pytest.raises(TeacherError, match="by 'entropy', which weighs how sure they are of classes; for a regression"):
+        CombinedSignal(signals, data, by="entropy")

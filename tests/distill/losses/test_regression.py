@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from conformance import OnLogits, check_finite, drawn
+from conformance import OnLogits, check_finite, check_gradient, drawn
 from hypothesis import given
 from hypothesis import strategies as st
+
+from nas_distill.distill.losses import Batch, Outputs, find_loss
 
 
 def test_values_worked_out_by_hand():
@@ -41,3 +43,32 @@ def test_zeros_have_no_direction():
     value = OnLogits("cosine_logits")(student, drawn(2, 3, dtype=torch.float32))
     assert float(value.detach()) == 1.0
     check_finite(value, student)
+
+
+def squared_error(outputs, targets):
+    batch = Batch(targets, torch.arange(len(targets)), 0.0)
+    return find_loss("squared_error").make(Outputs(outputs), None, batch)
+
+
+def test_targets_worked_out_by_hand_and_by_formula():
+    outputs, targets = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 2.0], [4.0, 3.0]])
+    assert float(squared_error(outputs, targets)) == (1 + 4 + 1 + 1) / 4
+    outputs, targets = drawn(16, 5), drawn(16, 5, seed=1)
+    expected = np.square(outputs.numpy() - targets.numpy()).mean()
+    assert float(squared_error(outputs, targets)) == pytest.approx(expected, rel=1e-12)
+    # What the teacher's values would teach if they were the targets.
+    assert float(squared_error(outputs, targets)) == float(OnLogits("mse")(outputs, targets))
+
+
+def test_the_targets_are_the_minimum_and_the_gradient_is_that_of_the_value():
+    outputs, targets = drawn(4, 3), drawn(4, 3, seed=1)
+    check_gradient(lambda z: squared_error(z, targets), outputs)
+    assert float(squared_error(targets, targets)) == 0
+    assert float(squared_error(outputs, targets)) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_targets_give_finite_values_and_gradients_in_half_precision(dtype, size):
+    outputs = drawn(4, 3, size=size, dtype=dtype).requires_grad_(True)
+    check_finite(squared_error(outputs, drawn(4, 3, seed=1, dtype=torch.float32)), outputs)
