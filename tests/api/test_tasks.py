@@ -11,6 +11,9 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 
 import nas_distill as nd
+from nas_distill.api.inputs import resolve
+from nas_distill.api.interruption import Interruption
+from nas_distill.api.pipeline import Pipeline
 from nas_distill.api.tasks import check_task
 from nas_distill.common.errors import ConfigError, TeacherError
 from nas_distill.config import SearchFile, TrainingConfig, default_loss, with_default_losses
@@ -19,6 +22,7 @@ from nas_distill.distill import Distiller
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.quality import quality_of
 from nas_distill.report.final import result_lines
+from nas_distill.run.folder import RunFolder
 from nas_distill.teacher import TeacherStore, freeze
 from nas_distill.teacher.store_writer import Contents
 
@@ -179,6 +183,21 @@ def test_what_knows_classes_alone_is_refused(found):
     teacher, folder = freeze(found.teacher, found.data), found.run.folder.path / "store"
     with pytest.raises(TeacherError, match="top_k keeps the largest of logits that are classes' shares of one"):
         TeacherStore.build(folder, teacher, found.data, contents=Contents(top_k=1))
+
+
+def test_a_teacher_in_other_units_is_noticed(tmp_path):
+    data = sums()
+    shifted = nn.Sequential(nn.Linear(6, 2))
+    with torch.no_grad():
+        shifted[0].bias.fill_(50)
+    inputs = resolve(search_file(space={"parameters": SPACE}), data=data, teacher=shifted, builder=build)
+    said = []
+    observer = SimpleNamespace(note=said.append)
+    pipeline = Pipeline(inputs, RunFolder(tmp_path / "run"), observer, Interruption())
+    found = pipeline._teacher_validation(SimpleNamespace(facts={}))
+    assert found < 0
+    (sentence,) = said
+    assert sentence.startswith(f"The teacher's R² on validation data is {found:.2f}, worse than their mean;")
 
 
 def search_file(**sections):

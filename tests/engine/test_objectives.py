@@ -30,6 +30,10 @@ def test_the_soft_reward_pays_for_being_cheaper_and_is_neutral_on_target() -> No
     rewards = [scalar.reward(0.8, {"flops": flops}) for flops in (0.0, 5e5, 1e6, 2e6)]
     assert rewards[2] == 0.8
     assert rewards == sorted(rewards, reverse=True)
+    # Of a quality below 0, as R^2 may be, too.
+    rewards = [scalar.reward(-0.8, {"flops": flops}) for flops in (5e5, 1e6, 2e6)]
+    assert rewards[1] == -0.8
+    assert rewards == sorted(rewards, reverse=True)
 
 
 def test_the_rule_is_that_of_the_search_file() -> None:

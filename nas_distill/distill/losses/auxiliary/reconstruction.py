@@ -53,7 +53,8 @@ class MaskedReconstruction(Loss):
                 "The loss 'masked_reconstruction' hides patches of images (C, H, W), steps of sequences (N, D) or "
                 f"values (F,), the latter two without 'patch'; a sample has shape {inputs}."
             )
-        self.grid = grid_of(inputs, patch)
+        self.side = max(2, min(inputs[1:]) // 7) if patch is None and len(inputs) == 3 else patch or 1
+        self.grid = grid_of(inputs, self.side)
         places = math.prod(self.grid)
         if places < 2:
             raise TrainingError(
@@ -83,15 +84,14 @@ class MaskedReconstruction(Loss):
             return hidden
         if x.dim() == 3:
             return hidden[:, :, None]
-        grid = hidden.view(len(x), 1, *self.grid).to(x.dtype)
-        side = [-(-size // cells) for size, cells in zip(x.shape[2:], self.grid)]
-        grown = grid.repeat_interleave(side[0], 2).repeat_interleave(side[1], 3)
-        return grown[:, :, : x.shape[2], : x.shape[3]] > 0
+        grid = hidden.view(len(x), 1, *self.grid)
+        grown = grid.repeat_interleave(self.side, 2).repeat_interleave(self.side, 3)
+        return grown[:, :, : x.shape[2], : x.shape[3]]
 
 
-def grid_of(inputs: tuple[int, ...], patch: int | None) -> tuple[int, ...]:
-    """Return how many patches a sample has: (rows, columns) of an image's, (N,) of steps or of values."""
-    if len(inputs) < 3:
-        return inputs[:1]
-    side = max(2, min(inputs[1:]) // 7) if patch is None else patch
-    return -(-inputs[1] // side), -(-inputs[2] // side)
+def grid_of(inputs: tuple[int, ...], side: int) -> tuple[int, ...]:
+    """Return how many patches a sample has: (rows, columns) of an image's, (N,) of steps or of values.
+
+    At an image's lower and right edge patches may be cut.
+    """
+    return inputs[:1] if len(inputs) < 3 else (-(-inputs[1] // side), -(-inputs[2] // side))

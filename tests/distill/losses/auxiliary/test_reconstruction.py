@@ -4,14 +4,15 @@ import torch
 from conformance import check_finite, drawn
 
 from nas_distill.common.errors import ConfigError, TrainingError
+from nas_distill.distill.losses import Shapes, find_loss
 from nas_distill.distill.losses.auxiliary.decoders import make_decoder
-from nas_distill.distill.losses.auxiliary.reconstruction import grid_of
 
 IMAGE = (2, 6, 6)
 NAME = "masked_reconstruction"
 CASES = {
     "map": (IMAGE, (3, 3, 3), {"patch": 2}),
     "map that does not divide": ((1, 5, 7), (3, 2, 3), {"patch": 2}),
+    "patches that are cut": ((1, 9, 5), (3, 3, 2), {"patch": 4}),
     "tokens": (IMAGE, (9, 4), {"patch": 3, "masked": 0.5}),
     "class token": (IMAGE, (10, 4), {"patch": 3}),
     "wide image": ((1, 4, 8), (8, 4), {}),
@@ -65,25 +66,31 @@ def test_of_each_sample_the_same_number_of_patches_is_hidden_in_all_channels(mak
     if len(inputs) == 2:
         assert (hidden == hidden[:, :, :1]).all()
         hidden = hidden[:, :, 0]
-    cells = hidden if len(inputs) < 3 else first_of_each_patch(hidden[:, 0], asked.module.grid)
+    cells = hidden if len(inputs) < 3 else first_of_each_patch(hidden[:, 0], options.get("patch", 2))
     assert (cells.reshape(6, -1).sum(1) == asked.module.hidden).all()
     assert len({tuple(row) for row in cells.reshape(6, -1)}) > 1
 
 
-def first_of_each_patch(hidden, grid):
-    sides = [-(-size // cells) for size, cells in zip(hidden.shape[1:], grid)]
-    cells = hidden[:, :: sides[0], :: sides[1]]
-    whole = np.kron(cells, np.ones((1, *sides), dtype=bool))[:, : hidden.shape[1], : hidden.shape[2]]
+def first_of_each_patch(hidden, side):
+    cells = hidden[:, ::side, ::side]
+    whole = np.kron(cells, np.ones((1, side, side), dtype=bool))[:, : hidden.shape[1], : hidden.shape[2]]
     np.testing.assert_array_equal(hidden, whole)
     return cells
 
 
-def test_patches_are_a_seventh_of_the_side_unless_told():
-    assert grid_of((3, 224, 224), None) == (7, 7)
-    assert grid_of((1, 28, 28), None) == (7, 7)
-    assert grid_of((1, 8, 8), None) == (4, 4)
-    assert grid_of((1, 9, 30), 4) == (3, 8)
-    assert grid_of((5, 3), None) == (5,)
+@pytest.mark.parametrize(
+    ("image", "patch", "side", "grid"),
+    [
+        ((3, 224, 224), None, 32, (7, 7)),
+        ((1, 28, 28), None, 4, (7, 7)),
+        ((1, 8, 8), None, 2, (4, 4)),
+        ((1, 9, 30), 4, 4, (3, 8)),
+    ],
+)
+def test_patches_are_a_seventh_of_the_side_unless_told(image, patch, side, grid):
+    module = find_loss(NAME).make(Shapes(5, 20, 10, (((4,), ()),), image), patch=patch)
+    assert (module.side, module.grid) == (side, grid)
+    assert module.hidden == round(0.6 * grid[0] * grid[1])
 
 
 def test_each_place_of_a_map_makes_its_own_pixels():
