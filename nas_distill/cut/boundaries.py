@@ -53,12 +53,11 @@ def _governed(narrowed: Mapping[str, bool | None], channels: int) -> tuple[str |
 
 
 def _dropping(blocks: Sequence[Block], groups: Sequence[Group], proof: Proof) -> list[Block]:
-    """Return the blocks, those alone droppable without which the network runs: each alone, and all of them."""
-    alone = [block for block in blocks if block.droppable and proof.of_drops([block], groups)]
-    if not proof.of_drops(alone, groups):
-        together: list[Block] = []
-        for block in alone:
-            if proof.of_drops([*together, block], groups):
-                together.append(block)
-        alone = together
-    return [replace(block, droppable=block in alone) for block in blocks]
+    """Return the blocks, of which those alone are droppable without all of which the network runs."""
+    gone = [block for block in blocks if block.droppable]
+    if not proof.of_drops(gone, groups):
+        gone = []
+        for block in blocks:
+            if block.droppable and proof.of_drops([*gone, block], groups):
+                gone.append(block)
+    return [replace(block, droppable=block in gone) for block in blocks]

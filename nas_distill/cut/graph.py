@@ -45,7 +45,8 @@ def read_graph(module: nn.Module, input_shape: Sequence[int]) -> Atoms:
         if isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding) and node.module in names:
             reader.follow(node, length(module, names[node.module], "out"))
     atoms = Atoms()
-    sizes = {(atom.module, atom.side): length(module, atom.module, atom.side) for _, atom in reader.pairs}
+    dimensions = {(atom.module, atom.side) for _, atom in reader.pairs}
+    sizes = {(name, side): length(module, name, side) for name, side in dimensions}
     # A dimension that is too short for what is said of it is another one: of tokens, say, where channels are meant.
     mistaken = {(atom.module, atom.side) for _, atom in reader.pairs if atom.place >= sizes[atom.module, atom.side]}
     for one, other in reader.pairs:

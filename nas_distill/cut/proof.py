@@ -85,7 +85,7 @@ class Proof:
         seen: dict[str, Seen] = {}
         zeros: dict[str, Seen] = {}
         try:
-            narrowed = cut(copy.deepcopy(self._module), Plan(groups, (), ()), Cut(keep))
+            narrowed = cut(_structure(self._module), Plan(groups, (), ()), Cut(keep))
             found = self._compared(narrowed, self._x, seen)
             if self._norms.any:
                 self._run(narrowed, self._x)
@@ -93,10 +93,8 @@ class Proof:
             return Verdict(f"the network does not run without some of its units ({first_line(error, 120)})")
         if found.shape != self._whole.shape:
             return Verdict("its units are the network's output", output=True)
-        zeroed = copy.deepcopy(self._module)
-        for group in groups:
-            _zero(zeroed, group, keep[group.name])
-        wanted = self._compared(zeroed, self._x, zeros)
+        with _zeroed(self._module, groups, keep):
+            wanted = self._compared(self._module, self._x, zeros)
         nearly = self._tolerance * float(wanted.abs().max())
         if not torch.isfinite(found).all() or not torch.isfinite(wanted).all():
             return Verdict("it cannot be proven, since the network overflows with random weights")
@@ -114,9 +112,7 @@ class Proof:
         kinds = dict.fromkeys(range(len(blocks)), "drop")
         keep = {group.name: self._kept(group, 0.5) for group in groups}
         try:
-            outputs = [
-                self._run(cut(copy.deepcopy(self._module), plan, Cut(kept, kinds)), self._x) for kept in ({}, keep)
-            ]
+            outputs = [self._run(cut(_structure(self._module), plan, Cut(kept, kinds)), self._x) for kept in ({}, keep)]
         except Exception:
             return False
         return all(output.shape == self._whole.shape for output in outputs)
@@ -181,8 +177,25 @@ def _watching(module: nn.Module, names: Sequence[str], into: dict[str, Seen]) ->
             handle.remove()
 
 
-def _zero(module: nn.Module, group: Group, keep: Sequence[int]) -> None:
-    for slot in group.slots:
-        gone = [place for unit, places in enumerate(slot.places) if unit not in keep for place in places]
-        for part in parts_of(module, slot.module, slot.side):
-            part.tensor.index_fill_(part.axis, torch.tensor(gone, dtype=torch.long), 0.0)
+def _structure(module: nn.Module) -> nn.Module:
+    """Return a copy of a module's structure with the very same tensors, which cutting replaces and does not change."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+@contextmanager
+def _zeroed(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    """Run a block with the units of ``groups`` that are not kept at zero."""
+    before: dict[int, tuple[Tensor, Tensor]] = {}
+    for group in groups:
+        staying = set(keep[group.name])
+        for slot in group.slots:
+            gone = [place for unit, places in enumerate(slot.places) if unit not in staying for place in places]
+            for part in parts_of(module, slot.module, slot.side):
+                before.setdefault(id(part.tensor), (part.tensor, part.tensor.clone()))
+                part.tensor.index_fill_(part.axis, torch.tensor(gone, dtype=torch.long), 0.0)
+    try:
+        yield
+    finally:
+        for tensor, values in before.values():
+            tensor.copy_(values)
