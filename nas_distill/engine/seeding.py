@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.pricing import Costs
 from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space.architecture import Scalar
+from nas_distill.space.parameters import Domain
+from nas_distill.space.spread import at_share, is_ordered
+
+_SHARES = 64
+_RAISES = 48
 
 
 def choose_seeds(
@@ -16,6 +23,8 @@ def choose_seeds(
 ) -> list[Architecture]:
     """Return up to ``count`` distinct architectures to try first: cheapest and dearest within budget, then between.
 
+    Among those looked at is the largest that fits of those scaled alike in all parameters, which is what one would take
+    without a search.
     ``by`` is the cost along which they are spread, evenly on a log scale. Where nothing in a spread-out sample fits,
     the sample's own smallest architectures come back, and will be recorded as over budget. Architectures that cannot
     be built are passed over, unless none can.
@@ -27,7 +36,8 @@ def choose_seeds(
     fitting: list[str] = []
     for size in (4 * count, 12 * count):
         rng = numpy_rng(seed, "seeds", size)
-        for architecture in [space.smallest(), *space.spread(size, rng), space.largest()]:
+        uniform = [] if pool else scaled_alike(space, costs, budget)
+        for architecture in [space.smallest(), *uniform, *space.spread(size, rng), space.largest()]:
             if architecture.hash in pool:
                 continue
             pool[architecture.hash] = architecture
@@ -47,6 +57,72 @@ def choose_seeds(
     if not fitting:
         return [pool[name] for name in names[:count]]
     return [pool[name] for name in _spread_out(names, priced, count)]
+
+
+def scaled_alike(space: SearchSpace, costs: Costs, budget: Budget) -> list[Architecture]:
+    """Return the largest architecture within the budget with every parameter at one share of its range, if any fits.
+
+    What the coarse steps of the parameters leave of the budget is used up by raising one after the other by a step.
+    Parameters whose values are no numbers are at their last one, the dearest as spaces are written.
+    """
+    if not budget.limits:
+        return []
+
+    def fits(architecture: Architecture) -> bool:
+        try:
+            return budget.fits(costs(architecture))
+        except Exception:  # a builder is the user's code
+            return False
+
+    best: Architecture | None = None
+    low, high = 0, _SHARES
+    while low <= high:
+        middle = (low + high) // 2
+        architecture = space.draw(partial(at_share, fraction=middle / _SHARES))
+        if fits(architecture):
+            best, low = architecture, middle + 1
+        else:
+            high = middle - 1
+    return [] if best is None else [_filled(space, best, fits)]
+
+
+def _filled(space: SearchSpace, architecture: Architecture, fits: Callable[[Architecture], bool]) -> Architecture:
+    """Raise parameters in turn, a step at a time, as long as the result fits; those that made it too large are left."""
+    spent: set[str] = set()
+    tried = 0
+    while tried < _RAISES:
+        before = architecture
+        for name in space.flatten(architecture):
+            if name in spent or tried >= _RAISES:
+                continue
+            raised = _raised(space, architecture, name)
+            if raised is None:
+                spent.add(name)
+                continue
+            tried += 1
+            if fits(raised):
+                architecture = raised
+            else:
+                spent.add(name)
+        if architecture == before:
+            break
+    return architecture
+
+
+def _raised(space: SearchSpace, architecture: Architecture, name: str) -> Architecture | None:
+    """Return the architecture with one ordered parameter a step up, new ones at their least; None at the top."""
+    values = space.flatten(architecture)
+    changed = False
+
+    def choose(asked: str, domain: Domain) -> Scalar:
+        nonlocal changed
+        place = domain.values.index(values[asked]) if asked in values else 0
+        if asked == name and is_ordered(domain) and place + 1 < len(domain):
+            changed, place = True, place + 1
+        return domain.at(place)
+
+    raised = space.draw(choose)
+    return raised if changed else None
 
 
 def _spread_out(names: list[str], priced: Mapping[str, float], count: int) -> list[str]:

@@ -6,8 +6,8 @@ import pytest
 from nas_distill.common.errors import BuildError
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.pricing import Pricer
-from nas_distill.engine.seeding import choose_seeds
-from nas_distill.space import Architecture
+from nas_distill.engine.seeding import choose_seeds, scaled_alike
+from nas_distill.space import Architecture, SearchSpace
 
 
 def seeds(bench: Any, budget: dict[str, Any], count: int = 5, **options: Any) -> list[Architecture]:
@@ -80,3 +80,23 @@ def test_seeds_are_those_of_the_seed(make_bench: Callable[..., Any]) -> None:
     budget = Budget()
     drawn = {tuple(choose_seeds(bench.space, bench.costs, budget, count=6, by="flops", seed=seed)) for seed in range(5)}
     assert len(drawn) > 1
+
+
+def test_the_one_scaled_alike_is_as_large_as_the_budget_lets_it_be() -> None:
+    space = SearchSpace.from_dict(
+        {"act": ["relu", "silu"], "stages": {"repeat": 3, "of": {"width": [8, 16, 24, 32]}}}, builder="builtins:dict"
+    )
+
+    def costs(architecture: Architecture) -> dict[str, float]:
+        return {"flops": float(sum(stage["width"] ** 2 for stage in architecture.to_dict()["stages"]))}
+
+    def found(limit: float) -> list[int]:
+        (architecture,) = scaled_alike(space, costs, Budget.parse({"flops": limit}))
+        assert architecture.to_dict()["act"] == "silu"
+        return [stage["width"] for stage in architecture.to_dict()["stages"]]
+
+    assert found(3 * 16**2) == [16, 16, 16]
+    assert found(3 * 24**2 - 1) == [24, 24, 16]
+    assert found(10**9) == [32, 32, 32]
+    assert scaled_alike(space, costs, Budget.parse({"flops": 10})) == []
+    assert scaled_alike(space, costs, Budget.parse({})) == []
