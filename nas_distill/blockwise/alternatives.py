@@ -65,22 +65,31 @@ class Alternatives:
         """Return the alternatives of one block."""
         return [entry for entry in self.entries if entry.block == block]
 
-    def free(self) -> dict[str, tuple[int, ...]]:
-        """Return the widths of those shared groups that end at no block and are tried at several."""
+    def read_outside(self) -> dict[str, tuple[int, ...]]:
+        """Return the widths of those shared groups, of several widths, that something outside of the blocks reads.
+
+        What is lost by fewer of them shows in no block that is given fewer.
+        """
         ends = {group for block in self.plan.blocks for group in (block.input, block.output)}
-        return {group: widths for group, widths in self.shared.items() if group not in ends and len(widths) > 1}
+        inside = tuple(f"{block.module}." for block in self.plan.blocks)
+        return {
+            group: widths
+            for group, widths in self.shared.items()
+            if len(widths) > 1
+            and (
+                group not in ends
+                or any(
+                    slot.side == "in" and not f"{slot.module}.".startswith(inside)
+                    for slot in self.plan.group(group).slots
+                )
+            )
+        }
 
     def widths(self, entry: Alternative) -> dict[str, int]:
         """Return the widths that an alternative needs the groups at its ends to have."""
         block = self.plan.blocks[entry.block]
         ends = ((block.input, entry.input), (block.output, entry.output))
         return {group: width for group, width in ends if group is not None and width is not None}
-
-    def is_uncut(self, entry: Alternative) -> bool:
-        """Say whether an alternative is the teacher's own block."""
-        sizes = [group.size for group in self.plan.inner(entry.block)]
-        whole = all(width == self.plan.group(name).size for name, width in self.widths(entry).items())
-        return entry.kind == _AS_IT_IS and whole and list(entry.inner) == sizes
 
     def values(self, chosen: Sequence[Alternative], widths: Mapping[str, int]) -> dict[str, Any]:
         """Return the values of the architecture that has these alternatives, one of each block in their order.
@@ -131,9 +140,13 @@ class Alternatives:
             allowed=Allowed.from_dict(values["allowed"]),
         )
 
+    def shared_widths(self, values: Mapping[str, Any]) -> dict[str, int]:
+        """Return the width of each shared group in an architecture."""
+        return {group.name: part["width"] for group, part in zip(self.plan.shared, values.get("shared", ()))}
+
     def of_values(self, values: Mapping[str, Any]) -> list[Alternative]:
         """Return how an architecture makes each block, whether or not that is among the alternatives here."""
-        widths = {group.name: part["width"] for group, part in zip(self.plan.shared, values.get("shared", ()))}
+        widths = self.shared_widths(values)
         found = []
         for index, (block, parts) in enumerate(zip(self.plan.blocks, values["blocks"], strict=True)):
             gone = index in self.allowed.depth and "kind" not in parts

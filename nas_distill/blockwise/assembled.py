@@ -13,6 +13,7 @@ from nas_distill.blockwise.options import Option, Place, Selection
 from nas_distill.cost.budget import Limit
 
 ScoreName = Literal["kl", "nsr", "relative_l1"]
+SCORES: tuple[ScoreName, ...] = ("kl", "nsr", "relative_l1")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Assembly:
         alternatives: the keys of its blocks' alternatives.
         costs: predicted, by adding up; what the assembled network really has is to be counted on it.
         score: the (weighted) sum of its local scores; lower is better.
-        block_scores: the local score of each block, unweighted: what ``fit`` takes.
+        block_scores: the local score of each block, and of the width of each group that something outside of the blocks
+            reads, unweighted: what ``fit`` takes.
     """
 
     values: dict[str, Any]
@@ -52,7 +54,7 @@ def assemblies(
         limits: on costs that are sums over blocks (``costs.ADDITIVE``), in their plain units.
         count: how many.
         score: by which of the local scores.
-        weights: of the blocks' scores, one each (``fit``); all 1 if None.
+        weights: one for each of an assembly's ``block_scores`` (``fit``); all 1 if None.
         overlap: share of the blocks in which two may be alike; they are never alike in all.
 
     Raises:
@@ -79,20 +81,25 @@ def front(
 
 
 def block_scores(library: Library, values: Mapping[str, Any], score: ScoreName) -> tuple[float, ...] | None:
-    """Return the local score of each block of an architecture; None where the library does not have them all."""
-    entries = library.alternatives.of_values(values)
-    if any(entry.key not in library.scores for entry in entries):
+    """Return an architecture's local scores as ``Assembly`` has them; None if the library does not have them all."""
+    alternatives = library.alternatives
+    entries = alternatives.of_values(values)
+    read = [(group, alternatives.shared_widths(values)[group]) for group in alternatives.read_outside()]
+    if any(entry.key not in library.scores for entry in entries) or any(
+        one not in library.width_scores for one in read
+    ):
         return None
-    return tuple(getattr(library.scores[entry.key], score) for entry in entries)
+    found = [*(library.scores[entry.key] for entry in entries), *(library.width_scores[one] for one in read)]
+    return tuple(getattr(one, score) for one in found)
 
 
 def make_places(library: Library, *, score: ScoreName = "kl", weights: Sequence[float] | None = None) -> list[Place]:
     """Return the blocks, and after them what is around them, as places of an assembly."""
     alternatives, costs = library.alternatives, library.costs
-    plan, order = alternatives.plan, alternatives.allowed.depth
-    weights = [1.0] * len(plan.blocks) if weights is None else weights
+    plan, order, read = alternatives.plan, alternatives.allowed.depth, alternatives.read_outside()
+    weights = [1.0] * (len(plan.blocks) + len(read)) if weights is None else weights
     places = []
-    for (index, block), weight in zip(enumerate(plan.blocks), weights, strict=True):
+    for (index, block), weight in zip(enumerate(plan.blocks), weights):
         options = []
         for entry in alternatives.of_block(index):
             gone = {_gone(index): int(entry.kind == "drop")} if index in order else {}
@@ -101,17 +108,18 @@ def make_places(library: Library, *, score: ScoreName = "kl", weights: Sequence[
                 Option(entry.key, weight * local, costs.entries[entry.key], alternatives.widths(entry) | gone)
             )
         places.append(Place(block.module, tuple(options)))
+    for (group, widths), weight in zip(read.items(), weights[len(plan.blocks) :], strict=True):
+        options = [
+            Option("", weight * getattr(library.width_scores[group, width], score), {}, {group: width})
+            for width in widths
+        ]
+        places.append(_around(f"what reads {group}", options))
     places.append(_around("around the blocks", [Option("", 0.0, costs.base)]))
     for part in costs.parts:
         options = [
             Option("", 0.0, cost, dict(zip(part.groups, widths, strict=True))) for widths, cost in part.costs.items()
         ]
         places.append(_around(f"width of {' and '.join(part.groups)}", options))
-    for group, widths in alternatives.free().items():
-        options = [
-            Option("", getattr(library.width_scores[group, width], score), {}, {group: width}) for width in widths
-        ]
-        places.append(_around(f"loss by the width of {group}", options))
     if order:
         # Where depth is a number, the blocks that go are the first ones of the order.
         depths = [
@@ -125,12 +133,15 @@ def _assembly(library: Library, selection: Selection, score: ScoreName) -> Assem
     alternatives = library.alternatives
     blocks = range(len(alternatives.plan.blocks))
     chosen = [alternatives.of_block(block)[selection.options[block]] for block in blocks]
+    values = alternatives.values(chosen, selection.widths)
+    local = block_scores(library, values, score)
+    assert local is not None  # it is of the library's alternatives
     return Assembly(
-        values=alternatives.values(chosen, selection.widths),
+        values=values,
         alternatives=tuple(entry.key for entry in chosen),
         costs=selection.costs,
         score=selection.score,
-        block_scores=tuple(getattr(library.scores[entry.key], score) for entry in chosen),
+        block_scores=local,
     )
 
 

@@ -23,14 +23,9 @@ def restrict(tensor: Tensor, kept: Tensor | None, axis: int) -> Tensor:
     return tensor.index_select(axis, kept).contiguous(memory_format=layout)
 
 
-def fill(tensor: Tensor, kept: Tensor | None, axis: int, mean: Tensor) -> Tensor:
-    """Return all channels: those of ``tensor`` where they were ``kept``, and the others at their ``mean`` (C,)."""
-    if kept is None:
-        return tensor
-    shape = list(tensor.shape)
-    shape[axis] = len(mean)
-    whole = along(mean.to(tensor), tensor.dim(), axis).expand(shape).clone()
-    return whole.index_copy_(axis, kept, tensor)
+def fill(tensor: Tensor, kept: Tensor | None, axis: int, others: Tensor) -> Tensor:
+    """Return all channels: those of ``tensor`` where they were ``kept``, and else those of ``others``."""
+    return tensor if kept is None else others.index_copy(axis, kept, tensor)
 
 
 def along(values: Tensor, dims: int, axis: int) -> Tensor:

@@ -51,6 +51,7 @@ class BlockWeights:
         strength: how strongly weights were drawn to a common one; infinite is the plain sum.
         plain: rank correlation of quality with the plain sum, which has nothing fitted to it but its sign.
         fitted: that of predictions for each student by weights that were fitted (strength too) without it.
+        held_out: those predictions, in the order of the students.
     """
 
     weights: tuple[float, ...]
@@ -59,6 +60,7 @@ class BlockWeights:
     strength: float
     plain: RankCorrelation
     fitted: RankCorrelation
+    held_out: tuple[float, ...]
 
     def predict(self, scores: Sequence[float]) -> float:
         """Return the quality expected of a student by its blocks' scores (unweighted); higher is better."""
@@ -89,16 +91,27 @@ def fit(scores: Sequence[Sequence[float]], qualities: Sequence[float], *, seed: 
         strength=strength,
         plain=rank_correlation(-x.sum(1), y, seed=seed),
         fitted=rank_correlation(held_out, y, seed=seed),
+        held_out=tuple(float(one) for one in held_out),
     )
 
 
 def rank_correlation(
-    predicted: Sequence[float] | Array, measured: Sequence[float] | Array, *, seed: int
+    predicted: Sequence[float] | Array,
+    measured: Sequence[float] | Array,
+    *,
+    seed: int,
+    groups: Sequence[object] | None = None,
 ) -> RankCorrelation:
-    """Return how well predictions order what was measured; the interval is of percentiles over draws of the pairs."""
+    """Return how well predictions order what was measured; the interval is of percentiles over draws of the pairs.
+
+    ``groups``: one an entry; entries are then compared within their group alone (students of about equal cost, say).
+    """
     first, second = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
     count = len(first)
     signs = [np.sign(np.subtract.outer(values, values)) for values in (first, second)]
+    if groups is not None:
+        together = np.array([[one == other for other in groups] for one in groups])
+        signs = [np.where(together, sign, 0.0) for sign in signs]
     times = numpy_rng(seed, "bootstrap", count).multinomial(count, np.full(count, 1 / count), _DRAWS)
     tau, draws = _taus(signs, np.ones((1, count)))[0], _taus(signs, times)
     draws = draws[np.isfinite(draws)]
@@ -109,7 +122,7 @@ def rank_correlation(
 
 
 def _taus(signs: Sequence[Array], times: Array) -> Array:
-    """Return tau-b (draws,) where each pair of values counts ``times`` (draws, pairs); NaN where one does not vary."""
+    """Return tau-b (draws,) where each entry counts ``times`` (draws, entries); NaN where one does not vary."""
     agreed, *varied = (
         np.einsum("dn,dn->d", times @ table, times)
         for table in (signs[0] * signs[1], *(np.abs(sign) for sign in signs))

@@ -19,6 +19,8 @@ from nas_distill.cut.ancestor import Ancestor
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.space import cut_of
 
+_WITHOUT_FRESH = ("whole", "drop")
+
 
 def grow(alternatives: Alternatives, ancestor: Ancestor, *, seed: int) -> dict[str, nn.Module]:
     """Return the module of each alternative by its key, with inherited weights; what is fresh is seeded by ``seed``.
@@ -32,7 +34,7 @@ def grow(alternatives: Alternatives, ancestor: Ancestor, *, seed: int) -> dict[s
     waiting = list(alternatives.entries)
     while waiting:
         chosen, widths = _together(alternatives, waiting)
-        with seeded_torch(seed, "alternatives", waiting[0].key):
+        with seeded_torch(seed, "alternative", waiting[0].key):
             network = ancestor.heir(alternatives.cut_values(chosen, widths))
         _check(alternatives, ancestor, network, chosen)
         for block, entry in chosen.items():
@@ -57,11 +59,11 @@ def kept_channels(alternatives: Alternatives, ancestor: Ancestor) -> dict[str, E
         block = alternatives.plan.blocks[entry.block]
         cut = cut_of(alternatives.plan, alternatives.cut_values({}, alternatives.widths(entry)), ancestor.orders)
         given, made = ((block.input, block.inputs), (block.output, block.outputs))
-        found[entry.key] = Ends(*(_channels(alternatives.plan, cut.keep, *end) for end in (given, made)))
+        found[entry.key] = Ends(*(channels_of(alternatives.plan, cut.keep, *end) for end in (given, made)))
     return found
 
 
-def _channels(plan: Plan, keep: Mapping[str, Sequence[int]], group: str | None, channels: int) -> Tensor | None:
+def channels_of(plan: Plan, keep: Mapping[str, Sequence[int]], group: str | None, channels: int) -> Tensor | None:
     """Return the channels of the kept units of a group; its units have equal runs of channels, one after the other."""
     if group is None or group not in keep:
         return None
@@ -70,12 +72,16 @@ def _channels(plan: Plan, keep: Mapping[str, Sequence[int]], group: str | None, 
 
 
 def _together(alternatives: Alternatives, waiting: list[Alternative]) -> tuple[dict[int, Alternative], dict[str, int]]:
-    """Return one alternative for as many blocks as agree on the shared widths, so that one cut makes them all."""
-    chosen: dict[int, Alternative] = {}
-    widths: dict[str, int] = {}
-    for entry in waiting:
+    """Return one alternative for as many blocks as agree on the shared widths, so that one cut makes them all.
+
+    One with fresh weights comes alone, so that they do not depend on what is cut beside it.
+    """
+    first = waiting[0]
+    chosen, widths = {first.block: first}, alternatives.widths(first)
+    for entry in waiting if first.kind in _WITHOUT_FRESH else ():
         needed = alternatives.widths(entry)
-        if entry.block not in chosen and all(widths.get(group, width) == width for group, width in needed.items()):
+        agrees = all(widths.get(group, width) == width for group, width in needed.items())
+        if entry.block not in chosen and agrees and entry.kind in _WITHOUT_FRESH:
             chosen[entry.block] = entry
             widths.update(needed)
     return chosen, widths

@@ -28,7 +28,7 @@ from nas_distill.data import Dataset
 from nas_distill.space import SearchSpace
 
 CONTENT, WEIGHTS, SCORES = "library.json", "weights.safetensors", "scores.json"
-FORMAT = 1
+FORMAT = 2
 _TRAINED_BY = ("trunk", "widths", "epochs", "batch_size", "optimizer", "warmup", "heldout")
 
 
@@ -40,7 +40,7 @@ class Library:
         folder: where it is kept.
         alternatives: of all blocks, and the widths of the groups that they share.
         scores: of each alternative by its key; lower is better.
-        width_scores: of each width of those shared groups that end at no block, by group and width.
+        width_scores: of each width of the shared groups that something outside of the blocks reads, by group and width.
         costs: of alternatives and of what is around the blocks.
         presented: training samples that the alternatives were trained on, each counted once for all of them. Samples
             that were only looked at (statistics, scores) are not in it.
@@ -143,6 +143,7 @@ def build_library(
     seed: int,
     folder: Path,
     device: torch.device | str = "cpu",
+    on_begin: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Library:
     """Train and score all alternatives of all blocks of a space; what ``folder`` has already is not made again.
@@ -157,6 +158,7 @@ def build_library(
         seed: of the order of samples, of what is held out, and of fresh weights.
         folder: where the library is kept.
         device: where the teacher and the alternatives run.
+        on_begin: told how many alternatives there are before anything is trained, unless all is finished already.
         on_step: told after each step how many are done, of how many; what it raises passes once all is saved.
 
     Raises:
@@ -175,6 +177,8 @@ def build_library(
                 "changed); delete it to start anew."
             )
         return library
+    if on_begin is not None:
+        on_begin(len(alternatives.entries))
     with _one_thread():
         training = LocalTraining(alternatives, ancestor, data, settings, seed=seed, identity=identity, device=device)
         training.load(folder)
@@ -185,7 +189,7 @@ def build_library(
         scores = _scores(training, folder, total, on_step)
         width_scores = {
             (group, width): score_width(training, ancestor, group, width)
-            for group, widths in alternatives.free().items()
+            for group, widths in alternatives.read_outside().items()
             for width in widths
         }
         for module in training.modules.values():
@@ -264,7 +268,7 @@ def _identity(
         alternatives.to_dict(),
         {name: list(order) for name, order in sorted(ancestor.orders.items())},
         settings.model_dump(mode="json", include=set(_TRAINED_BY)),
-        [seed, data.fingerprint, data.views.recipe()],
+        [FORMAT, seed, data.fingerprint, data.views.recipe()],
     ]
     digest.update(json.dumps(parts, sort_keys=True).encode())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,25 +12,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_distill.blockwise.channels import axis_of, by_channel, fill, put_first
+from nas_distill.blockwise.channels import along, axis_of, by_channel, fill, put_first, restrict
+from nas_distill.blockwise.growing import channels_of
 from nas_distill.blockwise.norms import anew
 from nas_distill.blockwise.training import BATCH, LocalTraining, Signal
 from nas_distill.blockwise.watching import Passage
+from nas_distill.common.task import Task
 from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.space import cut_of
 
 
 @dataclass(frozen=True)
 class Score:
     """What is lost where one alternative stands in for its block of the teacher; 0 is nothing.
 
-    Channels that an alternative does not return count as if it returned their mean.
+    An alternative answers for the channels that it returns: what is lost by the lack of others is counted where they
+    are missed, in the alternatives of the next block, which are given fewer. Counted in both, it makes narrow networks
+    look far worse than they turn out.
 
     Attributes:
-        nsr: squared error over the teacher's variance, each channel's own, meant over all the teacher's channels
-            (noise-to-signal ratio; Moons et al., 2021, arXiv:2012.08859). 1 is as bad as the mean.
-        relative_l1: mean absolute error over the standard deviation of all values (Li et al., 2020, arXiv:1911.13053).
-        kl: divergence of the classes' probabilities from the teacher's, KL(teacher ‖ with the alternative), in nats a
-            sample, the rest of the network being the teacher's (Molchanov et al., 2022, arXiv:2107.10624).
+        nsr: squared error over the teacher's variance, each channel's own, meant over channels (noise-to-signal ratio;
+            Moons et al., 2021, arXiv:2012.08859). 1 is as bad as the mean.
+        relative_l1: mean absolute error over the standard deviation of all the block's values (Li et al., 2020,
+            arXiv:1911.13053).
+        kl: ``divergence`` of the answers from the teacher's, all the rest being the teacher's, also the channels that
+            the alternative does not return (replacing one block: Molchanov et al., 2022, arXiv:2107.10624).
     """
 
     nsr: float
@@ -40,25 +47,42 @@ class Score:
 class _Sums:
     """Means over samples of what a score is made of."""
 
-    def __init__(self) -> None:
+    def __init__(self, training: LocalTraining) -> None:
+        self._task = training.data.task
+        self._answers = training.answers
         self._count = 0
         self._totals = [0.0, 0.0, 0.0]
 
-    def add(self, samples: int, ours: Tensor, wanted: Tensor, axis: int, signal: Signal) -> None:
+    def add(self, samples: int, ours: Tensor, wanted: Tensor, axis: int, signal: Signal, kept: Tensor | None) -> None:
         error = ours.double() - wanted.double()
-        nsr = by_channel(error.square(), axis) / signal.variance.double()
-        self._totals[0] += samples * float(nsr.mean())
+        variance = signal.variance if kept is None else signal.variance[kept]
+        self._totals[0] += samples * float((by_channel(error.square(), axis) / variance.double()).mean())
         self._totals[1] += samples * float(error.abs().mean()) / signal.deviation
         self._count += samples
 
     def add_logits(self, ours: Tensor, wanted: Tensor) -> None:
-        log_ours, log_wanted = ours.double().log_softmax(1), wanted.double().log_softmax(1)
-        self._totals[2] += float(functional.kl_div(log_ours, log_wanted, reduction="sum", log_target=True))
+        self._totals[2] += float(divergence(ours, wanted, self._task, self._answers).sum())
 
     def score(self) -> Score:
         means = [total / self._count for total in self._totals]
         # Rounding may leave a divergence a hair below 0.
         return Score(*(max(0.0, mean) if math.isfinite(mean) else math.inf for mean in means))
+
+
+def divergence(ours: Tensor, wanted: Tensor, task: Task, answers: Signal) -> Tensor:
+    """Return KL(teacher ‖ ours) of each sample (B,), in nats, from logits (B, outputs).
+
+    Of classes; of several labels, the sum over labels; of numbers, as if they were the means of normal distributions
+    with the teacher's variance in each output over samples (``answers``).
+    """
+    ours, wanted = ours.double(), wanted.double()
+    if task == "regression":
+        return ((ours - wanted).square() / (2 * answers.variance.double())).sum(1)
+    if task == "multilabel":
+        # Two classes a label, with the logits 0 and the label's own.
+        ours, wanted = (torch.stack([torch.zeros_like(one), one], -1) for one in (ours, wanted))
+    log_ours, log_wanted = ours.log_softmax(-1), wanted.log_softmax(-1)
+    return functional.kl_div(log_ours, log_wanted, reduction="none", log_target=True).flatten(1).sum(1)
 
 
 @torch.no_grad()
@@ -67,39 +91,74 @@ def score_block(training: LocalTraining, block: int) -> dict[str, Score]:
     entries = training.alternatives.of_block(block)
     plan_block = training.alternatives.plan.blocks[block]
     axis, signal = axis_of(plan_block.tokens), training.signals[block]
-    sums = {entry.key: _Sums() for entry in entries}
+    sums = {entry.key: _Sums(training) for entry in entries}
     tail = _Tail(training, block)  # before the watch: a copy of a watched network would be watched too
     with training.watch() as watch:
         for index in training.heldout.split(BATCH):
             x = training.batch(index)
             logits, passages = watch.run(x)
+            made = passages[block].made
             for entry in entries:
-                ours = fill(training.returned(entry, passages[block]), training.ends[entry.key].made, axis, signal.mean)
-                sums[entry.key].add(len(x), ours, passages[block].made, axis, signal)
-                sums[entry.key].add_logits(tail(x, passages[: block + 1], ours), logits)
+                kept = training.ends[entry.key].made
+                ours = training.returned(entry, passages[block])
+                sums[entry.key].add(len(x), ours, restrict(made, kept, axis), axis, signal, kept)
+                sums[entry.key].add_logits(tail(x, passages[: block + 1], fill(ours, kept, axis, made)), logits)
     return {key: one.score() for key, one in sums.items()}
 
 
 @torch.no_grad()
 def score_width(training: LocalTraining, ancestor: Ancestor, group: str, width: int) -> Score:
-    """Return what is lost at the logits by a teacher in which one shared group alone is narrower.
+    """Return what is lost at the logits if what is outside of the blocks reads fewer units of a shared group.
 
-    For groups that end at no block, which no alternative is made for: all three scores are of the logits.
+    Where blocks return them, the last of these has its other channels at their mean; where none does, the teacher is
+    cut in this group alone. All three scores are of the logits.
     """
+    plan = training.alternatives.plan
+    if width == plan.group(group).size:
+        return Score(0.0, 0.0, 0.0)
+    makers = [index for index, block in enumerate(plan.blocks) if block.output == group]
+    narrowed = (
+        _behind(training, ancestor, group, width, makers[-1]) if makers else _cut(training, ancestor, group, width)
+    )
+    sums = _Sums(training)
+    with training.watch() as watch:
+        for index in training.heldout.split(BATCH):
+            x = training.batch(index)
+            logits, passages = watch.run(x)
+            ours = narrowed(x, passages)
+            sums.add(len(x), ours, logits, 1, training.answers, None)
+            sums.add_logits(ours, logits)
+    return sums.score()
+
+
+def _behind(
+    training: LocalTraining, ancestor: Ancestor, group: str, width: int, block: int
+) -> Callable[[Tensor, list[Passage]], Tensor]:
+    """Return what gives the logits where some channels that a block returns are at their mean."""
+    plan, mean = training.alternatives.plan, training.signals[block].mean
+    axis = axis_of(plan.blocks[block].tokens)
+    what = cut_of(plan, training.alternatives.cut_values({}, {group: width}), ancestor.orders)
+    kept = channels_of(plan, what.keep, group, plan.blocks[block].outputs)
+    assert kept is not None  # it is narrower than the teacher's
+    kept, tail = kept.to(training.device), _Tail(training, block)
+
+    def logits(x: Tensor, passages: list[Passage]) -> Tensor:
+        made = passages[block].made
+        others = along(mean, made.dim(), axis).expand_as(made)
+        return tail(x, passages[: block + 1], fill(restrict(made, kept, axis), kept, axis, others))
+
+    return logits
+
+
+def _cut(
+    training: LocalTraining, ancestor: Ancestor, group: str, width: int
+) -> Callable[[Tensor, list[Passage]], Tensor]:
+    """Return what gives the logits of the teacher with one group narrower."""
     network = ancestor.heir(training.alternatives.cut_values({}, {group: width})).to(training.device)
     with anew([network]):
         for x in training.looks():
             network(x)
-    wanted = torch.cat([training.teacher(x) for x in training.looks()]).double()
-    variance = wanted.var(0, correction=0)
-    signal = Signal(wanted.mean(0), variance.clamp_min(1e-12), max(float(wanted.std(correction=0)), 1e-6))
-    sums = _Sums()
-    for index in training.heldout.split(BATCH):
-        x = training.batch(index)
-        ours, logits = network(x), training.teacher(x)
-        sums.add(len(x), ours, logits, 1, signal)
-        sums.add_logits(ours, logits)
-    return sums.score()
+    return lambda x, passages: network(x)
 
 
 class _Tail:

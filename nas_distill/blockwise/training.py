@@ -12,7 +12,7 @@ import copy
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ STATISTICS = 2048
 BATCH = 128
 _SAVE_EVERY = 60.0
 _FLOOR = 0.01
+_EXACT = 1e-6
 _STATE = "state.pt"
 
 
@@ -58,8 +59,16 @@ class LocalTraining:
     """Alternatives as modules, the teacher that they learn from, and the samples.
 
     ``identity`` is what a checkpoint must have in common with it. Order of samples and views depend on ``seed`` and the
-    step alone; a training that was saved and loaded gives bit for
-    bit what one without a stop gives (on one kind of machine with one number of threads).
+    step alone; a training that was saved and loaded gives bit for bit what one without a stop gives (on one kind of
+    machine with one number of threads).
+
+    Attributes:
+        modules: of the alternatives, by key.
+        ends: the channels at their ends.
+        signals: what the teacher returns in each block.
+        answers: its logits.
+        changed: the alternatives that differ from the teacher's own blocks.
+        learning, heldout: places in the training split that are learnt from and scored on.
     """
 
     def __init__(
@@ -92,10 +101,10 @@ class LocalTraining:
         self.modules = {key: module.to(self.device) for key, module in grown.items()}
         ends = kept_channels(alternatives, ancestor)
         self.ends = {key: Ends(_to(end.given, self.device), _to(end.made, self.device)) for key, end in ends.items()}
-        self.signals = self._measure()
-        # The teacher's own block has nothing to learn, and its statistics are right.
-        self._changed = [one for one in alternatives.entries if not alternatives.is_uncut(one)]
-        self._trained = [one for one in self._changed if any(True for _ in self.modules[one.key].parameters())]
+        self.signals, self.answers = self._measure()
+        # What is a slice of the teacher's own block has nothing to learn, and its statistics are right.
+        self.changed = [one for one, loss in self._inherited() if not loss < _EXACT]
+        self._trained = [one for one in self.changed if any(True for _ in self.modules[one.key].parameters())]
         self._optimizer = _make_optimizer([self.modules[one.key] for one in self._trained], settings.optimizer)
 
     @property
@@ -126,10 +135,10 @@ class LocalTraining:
 
     def settle(self) -> None:
         """Work out the batch-norm statistics of all alternatives anew, by the samples as they are; eval mode."""
-        with self.watch() as watch, anew([self.modules[entry.key] for entry in self._changed]):
+        with self.watch() as watch, anew([self.modules[entry.key] for entry in self.changed]):
             for x in self.looks():
                 _, passages = watch.run(x)
-                for entry in self._changed:
+                for entry in self.changed:
                     with torch.no_grad():
                         self.returned(entry, passages[entry.block])
 
@@ -149,8 +158,9 @@ class LocalTraining:
         return x.to(self.device, memory_format=self._format) if x.dim() == 4 else x.to(self.device)
 
     def looks(self) -> Iterator[Tensor]:
-        """Return the batches by which statistics are taken, always the same."""
-        for index in self.learning[:STATISTICS].split(BATCH):
+        """Return the batches by which statistics are taken, always the same, and all of one size."""
+        size = min(BATCH, len(self.learning))
+        for index in self.learning[: min(STATISTICS, len(self.learning)) // size * size].split(size):
             yield self.batch(index)
 
     def save(self, folder: Path) -> None:
@@ -221,19 +231,12 @@ class LocalTraining:
     def _train_step(self, watch: Watch, x: Tensor) -> None:
         _, passages = watch.run(x)
         config = self.settings.optimizer
-        wanted: dict[tuple[int, int | None], tuple[Tensor, Tensor]] = {}
-        assert self._optimizer is not None or not self._trained
-        for entry in self._trained:
-            if (entry.block, entry.output) not in wanted:
-                wanted[entry.block, entry.output] = self._wanted(entry, passages[entry.block].made)
-            target, weight = wanted[entry.block, entry.output]
-            loss = ((self.returned(entry, passages[entry.block]) - target).square() * weight).mean()
-            parameters = list(self.modules[entry.key].parameters())
+        for entry, loss in self._losses(self._trained, passages):
             if not bool(torch.isfinite(loss)):
                 continue  # it will not be chosen, having no score; the others go on
             loss.backward()
             if config.clip is not None:
-                nn.utils.clip_grad_norm_(parameters, config.clip)
+                nn.utils.clip_grad_norm_(self.modules[entry.key].parameters(), config.clip)
         if self._optimizer is not None:
             rate = config.lr * warmup_cosine((self.step + 0.5) / self.total_steps, self.settings.warmup)
             for group in self._optimizer.param_groups:
@@ -242,6 +245,26 @@ class LocalTraining:
             self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
+    def _losses(
+        self, entries: Sequence[Alternative], passages: Sequence[Passage]
+    ) -> Iterator[tuple[Alternative, Tensor]]:
+        """Yield each alternative's loss, which is its noise-to-signal ratio; 0 is the least."""
+        wanted: dict[tuple[int, int | None], tuple[Tensor, Tensor]] = {}
+        for entry in entries:
+            if (entry.block, entry.output) not in wanted:
+                wanted[entry.block, entry.output] = self._wanted(entry, passages[entry.block].made)
+            target, weight = wanted[entry.block, entry.output]
+            yield entry, ((self.returned(entry, passages[entry.block]) - target).square() * weight).mean()
+
+    @torch.no_grad()
+    def _inherited(self) -> list[tuple[Alternative, float]]:
+        """Return each alternative's loss with its inherited weights and statistics."""
+        for module in self.modules.values():
+            module.eval()
+        with self.watch() as watch:
+            _, passages = watch.run(self.batch(self.learning[:BATCH]))
+            return [(entry, float(loss)) for entry, loss in self._losses(self.alternatives.entries, passages)]
+
     def _wanted(self, entry: Alternative, made: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the alternatives of a block with this output are to return, and each channel's weight."""
         axis, kept = axis_of(self.alternatives.plan.blocks[entry.block].tokens), self.ends[entry.key].made
@@ -249,30 +272,40 @@ class LocalTraining:
         variance = variance if kept is None else variance[kept]
         return restrict(made, kept, axis), along(1 / variance, made.dim(), axis).to(made)
 
-    def _measure(self) -> list[Signal]:
-        """Return mean and variance of each block's channels."""
-        count = 0
-        sums: list[Tensor] = []
-        squares: list[Tensor] = []
-        blocks = self.alternatives.plan.blocks
+    def _measure(self) -> tuple[list[Signal], Signal]:
+        """Return mean and variance of each block's channels, and of the logits."""
+        axes = [axis_of(block.tokens) for block in self.alternatives.plan.blocks]
+        moments = [_Moments(axis) for axis in [*axes, 1]]
         with self.watch() as watch:
             for x in self.looks():
-                _, passages = watch.run(x)
-                for index, (block, passage) in enumerate(zip(blocks, passages)):
-                    axis, made = axis_of(block.tokens), passage.made.double()
-                    if len(sums) <= index:
-                        sums.append(torch.zeros(made.shape[axis], dtype=torch.float64, device=self.device))
-                        squares.append(sums[index].clone())
-                    sums[index] += len(x) * by_channel(made, axis)
-                    squares[index] += len(x) * by_channel(made.square(), axis)
-                count += len(x)
-        found = []
-        for summed, squared in zip(sums, squares):
-            variance = (squared / count - (summed / count).square()).clamp_min(0)
-            mean, floor = summed / count, max(_FLOOR * float(variance.mean()), 1e-12)
-            deviation = math.sqrt(float(variance.mean() + mean.var(correction=0)))
-            found.append(Signal(mean.float(), variance.clamp_min(floor).float(), max(deviation, 1e-6)))
-        return found
+                logits, passages = watch.run(x)
+                for one, tensor in zip(moments, [*(passage.made for passage in passages), logits], strict=True):
+                    one.add(tensor)
+        *blocks, answers = (one.signal() for one in moments)
+        return blocks, answers
+
+
+class _Moments:
+    """Sums up what the mean and the variance of channels take."""
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._batches = 0
+        self._sums: list[Tensor] = []
+
+    def add(self, tensor: Tensor) -> None:
+        """Take a batch; all are of one size."""
+        found = [by_channel(tensor, self._axis), by_channel(tensor.double().square(), self._axis)]
+        self._sums = [sum + one for sum, one in zip(self._sums, found)] if self._sums else found
+        self._batches += 1
+
+    def signal(self) -> Signal:
+        """Return mean and variance of what was taken."""
+        mean, square = (total / self._batches for total in self._sums)
+        variance = (square - mean.square()).clamp_min(0)
+        floor = max(_FLOOR * float(variance.mean()), 1e-12)
+        deviation = math.sqrt(float(variance.mean() + mean.var(correction=0)))
+        return Signal(mean.float(), variance.clamp_min(floor).float(), max(deviation, 1e-6))
 
 
 class _OtherError(Exception):

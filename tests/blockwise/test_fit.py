@@ -92,3 +92,10 @@ def test_what_does_not_vary_orders_nothing() -> None:
 def test_what_cannot_be_fitted_is_refused(scores: np.ndarray, qualities: np.ndarray, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         fit(scores.tolist(), qualities.tolist())
+
+
+def test_entries_of_groups_are_compared_within_them_alone() -> None:
+    groups = [0, 0, 0, 1, 1, 1]
+    predicted, measured = [1, 2, 3, 11, 12, 13], [3, 2, 1, 13, 12, 11]
+    assert rank_correlation(predicted, measured, seed=0).tau == pytest.approx(0.2)
+    assert rank_correlation(predicted, measured, seed=0, groups=groups).tau == -1

@@ -1,0 +1,73 @@
+"""How long assembling for a new limit takes: of the library, and of a large network that is made up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from blockwise_study import LIMITS, Study
+
+from nas_distill.blockwise.assembled import assemblies
+from nas_distill.blockwise.assembly import best, diverse
+from nas_distill.blockwise.library import Library
+from nas_distill.blockwise.options import Option, Place
+from nas_distill.common.seeds import numpy_rng
+from nas_distill.cost.budget import Limit
+
+BLOCKS, OPTIONS, STAGES, WIDTHS = 48, 200, 4, (1, 2, 4)
+MANY = 12
+
+
+def measure(study: Study, rounds: int) -> dict[str, Any]:
+    """Return seconds by case, one for each round; every round has limits of its own."""
+    rng = numpy_rng(0, "blockwise", "solve")
+    places = made_up()
+    most = {
+        cost: sum(max(option.costs[cost] for option in place.options) for place in places)
+        for cost in ("flops", "params")
+    }
+    found: dict[str, list[float]] = {
+        "library, best": [],
+        "library, twelve": [],
+        "made up, best": [],
+        "made up, twelve": [],
+    }
+    for _ in range(rounds):
+        share = float(rng.uniform(LIMITS[0], LIMITS[-1]))
+        limits = {"flops": Limit(None, share * study.whole)}
+        large = {cost: Limit(None, share * value) for cost, value in most.items()}
+        found["library, best"].append(
+            _seconds(lambda limits=limits: assemblies(Library.load(study.folder / "library"), limits, count=1))
+        )
+        found["library, twelve"].append(
+            _seconds(lambda limits=limits: assemblies(Library.load(study.folder / "library"), limits, count=MANY))
+        )
+        found["made up, best"].append(_seconds(lambda large=large: best(places, large)))
+        found["made up, twelve"].append(_seconds(lambda large=large: diverse(places, large, count=MANY, overlap=0.8)))
+    return {"seconds": found, "options": sum(len(place.options) for place in places)}
+
+
+def made_up() -> list[Place]:
+    """Return a network of ``BLOCKS`` blocks in ``STAGES`` stages with some ``OPTIONS`` alternatives each."""
+    rng = numpy_rng(0, "blockwise", "made up")
+    places = []
+    for block in range(BLOCKS):
+        before, after = (f"stage {(block + one) * STAGES // BLOCKS}" for one in (0, 1))
+        ends = [(i, o) for i in WIDTHS for o in WIDTHS if before != after or i == o]
+        options = []
+        for first, last in ends:
+            for step in range(1, OPTIONS // len(ends) + 1):
+                inner = step * len(ends) / OPTIONS
+                size = first * last * inner
+                costs = {"flops": float(round(1e6 * size * rng.uniform(0.8, 1.2))), "params": float(round(3e3 * size))}
+                score = 0.05 / (inner + 0.05) / last * rng.uniform(0.7, 1.3)
+                options.append(Option(f"{first}-{last}-{step}", float(score), costs, {before: first, after: last}))
+        places.append(Place(f"block {block}", tuple(options)))
+    return places
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

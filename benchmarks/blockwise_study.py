@@ -1,0 +1,250 @@
+"""The library and the trainings of benchmarks/blockwise.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from trainings import Book, Evaluators, ListSource, say
+
+from nas_distill.api.interruption import InterruptedSearchError, Interruption
+from nas_distill.blockwise.alternatives import Alternative
+from nas_distill.blockwise.assembled import SCORES, assemblies, block_scores
+from nas_distill.blockwise.library import Library, build_library
+from nas_distill.blockwise.start import LocalWeights
+from nas_distill.common.seeds import derive, numpy_rng
+from nas_distill.config import BlockwiseConfig, FromTeacherConfig, TeacherSource, TrainingConfig
+from nas_distill.cost.budget import Limit
+from nas_distill.cost.count import count
+from nas_distill.cut.ancestor import Ancestor, make_ancestor
+from nas_distill.cut.build import CutBuilder
+from nas_distill.cut.find import find_plan
+from nas_distill.cut.plan import Plan
+from nas_distill.cut.space import cut_space
+from nas_distill.data import Dataset
+from nas_distill.engine.backends.tune import TuneBackend
+from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.engine.work import RungResult, Work
+from nas_distill.space import Architecture, SearchSpace
+from nas_distill.teacher import Teacher, TeacherStore, load_teacher
+
+LIMITS = (0.10, 0.20, 0.40)
+"""Shares of the teacher's FLOPs."""
+WITHIN = 0.85
+"""Students of a limit have at least this share of it, so that among them FLOPs say little."""
+INHERITED = "inherited-"
+_TRIES = 200_000
+
+
+@dataclass(frozen=True)
+class Student:
+    """An assembled student: its FLOPs as a share of the teacher's, and its blocks' alternatives."""
+
+    key: str
+    limit: float
+    values: dict[str, Any]
+    flops: float
+    alternatives: tuple[str, ...]
+
+
+class Study:
+    """Makes everything that the page shows; what the work folder has already is not made again."""
+
+    def __init__(
+        self, data: Dataset, folder: Path, *, epochs: float, each: int, settings: BlockwiseConfig, controls: int
+    ) -> None:
+        self.data = data
+        self.folder = folder
+        self.epochs = epochs
+        self.each = each
+        self.settings = settings
+        self.controls = controls
+        self.book = Book(folder / "results.json")
+        self.before = Book(folder / "before.json")
+        given = {
+            "epochs": epochs,
+            "each": each,
+            "data": data.fingerprint,
+            "blockwise": settings.model_dump(mode="json"),
+        }
+        given = json.loads(json.dumps(given))  # as it was written, to compare
+        if "settings" not in self.book:
+            self.book["settings"] = given
+        elif self.book["settings"] != given:
+            sys.exit(f"{folder} was begun with other settings; give another --work, or the settings of then.")
+
+    def run(self, interruption: Interruption, *, workers: int) -> None:
+        """Make whatever is missing.
+
+        Raises:
+            InterruptedSearchError: it was asked to stop.
+        """
+        self._distil_blocks(interruption)
+        works = self._works()
+        missing = [work for work in works if work.key not in self.book]
+        if not missing:
+            return
+        say(f"{len(missing)} of {len(works)} trainings to do.")
+        store = TeacherStore.build(self.folder / "store", self.teacher, self.data)
+        plain = StudentEvaluator(self.data, self.space, store, "cpu", weights=self.ancestor)
+        usual = StudentEvaluator(self.data, self.space, store, "cpu", weights=LocalWeights(self.ancestor, self.library))
+        source = _Source(works, self.book, self.folder / "checkpoints", self.before)
+        with TuneBackend(workers=workers, retries=1, folder=self.folder) as backend, interruption.stopping(source.stop):
+            backend.run(source, Evaluators(usual, {INHERITED: plain}))
+        if source.stopping:
+            raise InterruptedSearchError("Stopped.")
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return load_teacher(TeacherSource(name="fashion-resnet"), self.data)
+
+    @cached_property
+    def whole(self) -> float:
+        """The teacher's FLOPs."""
+        return count(self.teacher.module, self.data.input_shape, ["flops"])["flops"]
+
+    @cached_property
+    def plan(self) -> Plan:
+        return find_plan(self.teacher.module, self.data.input_shape)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        return cut_space(self.plan, builder=CutBuilder(self.teacher.module, self.plan))
+
+    @cached_property
+    def ancestor(self) -> Ancestor:
+        return make_ancestor(self.teacher, self.plan, self.data, FromTeacherConfig())
+
+    @property
+    def library(self) -> Library:
+        """The library, as it is in its folder."""
+        return Library.load(self.folder / "library")
+
+    @cached_property
+    def drawn(self) -> list[Student]:
+        """Random assemblies near below each limit, the same for whoever asks: what the correlations are of."""
+        return [student for limit in LIMITS for student in self._draw(limit)]
+
+    @cached_property
+    def chosen(self) -> list[Student]:
+        """What each score calls best within each limit."""
+        library = self.library
+        found = []
+        for limit in LIMITS:
+            for score in SCORES:
+                (best,) = assemblies(library, {"flops": Limit(None, limit * self.whole)}, count=1, score=score)
+                key = f"chosen-{score}-{limit:g}"
+                found.append(Student(key, limit, best.values, best.costs["flops"] / self.whole, best.alternatives))
+        return found
+
+    @property
+    def controlled(self) -> list[Student]:
+        """Those that are trained from the teacher's weights alone, too."""
+        by_limit = [[student for student in self.drawn if student.limit == limit] for limit in LIMITS]
+        drawn = [student for students in by_limit for student in students[: self.controls]]
+        return [*drawn, *(student for student in self.chosen if f"-{self.settings.score}-" in student.key)]
+
+    def scores(self, student: Student, score: str) -> list[float]:
+        """Return the local score of each block, and of what the classifier loses by the last width."""
+        found = block_scores(self.library, student.values, score)  # type: ignore[arg-type]
+        assert found is not None  # all students are assembled of the library
+        return list(found)
+
+    def finished(self, key: str) -> bool:
+        """Say whether a training came to an end."""
+        return key in self.book and self.book[key]["quality"] is not None
+
+    def exact(self, student: Student) -> float:
+        """Return the FLOPs of the built student as a share of the teacher's, counted anew."""
+        module = self.space.build(
+            Architecture(student.values), input_shape=self.data.input_shape, num_classes=self.data.num_classes
+        )
+        return count(module, self.data.input_shape, ["flops"])["flops"] / self.whole
+
+    def _distil_blocks(self, interruption: Interruption) -> None:
+        asked: list[bool] = []
+        told = [time.monotonic()]
+
+        def on_step(done: int, total: int) -> None:
+            if time.monotonic() - told[0] > 60:
+                told[0] = time.monotonic()
+                say(f"Blocks: step {done} of {total}.")
+            if asked:
+                raise InterruptedSearchError("Stopped.")
+
+        with interruption.stopping(lambda: asked.append(True)):
+            build_library(
+                self.ancestor,
+                self.space,
+                self.data,
+                settings=self.settings,
+                seed=0,
+                folder=self.folder / "library",
+                on_step=on_step,
+            )
+
+    def _draw(self, limit: float) -> list[Student]:
+        library = self.library
+        found: dict[tuple[str, ...], Student] = {}
+        rng = numpy_rng(0, "blockwise", f"{limit:g}")
+        for _ in range(_TRIES):
+            entries, widths = _random_assembly(library, rng)
+            share = _flops(library, entries, widths) / self.whole
+            if WITHIN * limit <= share <= limit:
+                keys = tuple(entry.key for entry in entries)
+                values = self.space.validate(library.alternatives.values(entries, widths)).to_dict()
+                found.setdefault(keys, Student(f"drawn-{limit:g}-{len(found)}", limit, values, share, keys))
+            if len(found) == self.each:
+                return list(found.values())
+        sys.exit(f"Fewer than {self.each} assemblies are within {limit:.0%} of the teacher's FLOPs.")
+
+    def _works(self) -> list[Work]:
+        works = [self._work(student.key, student) for student in [*self.drawn, *self.chosen]]
+        return [*works, *(self._work(f"{INHERITED}{student.key}", student) for student in self.controlled)]
+
+    def _work(self, key: str, student: Student) -> Work:
+        return Work(
+            key=key,
+            architecture=Architecture(student.values),
+            training=TrainingConfig(epochs=self.epochs),
+            rungs=(0.0, 1.0),
+            seed=derive(0, "blockwise"),
+            checkpoint=self.folder / "checkpoints" / key,
+        )
+
+
+class _Source(ListSource):
+    """Notes what each student is worth before it is trained, too."""
+
+    def __init__(self, works: Sequence[Work], book: Book, checkpoints: Path, before: Book) -> None:
+        super().__init__(works, book, checkpoints)
+        self._before = before
+
+    def report(self, key: str, result: RungResult) -> bool:
+        if result.rung == 0:
+            self._before[key] = result.quality
+        return super().report(key, result)
+
+
+def _random_assembly(library: Library, rng: np.random.Generator) -> tuple[list[Alternative], dict[str, int]]:
+    """Draw widths of the shared groups, and for each block one of the alternatives that fit them."""
+    found = library.alternatives
+    widths = {group: int(rng.choice(options)) for group, options in found.shared.items()}
+    entries = []
+    for block in range(len(found.plan.blocks)):
+        fitting = [entry for entry in found.of_block(block) if found.widths(entry).items() <= widths.items()]
+        entries.append(fitting[int(rng.integers(len(fitting)))])
+    return entries, widths
+
+
+def _flops(library: Library, entries: Sequence[Alternative], widths: Mapping[str, int]) -> float:
+    costs = library.costs
+    parts = [part.costs[tuple(widths[group] for group in part.groups)] for part in costs.parts]
+    return sum(one["flops"] for one in [costs.base, *(costs.entries[entry.key] for entry in entries), *parts])

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from nas_distill.blockwise.assembled import assemblies, block_scores, front
+from nas_distill.blockwise.library import build_library
+from nas_distill.common.errors import BudgetError, SpaceError
+from nas_distill.cost.budget import Limit
+from nas_distill.cost.count import count
+
+COSTS = ("flops", "params", "weight_bytes")
+
+
+def ends_of(found):
+    return {group for block in found.plan.blocks for group in (block.input, block.output)}
+
+
+def everything(case, library, score="kl", weights=None):
+    """Every architecture of the library's alternatives, with its score and costs: by trying all."""
+    found, costs = library.alternatives, library.costs
+    read = found.read_outside()
+    free = {group: widths for group, widths in read.items() if group not in ends_of(found)}
+    weights = weights or [1.0] * (len(found.plan.blocks) + len(read))
+    for chosen in itertools.product(*(found.of_block(block) for block in range(len(found.plan.blocks)))):
+        widths: dict[str, int] = {}
+        if not all(widths.setdefault(g, w) == w for one in chosen for g, w in found.widths(one).items()):
+            continue
+        for other in itertools.product(*free.values()):
+            all_widths = widths | dict(zip(free, other))
+            try:
+                architecture = case.space.validate(found.values(chosen, all_widths))
+            except SpaceError:
+                continue
+            if found.of_values(architecture.to_dict()) != list(chosen):
+                continue  # where depth is a number, some blocks go before others
+            local = [getattr(library.scores[one.key], score) for one in chosen]
+            local += [getattr(library.width_scores[group, all_widths[group]], score) for group in read]
+            total = sum(weight * one for weight, one in zip(weights, local, strict=True))
+            parts = [costs.base, *(costs.entries[one.key] for one in chosen)]
+            parts += [part.costs[tuple(all_widths[group] for group in part.groups)] for part in costs.parts]
+            yield architecture, total, {name: sum(part[name] for part in parts) for name in COSTS}
+
+
+def counted(case, values):
+    """The costs of the network that is built of an architecture."""
+    network = case.space.build(case.space.validate(values), input_shape=(1, 8, 8), num_classes=10)
+    return count(network, (1, 8, 8), COSTS)
+
+
+@pytest.fixture(scope="module")
+def tried(library, residual):
+    return list(everything(residual, library))
+
+
+def test_the_assembly_is_the_best_of_all_that_there_are_and_its_costs_are_exact(library, residual, tried):
+    flops = sorted(costs["flops"] for _, _, costs in tried)
+    for high in (flops[0], flops[len(flops) // 3], flops[len(flops) // 2]):
+        found = assemblies(library, {"flops": Limit(None, high)}, count=1)[0]
+        assert found.score == pytest.approx(min(score for _, score, costs in tried if costs["flops"] <= high))
+        assert dict(found.costs) == counted(residual, found.values)
+        assert found.costs["flops"] <= high
+        assert found.block_scores == block_scores(library, found.values, "kl")
+        assert sum(found.block_scores) == pytest.approx(found.score)
+        assert [key.split("-")[0] for key in found.alternatives] == ["block0", "block1", "block2"]
+
+
+@pytest.mark.parametrize("score", ["nsr", "relative_l1"])
+def test_the_score_and_the_weights_of_blocks_are_the_callers(library, residual, score):
+    weights = [0.0, 3.0, 1.0, 2.0]
+    tried = list(everything(residual, library, score, weights))
+    middle = sorted(costs["params"] for _, _, costs in tried)[len(tried) // 2]
+    (found,) = assemblies(library, {"params": Limit(None, middle)}, count=1, score=score, weights=weights)
+    assert found.score == pytest.approx(min(value for _, value, costs in tried if costs["params"] <= middle))
+
+
+def test_assemblies_are_unlike_and_all_within_the_limits(library, residual):
+    limits = {"flops": Limit(None, 40_000), "weight_bytes": Limit(2_000, 12_000)}
+    found = assemblies(library, limits, count=6, overlap=0.4)
+    assert len(found) > 2
+    assert [one.score for one in found] == sorted(one.score for one in found)
+    for one, other in itertools.combinations(found, 2):
+        assert sum(a == b for a, b in zip(one.alternatives, other.alternatives)) <= 1
+    assert all(limit.excess(one.costs[name]) == 0 for one in found for name, limit in limits.items())
+
+
+def test_the_front_is_from_cheap_to_dear_and_better_on_the_way(library, tried):
+    found = front(library, {}, "flops", points=6)
+    costs, scores = [one.costs["flops"] for one in found], [one.score for one in found]
+    assert costs == sorted(set(costs))
+    assert scores == sorted(set(scores), reverse=True)
+    assert costs[0] == min(cost["flops"] for _, _, cost in tried)
+    assert scores[-1] == 0  # the teacher itself
+
+
+@pytest.mark.parametrize("name", ["mobile", "transformer"])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_free_widths_and_depth_as_a_number_are_assembled_too(make_case, make_training, data, tmp_path, name, numbered):
+    case = make_case(name, numbered=numbered)
+    settings = make_training(epochs=0).settings.model_copy(
+        update={"epochs": 0.5, "widths": (0.5,), "trunk": (0.5, 1.0)}
+    )
+    library = build_library(case.ancestor, case.space, data, settings=settings, seed=0, folder=tmp_path)
+    tried = list(everything(case, library))
+    middle = sorted(costs["flops"] for _, _, costs in tried)[len(tried) // 2]
+    (found,) = assemblies(library, {"flops": Limit(None, middle)}, count=1)
+    assert found.score == pytest.approx(min(score for _, score, costs in tried if costs["flops"] <= middle))
+    assert dict(found.costs) == counted(case, found.values)
+
+
+def test_limits_that_nothing_meets_or_that_do_not_add_up_are_named(library):
+    with pytest.raises(BudgetError, match=r"'params' \(at most 100\) binds; the least that any assembly has"):
+        assemblies(library, {"flops": Limit(None, 1e9), "params": Limit(None, 100)})
+    with pytest.raises(BudgetError, match="'latency_ms' of a network is no sum"):
+        assemblies(library, {"latency_ms": Limit(None, 1)})
+
+
+def test_scores_of_an_architecture_that_the_library_lacks_are_not_known(library, residual):
+    values = residual.space.largest().to_dict()
+    assert block_scores(library, values, "kl") == (0.0, 0.0, 0.0, 0.0)
+    values["blocks"][2] = {"kind": "whole", "inner": [{"width": 8}]}
+    assert block_scores(library, values, "kl") is None

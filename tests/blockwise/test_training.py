@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from nas_distill.blockwise.alternatives import Alternative
+from nas_distill.blockwise.channels import restrict
+from nas_distill.blockwise.training import LocalTraining
+from nas_distill.common.errors import StorageError, TrainingError
+from nas_distill.config import OptimizerConfig
+from nas_distill.data import Dataset
+from nas_distill.distill.schedule import warmup_cosine
+
+
+def weights(training: LocalTraining) -> dict[str, torch.Tensor]:
+    return {
+        f"{key}/{name}": value.clone()
+        for key, module in training.modules.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_an_alternative_learns_as_a_plain_hand_written_loop_teaches_it(make_training, residual, tmp_path):
+    training = make_training(epochs=1, optimizer=OptimizerConfig(name="sgd", lr=0.02, momentum=0.5, clip=None))
+    entry = Alternative(2, "whole", 4, 8, (4,))
+    ends = training.ends[entry.key]
+    by_hand = residual.ancestor.heir(
+        residual.alternatives().cut_values({2: entry}, {"stem.0": 4, "blocks.2.body.3": 8})
+    )
+    block = by_hand.get_submodule("blocks.2").train()
+    decayed = [weight for weight in block.parameters() if weight.dim() > 1]
+    free = [weight for weight in block.parameters() if weight.dim() == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": 5e-4}, {"params": free, "weight_decay": 0.0}],
+        lr=0.02, momentum=0.5, nesterov=True,
+    )  # fmt: skip
+    steps = list(training._schedule())
+    for step, (index, view) in enumerate(steps):
+        x = training.data.batch("train", index, view)[0]
+        teacher = residual.ancestor.module
+        with torch.no_grad():
+            given = teacher.blocks[1](teacher.blocks[0](teacher.stem(x)))
+            made = teacher.blocks[2](given)
+        target = restrict(made, ends.made, 1)
+        variance = training.signals[2].variance[ends.made].view(1, -1, 1, 1)
+        loss = ((block(given[:, ends.given]) - target) ** 2 / variance).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * warmup_cosine((step + 0.5) / len(steps), 0.1)
+        optimizer.step()
+    training.train(tmp_path)
+    assert len(steps) == training.step == 4
+    for name, value in training.modules[entry.key].state_dict().items():
+        torch.testing.assert_close(value, block.state_dict()[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_alternatives_do_not_touch_each_other(make_training, residual, tmp_path):
+    """Whatever trains beside it, an alternative comes to the same weights, bit for bit."""
+    every = residual.alternatives()
+    few = replace(every, entries=tuple(one for one in every.entries if one.block == 1))
+    together, alone = make_training(every), make_training(few)
+    together.train(tmp_path / "a")
+    alone.train(tmp_path / "b")
+    everything, apart = weights(together), weights(alone)
+    assert apart
+    assert same({key: everything[key] for key in apart}, apart)
+
+
+def test_it_learns(make_training, tmp_path):
+    from nas_distill.blockwise.scoring import score_block
+
+    optimizer = OptimizerConfig(name="adamw", lr=0.01, weight_decay=0.0)
+    before, after = make_training(epochs=0), make_training(epochs=12, optimizer=optimizer)
+    for training in (before, after):
+        training.train(tmp_path)
+        training.settle()
+    trained = {entry.key for entry in after.changed if entry.kind != "drop"}
+    for block in range(3):
+        first, then = score_block(before, block), score_block(after, block)
+        for key in first.keys() - trained:
+            assert first[key] == pytest.approx(then[key])
+        for score in ("nsr", "relative_l1"):
+            sums = [sum(getattr(scores[key], score) for key in first.keys() & trained) for scores in (first, then)]
+            assert sums[1] < 0.8 * sums[0]
+
+
+def test_a_training_that_was_stopped_anywhere_and_went_on_is_the_one_without_a_stop(make_training, tmp_path):
+    whole = make_training()
+    whole.train(tmp_path / "whole")
+
+    class StopError(Exception):
+        pass
+
+    def stop_at(step: int, total: int) -> None:
+        assert total == 8
+        if step == 3:
+            raise StopError
+
+    stopped = make_training()
+    with pytest.raises(StopError):
+        stopped.train(tmp_path / "parts", stop_at)
+    again = make_training()
+    assert again.load(tmp_path / "parts")
+    assert again.step == 3
+    again.train(tmp_path / "parts")
+    assert same(weights(again), weights(whole))
+    assert again.presented == whole.presented == 8 * 32
+
+
+def test_it_saves_itself_now_and_then(make_training, tmp_path, monkeypatch):
+    import nas_distill.blockwise.training as module
+
+    monkeypatch.setattr(module, "_SAVE_EVERY", 0.0)
+    make_training(epochs=1).train(tmp_path)
+    again = make_training(epochs=1)
+    assert again.load(tmp_path)
+    assert again.step == again.total_steps
+    again.forget(tmp_path)
+    assert not again.load(tmp_path)
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(make_training, tmp_path):
+    training = make_training()
+    training.save(tmp_path)
+    other = make_training()
+    other.identity = "another"
+    with pytest.raises(TrainingError, match="is of another training"):
+        other.load(tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"torn")
+    with pytest.raises(TrainingError, match="is damaged"):
+        training.load(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        training.save(tmp_path / "file")
+
+
+def test_the_teacher_runs_once_a_batch_for_all_alternatives(make_training, tmp_path):
+    training = make_training()
+    calls = []
+    training.teacher.register_forward_hook(lambda *_: calls.append(1))
+    training.train(tmp_path)
+    assert len(calls) == training.total_steps == 8
+
+
+def test_it_learns_from_training_samples_that_are_not_held_out_in_their_views_and_looks_at_no_other_split(
+    make_training, monkeypatch, tmp_path
+):
+    from nas_distill.blockwise.scoring import score_block
+
+    asked: list[tuple[str, frozenset[int], int | None]] = []
+    batch = Dataset.batch
+
+    def spy(self, split, index, view=None):
+        asked.append((split, frozenset(index.tolist()), view))
+        return batch(self, split, index, view)
+
+    monkeypatch.setattr(Dataset, "batch", spy)
+    training = make_training()
+    held = set(training.heldout.tolist())
+    assert len(held) == 32
+    asked.clear()
+    training.train(tmp_path)
+    assert all(split == "train" and not held & index for split, index, _ in asked)
+    assert [view for _, _, view in asked] == [0] * 4 + [1] * 4
+    assert frozenset.union(*(index for _, index, _ in asked[:4])) == set(range(160)) - held
+    training.settle()
+    assert all(split == "train" and not held & index for split, index, _ in asked)
+    asked.clear()
+    score_block(training, 0)
+    assert frozenset.union(*(index for _, index, _ in asked)) == held
+    assert {(split, view) for split, _, view in asked} == {("train", None)}
+
+
+def test_what_is_learnt_depends_on_the_seed(make_training, tmp_path):
+    first, second = make_training(epochs=1), make_training(epochs=1, seed=1)
+    assert first.heldout.tolist() != second.heldout.tolist()
+    first.train(tmp_path)
+    second.train(tmp_path)
+    assert not same(weights(first), weights(second))
+
+
+def test_slices_of_the_teachers_own_block_are_left_as_they_are(make_training, residual, tmp_path):
+    training = make_training()
+    training.train(tmp_path)
+    training.settle()
+    exact = [entry.key for entry in training.alternatives.entries if entry not in training.changed]
+    assert exact == [
+        "block0-whole-in8-out8-8",
+        "block1-whole-in8-out8-8",
+        "block2-whole-in8-out8-16",
+        "block2-whole-in8-out16-16",
+    ]
+    own = training.modules["block2-whole-in8-out16-16"].state_dict()
+    for name, value in residual.ancestor.module.blocks[2].state_dict().items():
+        assert torch.equal(own[name], value)
+
+
+def test_the_teacher_stays_as_it_was(make_training, residual, tmp_path):
+    before = {name: value.clone() for name, value in residual.ancestor.module.state_dict().items()}
+    training = make_training()
+    training.train(tmp_path)
+    training.settle()
+    for module in (residual.ancestor.module, training.teacher):
+        assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def test_an_alternative_whose_loss_is_not_finite_is_left_alone_and_the_others_go_on(make_training, tmp_path):
+    whole, broken = make_training(epochs=1), make_training(epochs=1)
+    key = "block0-whole-in4-out4-4"
+    with torch.no_grad():
+        next(broken.modules[key].parameters()).fill_(float("inf"))
+    whole.train(tmp_path)
+    broken.train(tmp_path)
+    ours, theirs = weights(whole), weights(broken)
+    assert same(*({name: one[name] for name in one if not name.startswith(key)} for one in (ours, theirs)))
+
+
+def test_no_dropout_disturbs_what_is_learnt(make_case, make_training, data, tmp_path):
+    case = make_case("transformer")
+    few = make_training().settings.model_copy(update={"epochs": 1, "widths": (1.0,), "trunk": (1.0,)})
+    training = LocalTraining(case.alternatives(few), case.ancestor, data, few, seed=0)
+    before = weights(training)
+    training.train(tmp_path)
+    # The teacher's own blocks are all there is beside linear ones, and they would differ from the teacher by dropout.
+    assert any(isinstance(part, nn.Dropout) for module in training.modules.values() for part in module.modules())
+    assert not any(part.training for module in training.modules.values() for part in module.modules())
+    assert not same(weights(training), before)
