@@ -20,7 +20,7 @@ from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.data import Dataset
 from nas_distill.models import resnet
-from nas_distill.models.layers import initialise
+from nas_distill.models.layers import conv_bn, initialise
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import Teacher
 from nas_distill.teacher.weights import fill, read_weights
@@ -64,7 +64,11 @@ class Widths:
 
 
 def build(*, stem: int, blocks: Sequence[Mapping[str, int]], input_shape: Sequence[int], num_classes: int) -> nn.Module:
-    """Build the teacher's shape (stages of one basic block each) with these widths and random weights."""
+    """Build the teacher's shape (stages of one basic block each) with these widths and random weights.
+
+    The teacher widens in each block but the first, so each of them has a convolution in its shortcut, as a network cut
+    from it does where its widths happen to be equal.
+    """
     stages = [{"depth": 1, "width": widths["outer"]} for widths in blocks]
     network = resnet.build(stem=stem, stages=stages, input_shape=input_shape, num_classes=num_classes)
     for block, widths in zip(network.blocks, blocks, strict=True):
@@ -75,6 +79,11 @@ def build(*, stem: int, blocks: Sequence[Mapping[str, int]], input_shape: Sequen
         body[0] = nn.Conv2d(first.in_channels, middle, 3, first.stride, 1, bias=False)  # type: ignore[arg-type]
         body[1] = nn.BatchNorm2d(middle)
         body[3] = nn.Conv2d(middle, widths["outer"], 3, 1, 1, bias=False)
+    for before, block, widths in zip(blocks, network.blocks[1:], blocks[1:]):
+        if before["outer"] == widths["outer"]:
+            shortcut = block.get_submodule("shortcut")
+            assert isinstance(shortcut, nn.Sequential)
+            shortcut.extend(conv_bn(widths["outer"], widths["outer"], 1))
     initialise(network)
     return network
 
