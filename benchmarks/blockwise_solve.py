@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from blockwise_study import LIMITS, Study
 
 from nas_distill.blockwise.assembled import assemblies
-from nas_distill.blockwise.assembly import best, diverse
+from nas_distill.blockwise.assembly import diverse
 from nas_distill.blockwise.library import Library
 from nas_distill.blockwise.options import Option, Place
 from nas_distill.common.seeds import numpy_rng
@@ -37,15 +39,15 @@ def measure(study: Study, rounds: int) -> dict[str, Any]:
         share = float(rng.uniform(LIMITS[0], LIMITS[-1]))
         limits = {"flops": Limit(None, share * study.whole)}
         large = {cost: Limit(None, share * value) for cost, value in most.items()}
-        found["library, best"].append(
-            _seconds(lambda limits=limits: assemblies(Library.load(study.folder / "library"), limits, count=1))
-        )
-        found["library, twelve"].append(
-            _seconds(lambda limits=limits: assemblies(Library.load(study.folder / "library"), limits, count=MANY))
-        )
-        found["made up, best"].append(_seconds(lambda large=large: best(places, large)))
-        found["made up, twelve"].append(_seconds(lambda large=large: diverse(places, large, count=MANY, overlap=0.8)))
+        for name, count in (("best", 1), ("twelve", MANY)):
+            found[f"library, {name}"].append(_seconds(partial(_from_library, study.folder / "library", limits, count)))
+            solve = partial(diverse, places, large, count=count, overlap=0.8)
+            found[f"made up, {name}"].append(_seconds(solve))
     return {"seconds": found, "options": sum(len(place.options) for place in places)}
+
+
+def _from_library(folder: Path, limits: Mapping[str, Limit], count: int) -> None:
+    assemblies(Library.load(folder), limits, count=count)
 
 
 def made_up() -> list[Place]:

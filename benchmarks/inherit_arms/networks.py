@@ -79,7 +79,7 @@ def build(*, stem: int, blocks: Sequence[Mapping[str, int]], input_shape: Sequen
         body[0] = nn.Conv2d(first.in_channels, middle, 3, first.stride, 1, bias=False)  # type: ignore[arg-type]
         body[1] = nn.BatchNorm2d(middle)
         body[3] = nn.Conv2d(middle, widths["outer"], 3, 1, 1, bias=False)
-    for before, block, widths in zip(blocks, network.blocks[1:], blocks[1:]):
+    for before, block, widths in zip(blocks, list(network.blocks)[1:], blocks[1:]):
         if before["outer"] == widths["outer"]:
             shortcut = block.get_submodule("shortcut")
             assert isinstance(shortcut, nn.Sequential)
