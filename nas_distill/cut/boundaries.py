@@ -39,6 +39,7 @@ def find_blocks(
                 tokens=stretch.tokens,
                 signed=stretch.signed,
                 wrapped=returned is not None,
+                dims=stretch.dims,
             )
         )
     return _dropping(blocks, groups, proof)
@@ -55,7 +56,7 @@ def _governed(narrowed: Mapping[str, bool | None], channels: int) -> tuple[str |
 def _dropping(blocks: Sequence[Block], groups: Sequence[Group], proof: Proof) -> list[Block]:
     """Return the blocks, of which those alone are droppable without all of which the network runs."""
     gone = [block for block in blocks if block.droppable]
-    if not proof.of_drops(gone, groups):
+    if gone and not proof.of_drops(gone, groups):
         gone = []
         for block in blocks:
             if block.droppable and proof.of_drops([*gone, block], groups):

@@ -43,7 +43,7 @@ def find_plan(module: nn.Module, input_shape: Sequence[int], *, blocks: Sequence
     order = _order(copied, recording)
     del recording, sums  # they hold all that passed through the network
     try:
-        proof = Proof(copied, input_shape, [block.module for block in trunk])
+        proof = Proof(copied, input_shape, {block.module: block.axis for block in trunk})
     except Exception as error:
         raise SpaceError(
             f"what can be cut from the teacher cannot be proven, since it fails with random weights "

@@ -78,7 +78,9 @@ def fits(kind: str, block: Block) -> bool:
     Raises:
         SpaceError: there is no such kind.
     """
-    return _known(kind).tokens == block.tokens and block.inputs > 0 and block.outputs > 0
+    known = _known(kind)
+    same = known.tokens == block.tokens and (known.tokens or block.dims == 2)
+    return same and block.inputs > 0 and block.outputs > 0
 
 
 def make_kind(kind: str, block: Block, inputs: int, outputs: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Norms over channels without their statistics: what is left of them acts on each channel by itself."""
+"""Norms over channels with fixed statistics: what is left of them acts on each channel by itself."""
 
 from __future__ import annotations
 
@@ -12,63 +12,64 @@ from torch.overrides import TorchFunctionMode
 
 
 class Norms:
-    """Takes the mean and the variance out of the layer norms of forward passes, which must all be of one network.
+    """Replaces the mean and the variance in the layer norms of forward passes by one number for each call.
 
-    A group norm of several groups keeps its statistics, also where only one of its groups is left: which of the calls
-    is what is learnt from the first pass.
+    All passes must be of one network, whole or cut: the numbers are those of the first, in the order of the calls. A
+    group norm of several groups keeps its statistics, also where only one of its groups is left.
+
+    Attributes:
+        any: there are such norms in the network.
     """
 
     def __init__(self) -> None:
-        self._single: list[bool] = []
+        self._factors: list[float | None] = []
         self._learnt = False
         self.any = False
 
     @contextmanager
-    def plain(self) -> Iterator[None]:
-        """Run a block, with a forward pass of the network, without statistics."""
+    def fixed(self) -> Iterator[None]:
+        """Run a block, with one forward pass of the network, with fixed statistics."""
         if not self._learnt:
-            self._single.clear()
-        with _Plain(self):
+            self._factors.clear()
+        with _Fixed(self):
             yield
         self._learnt = True
 
-    def single(self, call: int, groups: int) -> bool:
-        """Say whether group norm number ``call`` of the pass is over all channels."""
+    def factor(self, call: int, input: Tensor, over_all: bool) -> float | None:
+        """Return what call number ``call`` of a norm multiplies its input by; None if it keeps its statistics."""
         if not self._learnt:
-            self._single.append(groups == 1)
-        return self._single[call]
+            spread = float(input.double().std())
+            self._factors.append(1 / max(spread, 1e-6) if over_all else None)
+            self.any = self.any or over_all
+        return self._factors[call]
 
 
-class _Plain(TorchFunctionMode):
+class _Fixed(TorchFunctionMode):
     def __init__(self, norms: Norms) -> None:
         super().__init__()
         self._norms, self._calls = norms, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (functional.layer_norm, functional.rms_norm):
-            self._norms.any = True
-            return _affine(*args, **kwargs)
-        if func is functional.group_norm:
-            groups = args[1] if len(args) > 1 else kwargs["num_groups"]
-            self._calls += 1
-            if self._norms.single(self._calls - 1, groups):
-                self._norms.any = True
-                return _affine_maps(*args, **kwargs)
-        return func(*args, **kwargs)
+        if func not in _ARGUMENTS:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(_ARGUMENTS[func], args)) | (kwargs or {})
+        input: Tensor = given["input"]
+        maps = func is functional.group_norm
+        factor = self._norms.factor(self._calls, input, not maps or given["num_groups"] == 1)
+        self._calls += 1
+        if factor is None:
+            return func(**given)
+        made = factor * input
+        shape = (-1, *[1] * (input.dim() - 2)) if maps else None
+        if (weight := given.get("weight")) is not None:
+            made = made * (weight if shape is None else weight.view(shape))
+        if (bias := given.get("bias")) is not None:
+            made = made + (bias if shape is None else bias.view(shape))
+        return made
 
 
-def _affine(
-    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: Any = None
-) -> Tensor:
-    scaled = input if weight is None else input * weight
-    return scaled if bias is None else scaled + bias
-
-
-def _affine_maps(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    shape = (-1, *[1] * (input.dim() - 2))
-    return _affine(
-        input, None, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape)
-    )
+_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    functional.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps"),
+    functional.rms_norm: ("input", "normalized_shape", "weight", "eps"),
+    functional.group_norm: ("input", "num_groups", "weight", "bias", "eps"),
+}

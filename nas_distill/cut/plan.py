@@ -64,9 +64,10 @@ class Block:
         inputs: channels that it is given in the teacher: those of the input group's units one after the other, as many
             of each; 0 if they are made up otherwise, of several groups, say.
         outputs: channels that it returns, likewise; 0 too if it returns several values.
-        tokens: it maps (B, N, D) tokens, not (B, C, H, W) maps.
+        tokens: it maps (B, N, D) tokens, not maps.
         signed: what it returns has negative values; without, it ends with a ReLU or the like.
         wrapped: it returns its output as the only entry of a tuple.
+        dims: dimensions of its maps: 2 for (B, C, H, W); 1 or 3 for sequences or volumes, and 1 for tokens.
     """
 
     module: str
@@ -79,6 +80,7 @@ class Block:
     tokens: bool = False
     signed: bool = True
     wrapped: bool = False
+    dims: int = 2
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,26 @@ from nas_distill.common.layers.calls import looking
 from nas_distill.common.seeds import torch_generator
 from nas_distill.cut.norms import Norms
 from nas_distill.cut.plan import Block, Group, Plan
-from nas_distill.cut.scramble import scramble
+from nas_distill.cut.scramble import scramble, settling
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.cut.weights import parts_of
 
 SAMPLES = 2
-_DOUBLE = 1e-7  # tolerance in double precision, relative to the largest logit
-_SINGLE = 1e-3  # for networks that do not run in double precision
 
 
 Boundaries = dict[str, tuple[bool | None, bool | None]]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What is told apart: an effect must be above ``least`` of the largest logit, an error below ``share`` of that."""
+
+    least: float
+    share: float
+
+
+_DOUBLE = Precision(least=1e-9, share=1e-4)
+_SINGLE = Precision(least=1e-3, share=1e-2)  # for networks that do not run in double precision
 
 
 @dataclass
@@ -59,25 +69,32 @@ class Proof:
     """Runs cuts of a copy of a network, and compares.
 
     Weights are random, so that nothing hides behind weights that are zero, and of double precision where the network
-    runs so. What is kept is random too, and in random order. Norms over the units of a group are taken without their
-    statistics, for which zeros and absence differ; with them, a cut network is only run.
+    runs so. What is kept is random too, and in random order. Norms over the units of a group have fixed statistics
+    here, since zeros and absence differ for them; with their own, a cut network is only run.
+
+    Args:
+        module: the network; it is left as it is.
+        input_shape: of one sample.
+        blocks: for the names of blocks, the dimension in which the channels of what passes their boundaries are.
     """
 
-    def __init__(self, module: nn.Module, input_shape: Sequence[int], blocks: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, input_shape: Sequence[int], blocks: Mapping[str, int]) -> None:
         self._generator = torch_generator(0, "cut", "proof")
         self._blocks = blocks
         self._norms = Norms()
         self._module = scramble(copy.deepcopy(module).cpu().eval().requires_grad_(False), self._generator)
         self._x = torch.randn(SAMPLES, *input_shape, generator=self._generator)
-        self._tolerance = _SINGLE
+        self._precision = _SINGLE
         self.seen: dict[str, Seen] = {}
+        with settling(self._module, self._generator):
+            self._compared(self._module, self._x)
         try:
             double = copy.deepcopy(self._module).double()
             self._whole = self._compared(double, self._x.double(), self.seen)
         except Exception:
             self._whole = self._compared(self._module, self._x, self.seen)
         else:
-            self._module, self._x, self._tolerance = double, self._x.double(), _DOUBLE
+            self._module, self._x, self._precision = double, self._x.double(), _DOUBLE
 
     def of_groups(self, *groups: Group, share: float = 0.5) -> Verdict:
         """Say whether all ``groups`` can be cut together, to ``share`` of their units."""
@@ -95,15 +112,16 @@ class Proof:
             return Verdict("its units are the network's output", output=True)
         with _zeroed(self._module, groups, keep):
             wanted = self._compared(self._module, self._x, zeros)
-        nearly = self._tolerance * float(wanted.abs().max())
         if not torch.isfinite(found).all() or not torch.isfinite(wanted).all():
             return Verdict("it cannot be proven, since the network overflows with random weights")
-        if float((found - wanted).abs().max()) > nearly:
+        effect, difference = _distance(self._whole, wanted), _distance(found, wanted)
+        least = self._precision.least * float(self._whole.abs().max())
+        if difference > self._precision.share * max(effect, least):
             return Verdict("without some of its units the network does something else than with these units at zero")
+        if effect <= least:
+            return Verdict("it cannot be proven, since its units have no part in the output")
         if len(groups) > 1:
             return Verdict()
-        if float((self._whole - wanted).abs().max()) <= nearly:
-            return Verdict("it cannot be proven, since its units have no part in the output")
         return Verdict(narrowed=self._boundaries(groups[0], keep[groups[0].name], seen, zeros))
 
     def of_drops(self, blocks: Sequence[Block], groups: Sequence[Group]) -> bool:
@@ -120,22 +138,24 @@ class Proof:
     def _boundaries(
         self, group: Group, keep: Sequence[int], seen: Mapping[str, Seen], zeros: Mapping[str, Seen]
     ) -> Boundaries:
-        def narrowed(few: Tensor, many: Tensor) -> bool | None:
-            axis = channel_axis(many)
+        def narrowed(few: Tensor, many: Tensor, axis: int) -> bool | None:
             channels = many.shape[axis]
-            if few.shape[axis] == channels:
+            if few.shape == many.shape:
                 return None
-            if channels % group.size:
+            if few.shape[axis] == channels or channels % group.size:
                 return False
             run = channels // group.size
             places = torch.tensor([unit * run + place for unit in keep for place in range(run)])
             wanted = many.index_select(axis, places)
-            nearly = self._tolerance * float(wanted.abs().max())
-            return few.shape == wanted.shape and float((few - wanted).abs().max()) <= nearly
+            nearly = self._precision.least * float(wanted.abs().max())
+            return few.shape == wanted.shape and _distance(few, wanted) <= nearly
 
         return {
-            name: (narrowed(seen[name].given, zeros[name].given), narrowed(seen[name].made, zeros[name].made))
-            for name in self._blocks
+            name: (
+                narrowed(seen[name].given, zeros[name].given, axis),
+                narrowed(seen[name].made, zeros[name].made, axis),
+            )
+            for name, axis in self._blocks.items()
         }
 
     def _kept(self, group: Group, share: float) -> tuple[int, ...]:
@@ -144,18 +164,17 @@ class Proof:
         return tuple(torch.randperm(group.size, generator=self._generator)[:count].tolist())
 
     def _compared(self, module: nn.Module, x: Tensor, seen: dict[str, Seen] | None = None) -> Tensor:
-        with self._norms.plain():
+        with self._norms.fixed():
             return self._run(module, x, seen)
 
     def _run(self, module: nn.Module, x: Tensor, seen: dict[str, Seen] | None = None) -> Tensor:
         watched = {} if seen is None else seen
-        with looking(module), _watching(module, () if seen is None else self._blocks, watched):
-            return logits_of(module(x))
+        with looking(module), _watching(module, () if seen is None else tuple(self._blocks), watched):
+            return logits_of(module(x.clone()))  # a network may change what it is given
 
 
-def channel_axis(tensor: Tensor) -> int:
-    """Return where the channels are: of maps (B, C, H, W) in the second dimension, else in the last."""
-    return 1 if tensor.dim() == 4 else tensor.dim() - 1
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())
 
 
 @contextmanager
@@ -164,7 +183,7 @@ def _watching(module: nn.Module, names: Sequence[str], into: dict[str, Seen]) ->
 
     def hook(name: str) -> Any:
         def note(part: nn.Module, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
-            returned = len(result) if isinstance(result, tuple) else None
+            returned = len(result) if isinstance(result, tuple | list) else None
             into[name] = Seen(tensor_of((args, kwargs)), tensor_of(result), returned)
 
         return note

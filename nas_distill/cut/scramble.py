@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 
 def scramble(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw all weights anew, in place: large enough to matter all, small enough that nothing overflows."""
+    """Draw all weights anew, in place: none is zero, and what layers make is about as large as what they are given."""
     with torch.no_grad():
         for part in module.modules():
             for name, weight in part._parameters.items():
@@ -21,7 +24,29 @@ def scramble(module: nn.Module, generator: torch.Generator) -> nn.Module:
                     weight.copy_(drawn * math.sqrt(2 / max(1, weight[0].numel())))
                 else:
                     weight.copy_(1 + 0.3 * drawn if name == "weight" else 0.3 * drawn)
-            if isinstance(part, _NormBase) and part.running_var is not None and part.running_mean is not None:
-                part.running_mean.copy_(0.3 * torch.randn(part.running_mean.shape, generator=generator))
-                part.running_var.copy_(0.5 + torch.rand(part.running_var.shape, generator=generator))
     return module
+
+
+@contextmanager
+def settling(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """In the forward pass inside of the block, give batch norms statistics that fit what they are given.
+
+    So what passes through a deep network neither grows nor fades, and each layer has its part in the output. The
+    statistics differ between channels at random.
+    """
+
+    def settle(part: nn.Module, args: Any) -> None:
+        assert isinstance(part, _NormBase)
+        if part.running_mean is None or part.running_var is None:
+            return
+        mean, spread = float(args[0].mean()), max(float(args[0].std()), 1e-6)
+        part.running_mean.copy_(mean + 0.3 * spread * torch.randn(part.running_mean.shape, generator=generator))
+        part.running_var.copy_(spread**2 * (0.5 + torch.rand(part.running_var.shape, generator=generator)))
+
+    norms = [part for part in module.modules() if isinstance(part, _NormBase)]
+    handles = [part.register_forward_pre_hook(settle) for part in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

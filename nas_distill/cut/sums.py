@@ -14,15 +14,18 @@ _ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd_
 
 
 class Sums(TorchFunctionMode):
-    """Writes down the sums of two maps or two token sequences in the forward passes of ``module`` while it is open.
+    """Writes down the sums of features in forward passes of ``module`` while it is open.
 
     Attributes:
-        added: the sums of features: the innermost module in whose forward pass it was taken, and both addends.
+        added: the sums of two maps, of whatever dimensions, or two token sequences: the innermost module in whose
+            forward pass it was taken, and both addends.
+        direct: modules whose first argument is a tensor.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.added: list[tuple[str, Tensor, Tensor]] = []
+        self.direct: set[str] = set()
         self._module = module
         self._open: list[str] = []
         self._handles: list[RemovableHandle] = []
@@ -43,6 +46,8 @@ class Sums(TorchFunctionMode):
 
             def opens(part: nn.Module, args: Any, name: str = name) -> None:
                 self._open.append(name)
+                if args and isinstance(args[0], Tensor):
+                    self.direct.add(name)
 
             def closes(part: nn.Module, args: Any, result: Any) -> None:
                 self._open.pop()
@@ -63,6 +68,6 @@ class Sums(TorchFunctionMode):
         if func in _ADDITIONS and len(args) > 1 and self._open:
             one, other = args[:2]
             both = isinstance(one, Tensor) and isinstance(other, Tensor)
-            if both and one.dim() in (3, 4) and one.shape == other.shape:
+            if both and one.dim() in (3, 4, 5) and one.shape == other.shape:
                 self.added.append((self._open[-1], one, other))
         return func(*args, **(kwargs or {}))

@@ -29,9 +29,15 @@ class Stretch:
     outputs: int
     stride: int
     tokens: bool
+    dims: int
     same: bool
     signed: bool
     branch: bool
+
+    @property
+    def axis(self) -> int:
+        """Where the channels are."""
+        return -1 if self.tokens else 1
 
 
 def find_trunk(
@@ -83,12 +89,12 @@ class _Passes:
     def stretch(self, name: str) -> Stretch | None:
         """Return a module as a block; None if it is none."""
         call = self._once.get(name)
-        if call is None or call.given is None or call.made is None:
+        if call is None or call.given is None or call.made is None or name not in self._sums.direct:
             return None
         given, made = call.given, call.made
-        if given.dim() != made.dim() or given.dim() not in (3, 4):
+        if given.dim() != made.dim() or given.dim() not in (3, 4, 5):
             return None
-        tokens = given.dim() == 3
+        tokens = given.dim() == 3 and not _is_of_sequences(call.module)
         axis = -1 if tokens else 1
         return Stretch(
             name,
@@ -96,10 +102,17 @@ class _Passes:
             outputs=made.shape[axis],
             stride=1 if tokens else max(1, round(given.shape[2] / made.shape[2])),
             tokens=tokens,
+            dims=given.dim() - 2,
             same=given.shape == made.shape,
             signed=bool((made < 0).any()),
             branch=self._sums.around(name, made),
         )
+
+
+def _is_of_sequences(module: nn.Module) -> bool:
+    """Convolutions of sequences take (B, C, L); inside of transformers they are beside linear layers."""
+    parts = list(module.modules())
+    return any(isinstance(part, nn.Conv1d) for part in parts) and not any(isinstance(part, nn.Linear) for part in parts)
 
 
 def _inside(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> list[Stretch]:
@@ -142,8 +155,8 @@ def _named(module: nn.Module, passes: _Passes, names: Sequence[str]) -> list[Str
         block = passes.stretch(name)
         if block is None:
             raise SpaceError(
-                f"blocks: '{name}' is no block: it must be called once in a forward pass, and map feature maps "
-                "(B, C, H, W) to feature maps or tokens (B, N, D) to tokens."
+                f"blocks: '{name}' is no block: it must be called once in a forward pass, with a tensor as its first "
+                "argument, and map feature maps (B, C, H, W) to feature maps or tokens (B, N, D) to tokens."
             )
         if found and passes.start(name) < passes.end(found[-1].module):
             raise SpaceError(f"blocks: '{name}' does not come after '{found[-1].module}' in the forward pass.")

@@ -8,6 +8,9 @@ from torch import nn
 
 from nas_distill.common.errors import SpaceError
 from nas_distill.cut.find import find_plan
+from nas_distill.cut.plan import Group, Slot
+from nas_distill.cut.proof import Proof
+from nas_distill.cut.space import cut_space
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.models import resnet
 from tests.cut.networks import (
@@ -15,6 +18,7 @@ from tests.cut.networks import (
     NETWORKS,
     SHAPE,
     Attention,
+    ConvNext,
     Layer,
     Patches,
     Pooled,
@@ -238,6 +242,86 @@ class Returns(Layer):
 
     def forward(self, x):
         return (super().forward(x), *[x.mean()] * (self.values - 1))
+
+
+@pytest.mark.parametrize(
+    ("block", "size", "makes", "reads", "passes"),
+    [
+        (lambda: Residual(conv(8, 6).append(conv(6, 8))), 6, "1.0.body.0", "1.0.body.3.0", ["1.0.body.1"]),
+        (lambda: ConvNext(8), 16, "1.0.up", "1.0.down", []),
+    ],
+    ids=["batch norm", "layer norm"],
+)
+def test_deep_networks_are_proven_to_the_first_block(block, size, makes, reads, passes):
+    """If each block doubled the variance, the first would have no part in the output that can be told."""
+    stack = nn.Sequential(*(block() for _ in range(70)))
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), stack, Mean(), nn.Linear(8, CLASSES)).eval()
+    places = tuple((unit,) for unit in range(size))
+    slots = [Slot(name, "out", places) for name in (makes, *passes)]
+    proof = Proof(module, SHAPE, {})
+    assert proof.of_groups(Group(makes, "neurons", size, (*slots, Slot(reads, "in", places)), 0)).reason is None
+    turned = Slot(reads, "in", places[::-1])
+    assert "something else" in str(proof.of_groups(Group(makes, "neurons", size, (*slots, turned), 0)).reason)
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean(tuple(range(2, x.dim())))
+
+
+def test_sequences_and_volumes():
+    def line(inputs, outputs):
+        return nn.Sequential(nn.Conv1d(inputs, outputs, 3, padding=1), nn.BatchNorm1d(outputs), nn.ReLU())
+
+    module = nn.Sequential(line(3, 16), Residual(line(16, 16)), line(16, 24), Mean(), nn.Linear(24, CLASSES))
+    plan = find_plan(module, (3, 12))
+    assert [group.size for group in plan.groups] == [16, 24]
+    assert blocks(plan)[1:] == [("1", "0.0", "0.0", 1, True), ("2", "0.0", "2.0", 1, False)]
+    assert [(block.tokens, block.dims) for block in plan.blocks] == [(False, 1)] * 3
+    with pytest.raises(SpaceError, match="'separable' fits no block"):
+        cut_space(plan, builder="a:b", kinds=["separable"])
+
+    def box(inputs, outputs):
+        return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs), nn.ReLU())
+
+    module = nn.Sequential(box(1, 16), Residual(box(16, 16)), Mean(), nn.Linear(16, CLASSES))
+    plan = find_plan(module, (1, 4, 4, 4))
+    assert blocks(plan)[1] == ("1", "0.0", "0.0", 1, True)
+    assert plan.blocks[1].dims == 3
+
+
+def test_a_network_that_changes_what_it_is_given():
+    class Centring(nn.Module):
+        def forward(self, x):
+            return x.sub_(0.5)
+
+    module = nn.Sequential(Centring(), conv(3, 16), conv(16, 16), Mean(), nn.Linear(16, CLASSES))
+    assert list(groups(find_plan(module, SHAPE))) == ["1.0", "2.0"]
+
+
+def test_what_takes_several_tensors_is_no_block():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = conv(16, 16), conv(16, 16)
+
+        def forward(self, pair):
+            return [self.one(pair[0]), self.other(pair[1])]
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(conv(3, 16))
+            self.stages = nn.Sequential(Both(), Both())
+            self.head = nn.Linear(16, CLASSES)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(sum(self.stages([x, x])).mean((2, 3)))
+
+    assert [block.module for block in find_plan(Two(), SHAPE).blocks] == ["stem.0"]
+    with pytest.raises(SpaceError, match="with a tensor as its first argument"):
+        find_plan(Two(), SHAPE, blocks=["stages.0"])
 
 
 def test_blocks_that_return_tuples():

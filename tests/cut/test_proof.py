@@ -11,7 +11,7 @@ from tests.cut.networks import SHAPE, Pooled, Residual, conv, planned
 
 def proof(name):
     module, plan = planned(name)
-    return Proof(module, SHAPE, [block.module for block in plan.blocks]), plan
+    return Proof(module, SHAPE, {block.module: -1 if block.tokens else 1 for block in plan.blocks}), plan
 
 
 def identity(size):
@@ -92,7 +92,7 @@ def test_a_boundary_with_channels_in_another_order_is_not_aligned():
         ),
         None,
     )
-    verdict = Proof(module, SHAPE, ["blocks.0", "blocks.1"]).of_groups(group)
+    verdict = Proof(module, SHAPE, {"blocks.0": 1, "blocks.1": 1}).of_groups(group)
     if verdict.reason is None:  # it holds only where as many even as odd channels stay
         assert verdict.narrowed["blocks.1"][0] is False
 
@@ -106,7 +106,7 @@ def test_drops():
 
 def test_a_dropped_block_must_fit_what_is_cut_around_it():
     module = Pooled(conv(3, 16), [conv(16, 16), Residual(conv(16, 16))], 16).eval()
-    tried = Proof(module, SHAPE, ["blocks.0", "blocks.1"])
+    tried = Proof(module, SHAPE, {"blocks.0": 1, "blocks.1": 1})
     group = Group("stem.0", "channels", 16, tuple(Slot(*slot, identity(16)) for slot in STEM), None)
     assert tried.of_groups(group).reason is None
     assert tried.of_drops([Block("blocks.0", True, None, None, 1)], ())
