@@ -73,13 +73,13 @@ KINDS: Mapping[str, Kind] = {
 
 
 def fits(kind: str, block: Block) -> bool:
-    """Say whether a block can be replaced by one of ``kind``: it maps what that maps, from and to known channels.
+    """Say whether a block can be replaced by one of ``kind``: it maps what that maps, between known channels and sizes.
 
     Raises:
         SpaceError: there is no such kind.
     """
     known = _known(kind)
-    same = known.tokens == block.tokens and (known.tokens or block.dims == 2)
+    same = known.tokens == block.tokens and (known.tokens or (block.dims == 2 and block.stride > 0))
     return same and block.inputs > 0 and block.outputs > 0
 
 

@@ -26,7 +26,7 @@ def prove(
     for group in proposed:
         verdict = proof.of_groups(group)
         heads = as_heads(module, group) if verdict.reason is not None and not verdict.output else None
-        if heads is not None:
+        if heads is not None and heads.name not in boundaries:
             group, verdict = heads, proof.of_groups(heads)
         if verdict.reason is None:
             good.append(group)

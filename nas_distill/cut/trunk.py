@@ -100,13 +100,19 @@ class _Passes:
             name,
             inputs=given.shape[axis],
             outputs=made.shape[axis],
-            stride=1 if tokens else max(1, round(given.shape[2] / made.shape[2])),
+            stride=1 if tokens else _stride(given.shape[2:], made.shape[2:]),
             tokens=tokens,
             dims=given.dim() - 2,
             same=given.shape == made.shape,
             signed=bool((made < 0).any()),
             branch=self._sums.around(name, made),
         )
+
+
+def _stride(given: Sequence[int], made: Sequence[int]) -> int:
+    """Return the stride of a convolution with padding between maps of two sizes; 0 if there is none."""
+    stride = round(given[0] / made[0])
+    return stride if stride and tuple(made) == tuple(-(-size // stride) for size in given) else 0
 
 
 def _is_of_sequences(module: nn.Module) -> bool:

@@ -290,6 +290,20 @@ def test_sequences_and_volumes():
     assert plan.blocks[1].dims == 3
 
 
+def test_strides_are_those_of_padded_convolutions():
+    def stride(*layers, size=8):
+        module = nn.Sequential(conv(3, 16), nn.Sequential(*layers), Mean(), nn.Linear(16, CLASSES))
+        return find_plan(module, (3, size, size)).blocks[1].stride
+
+    assert stride(conv(16, 16)) == 1
+    assert stride(conv(16, 16, stride=2)) == 2
+    assert stride(conv(16, 16, stride=2), size=7) == 2
+    assert stride(conv(16, 16), nn.MaxPool2d(4)) == 4
+    assert stride(conv(16, 16), nn.MaxPool2d(2), size=7) == 0  # 3 of 7 pixels, where a convolution makes 4
+    assert stride(nn.Conv2d(16, 16, 3), nn.ReLU()) == 0
+    assert stride(conv(16, 16), nn.Upsample(scale_factor=2)) == 0
+
+
 def test_a_network_that_changes_what_it_is_given():
     class Centring(nn.Module):
         def forward(self, x):

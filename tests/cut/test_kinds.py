@@ -55,6 +55,8 @@ def test_which_kinds_fit_which_blocks():
     assert {kind for kind in KINDS if fits(kind, MAPS)} == {"separable"}
     assert {kind for kind in KINDS if fits(kind, TOKENS)} == {"linear"}
     assert not fits("separable", Block("a", False, None, None, 1, 0, 16))
+    assert not fits("separable", Block("a", False, None, None, 0, 16, 16))
+    assert not fits("separable", Block("a", False, None, None, 1, 16, 16, dims=1))
 
 
 def test_unknown_kinds():
