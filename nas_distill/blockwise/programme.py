@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +15,8 @@ from scipy.sparse import csr_array
 
 from nas_distill.common.errors import BudgetError
 
-_SPAN = 1e4
-"""The solver's tolerances are absolute (1e-6), so sums of anything but ones are scaled to have this as largest term."""
+_ROW_SPAN, _GOAL_SPAN = 1e2, 1e4
+"""The solver's tolerances are absolute (1e-6), so sums of anything but ones are scaled: their largest terms are these."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,14 @@ class Programme:
         goal = np.zeros(self._variables)
         goal[list(objective)] = list(objective.values())
         largest = float(np.abs(goal).max(initial=0.0))
-        solved = milp(
-            goal * (_SPAN / largest) if largest else goal,
-            integrality=np.ones(self._variables),
-            bounds=Bounds(0, 1),
-            constraints=self._constraints([*self._rows, *rows]),
-            options={"mip_rel_gap": 0.0},
-        )
+        with no_output():
+            solved = milp(
+                goal * (_GOAL_SPAN / largest) if largest else goal,
+                integrality=np.ones(self._variables),
+                bounds=Bounds(0, 1),
+                constraints=self._constraints([*self._rows, *rows]),
+                options={"mip_rel_gap": 0.0},
+            )
         if solved.status == 2:
             return None
         if solved.status != 0:
@@ -62,7 +67,7 @@ class Programme:
         lows, highs = [], []
         for row in rows:
             sizes = {abs(value) for value in row.terms.values()} - {0.0}
-            scale = 1.0 if sizes <= {1.0} else _SPAN / max(sizes)
+            scale = 1.0 if sizes <= {1.0} else _ROW_SPAN / max(sizes)
             columns.extend(row.terms)
             values.extend(value * scale for value in row.terms.values())
             starts.append(len(columns))
@@ -70,3 +75,22 @@ class Programme:
             highs.append(np.inf if row.high is None else row.high * scale)
         matrix = csr_array((values, columns, starts), shape=(len(rows), self._variables))
         return LinearConstraint(matrix, lows, highs)
+
+
+@contextmanager
+def no_output() -> Iterator[None]:
+    """Keep from this process's standard output whatever is written to it below Python.
+
+    HiGHS has a print of its own that no option turns off, and that would be in the middle of a command's JSON.
+    """
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        with suppress(AttributeError, OSError, TypeError):  # where C's own buffers cannot be reached
+            ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
