@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from nas_distill.common.errors import BudgetError
 
 _ROW_SPAN, _GOAL_SPAN = 1e2, 1e4
-"""The solver's tolerances are absolute (1e-6), so sums of anything but ones are scaled: their largest terms are these."""
+"""The solver's tolerances are absolute (1e-6), so sums of anything but ones are scaled to these largest terms."""
 
 
 @dataclass(frozen=True)
