@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -85,7 +86,9 @@ class Library:
             return 0
         filled = 0
         for entry in self.alternatives.of_values(values):
-            weights = self.weights(entry) if entry.key in self.scores else {}
+            score = self.scores.get(entry.key)
+            # What diverged in its training has weights, too.
+            weights = self.weights(entry) if score is not None and math.isfinite(score.nsr) else {}
             if weights:
                 name = self.alternatives.plan.blocks[entry.block].module
                 student.get_submodule(name).load_state_dict(weights)

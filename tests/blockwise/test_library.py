@@ -96,6 +96,13 @@ def test_dropped_blocks_and_those_that_the_library_lacks_stay_inherited(library,
         assert torch.equal(weight, inherited.blocks[2].state_dict()[name])
 
 
+def test_blocks_that_diverged_in_their_training_are_not_taken(library, residual):
+    values = residual.space.largest().to_dict()
+    diverged = {**library.scores, "block1-whole-in8-out8-8": Score(math.inf, math.inf, math.inf)}
+    assert library.start(student(residual, values), values) == 3
+    assert replace(library, scores=diverged).start(student(residual, values), values) == 2
+
+
 def test_a_student_that_starts_at_random_is_left_as_it_is(library, residual):
     values = residual.space.largest().to_dict()
     network = student(residual, values)
