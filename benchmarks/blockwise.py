@@ -14,8 +14,6 @@ What is finished is kept in the work folder; started again, it goes on (``--minu
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -23,29 +21,22 @@ from blockwise_page import page, raw
 from blockwise_solve import measure
 from blockwise_study import Study
 from common import PAGES, parser, publish
-from trainings import say, time_box
+from trainings import resumable, say, work_folder
 
-from nas_distill.api.interruption import InterruptedSearchError, interruptible
+from nas_distill.api.interruption import interruptible
 from nas_distill.common.files import write_text
 from nas_distill.config import BlockwiseConfig
 from nas_distill.data import Dataset, Views, load_dataset
 
-UNFINISHED = 3
-
 
 def main() -> None:
     options = _options()
-    if options.work is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            options.work = Path(scratch)
-            _run(options)
-        return
-    _run(options)
+    with work_folder(options.work) as options.work:
+        _run(options)
 
 
 def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    options.work.mkdir(parents=True, exist_ok=True)
     settings = BlockwiseConfig(epochs=options.library, heldout=50 if options.quick else 1000)
     study = Study(
         _data(options),
@@ -55,17 +46,12 @@ def _run(options: argparse.Namespace) -> None:
         settings=settings,
         controls=options.controls,
     )
-    time_box(options.minutes)
-    try:
-        with interruptible() as interruption:
-            study.run(interruption, workers=options.workers)
-            if options.time or "times" not in study.book:
-                say("Timing assemblies.")
-                study.book["times"] = measure(study, options.rounds)
-            parts = page(study)
-    except (InterruptedSearchError, KeyboardInterrupt):
-        say("Stopped; what is finished is kept, and the same command goes on.")
-        sys.exit(UNFINISHED)
+    with resumable(options.minutes), interruptible() as interruption:
+        study.run(interruption, workers=options.workers)
+        if options.time or "times" not in study.book:
+            say("Timing assemblies.")
+            study.book["times"] = measure(study, options.rounds)
+        parts = page(study)
     publish("blockwise", "Blocks distilled one by one", parts, options)
     if options.output is not None or not options.quick:
         write_text((options.output or PAGES / "blockwise.md").with_suffix(".csv"), raw(study))

@@ -20,31 +20,25 @@ from typing import Any
 from common import ROOT, parser, publish
 from fashion_report import report
 from rivals import Rivals
-from trainings import say, time_box
+from trainings import resumable, say
 
 from nas_distill.api import Run, open_run, search
-from nas_distill.api.interruption import InterruptedSearchError, interruptible
+from nas_distill.api.interruption import interruptible
 from nas_distill.common.files import write_text
 from nas_distill.config import SearchFile, dump_yaml, load_search_file, parse
 from nas_distill.run.facts import read_facts
 from nas_distill.run.folder import RunFolder
 
-UNFINISHED = 3
-
 
 def main() -> None:
     options = _options()
     options.work.mkdir(parents=True, exist_ok=True)
-    time_box(options.minutes)
-    try:
+    with resumable(options.minutes):
         run = _search(_search_file(options), options.work / "ours")
         with interruptible() as interruption:
             rivals = Rivals(run, options.work, seeds=2 if options.quick else options.seeds)
             rivals.train(interruption)
             parts = report(run, rivals, retime=options.retime)
-    except (InterruptedSearchError, KeyboardInterrupt):
-        say("Stopped; what is finished is kept, and the same command goes on.")
-        sys.exit(UNFINISHED)
     publish("fashion", "Fashion-MNIST within a tenth of the teacher's FLOPs", parts, options)
 
 

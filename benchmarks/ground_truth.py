@@ -13,7 +13,6 @@ to ``docs/benchmarks/ground_truth.csv`` as they come; stopped, it goes on from t
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common import PAGES, ROOT, command_line, parser
-from trainings import say, time_box
+from trainings import say, stop_unfinished, time_box
 from trust_page import trust_page
 
 from nas_distill.api.calibration import read_networks, write_networks
@@ -51,7 +50,6 @@ from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import identity_of
 from nas_distill.run.trainings import TrainingTable
 
-UNFINISHED = 3
 SPACES = {"resnet": "3M", "mbconv": "1.2M"}  # trained on a CPU, mbconv is three times as slow per multiply-add
 FEATURES = "kd+at"
 BUDGETS = (1.0, 3.0)
@@ -96,8 +94,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.output is not None or not options.quick:
         write_text(options.output or ROOT / "docs" / "trust.md", text)
     if not finished:
-        say("Stopped; what is finished is kept, and the same command goes on.")
-        sys.exit(UNFINISHED)
+        stop_unfinished()
 
 
 def _options() -> argparse.Namespace:

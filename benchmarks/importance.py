@@ -12,44 +12,30 @@ What is finished is kept in the work folder; started again, it goes on (``--minu
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
 from pathlib import Path
 
 import torch
 from common import parser, publish
 from importance_page import page
 from importance_train import Study
-from trainings import say, time_box
+from trainings import resumable, work_folder
 
-from nas_distill.api.interruption import InterruptedSearchError, interruptible
+from nas_distill.api.interruption import interruptible
 from nas_distill.data import Views, load_dataset
-
-UNFINISHED = 3
 
 
 def main() -> None:
     options = _options()
-    if options.work is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            options.work = Path(scratch)
-            _run(options)
-        return
-    _run(options)
+    with work_folder(options.work) as options.work:
+        _run(options)
 
 
 def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    options.work.mkdir(parents=True, exist_ok=True)
     data = load_dataset("fashion-mnist", views=Views(count=2, pad=2, flip=True))
     study = Study(data, options.work, seeds=options.seeds, epochs=options.epochs, rate=options.rate)
-    time_box(options.minutes)
-    try:
-        with interruptible() as interruption:
-            study.run(interruption, workers=options.workers)
-    except (InterruptedSearchError, KeyboardInterrupt):
-        say("Stopped; what is finished is kept, and the same command goes on.")
-        sys.exit(UNFINISHED)
+    with resumable(options.minutes), interruptible() as interruption:
+        study.run(interruption, workers=options.workers)
     publish("importance", "What is kept of a teacher", page(study), options)
 
 

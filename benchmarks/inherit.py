@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -31,27 +29,20 @@ from common import ROOT, parser, publish
 from inherit_arms.arms import ARMS, LIMITS
 from inherit_arms.page import page
 from inherit_arms.study import Study
-from trainings import say, time_box
+from trainings import stop_unfinished, time_box, work_folder
 
 from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.data import Dataset, Views, load_dataset
 
-UNFINISHED = 3
-
 
 def main() -> None:
     options = _options()
-    if options.work is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            options.work = Path(scratch)
-            _run(options)
-        return
-    _run(options)
+    with work_folder(options.work) as options.work:
+        _run(options)
 
 
 def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    options.work.mkdir(parents=True, exist_ok=True)
     study = Study(_data(options), options)
     time_box(options.minutes)
     stopped = False
@@ -59,11 +50,10 @@ def _run(options: argparse.Namespace) -> None:
         if not options.report:
             study.run()
     except (InterruptedSearchError, KeyboardInterrupt):
-        say("Stopped; what is finished is kept, and the same command goes on.")
         stopped = True
     publish("inherit", "Students cut from the teacher, and what they inherit", page(study), options)
     if stopped:
-        sys.exit(UNFINISHED)
+        stop_unfinished()
 
 
 def _options() -> argparse.Namespace:

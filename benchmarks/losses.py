@@ -13,8 +13,6 @@ What is finished is kept in the work folder; started again, it goes on (``--minu
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -22,39 +20,27 @@ from common import parser, publish
 from losses_page import page
 from losses_time import measure
 from losses_train import Trainings
-from trainings import say, time_box
+from trainings import resumable, say, work_folder
 
-from nas_distill.api.interruption import InterruptedSearchError, interruptible
+from nas_distill.api.interruption import interruptible
 from nas_distill.data import Dataset, load_dataset
-
-UNFINISHED = 3
 
 
 def main() -> None:
     options = _options()
-    if options.quick:
-        with tempfile.TemporaryDirectory() as scratch:
-            options.work = options.work or Path(scratch)
-            _run(options)
-        return
-    _run(options)
+    with work_folder(options.work) as options.work:
+        _run(options)
 
 
 def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    options.work.mkdir(parents=True, exist_ok=True)
     trainings = Trainings(_data(options), options.work, seeds=options.seeds, epochs=options.epochs)
-    time_box(options.minutes)
-    try:
-        with interruptible() as interruption:
-            trainings.train(interruption, workers=options.workers)
-            if options.time or "times" not in trainings.book:
-                say("Timing steps.")
-                trainings.book["times"] = measure(trainings, rounds=options.rounds, steps=options.steps)
-            parts = page(trainings)
-    except (InterruptedSearchError, KeyboardInterrupt):
-        say("Stopped; what is finished is kept, and the same command goes on.")
-        sys.exit(UNFINISHED)
+    with resumable(options.minutes), interruptible() as interruption:
+        trainings.train(interruption, workers=options.workers)
+        if options.time or "times" not in trainings.book:
+            say("Timing steps.")
+            trainings.book["times"] = measure(trainings, rounds=options.rounds, steps=options.steps)
+        parts = page(trainings)
     publish("losses", "Losses and strategies", parts, options)
 
 

@@ -7,16 +7,22 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.common.files import write_json
 from nas_distill.engine.evaluator import StudentEvaluator, StudentRun
 from nas_distill.engine.work import Outcome, RungResult, Work
+
+UNFINISHED = 3
+"""Exit code of a script that was stopped."""
 
 
 class Book:
@@ -83,6 +89,33 @@ class Evaluators:
             if work.key.startswith(beginning):
                 return evaluator.start(work)
         return self.usual.start(work)
+
+
+@contextmanager
+def work_folder(given: Path | None) -> Iterator[Path]:
+    """Give the folder that was given, made if missing, or one that is gone afterwards."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+@contextmanager
+def resumable(minutes: float | None) -> Iterator[None]:
+    """Run a block that keeps what it finishes; Ctrl-C, or the time being up, ends the script with a sentence."""
+    time_box(minutes)
+    try:
+        yield
+    except (InterruptedSearchError, KeyboardInterrupt):
+        stop_unfinished()
+
+
+def stop_unfinished() -> NoReturn:
+    """End the script, saying that the same command goes on."""
+    say("Stopped; what is finished is kept, and the same command goes on.")
+    sys.exit(UNFINISHED)
 
 
 def time_box(minutes: float | None) -> None:
