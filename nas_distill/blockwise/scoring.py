@@ -14,12 +14,12 @@ from torch.nn import functional
 
 from nas_distill.blockwise.channels import along, axis_of, by_channel, fill, put_first, restrict
 from nas_distill.blockwise.growing import channels_of
-from nas_distill.blockwise.norms import anew
 from nas_distill.blockwise.training import BATCH, LocalTraining, Signal
 from nas_distill.blockwise.watching import Passage
 from nas_distill.common.task import Task
 from nas_distill.cut.ancestor import Ancestor
 from nas_distill.cut.space import cut_of
+from nas_distill.cut.statistics import anew
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from torch import nn
 
 from nas_distill.blockwise.library import Library
 from nas_distill.cut.ancestor import Ancestor
-from nas_distill.cut.statistics import reestimate
 from nas_distill.space import Architecture
 
 
@@ -24,6 +23,6 @@ class LocalWeights:
 
     def fill(self, student: nn.Module, architecture: Architecture) -> None:
         """Give a student its initial weights, in place, as far as its architecture has any."""
-        self.ancestor.fill(student, architecture)
-        if self.library.start(student, architecture.to_dict()):
-            reestimate(student, self.ancestor.data, self.ancestor.samples)
+        if self.ancestor.pass_on(student, architecture):
+            self.library.start(student, architecture.to_dict())
+            self.ancestor.settle(student)

@@ -9,7 +9,6 @@ teacher's variance in it, DONNA's noise-to-signal ratio (Moons et al., 2021, arX
 from __future__ import annotations
 
 import copy
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +22,15 @@ from torch import Tensor, nn
 from nas_distill.blockwise.alternatives import Alternative, Alternatives
 from nas_distill.blockwise.channels import along, axis_of, by_channel, first_tensor, restrict
 from nas_distill.blockwise.growing import Ends, grow, kept_channels
-from nas_distill.blockwise.norms import anew, train_norms_alone
+from nas_distill.blockwise.norms import train_norms_alone
 from nas_distill.blockwise.watching import Passage, Watch
+from nas_distill.common.checkpoints import write_state
 from nas_distill.common.device import memory_format, place
-from nas_distill.common.errors import StorageError, TrainingError, first_line
-from nas_distill.common.files import atomic_path
+from nas_distill.common.errors import TrainingError, first_line
 from nas_distill.common.seeds import torch_generator
 from nas_distill.config import BlockwiseConfig, OptimizerConfig
 from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.statistics import anew
 from nas_distill.data import Dataset
 from nas_distill.distill.schedule import warmup_cosine
 
@@ -176,15 +176,7 @@ class LocalTraining:
             "modules": {key: module.state_dict() for key, module in self.modules.items()},
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
         }
-        content = io.BytesIO()
-        torch.save(state, content)
-        try:
-            with atomic_path(folder / _STATE) as path:
-                path.write_bytes(content.getbuffer())
-        except OSError as error:
-            raise StorageError(
-                f"Checkpoint {folder / _STATE} cannot be written ({error.strerror or error}); mend that, then resume."
-            ) from error
+        write_state(folder / _STATE, state)
 
     def load(self, folder: Path) -> bool:
         """Go on from what ``save`` left in ``folder``; False if there is nothing.

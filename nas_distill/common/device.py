@@ -38,6 +38,11 @@ def memory_format(module: nn.Module) -> torch.memory_format:
     return torch.channels_last if convolutions and not unsafe and not volumes else torch.contiguous_format
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module's weights are; the CPU for one without any."""
+    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+
+
 def place(module: nn.Module, device: torch.device | str, layout: torch.memory_format) -> nn.Module:
     """Move a module, in place, to a device and a memory layout."""
     return module.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack the layout

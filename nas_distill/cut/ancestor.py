@@ -41,11 +41,21 @@ class Ancestor:
 
         Blocks of a cheaper kind have no forebear: they keep the weights they have.
         """
+        if self.pass_on(student, architecture):
+            self.settle(student)
+
+    def pass_on(self, student: nn.Module, architecture: Architecture) -> bool:
+        """Give a student the teacher's weights and say whether it inherits; ``settle`` is to follow."""
         values = architecture.to_dict()
-        if inherits(values, self.start):
-            with seeded_torch(0, "heir"):  # what is drawn for cheaper kinds gives way to the student's own
-                student.load_state_dict(self.heir(values, student).state_dict())
-            reestimate(student, self.data, self.samples)
+        if not inherits(values, self.start):
+            return False
+        with seeded_torch(0, "heir"):  # what is drawn for cheaper kinds gives way to the student's own
+            student.load_state_dict(self.heir(values, student).state_dict())
+        return True
+
+    def settle(self, student: nn.Module) -> None:
+        """Work out a student's batch-norm statistics anew, once all its weights are in place."""
+        reestimate(student, self.data, self.samples)
 
     def heir(self, values: Mapping[str, Any], student: nn.Module | None = None) -> nn.Module:
         """Return the teacher cut as ``values`` say, in eval mode; batch-norm statistics are those of the kept channels.

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from nas_distill.common.device import device_of
 from nas_distill.common.layers import logits_of
 from nas_distill.cut.atoms import Atom, Atoms
 from nas_distill.cut.plan import Side
@@ -33,7 +34,7 @@ def read_graph(module: nn.Module, input_shape: Sequence[int]) -> Atoms:
     module.eval().requires_grad_(True)
     names: dict[Any, str] = {part: name for name, part in module.named_modules()}
     names |= {weight: name for name, weight in module.named_parameters()}
-    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
     x = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")

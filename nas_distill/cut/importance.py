@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from nas_distill.common.device import device_of
 from nas_distill.common.errors import SpaceError, did_you_mean
 from nas_distill.common.seeds import numpy_rng, torch_generator
 from nas_distill.cut.plan import Group, Plan, Slot
@@ -65,7 +66,7 @@ def activation(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed:
     try:
         with torch.no_grad():
             for index in torch.arange(samples).split(BATCH):
-                module(data.batch("train", index)[0].to(_device(module)))
+                module(data.batch("train", index)[0].to(device_of(module)))
     finally:
         for handle in handles:
             handle.remove()
@@ -98,7 +99,7 @@ def taylor(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int
     slots = {group.name: _gated(watched, group) for group in plan.groups}
     found = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in plan.groups}
     for index in torch.arange(samples).split(BATCH):
-        logits = watched(data.batch("train", index)[0].to(_device(watched)))
+        logits = watched(data.batch("train", index)[0].to(device_of(watched)))
         signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
         watched.zero_grad(set_to_none=True)
         (logits * signs).sum().backward()
@@ -164,7 +165,3 @@ def _watch(slot: Slot, squares: dict[Slot, Tensor]) -> Callable[[nn.Module, tupl
 
 def _none(slot: Slot) -> Tensor:
     return torch.zeros(len(slot.places), dtype=torch.float64)
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((weight.device for weight in module.parameters()), torch.device("cpu"))

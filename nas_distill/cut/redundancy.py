@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_distill.common.device import device_of
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.data import Dataset
+from nas_distill.evaluate.predict import predict_logits
 
 BATCH = 256
 
@@ -69,8 +71,5 @@ def _divergence(
 
 
 def _log_probabilities(module: nn.Module, data: Dataset, index: Tensor) -> Tensor:
-    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
-    module.eval()
-    with torch.no_grad():
-        logits = [module(data.batch("train", part)[0].to(device)).cpu() for part in index.split(BATCH)]
-    return torch.cat(logits).double().log_softmax(1)
+    batches = (data.batch("train", part)[0] for part in index.split(BATCH))
+    return predict_logits(module, batches, device_of(module)).double().log_softmax(1)

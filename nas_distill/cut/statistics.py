@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nas_distill.common.device import device_of
 from nas_distill.data import Dataset
+from nas_distill.evaluate.predict import eval_mode
 
 BATCH = 128
 
@@ -19,25 +24,36 @@ def reestimate(module: nn.Module, data: Dataset, samples: int = 2048) -> None:
     over whole batches in the order of the training split, so the result depends on module and data alone.
     A network without batch norm is left as it is. The mode (training or not) of each part is given back.
     """
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    if not norms:
+    if not any(norm.track_running_stats for norm in batch_norms([module])):
         return
-    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
+    batch = min(BATCH, len(data.train))
+    count = max(batch, min(samples, len(data.train)) // batch * batch)
+    with eval_mode(module), anew([module]), torch.no_grad():
+        for index in torch.arange(count).split(batch):
+            module(data.batch("train", index)[0].to(device))
+
+
+@contextmanager
+def anew(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Work out running means and variances anew from what passes meanwhile, all batches alike; then eval mode."""
+    modules = list(modules)
+    norms = [norm for norm in batch_norms(modules) if norm.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()  # so that dropout does not disturb what is measured
+    for module in modules:
+        module.eval()  # so that dropout does not disturb what is measured
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
         norm.train()
-    batch = min(BATCH, len(data.train))
-    count = max(batch, min(samples, len(data.train)) // batch * batch)
     try:
-        with torch.no_grad():
-            for index in torch.arange(count).split(batch):
-                module(data.batch("train", index)[0].to(device))
+        yield
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
-        for part, mode in modes:
-            part.training = mode
+            norm.eval()
+
+
+def batch_norms(modules: Iterable[nn.Module]) -> list[_BatchNorm]:
+    """Return the batch norms in ``modules``."""
+    return [part for module in modules for part in module.modules() if isinstance(part, _BatchNorm)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_distill.common.checkpoints import write_state
 from nas_distill.common.device import memory_format, place
-from nas_distill.common.errors import StorageError, TrainingError, first_line
-from nas_distill.common.files import atomic_path
+from nas_distill.common.errors import TrainingError, first_line
 from nas_distill.common.layers import Tap
 from nas_distill.common.seeds import derive, seeded_torch, torch_generator
 from nas_distill.common.task import OUTPUTS
@@ -174,15 +173,7 @@ class Distiller:
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
-        content = io.BytesIO()
-        torch.save(state, content)  # not straight to the file: torch does not say why it cannot write
-        try:
-            with atomic_path(folder / _STATE) as path:
-                path.write_bytes(content.getbuffer())
-        except OSError as error:
-            raise StorageError(
-                f"Checkpoint {folder / _STATE} cannot be written ({error.strerror or error}); mend that, then resume."
-            ) from error
+        write_state(folder / _STATE, state)
 
     def load(self, folder: Path) -> bool:
         """Go on from what ``save`` left in ``folder``; False if there is nothing.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_distill.common.device import device_of
 from nas_distill.common.errors import TeacherError, first_line
 from nas_distill.common.task import OUTPUTS
 from nas_distill.data import Dataset
@@ -63,7 +64,7 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
     module.eval()
     samples = min(2, len(data.val))
     x, _ = data.batch("val", torch.arange(samples))
-    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
     try:
         with torch.no_grad():
             logits = module(x.to(device))
