@@ -12,6 +12,7 @@ from nas_distill.api.costing import time_teacher
 from nas_distill.api.inputs import Inputs
 from nas_distill.cost.runtime import time_file
 from nas_distill.data import SplitName
+from nas_distill.data.drawing import draw_places
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import evaluate_outputs
@@ -48,7 +49,7 @@ def export_student(inputs: Inputs, student: nn.Module, architecture: str, path: 
         normalisation=data.normalisation(),
         class_names=data.classes,
     )
-    batches = [data.batch("val", index)[0] for index in data.batches("val", 128)[: _PARITY_SAMPLES // 128]]
+    batches = [data.batch("val", index)[0] for index in draw_places(len(data.val), _PARITY_SAMPLES).split(128)]
     parity = verify_onnx(path, student, batches, task=data.task)
     sample = time_file(path, inputs.input_shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
     return {

@@ -32,6 +32,7 @@ from nas_distill.config import BlockwiseConfig, OptimizerConfig
 from nas_distill.cut.ancestor import Ancestor
 from nas_distill.cut.statistics import anew
 from nas_distill.data import Dataset
+from nas_distill.data.drawing import draw_places
 from nas_distill.distill.schedule import warmup_cosine
 
 STATISTICS = 2048
@@ -309,7 +310,7 @@ def _split(samples: int, heldout: int, seed: int) -> tuple[Tensor, Tensor]:
 
     Both are in random order: a training split may be sorted by class.
     """
-    order = torch.randperm(samples, generator=torch_generator(seed, "blockwise", "heldout"))
+    order = draw_places(samples, samples, seed, "blockwise", "heldout")
     count = max(1, min(heldout, samples // 5))
     if samples < 2:
         raise TrainingError(

@@ -14,6 +14,7 @@ from nas_distill.common.seeds import numpy_rng, torch_generator
 from nas_distill.cut.plan import Group, Plan, Slot
 from nas_distill.cut.weights import by_unit, weights_of
 from nas_distill.data import Dataset
+from nas_distill.data.drawing import draw_places
 
 BATCH = 64
 
@@ -29,7 +30,7 @@ def unit_orders(
     Args:
         module: the teacher; left as it is.
         plan: its groups.
-        data: of its training samples, ``samples`` are looked at where a criterion looks at any.
+        data: of its training samples, ``samples`` drawn ones are looked at where a criterion looks at any.
         criterion: ``taylor``, ``activation``, ``magnitude`` or ``random``.
         samples: how many.
         seed: of what is random.
@@ -65,7 +66,7 @@ def activation(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed:
                 handles.append(module.get_submodule(slot.module).register_forward_pre_hook(_watch(slot, squares)))
     try:
         with torch.no_grad():
-            for index in torch.arange(samples).split(BATCH):
+            for index in draw_places(len(data.train), samples).split(BATCH):
                 module(data.batch("train", index)[0].to(device_of(module)))
     finally:
         for handle in handles:
@@ -98,7 +99,7 @@ def taylor(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int
     generator = torch_generator(seed, "importance")
     slots = {group.name: _gated(watched, group) for group in plan.groups}
     found = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in plan.groups}
-    for index in torch.arange(samples).split(BATCH):
+    for index in draw_places(len(data.train), samples).split(BATCH):
         logits = watched(data.batch("train", index)[0].to(device_of(watched)))
         signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
         watched.zero_grad(set_to_none=True)

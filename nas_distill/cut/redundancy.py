@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +14,7 @@ from nas_distill.cut.plan import Plan
 from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.data import Dataset
+from nas_distill.data.drawing import draw_places
 from nas_distill.evaluate.predict import predict_logits
 
 BATCH = 256
@@ -28,7 +28,7 @@ def depth_order(
     Args:
         module: the teacher; left as it is.
         plan: its blocks.
-        data: of its training samples, ``samples`` are looked at.
+        data: of its training samples, ``samples`` drawn ones are looked at.
         by: ``redundancy`` takes away one block after the other, each time the one without which the logits' divergence
             from the teacher's is smallest; ``position`` keeps what is left evenly spaced over the depth (as DistilBERT
             takes every other layer; Sanh et al., 2019, arXiv:1910.01108).
@@ -37,7 +37,7 @@ def depth_order(
     droppable = [index for index, block in enumerate(plan.blocks) if block.droppable]
     if by == "position":
         return spaced_out(droppable)
-    index = torch.arange(min(samples, len(data.train)))
+    index = draw_places(len(data.train), samples)
     wanted = _log_probabilities(module, data, index)
     gone: list[int] = []
     while len(gone) < len(droppable):

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas_distill.common.device import device_of
 from nas_distill.data import Dataset
+from nas_distill.data.drawing import draw_places
 from nas_distill.evaluate.predict import eval_mode
 
 BATCH = 128
@@ -21,7 +22,8 @@ def reestimate(module: nn.Module, data: Dataset, samples: int = 2048) -> None:
 
     Cutting channels changes what every later layer sees, so the teacher's statistics no longer fit: without this a cut
     network answers at random before it is trained (Yu and Huang, 2019, arXiv:1903.05134). The average is cumulative,
-    over whole batches in the order of the training split, so the result depends on module and data alone.
+    over whole batches of samples drawn with a seed that is always the same (``data.drawing``), so the result depends on
+    module and data alone, and a training split that is sorted by class does as well as one that is not.
     A network without batch norm is left as it is. The mode (training or not) of each part is given back.
     """
     if not any(norm.track_running_stats for norm in batch_norms([module])):
@@ -30,7 +32,7 @@ def reestimate(module: nn.Module, data: Dataset, samples: int = 2048) -> None:
     batch = min(BATCH, len(data.train))
     count = max(batch, min(samples, len(data.train)) // batch * batch)
     with eval_mode(module), anew([module]), torch.no_grad():
-        for index in torch.arange(count).split(batch):
+        for index in draw_places(len(data.train), count).split(batch):
             module(data.batch("train", index)[0].to(device))
 
 

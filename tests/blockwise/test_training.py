@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -177,6 +178,20 @@ def test_it_learns_from_training_samples_that_are_not_held_out_in_their_views_an
     score_block(training, 0)
     assert frozenset.union(*(index for _, index, _ in asked)) == held
     assert {(split, view) for split, _, view in asked} == {("train", None)}
+
+
+def test_what_is_held_out_and_what_statistics_are_of_comes_from_all_over_the_split(make_training, monkeypatch):
+    """A split may be sorted by class, so neither may be a stretch of it."""
+    monkeypatch.setattr("nas_distill.blockwise.training.STATISTICS", 64)
+    monkeypatch.setattr("nas_distill.blockwise.training.BATCH", 32)
+    asked = []
+    training = make_training()
+    monkeypatch.setattr(training, "batch", lambda index, view=None: asked.extend(index.tolist()))
+    list(training.looks())
+    assert len(asked) == 64
+    for places in (asked, training.heldout.tolist()):
+        quarters = np.bincount(np.array(places) // 40, minlength=4)
+        assert quarters.min() >= len(places) // 10
 
 
 def test_what_is_learnt_depends_on_the_seed(make_training, tmp_path):

@@ -9,6 +9,7 @@ from nas_distill.common.errors import SpaceError
 from nas_distill.cut.importance import CRITERIA, activation, magnitude, taylor, unit_orders
 from nas_distill.cut.plan import Group, Plan, Slot
 from nas_distill.data import Dataset
+from nas_distill.data.drawing import draw_places
 
 UNITS = 6
 
@@ -63,13 +64,27 @@ def test_a_unit_that_is_always_off_is_last(module, plan, data, criterion):
     assert unit_orders(module, plan, data, criterion=criterion)["0"][-1] == 4
 
 
+@pytest.mark.parametrize("criterion", ["activation", "taylor"])
+def test_a_unit_for_the_last_class_of_a_sorted_split_counts(module, plan, criterion):
+    """Unit 5 alone is on for samples of class 1, which come last and have what no others have."""
+    y = np.repeat([0, 1], 200)
+    x = np.zeros((400, 2, 4, 4), np.float32)
+    x[:200, 0] = 1.0
+    x[200:, 1] = 5.0
+    module[0].weight.zero_()
+    module[0].bias.zero_()
+    module[0].weight[:5, 0] = module[0].weight[5, 1] = 1.0
+    sorted_by_class = Dataset.from_tensors(x, y, val=(x[::20], y[::20]))
+    assert unit_orders(module, plan, sorted_by_class, criterion=criterion, samples=64)["0"][0] == 5
+
+
 def test_magnitude_is_the_norm_of_the_filters_by_their_mean(module, plan, data):
     norms = module[0].weight.flatten(1).double().norm(dim=1)
     assert torch.allclose(magnitude(module, plan, data, 8, 0)["0"], norms / norms.mean())
 
 
 def test_activation_is_what_a_unit_adds(module, plan, data):
-    x = data.batch("train", torch.arange(64))[0]
+    x = data.batch("train", draw_places(len(data.train), 64))[0]
     with torch.no_grad():
         flat = module[:4](x).double()
     squares = flat.square().mean(0).view(UNITS, 16).mean(1)
@@ -79,7 +94,7 @@ def test_activation_is_what_a_unit_adds(module, plan, data):
 
 def test_taylor_is_the_mean_squared_derivative_of_the_logits_by_a_gate(module, plan, data):
     """In the mean over directions; so it is held to the sum over logits, within what chance allows."""
-    x = data.batch("train", torch.arange(64))[0]
+    x = data.batch("train", draw_places(len(data.train), 64))[0]
     with torch.no_grad():
         added = module[:4](x).view(64, UNITS, 16)  # logits are linear in gates on what the last layer reads
         weights = module[4].weight.view(3, UNITS, 16)

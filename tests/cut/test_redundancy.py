@@ -39,6 +39,20 @@ def test_the_block_that_does_least_goes_first(data):
     assert isinstance(module[1], Residual)
 
 
+def test_a_block_for_the_last_class_of_a_sorted_split_does_not_go_first():
+    """The first block acts on samples of class 1 alone, the second a little on all."""
+    y = np.repeat([0, 1], 200)
+    x = np.repeat(np.eye(2, 4, dtype=np.float32), 200, 0)
+    module = nn.Sequential(Residual(1.0), Residual(0.3), nn.Linear(4, 2, bias=False)).requires_grad_(False).eval()
+    for block, wanted in ((module[0], torch.diag(torch.tensor([0.0, 5.0, 0.0, 0.0]))), (module[1], torch.eye(4))):
+        block.body.weight.copy_(wanted)
+        block.body.bias.zero_()
+    module[2].weight.copy_(torch.eye(2, 4))
+    plan = Plan((), tuple(Block(str(index), True, None, None, 1, 4, 4) for index in range(2)), ())
+    sorted_by_class = Dataset.from_tensors(x, y, val=(x[::20], y[::20]))
+    assert depth_order(module, plan, sorted_by_class, by="redundancy", samples=100) == (1, 0)
+
+
 def test_half_of_twelve_is_every_other():
     assert sorted(spaced_out(range(12))[:5]) == [1, 3, 5, 7, 9]
 

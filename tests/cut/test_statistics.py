@@ -5,6 +5,7 @@ from torch import nn
 
 from nas_distill.cut.statistics import reestimate
 from nas_distill.data import Dataset
+from nas_distill.data.drawing import draw_places
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def network():
 def test_statistics_become_those_of_the_training_samples(data):
     module = network()
     reestimate(module, data, samples=256)
-    seen = data.batch("train", torch.arange(256))[0]
+    seen = data.batch("train", draw_places(300, 256))[0]
     halves = seen.split(128)
     assert torch.allclose(module[0].running_mean, seen.mean(0), atol=1e-5)
     assert torch.allclose(module[0].running_var, (halves[0].var(0) + halves[1].var(0)) / 2, atol=1e-4)
@@ -29,6 +30,17 @@ def test_statistics_become_those_of_the_training_samples(data):
         [module[2]((half - half.mean(0)) / (half.var(0, unbiased=False) + 1e-5).sqrt()) for half in halves]
     )
     assert torch.allclose(module[3].running_mean, outputs.mean(0), atol=1e-4)
+
+
+def test_a_split_that_is_sorted_by_class_is_seen_whole():
+    """Samples of four classes, each around a mean of its own: the first ones would show the first class alone."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(4), 1000)
+    x = (10.0 * y[:, None] + rng.normal(size=(4000, 4))).astype(np.float32)
+    module = network()
+    reestimate(module, Dataset.from_tensors(x, y, val=(x[::100], y[::100])), samples=512)
+    assert torch.allclose(module[0].running_mean, torch.full((4,), 15.0), atol=2)
+    assert torch.allclose(module[0].running_var, torch.full((4,), 126.0), rtol=0.2)
 
 
 def test_it_forgets_what_was_there_and_depends_on_nothing_else(data):
