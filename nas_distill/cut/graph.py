@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.common.device import device_of
@@ -36,12 +36,19 @@ def read_graph(module: nn.Module, input_shape: Sequence[int]) -> Atoms:
     names |= {weight: name for name, weight in module.named_parameters()}
     device = device_of(module)
     x = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    counts: list[int] = []
+
+    def answer(output: Any) -> Tensor:
+        logits = logits_of(output)
+        counts.append(logits.shape[-1])
+        return logits
+
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(
-            module, example_inputs=(x,), output_transform=logits_of, verbose=False
+            module, example_inputs=(x,), output_transform=answer, verbose=False
         )
-    reader = _Reader(graph, names)
+    reader = _Reader(graph, names, counts[-1])
     for node in graph.module2node.values():
         if isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding) and node.module in names:
             reader.follow(node, length(module, names[node.module], "out"))
@@ -66,8 +73,8 @@ class _Reader:
     The graph's own groups cannot be taken: where two channels of a layer lead to one, as in gates, they keep one.
     """
 
-    def __init__(self, graph: Any, names: dict[Any, str]) -> None:
-        self._graph, self._names = graph, names
+    def __init__(self, graph: Any, names: dict[Any, str], logits: int) -> None:
+        self._graph, self._names, self._logits = graph, names, logits
         self._reached: set[Atom] = set()
         self.pairs: list[tuple[Atom, Atom]] = []
         self.closed: list[Atom] = []
@@ -90,6 +97,10 @@ class _Reader:
             if not fresh:
                 continue
             self._note(node, function.__name__, fresh, self._names[root.module])
+            # Channels of another number end here where an operation sums over them (products with class vectors, say):
+            # those may be cut.
+            if node.type.name == "OUTPUT" and size == self._logits:
+                self.closed += [Atom(self._names[root.module], "out", index.root_idx) for index in fresh]
             for dependency in node.dependencies:
                 if dependency.is_triggered_by(function):
                     found = fresh
@@ -99,8 +110,6 @@ class _Reader:
                         stack.append((dependency.target, dependency.handler, found))
 
     def _note(self, node: Any, function: str, indices: Sequence[Any], root: str) -> None:
-        if node.type.name == "OUTPUT":
-            self.closed += [Atom(root, "out", index.root_idx) for index in indices]
         name = self._names.get(node.module)
         if name is None:
             return
