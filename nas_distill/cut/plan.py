@@ -60,7 +60,7 @@ class Block:
             it can be replaced by passing on its first argument.
         input: group of the channels that it is given, None where they are the data's own or left whole.
         output: group of the channels that it returns, likewise.
-        stride: ratio of its input's resolution to its output's, rounded up; 0 if there is no such number, as where it
+        stride: ratio of its input's resolution to its output's, rounded; 0 if no padded convolution has it, as where it
             enlarges maps or takes their edges away; 1 for tokens.
         inputs: channels that it is given in the teacher: those of the input group's units one after the other, as many
             of each; 0 if they are made up otherwise, of several groups, say.
