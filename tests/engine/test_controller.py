@@ -392,6 +392,52 @@ def test_stopping_interrupts_and_resuming_goes_on(make_bench: Callable[..., Any]
     assert story(bench) == story(whole)
 
 
+@pytest.mark.parametrize(
+    ("limit", "states"),
+    [(None, ["interrupted"]), ("1k", ["over_budget"])],
+    ids=["a candidate to train", "one over budget"],
+)
+def test_asked_to_stop_while_it_looks_at_a_candidate_it_looks_at_no_other(
+    make_bench: Callable[..., Any], limit: str | None, states: list[str]
+) -> None:
+    bench = make_bench(
+        search=SearchConfig(trials=3, seeds=0), budget=Budget.parse({} if limit is None else {"flops": limit})
+    )
+    with bench.controller() as controller:
+
+        def costs(architecture: Architecture) -> dict[str, float]:
+            controller.stop()
+            return {"flops": 2000.0}
+
+        controller._price = costs
+        InlineBackend().run(controller, bench.evaluator)
+    assert [record.state for record in bench.records()] == states
+    assert bench.evaluator.started == []
+
+
+def test_asked_to_stop_among_repeated_proposals_it_makes_no_more_and_goes_on_when_resumed(
+    make_bench: Callable[..., Any],
+) -> None:
+    """What was trained last is then not the last in the journal."""
+    bench = small(make_bench, search=SearchConfig(trials=6, seeds=0, sampler="random"))
+    with bench.controller() as controller:
+
+        def stop_at_a_repetition(event: Any) -> None:
+            if event.kind == "duplicate":
+                controller.stop()
+
+        controller._on_event = stop_at_a_repetition
+        flying = [next_work(controller)]
+        while (work := controller.next()) is not None:
+            flying.append(work)
+        for work in flying:
+            controller.finish(work.key, Outcome("interrupted"))
+    states = [record.state for record in bench.records()]
+    assert states == ["interrupted"] * len(flying) + ["duplicate"]
+    bench.run()
+    assert sum(record.trained for record in bench.records()) == 6
+
+
 def test_after_the_time_limit_nothing_new_begins_but_what_runs_may_end(make_bench: Callable[..., Any]) -> None:
     now = [0.0]
     bench = make_bench(search=SearchConfig(trials=20, time_limit_minutes=2), options={"clock": lambda: now[0]})

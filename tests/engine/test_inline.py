@@ -106,6 +106,17 @@ def test_a_stopping_source_gets_what_is_in_flight_back_as_interrupted() -> None:
     assert source.heard == [("w0", 0), ("w0", "interrupted", None)]
 
 
+def test_what_is_handed_out_as_the_source_is_asked_to_stop_is_not_begun() -> None:
+    class Asked(Source):
+        def next(self) -> Work | None:
+            self.stopping = True
+            return super().next()
+
+    source, trainer = Asked(2), Trainer(ZeroDivisionError())
+    InlineBackend().run(source, trainer)
+    assert source.heard == [("w0", "interrupted", None)]
+
+
 def test_a_source_that_stops_at_the_last_rung_has_a_complete_work() -> None:
     def stop(key: str, result: RungResult) -> bool:
         source.stopping = result.rung == 2

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,8 @@ import psutil
 
 from nas_distill.api import open_run
 from nas_distill.api.run import Run
+from nas_distill.common.errors import RunError
+from nas_distill.run.records import TrialRecord
 
 PATIENCE = 240.0  # seconds; a search here takes seconds on a quiet machine
 
@@ -42,6 +44,13 @@ class Driver:
                 return line
         raise AssertionError(f"{text!r} did not come: {''.join(self.lines)} {self.end()}")
 
+    def wait_for_phase(self, phases: Sequence[str]) -> str:
+        """Read its output up to the line that begins one of ``phases``, and return that."""
+        lines = {f"{phase}\n" for phase in phases}
+        while (line := self.wait_for("\n")) not in lines:
+            pass
+        return line.strip()
+
     def wait_until(self, true: Callable[[], Any]) -> Any:
         """Wait until ``true`` is, or the process has ended; return what it was at last."""
         end = time.monotonic() + PATIENCE
@@ -49,6 +58,12 @@ class Driver:
             assert time.monotonic() < end, f"waited too long: {''.join(self.lines)}"
             time.sleep(0.002)
         return found
+
+    def records(self) -> list[TrialRecord]:
+        """Return what its journal holds now; nothing as long as there is none."""
+        with suppress(RunError):
+            return open_run(self.journal.parent).records
+        return []
 
     def workers(self) -> list[psutil.Process]:
         """Return Ray's worker processes that train for this driver and for no other."""

@@ -32,7 +32,7 @@ class InlineBackend:
 def _train(source: WorkSource, evaluator: Evaluator, work: Work) -> Outcome:
     run: WorkRun | None = None
     try:
-        while True:
+        while not source.stopping:  # it may have been asked to stop while it looked for this work
             # Only the evaluator's errors are the work's own; those of source.report are for the caller.
             result: RungResult
             try:
@@ -46,8 +46,7 @@ def _train(source: WorkSource, evaluator: Evaluator, work: Work) -> Outcome:
                 return Outcome("stopped")
             if result.rung >= last_rung(work):
                 return Outcome("complete")
-            if source.stopping:
-                return Outcome("interrupted")
+        return Outcome("interrupted")
     finally:
         if run is not None:
             with suppress(Exception):
