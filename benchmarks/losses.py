@@ -1,10 +1,11 @@
 """Which loss, and which strategy, teaches one student best in one budget, and what does a step of each cost?
 
 One residual network of 0.9 M FLOPs is taught Fashion-MNIST's embedded subset (12,000 training images, 4 views) by the
-shipped teacher, with each loss and under three seeds; then by several teachers together, an assistant, and its former
-self. At last, alone on the machine, steps of all of them are timed in turns, with the store and with the live teacher.
+shipped teacher, with each loss and under three seeds; then by several teachers together, an assistant, its former
+self, beside peers, and with easy samples first. At last, alone on the machine, steps of all losses are timed in turns,
+with the store and with the live teacher, and of the student with its peers.
 
-    python benchmarks/losses.py --work FOLDER [--minutes 30]      # about 40 core-minutes
+    python benchmarks/losses.py --work FOLDER [--minutes 30]      # about 50 core-minutes
     python benchmarks/losses.py --work FOLDER --time              # the same, with the steps timed anew
 
 What is finished is kept in the work folder; started again, it goes on (``--minutes`` stops it in time).
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from common import parser, publish
 from losses_page import page
-from losses_time import measure
+from losses_time import measure, timed_rows
 from losses_train import Trainings
 from trainings import resumable, say, work_folder
 
@@ -37,11 +38,16 @@ def _run(options: argparse.Namespace) -> None:
     trainings = Trainings(_data(options), options.work, seeds=options.seeds, epochs=options.epochs)
     with resumable(options.minutes), interruptible() as interruption:
         trainings.train(interruption, workers=options.workers)
-        if options.time or "times" not in trainings.book:
+        if options.time or not _timed(trainings):
             say("Timing steps.")
             trainings.book["times"] = measure(trainings, rounds=options.rounds, steps=options.steps)
         parts = page(trainings)
     publish("losses", "Losses and strategies", parts, options)
+
+
+def _timed(trainings: Trainings) -> bool:
+    """Say whether all rows have been timed; figures compare only if rows took turns, so if one lacks, all do."""
+    return "times" in trainings.book and set(timed_rows()) <= set(trainings.book["times"]["rounds"])
 
 
 def _options() -> argparse.Namespace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas_distill.config import TermConfig, TrainingConfig
+from nas_distill.config import CurriculumConfig, TermConfig, TrainingConfig
 from nas_distill.space import SearchSpace
 
 KD, LABELS = "kd", "labels"
@@ -55,17 +55,24 @@ class Case:
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way of choosing who teaches by plain kd: ``others`` beside the shipped teacher, mixed ``by``, or ``via``."""
+    """One way of teaching by plain kd.
+
+    ``others`` teach beside the shipped teacher, mixed ``by``, or ``via`` in its place; ``peers`` are trained side by
+    side with the student, and teach it beside the shipped teacher; ``curriculum`` chooses samples.
+    """
 
     name: str
     about: str
     others: tuple[str, ...] = ()
     by: Any = "mean"
     via: str | None = None
+    peers: tuple[str, ...] = ()
+    curriculum: CurriculumConfig | None = None
 
 
 _LABELS_TERM = {"name": "cross_entropy", "weight": 0.1}
-_KD_TERM = {"name": "kd", "weight": 0.9, "temperature": 4.0}
+TEMPERATURE = 4.0
+_KD_TERM = {"name": "kd", "weight": 0.9, "temperature": TEMPERATURE}
 
 
 def _alone(name: str, **options: Any) -> tuple[dict[str, Any], ...]:
@@ -76,6 +83,7 @@ def _beside(name: str) -> tuple[dict[str, Any], ...]:
     return (_LABELS_TERM, _KD_TERM, {"name": name})
 
 
+AUXILIARY = ("rotation", "masked_reconstruction")
 CASES = (
     Case(KD, (_LABELS_TERM, _KD_TERM)),
     Case(LABELS, ({"name": "cross_entropy", "weight": 1.0},), "no teacher", taught=False),
@@ -90,6 +98,7 @@ CASES = (
     Case("kd-adaptive", (_LABELS_TERM, {**_KD_TERM, "adaptive": "similarity"}), "`adaptive: similarity`"),
     *(Case(f"kd+{name}", _beside(name)) for name in ("at", "rkd", "pkt", "crd")),
     *(Case(f"kd+{name}", _beside(name)) for name in ("hint", "sp", "vid", "nst", "reviewkd")),
+    *(Case(f"kd+{name}", _beside(name)) for name in AUXILIARY),
 )
 _TEAMS = {"two": (NARROW,), "three": (NARROW, INVERTED)}
 STRATEGIES = (
@@ -100,12 +109,20 @@ STRATEGIES = (
     ),
     Strategy("assistant", "the teacher's own student of about 4 M FLOPs teaches", via=ASSISTANT),
     Strategy("born-again", "the student's kd result of another seed teaches", via=STUDENT),
+    Strategy("mutual-two", "one peer and the teacher teach", peers=(ASSISTANT,)),
+    Strategy("mutual-three", "two peers and the teacher teach", peers=(ASSISTANT, INVERTED)),
+    Strategy("curriculum-entropy", "easy samples first, by the teacher's entropy", curriculum=CurriculumConfig()),
+    Strategy(
+        "curriculum-loss",
+        "easy samples first, by the student's loss",
+        curriculum=CurriculumConfig(by="student_loss"),
+    ),
 )
 
 
-def training(case: Case, epochs: float) -> TrainingConfig:
-    """Return the training of a case: all but its loss is the same for each."""
-    return TrainingConfig(epochs=epochs, loss=case.loss)
+def training(case: Case, epochs: float, curriculum: CurriculumConfig | None = None) -> TrainingConfig:
+    """Return the training of a case: all but its loss, and a curriculum, is the same for each."""
+    return TrainingConfig(epochs=epochs, loss=case.loss, curriculum=curriculum)
 
 
 def space_of(name: str) -> SearchSpace:

@@ -4,62 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
 from common import Quartiles, ratios, table
-from losses_cases import ASSISTANT, CASES, INVERTED, KD, LABELS, NARROW, STRATEGIES, STUDENT, Case, space_of
+from losses_cases import (
+    ASSISTANT,
+    AUXILIARY,
+    CASES,
+    INVERTED,
+    KD,
+    LABELS,
+    NARROW,
+    STRATEGIES,
+    STUDENT,
+    TEMPERATURE,
+    Case,
+)
+from losses_peers import peers_said, peers_table, peers_text
+from losses_rows import BETTER, FAILED, SHOWN, TIE, WORSE, Row, flops, spread
 from losses_time import LIVE, STORED
 from losses_train import SHIPPED, Trainings
 from scipy.stats import t as student_t
 
-from nas_distill.cost.count import count
-from nas_distill.evaluate.report import Evaluation
+from nas_distill.config import CurriculumConfig
 
-BETTER, WORSE, TIE, FAILED = "better", "worse", "tie", "failed"
 BYTES_SHOWN = {KD: "logits alone", "kd+at": "with attention maps", "kd+rkd": "with pooled vectors"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way of teaching: validation accuracy and test figures, by seed; ``cause`` of its first failure."""
-
-    name: str
-    validation: dict[int, float]
-    tests: dict[int, Evaluation]
-    cause: str | None
-
-    @classmethod
-    def of(cls, name: str, trainings: Trainings) -> Row:
-        validation, tests, cause = {}, {}, None
-        for place in range(trainings.seeds):
-            key = f"{name}-seed{place}"
-            if trainings.finished(key):
-                validation[place] = trainings.book[key]["quality"]
-                tests[place] = trainings.tested(key)
-            else:
-                cause = cause or trainings.book[key].get("cause") or "Its logits became NaN or infinite."
-        return cls(name, validation, tests, cause)
-
-    def mean(self, figure: str) -> float:
-        return fmean(float(getattr(test, figure)) for test in self.tests.values())
-
-    def gain(self, base: Row) -> tuple[float, float]:
-        """Return test accuracy less the base's, mean over the seeds that both have, and two standard errors of it."""
-        both = sorted(set(self.tests) & set(base.tests))
-        differences = [self.tests[place].accuracy - base.tests[place].accuracy for place in both]
-        if len(differences) < 2:
-            return math.nan, math.nan
-        return fmean(differences), 2 * stdev(differences) / math.sqrt(len(differences))
-
-    def verdict(self, base: Row) -> str:
-        gain, noise = self.gain(base)
-        if self.cause is not None or math.isnan(gain):
-            return FAILED
-        if abs(gain) <= noise:
-            return TIE
-        return BETTER if gain > 0 else WORSE
 
 
 def page(trainings: Trainings) -> list[str]:
@@ -81,6 +50,10 @@ def page(trainings: Trainings) -> list[str]:
         _teachers_table(trainings),
         _strategies_table(strategies, kd),
         _said(strategies, kd, "strategies"),
+        "### What peers cost",
+        peers_text(),
+        peers_table(trainings),
+        peers_said(times, trainings),
         "## What the store brings",
         _store_table(times, trainings),
         _store_said(times),
@@ -91,13 +64,13 @@ def _about(trainings: Trainings) -> str:
     seeds = trainings.seeds
     chance = 2 * float(student_t.sf(2.0, seeds - 1))
     rows = len(CASES) + len(STRATEGIES) - 1
-    return f"""One student (a residual network of {_flops(STUDENT, trainings):.2f} M FLOPs), {trainings.epochs:g}
+    return f"""One student (a residual network of {flops(STUDENT, trainings):.2f} M FLOPs), {trainings.epochs:g}
 epochs of {len(trainings.data.train):,} training images in {trainings.data.views.count} views, {seeds} seeds,
 which fix initial weights, order and views alike for every row. The teacher is
 `{SHIPPED}`: {trainings.shipped_tested.accuracy:.2%} on the test split ({trainings.shipped_tested.count:,} samples).
-Every loss has the weight and options that it has unless told;
-nothing was tuned, so this says what one gets by naming a loss, not what it could reach. The test split was looked at
-for this page alone, and nothing was chosen by it.
+Every loss has the weight and options that it has unless told; nothing was tuned, and the training is short, so this
+says what one gets by naming a loss in such a budget, not what it could reach, nor how longer trainings end. The test
+split was looked at for this page alone, and nothing was chosen by it.
 
 *Against kd* is the difference in test accuracy, in points, mean over seeds (paired), ± two standard errors of it.
 Within them it is a *tie*. With {seeds} seeds that is a coarse rule: a row that is truly equal leaves it with a
@@ -107,9 +80,11 @@ row of which a training broke down counts as *failed*."""
 
 def _losses_text(times: dict[str, Any]) -> str:
     rounds = len(times["rounds"][KD])
+    tasks = " and ".join(f"`kd+{name}`" for name in AUXILIARY)
     return f"""Losses on logits stand in kd's place beside cross-entropy of weight 0.1; `kd+x` is x beside
-cross-entropy 0.1 and kd 0.9 (T = 4). *The teacher tells* what is read from the store; whole layers come from the live
-teacher. Accuracy: mean (lowest to highest) over seeds. Agreement, ECE (15 bins) and NLL are on test data.
+cross-entropy 0.1 and kd 0.9 (T = {TEMPERATURE:g}); {tasks} are auxiliary tasks,
+for which the student sees each batch once more. *The teacher tells* what is read from the store; whole layers come
+from the live teacher. Accuracy: mean (lowest to highest) over seeds. Agreement, ECE (15 bins) and NLL are on test data.
 Milliseconds a step: medians over {rounds} rounds of blocks of {times["steps"]} steps that take turns, one thread; the
 ratio to kd is taken within a round: median (quartiles)."""
 
@@ -133,18 +108,14 @@ def _figures(row: Row, kd: Row) -> list[str]:
     gain, noise = row.gain(kd)
     against = "-" if row.name == KD or math.isnan(gain) else f"{100 * gain:+.2f} ± {100 * noise:.2f}"
     return [
-        _range(list(row.validation.values())),
-        _range([test.accuracy for test in row.tests.values()]),
+        spread(list(row.validation.values())),
+        spread([test.accuracy for test in row.tests.values()]),
         against,
         "" if row.name == KD else row.verdict(kd),
         f"{row.mean('agreement'):.2%}",
         f"{row.mean('ece'):.4f}",
         f"{row.mean('nll'):.4f}",
     ]
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{fmean(values):.2%} ({100 * min(values):.2f} to {100 * max(values):.2f})"
 
 
 def _tells(case: Case, trainings: Trainings) -> str:
@@ -189,19 +160,23 @@ def _labels_said(rows: Sequence[Row], kd: Row) -> list[str]:
 
 
 def _strategies_text() -> str:
-    return """All by kd, held against kd from the shipped teacher alone (the first row above, same seeds). The other
+    easy = CurriculumConfig()
+    return f"""All by kd, held against kd from the shipped teacher alone (the first row above, same seeds). The other
 teachers were trained briefly, for as many epochs as the student: two on labels alone, to teach beside the shipped
 one, and the assistant by kd. Their own training is no part of the student's budget.
+Peers are trained side by side with the student, as `nas-distill together` does it; what they cost is said below.
+A curriculum lets the easiest {easy.start:.0%} of each batch count at first, and all of it after {easy.until:.0%} of the
+training.
 Agreement is with the shipped teacher."""
 
 
 def _teachers_table(trainings: Trainings) -> str:
     cells = []
-    names = {NARROW: "narrower resnet, on labels", INVERTED: "mbconv, on labels", ASSISTANT: "assistant, by kd"}
-    for name, about in names.items():
+    for name, how in {NARROW: "on labels", INVERTED: "on labels", ASSISTANT: "by kd"}.items():
         if trainings.finished(name):
             test = trainings.tested(name)
-            cells.append([about, f"{_flops(name, trainings):.2f}", f"{test.accuracy:.2%}", f"{test.agreement:.2%}"])
+            cost = f"{flops(name, trainings):.2f}"
+            cells.append([f"{SHOWN[name]}, {how}", cost, f"{test.accuracy:.2%}", f"{test.agreement:.2%}"])
     return table(["who teaches", "M FLOPs", "test", "agreement"], cells)
 
 
@@ -242,10 +217,3 @@ def _store_said(times: dict[str, Any]) -> str:
     for name in STORED[1:]:
         told.append(f"The store {BYTES_SHOWN[name]} takes {size[name] / size[KD]:.1f} times the room of logits alone.")
     return " ".join(told)
-
-
-def _flops(name: str, trainings: Trainings) -> float:
-    """Return a network's cost in millions."""
-    data, space = trainings.data, space_of(name)
-    module = space.build(space.smallest(), input_shape=data.input_shape, num_classes=data.num_classes)
-    return count(module, data.input_shape, ["flops"])["flops"] / 1e6

@@ -9,18 +9,32 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from losses_cases import ASSISTANT, CASES, INVERTED, KD, NARROW, NETWORKS, STRATEGIES, STUDENT, Case, space_of, training
+from losses_cases import (
+    ASSISTANT,
+    CASES,
+    INVERTED,
+    KD,
+    NARROW,
+    NETWORKS,
+    STRATEGIES,
+    STUDENT,
+    Case,
+    Strategy,
+    space_of,
+    training,
+)
+from losses_mutual import MutualEvaluator
 from trainings import Book, Evaluators, ListSource, say
 
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.common.seeds import derive
-from nas_distill.config import TeacherSource
+from nas_distill.config import CurriculumConfig, TeacherSource
 from nas_distill.data import Dataset
 from nas_distill.distill.objective import find_terms
 from nas_distill.distill.pairing import teacher_features
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
-from nas_distill.engine.work import Work
+from nas_distill.engine.work import Evaluator, Work
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import Evaluation, evaluate_logits
 from nas_distill.export.student import load_student
@@ -148,16 +162,16 @@ class Trainings:
     def _strategy_works(self) -> list[Work]:
         kd = CASES[0]
         return [
-            self._work(f"{strategy.name}-seed{place}", STUDENT, kd, place)
+            self._work(f"{strategy.name}-seed{place}", STUDENT, kd, place, strategy.curriculum)
             for place in range(self.seeds)
             for strategy in STRATEGIES
         ]
 
-    def _work(self, key: str, network: str, case: Case, place: int) -> Work:
+    def _work(self, key: str, network: str, case: Case, place: int, curriculum: CurriculumConfig | None = None) -> Work:
         return Work(
             key=key,
             architecture=space_of(network).smallest(),
-            training=training(case, self.epochs),
+            training=training(case, self.epochs, curriculum),
             rungs=(0.5, 1.0),
             seed=derive(place, "losses"),
             checkpoint=self.folder / "checkpoints" / key,
@@ -172,18 +186,25 @@ class Trainings:
         return Evaluators(self._evaluator(STUDENT, plain), special)
 
     def _strategy_evaluators(self) -> Evaluators:
+        special = {
+            f"{strategy.name}-seed{place}": self._strategy_evaluator(strategy, place)
+            for strategy in STRATEGIES
+            for place in range(self.seeds)
+        }
+        return Evaluators(self._evaluator(STUDENT, self.store(self.shipped)), special)
+
+    def _strategy_evaluator(self, strategy: Strategy, place: int) -> Evaluator:
         plain = self.store(self.shipped)
-        special = {}
-        for strategy in STRATEGIES:
-            for place in range(self.seeds):
-                if strategy.via is None:
-                    others = [self.store(self.teacher(name)) for name in strategy.others]
-                    signal: TeacherSignal = CombinedSignal([plain, *others], self.data, by=strategy.by)
-                else:
-                    # A student born again must not begin with its teacher's own initial weights.
-                    signal = self.store(self.teacher(strategy.via, (place + 1) % self.seeds))
-                special[f"{strategy.name}-seed{place}"] = self._evaluator(STUDENT, signal)
-        return Evaluators(self._evaluator(STUDENT, plain), special)
+        if strategy.peers:
+            return MutualEvaluator(self.data, (STUDENT, *strategy.peers), plain)
+        signal: TeacherSignal = plain
+        if strategy.via is not None:
+            # A student born again must not begin with its teacher's own initial weights.
+            signal = self.store(self.teacher(strategy.via, (place + 1) % self.seeds))
+        elif strategy.others:
+            others = [self.store(self.teacher(name)) for name in strategy.others]
+            signal = CombinedSignal([plain, *others], self.data, by=strategy.by)
+        return self._evaluator(STUDENT, signal)
 
     def _evaluator(self, network: str, signal: TeacherSignal) -> StudentEvaluator:
         return StudentEvaluator(self.data, space_of(network), signal, "cpu")

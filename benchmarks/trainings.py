@@ -18,8 +18,7 @@ from typing import Any, NoReturn
 
 from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.common.files import write_json
-from nas_distill.engine.evaluator import StudentEvaluator, StudentRun
-from nas_distill.engine.work import Outcome, RungResult, Work
+from nas_distill.engine.work import Evaluator, Outcome, RungResult, Work, WorkRun
 
 UNFINISHED = 3
 """Exit code of a script that was stopped."""
@@ -81,10 +80,10 @@ class ListSource:
 class Evaluators:
     """Trains works of several spaces: ``special`` by the beginning of their keys, ``usual`` all others."""
 
-    usual: StudentEvaluator
-    special: Mapping[str, StudentEvaluator]
+    usual: Evaluator
+    special: Mapping[str, Evaluator]
 
-    def start(self, work: Work) -> StudentRun:
+    def start(self, work: Work) -> WorkRun:
         for beginning, evaluator in self.special.items():
             if work.key.startswith(beginning):
                 return evaluator.start(work)
