@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nas_distill.api.cutting import Cutting
 from nas_distill.api.inputs import Inputs
 from nas_distill.api.training import blocks_folder
 from nas_distill.blockwise.assembled import Assembly, assemblies, block_scores, front
@@ -16,6 +17,7 @@ from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import BlockwiseConfig
 from nas_distill.cost.budget import Budget, Limit
 from nas_distill.cost.count import count as count_costs
+from nas_distill.report import words
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture, SearchSpace
@@ -125,6 +127,13 @@ class LibraryAssembler:
 
     def _architecture(self, assembly: Assembly) -> Architecture:
         return self._space.validate(assembly.values)
+
+
+def describe_alternatives(count: int, cutting: Cutting, epochs: float) -> str:
+    """Say how much there is to distil before candidates can be assembled."""
+    blocks = words.count(len(cutting.plan.blocks), "block")
+    length = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+    return f"{words.count(count, 'alternative')} of {blocks}, distilled side by side for {length}, then scored."
 
 
 def scored(records: Sequence[TrialRecord]) -> list[tuple[Architecture, float]]:

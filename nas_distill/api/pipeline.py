@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from nas_distill.api.assembling import LibraryAssembler, scored
+from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, scored
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
 from nas_distill.api.cutting import describe_cutting
@@ -205,6 +205,9 @@ class Pipeline:
             return None
         asked: list[bool] = []
 
+        def on_begin(count: int) -> None:
+            self.observer.note(describe_alternatives(count, cutting, config.blockwise.epochs))
+
         def on_step(done: int, total: int) -> None:
             self.observer.step(done, total)
             if asked:
@@ -219,6 +222,7 @@ class Pipeline:
                 seed=config.seed,
                 folder=blocks_folder(self.inputs, self.folder),
                 device=resolve_device(config.device),
+                on_begin=on_begin,
                 on_step=on_step,
             )
         journal.facts.set(names.BLOCKS, {"alternatives": len(library.scores), "presented": library.presented})

@@ -13,10 +13,12 @@ from torch import nn
 import nas_distill as nd
 from nas_distill.api.cutting import describe_cutting
 from nas_distill.api.inputs import identity
+from nas_distill.api.observer import Silent
 from nas_distill.api.start import prepare
 from nas_distill.api.training import initial_weights
 from nas_distill.common.errors import BudgetError, ConfigError, RunError, SpaceError
 from nas_distill.cut.plan import Whole
+from nas_distill.run import facts as names
 from tests.api.conftest import QUICK, tensors
 
 BUDGET = {"flops": "40%"}
@@ -151,11 +153,29 @@ def test_students_of_a_shipped_teacher_are_built_by_its_builder() -> None:
     assert described["arguments"]["teacher"] == "nas_distill.models.resnet:build"
 
 
+class Listener(Silent):
+    """Keeps what is said, and where a phase's first step came."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def phase(self, name: str) -> None:
+        self.heard.append(name)
+
+    def note(self, text: str) -> None:
+        self.heard.append(text)
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        if self.heard[-1] != "step":
+            self.heard.append("step")
+
+
 @pytest.mark.parametrize("strategy", ["blockwise", "hybrid"])
 def test_candidates_are_assembled_of_distilled_blocks(
     teacher: nn.Module, data: nd.Dataset, tmp_path: Path, strategy: str
 ) -> None:
     settings = {**QUICK, "trials": 5, "strategy": strategy, "seeds": 1}
+    listener = Listener()
     run = nd.search(
         teacher=teacher,
         data=data,
@@ -163,8 +183,13 @@ def test_candidates_are_assembled_of_distilled_blocks(
         budget=BUDGET,
         folder=tmp_path / "run",
         blockwise={"epochs": 0.5, "heldout": 32, "batch_size": 32, "trunk": [0.5, 1], "solutions": 3},
+        observer=listener,
         **settings,
     )
+    count = run.facts[names.BLOCKS]["alternatives"]
+    began = listener.heard.index("blockwise distillation")
+    said = f"{count} alternatives of 2 blocks, distilled side by side for 0.5 epochs, then scored."
+    assert listener.heard[began + 1 : began + 3] == [said, "step"]
     origins = [record.origin for record in run.records if record.trained]
     count = origins.count("assembled")
     assert 2 <= count <= 3
