@@ -275,7 +275,8 @@ class FromTeacherConfig(Section):
     stand in for blocks. ``blocks`` names the trunk's blocks where they are not found.
 
     ``start``: students begin with the teacher's weights (``inherited``), with ``random`` ones, or each as it chooses
-    (``both``). ``importance``: the criterion of what is kept. ``samples`` of the training split are looked at for it.
+    (``both``). ``importance``: the criterion of what is kept. ``reconstruct``: layers make up, by least squares, for
+    the inputs that they lose. ``samples`` of the training split are looked at for each of the two.
     """
 
     widths: tuple[Fraction, ...] = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
@@ -285,6 +286,7 @@ class FromTeacherConfig(Section):
     blocks: tuple[str, ...] | None = None
     start: Literal["inherited", "random", "both"] = "inherited"
     importance: Literal["taylor", "activation", "magnitude", "random"] = "taylor"
+    reconstruct: bool = True
     samples: int = Field(1024, ge=1)
 
     @field_validator("widths")
@@ -317,7 +319,7 @@ class BlockwiseConfig(Section):
     heldout: int = Field(1000, ge=1)
     solutions: int = Field(12, ge=1)
     overlap: Fraction = Field(0.8, ge=0, le=1)
-    score: Literal["kl", "nsr", "relative_l1"] = "kl"
+    score: Literal["kl", "nsr", "relative_l1"] = "relative_l1"
     library: str | None = None
 
     @field_validator("trunk", "widths")

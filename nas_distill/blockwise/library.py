@@ -270,6 +270,7 @@ def _identity(
     parts = [
         alternatives.to_dict(),
         {name: list(order) for name, order in sorted(ancestor.orders.items())},
+        sorted(ancestor.moments),  # measured on the data and the module that are told below and above
         settings.model_dump(mode="json", include=set(_TRAINED_BY)),
         [FORMAT, seed, data.fingerprint, data.views.recipe()],
     ]

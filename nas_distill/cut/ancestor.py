@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,7 @@ from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import FromTeacherConfig
 from nas_distill.cut.importance import Order, unit_orders
 from nas_distill.cut.plan import Plan
+from nas_distill.cut.reconstruction import Moments, input_moments, reconstruct
 from nas_distill.cut.space import cut_of
 from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import cut
@@ -26,7 +27,8 @@ class Ancestor:
     """Gives students of a space that was cut from ``module`` its weights. Make one with ``make_ancestor``.
 
     ``orders`` has the units of each group, the most important first, so that narrower students hold a part of what
-    wider ones hold. ``samples`` are looked at to re-estimate batch-norm statistics. Picklable: it goes to every worker.
+    wider ones hold. ``samples`` are looked at to re-estimate batch-norm statistics. Layers that have ``moments`` make
+    up for the inputs that they lose. Picklable: it goes to every worker.
     """
 
     module: nn.Module
@@ -35,6 +37,7 @@ class Ancestor:
     orders: Mapping[str, Order]
     start: str
     samples: int
+    moments: Mapping[str, Moments] = field(default_factory=dict)
 
     def fill(self, student: nn.Module, architecture: Architecture) -> None:
         """Give a student its initial weights, in place, if its architecture starts from inherited ones.
@@ -64,7 +67,9 @@ class Ancestor:
         global generator, which the caller seeds.
         """
         what = cut_of(self.plan, values, self.orders)
-        heir = cut(copy.deepcopy(self.module), self.plan, what)
+        heir = copy.deepcopy(self.module)
+        reconstruct(heir, self.plan, what, self.moments)
+        heir = cut(heir, self.plan, what)
         if student is not None:
             for index, kind in what.kinds.items():
                 if kind != "drop":
@@ -79,7 +84,11 @@ def inherits(values: Mapping[str, Any], start: str) -> bool:
 
 
 def make_ancestor(teacher: Teacher, plan: Plan, data: Dataset, config: FromTeacherConfig, *, seed: int = 0) -> Ancestor:
-    """Order the units of the teacher's groups by importance; looks at ``config.samples`` training samples."""
+    """Order the units of the teacher's groups by importance, and note what layers can make up for of what they lose.
+
+    Looks at ``config.samples`` training samples for each of the two.
+    """
     module = copy.deepcopy(teacher.module).cpu()
     orders = unit_orders(module, plan, data, criterion=config.importance, samples=config.samples, seed=seed)
-    return Ancestor(module, plan, data, orders, config.start, config.samples)
+    moments = input_moments(module, plan, data, config.samples) if config.reconstruct else {}
+    return Ancestor(module, plan, data, orders, config.start, config.samples, moments)
