@@ -54,8 +54,7 @@ class Entry:
         """Seconds that stopping it saved, at its own pace; 0 unless it was stopped."""
         if self.status != "pruned" or not self.reports:
             return 0.0
-        last = self.reports[max(self.reports)]
-        return last.seconds * (1.0 - last.share) / last.share
+        return self.reports[max(self.reports)].seconds_left
 
 
 class Ledger:

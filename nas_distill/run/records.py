@@ -56,13 +56,18 @@ class Rung:
     """What a trial reported at a rung.
 
     ``quality`` (higher is better), optimiser ``step``, ``seconds`` of training since its start (over all resumptions),
-    ``share`` of the full length in (0, 1].
+    ``share`` of the full length in [0, 1], 0 where it was judged before any training.
     """
 
     quality: float
     step: int
     seconds: float
     share: float
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that the rest of the way would take at this pace; 0 before any training, which shows no pace."""
+        return self.seconds * (1.0 - self.share) / self.share if self.share > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,7 @@ class TrialRecord:
         """Seconds that stopping it saved: its own pace, times the rest of the way; 0 unless stopped."""
         if self.state != "pruned" or not self.reports:
             return 0.0
-        last = self.reports[max(self.reports)]
-        return last.seconds * (1.0 - last.share) / last.share
+        return self.reports[max(self.reports)].seconds_left
 
     @property
     def trained(self) -> bool:

@@ -10,7 +10,7 @@ from nas_distill.common.errors import RunError
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.front import front_hypervolume, front_records
 from nas_distill.run.journal import open_journal, read_study
-from nas_distill.run.records import TrialRecord, read_records, to_frame, write_csv
+from nas_distill.run.records import Rung, TrialRecord, read_records, to_frame, write_csv
 
 STOP = {"witness": 0, "witness_quality": 0.6, "margin": 0.01, "reason": "trial 0 costs no more"}
 
@@ -123,3 +123,9 @@ def test_a_foreign_trial_is_one_sentence(tmp_path: Path) -> None:
         journal.add(create_trial(state=TrialState.FAIL))
     with pytest.raises(RunError, match="trial 0 of the journal is not one of nas_distill's"):
         read_records(read_study(folder))
+
+
+def test_what_is_left_goes_on_at_the_pace_so_far() -> None:
+    assert Rung(0.5, 10, 6.0, 0.25).seconds_left == 18
+    assert Rung(0.5, 40, 24.0, 1.0).seconds_left == 0
+    assert Rung(0.5, 0, 2.0, 0.0).seconds_left == 0  # judged before any training
