@@ -27,7 +27,7 @@ def check_task(config: SearchFile, task: Task, cutting: FromTeacherConfig | None
         )
     if config.search.strategy != "sample" and config.blockwise.score == "kl":
         raise ConfigError(
-            f"blockwise.score: 'kl' compares classes' probabilities, and the data are of {task}; take 'nsr'."
+            f"blockwise.score: 'kl' compares classes' probabilities, and the data are of {task}; take 'relative_l1'."
         )
     for name, section in (("score", config.score), ("final", config.final)):
         if task == "regression" and section.curriculum is not None and section.curriculum.by == "teacher_entropy":

@@ -41,7 +41,7 @@ def assemblies(
     limits: Mapping[str, Limit],
     *,
     count: int = 12,
-    score: ScoreName = "kl",
+    score: ScoreName = "relative_l1",
     weights: Sequence[float] | None = None,
     overlap: float = 0.8,
 ) -> list[Assembly]:
@@ -71,7 +71,7 @@ def front(
     cost: str,
     *,
     points: int | Sequence[float] = 20,
-    score: ScoreName = "kl",
+    score: ScoreName = "relative_l1",
     weights: Sequence[float] | None = None,
 ) -> list[Assembly]:
     """Return the front of predicted score against one cost, from cheap to dear; see ``assemblies`` and ``sweep``."""
@@ -93,7 +93,9 @@ def block_scores(library: Library, values: Mapping[str, Any], score: ScoreName) 
     return tuple(getattr(one, score) for one in found)
 
 
-def make_places(library: Library, *, score: ScoreName = "kl", weights: Sequence[float] | None = None) -> list[Place]:
+def make_places(
+    library: Library, *, score: ScoreName = "relative_l1", weights: Sequence[float] | None = None
+) -> list[Place]:
     """Return the blocks, and after them what is around them, as places of an assembly."""
     alternatives, costs = library.alternatives, library.costs
     plan, order, read = alternatives.plan, alternatives.allowed.depth, alternatives.read_outside()

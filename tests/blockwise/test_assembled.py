@@ -17,7 +17,7 @@ def ends_of(found):
     return {group for block in found.plan.blocks for group in (block.input, block.output)}
 
 
-def everything(case, library, score="kl", weights=None):
+def everything(case, library, score="relative_l1", weights=None):
     """Every architecture of the library's alternatives, with its score and costs: by trying all."""
     found, costs = library.alternatives, library.costs
     read = found.read_outside()
@@ -61,7 +61,7 @@ def test_the_assembly_is_the_best_of_all_that_there_are_and_its_costs_are_exact(
         assert found.score == pytest.approx(min(score for _, score, costs in tried if costs["flops"] <= high))
         assert dict(found.costs) == counted(residual, found.values)
         assert found.costs["flops"] <= high
-        assert found.block_scores == block_scores(library, found.values, "kl")
+        assert found.block_scores == block_scores(library, found.values, "relative_l1")
         assert sum(found.block_scores) == pytest.approx(found.score)
         assert [key.split("-")[0] for key in found.alternatives] == ["block0", "block1", "block2"]
 
@@ -118,6 +118,6 @@ def test_limits_that_nothing_meets_or_that_do_not_add_up_are_named(library):
 
 def test_scores_of_an_architecture_that_the_library_lacks_are_not_known(library, residual):
     values = residual.space.largest().to_dict()
-    assert block_scores(library, values, "kl") == (0.0, 0.0, 0.0, 0.0)
+    assert block_scores(library, values, "relative_l1") == (0.0, 0.0, 0.0, 0.0)
     values["blocks"][2] = {"kind": "whole", "inner": [{"width": 8}]}
-    assert block_scores(library, values, "kl") is None
+    assert block_scores(library, values, "relative_l1") is None
