@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
 from blockwise_solve import BLOCKS, MANY, OPTIONS
-from blockwise_study import INHERITED, LIMITS, WITHIN, Student, Study
+from blockwise_study import AS_CUT, INHERITED, LIMITS, RECONSTRUCTED, WITHIN, Student, Study
 from common import table
 
 from nas_distill.blockwise.assembled import SCORES
@@ -82,7 +82,9 @@ def _ranks_text(study: Study) -> str:
     return """Kendall's τ-b with accuracy, with its 95 % bootstrap interval over students; 1 is the same order, 0 none.
 *Before* is without any training of the assembled student (batch norm re-estimated), *after* is after KD; *within a
 limit* compares students of about equal FLOPs alone, which is what a search within a budget has to do. *Fitted*: weights
-of blocks by ridge regression, each student predicted by weights that were fitted without it."""
+of blocks by ridge regression, each student predicted by weights that were fitted without it. *Accuracy of ...* is that
+of the whole student before any training: with the weights that it inherits, which make up for what was cut
+(*reconstructed*) or are left *as they were*, or with the library's blocks."""
 
 
 def _ranks(study: Study) -> str:
@@ -91,6 +93,10 @@ def _ranks(study: Study) -> str:
     after = [study.book[student.key]["quality"] for student in students]
     limits = [student.limit for student in students]
     rows = [["FLOPs alone", *_row([student.flops for student in students], before, after, limits)]]
+    for name, about in ((RECONSTRUCTED, "reconstructed"), (AS_CUT, "as they were")):
+        untrained = [study.untrained[f"{name}-{student.key}"] for student in students]
+        rows.append([f"accuracy of the teacher's weights, {about}", *_row(untrained, before, after, limits)])
+    rows.append(["accuracy of the library's blocks", *["-"] * 2, *_row(before, before, after, limits)[2:]])
     for score in SCORES:
         local = [study.scores(student, score) for student in students]
         rows.append([f"sum of {_NAMES[score]}", *_row([-sum(one) for one in local], before, after, limits)])
@@ -165,7 +171,7 @@ def _chosen_row(study: Study, student: Student) -> list[str]:
 
 def _controls_text(study: Study) -> str:
     return """The same students, seeds and images, begun with the blocks of the library or with the teacher's weights
-alone (cut by importance, batch norm re-estimated)."""
+alone (cut by importance, reconstructed, batch norm re-estimated)."""
 
 
 def _controls(study: Study) -> str:

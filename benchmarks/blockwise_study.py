@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from nas_distill.data import Dataset
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import RungResult, Work
+from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.predict import predict_logits
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import Teacher, TeacherStore, load_teacher
 
@@ -40,6 +42,7 @@ LIMITS = (0.10, 0.20, 0.40)
 WITHIN = 0.85
 """Students of a limit have at least this share of it, so that among them FLOPs say little."""
 INHERITED = "inherited-"
+RECONSTRUCTED, AS_CUT = "reconstructed", "as-cut"
 _TRIES = 200_000
 
 
@@ -68,6 +71,7 @@ class Study:
         self.controls = controls
         self.book = Book(folder / "results.json")
         self.before = Book(folder / "before.json")
+        self.untrained = Book(folder / "untrained.json")
         given = {
             "epochs": epochs,
             "each": each,
@@ -87,6 +91,7 @@ class Study:
             InterruptedSearchError: it was asked to stop.
         """
         self._distil_blocks(interruption)
+        self._score_untrained()
         works = self._works()
         missing = [work for work in works if work.key not in self.book]
         if not missing:
@@ -121,6 +126,17 @@ class Study:
     @cached_property
     def ancestor(self) -> Ancestor:
         return make_ancestor(self.teacher, self.plan, self.data, FromTeacherConfig())
+
+    def _score_untrained(self) -> None:
+        """Note what the drawn students are worth with the teacher's weights alone: reconstructed, and as they were."""
+        for name, ancestor in ((RECONSTRUCTED, self.ancestor), (AS_CUT, replace(self.ancestor, moments={}))):
+            for student in self.drawn:
+                key = f"{name}-{student.key}"
+                if key not in self.untrained:
+                    heir = ancestor.heir(student.values)
+                    ancestor.settle(heir)
+                    batches = (self.data.batch("val", index)[0] for index in self.data.batches("val"))
+                    self.untrained[key] = accuracy(predict_logits(heir, batches), self.data.labels("val"))
 
     @property
     def library(self) -> Library:

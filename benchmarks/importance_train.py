@@ -40,7 +40,7 @@ CHANCE = "random"
 LIMITS = (0.10, 0.20, 0.40)
 ORDERS = ("redundancy", "position", CHANCE)
 DROPPED = (2, 4, 6)
-DEEP = "deep"
+DEEP, DEPTH = "deep", "depth"
 # The shipped teacher has a single block that can go; this one has seven.
 DEEP_ARGUMENTS: dict[str, Any] = {
     "stem": 16,
@@ -53,7 +53,10 @@ RESNET = "nas_distill.models.resnet:build"
 
 @dataclass(frozen=True)
 class Way:
-    """One way to cut: ``part`` is ``width`` or ``depth``, ``how`` the criterion or order, ``much`` how much of it."""
+    """One way to cut: ``part`` is a kind of cut, ``how`` the criterion or order, ``much`` how much of it.
+
+    Parts: ``width``, where what stays makes up for what goes; ``plain``, the same without that; ``depth``.
+    """
 
     part: str
     how: str
@@ -83,7 +86,8 @@ class Study:
             sys.exit(f"{folder} was begun with other settings; give another --work, or the settings of then.")
         places = tuple(range(seeds))
         self.widths = [Way("width", how, share, places) for share in LIMITS for how in CRITERIA]
-        self.depths = [Way("depth", how, dropped, places) for dropped in DROPPED for how in ORDERS]
+        self.plain = [Way("plain", how, share, places) for share in LIMITS for how in CRITERIA]
+        self.depths = [Way(DEPTH, how, dropped, places) for dropped in DROPPED for how in ORDERS]
 
     def run(self, interruption: Interruption, *, workers: int) -> None:
         """Make whatever is missing.
@@ -95,10 +99,9 @@ class Study:
             training = TrainingConfig(epochs=DEEP_EPOCHS)
             teach = self._work(DEEP, _deep_space().smallest(), 0, training=training, taught=False)
             self._train(backend, [teach], self._plain(_deep_space(), self.shipped), interruption)
-            for ways in (self.widths, self.depths):
-                for way in ways:
-                    for place in way.seeds:
-                        self._cut(way, place)
+            for way in self._ways:
+                for place in way.seeds:
+                    self._cut(way, place)
             self._train(backend, self._works(), self._evaluators(), interruption)
 
     @cached_property
@@ -118,7 +121,7 @@ class Study:
 
     def flops(self, way: Way) -> float:
         """Return the share of its teacher's FLOPs that a cut network has."""
-        teacher = self.shipped if way.part == "width" else self.deep
+        teacher = self.deep if way.part == DEPTH else self.shipped
         module = self._space(way).build(
             self._architecture(way, 0), input_shape=self.data.input_shape, num_classes=self.data.num_classes
         )
@@ -131,9 +134,12 @@ class Study:
         if key in self.before:
             return
         began = time.perf_counter()
-        if way.part == "width":
+        if way.part != DEPTH:
+            reconstructed = way.part == "width"
             widths = self._uniform(way.much)
-            student = pruned(self.shipped, widths, self.data, criterion=way.how, seed=place)
+            student = pruned(
+                self.shipped, widths, self.data, criterion=way.how, reconstructed=reconstructed, seed=place
+            )
             save_weights(student, self._weights(key))
         else:
             self.order(way.how, place)
@@ -169,13 +175,13 @@ class Study:
         return uniform(shape_of(self.shipped), share * whole, self.data)
 
     def _space(self, way: Way) -> SearchSpace:
-        if way.part == "width":
+        if way.part != DEPTH:
             return space_of(self._uniform(way.much))
         arguments = {"teacher": RESNET, "arguments": DEEP_ARGUMENTS, "plan": self._plan.to_dict()}
         return cut_space(self._plan, builder="nas_distill.cut.build:build", arguments=arguments)
 
     def _architecture(self, way: Way, place: int) -> Architecture:
-        if way.part == "width":
+        if way.part != DEPTH:
             return self._space(way).smallest()
         gone = set(self.order(way.how, place)[: int(way.much)])
         values: dict[str, Any] = {"shared": [{"width": group.size} for group in self._plan.shared], "blocks": []}
@@ -192,10 +198,13 @@ class Study:
         training = TrainingConfig(epochs=self.epochs, optimizer=OptimizerConfig(lr=self.rate))
         return [
             self._work(way.key(place), self._architecture(way, place), place, training=training)
-            for ways in (self.widths, self.depths)
-            for way in ways
+            for way in self._ways
             for place in way.seeds
         ]
+
+    @property
+    def _ways(self) -> list[Way]:
+        return [*self.widths, *self.plain, *self.depths]
 
     def _work(
         self, key: str, architecture: Architecture, place: int, *, training: TrainingConfig, taught: bool = True
@@ -213,7 +222,7 @@ class Study:
 
     def _evaluators(self) -> Evaluators:
         special = {}
-        for way in self.widths:
+        for way in (*self.widths, *self.plain):
             for place in way.seeds:
                 key = way.key(place)
                 special[key] = self._plain(self._space(way), self.shipped, GivenWeights(self._weights(key)))

@@ -3,7 +3,8 @@
 On Fashion-MNIST with the shipped ResNet teacher, at 10, 20 and 40 % of its FLOPs: (a) FastNAS, (b) uniformly narrower
 networks from random weights, (c, d, e) the space ``from_teacher`` searched, blockwise and hybrid, (f) the space
 ``resnet`` searched from random weights; and as controls (g) FastNAS's widths from random weights and (h) the teacher
-uniformly pruned. All may see the same number of training images, those of their searches included.
+uniformly pruned, with a reconstruction of what was cut and (i) without. All may see the same number of training images,
+those of their searches included.
 
     python benchmarks/inherit.py --root /usr/share/datasets/fashion-mnist --work FOLDER --peer PYTHON [--minutes 30]
 

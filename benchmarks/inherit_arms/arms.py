@@ -7,12 +7,13 @@ from typing import Any
 
 from nas_distill.config import OptimizerConfig, TrainingConfig
 
-INHERITED, RANDOM = "inherited", "random"
-STARTS = (INHERITED, RANDOM)
+INHERITED, RECONSTRUCTED, RANDOM = "inherited", "reconstructed", "random"
+"""Weights that stay as they were; those that make up for what went (``cut/reconstruction.py``); new ones."""
+STARTS = (INHERITED, RECONSTRUCTED, RANDOM)
 TEACHER = "fashion-resnet"
 LIMITS = (0.10, 0.20, 0.40)
 """Shares of the teacher's FLOPs."""
-RATES = (0.1, 0.05, 0.02, 0.01)
+RATES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 """Learning rates; each kind of start takes the one that is best for it on validation data."""
 
 
@@ -37,27 +38,41 @@ class Arm:
 
 
 FASTNAS, UNIFORM = "fastnas", "uniform"
-FROM_TEACHER: dict[str, Any] = {"from_teacher": {}}
+FROM_TEACHER: dict[str, Any] = {"from_teacher": {"widths": [eighths / 8 for eighths in range(1, 9)]}}
+# Without training, random weights tell nothing, so there are few candidates and each is trained.
+FROM_NOTHING: dict[str, Any] = {
+    "space": "resnet",
+    "search": {"strategy": "sample", "trials": 8, "pruning": {"margin": 0.04}},
+    "score": {"epochs": 0.08, "rungs": [0.5, 1.0]},
+}
+
+
+def _blocks(strategy: str) -> dict[str, Any]:
+    return {"space": FROM_TEACHER, "search": {"strategy": strategy}}
+
 
 ARMS = {
     arm.letter: arm
     for arm in (
         Arm("a", "FastNAS (Model Optimizer), then KD", INHERITED, widths=FASTNAS),
         Arm("b", "uniformly narrower, random weights", RANDOM, widths=UNIFORM),
-        Arm("c", "`from_teacher`, searched", INHERITED, {"space": FROM_TEACHER, "search": {"strategy": "sample"}}),
-        Arm("d", "`from_teacher`, blockwise", INHERITED, {"space": FROM_TEACHER, "search": {"strategy": "blockwise"}}),
-        Arm("e", "`from_teacher`, hybrid", INHERITED, {"space": FROM_TEACHER, "search": {"strategy": "hybrid"}}),
-        Arm("f", "`resnet`, searched, random weights", RANDOM, {"space": "resnet", "search": {"strategy": "sample"}}),
+        Arm("c", "`from_teacher`, searched", RECONSTRUCTED, {"space": FROM_TEACHER, "search": {"strategy": "sample"}}),
+        Arm("d", "`from_teacher`, blockwise", RECONSTRUCTED, _blocks("blockwise")),
+        Arm("e", "`from_teacher`, hybrid", RECONSTRUCTED, _blocks("hybrid")),
+        Arm("f", "`resnet`, searched, random weights", RANDOM, FROM_NOTHING),
         Arm("g", "FastNAS's widths, random weights", RANDOM, widths=FASTNAS),
-        Arm("h", "uniformly pruned, inherited weights", INHERITED, widths=UNIFORM),
+        Arm("h", "uniformly pruned, reconstructed", RECONSTRUCTED, widths=UNIFORM),
+        Arm("i", "uniformly pruned, not reconstructed", INHERITED, widths=UNIFORM),
     )
 }
 
 GAPS = (
     ("a", "g", "what FastNAS's students owe to inheritance"),
-    ("h", "b", "what uniform ones owe to it"),
-    ("a", "h", "what FastNAS's architecture adds to uniform pruning"),
+    ("i", "b", "what uniform ones owe to it"),
+    ("h", "i", "what the reconstruction adds"),
+    ("a", "i", "what FastNAS's architecture adds to uniform pruning"),
     ("c", "h", "what the searched architecture adds to uniform pruning"),
+    ("d", "h", "what the blockwise architecture, and its blocks' training, add to it"),
     ("f", "b", "what the searched architecture adds where nothing is inherited"),
     ("c", "a", "searched against the peer"),
     ("d", "a", "blockwise against the peer"),

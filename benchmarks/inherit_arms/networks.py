@@ -16,6 +16,7 @@ from nas_distill.config import FromTeacherConfig
 from nas_distill.cost.count import count
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.importance import unit_orders
+from nas_distill.cut.reconstruction import input_moments, reconstruct
 from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.data import Dataset
@@ -138,9 +139,18 @@ def uniform(widths: Widths, limit: float, data: Dataset) -> Widths:
 
 
 def pruned(
-    teacher: Teacher, widths: Widths, data: Dataset, *, criterion: str = CUTTING.importance, seed: int = 0
+    teacher: Teacher,
+    widths: Widths,
+    data: Dataset,
+    *,
+    criterion: str = CUTTING.importance,
+    reconstructed: bool = CUTTING.reconstruct,
+    seed: int = 0,
 ) -> nn.Module:
-    """Return the teacher cut to these widths by a criterion of importance, its batch norm re-estimated."""
+    """Return the teacher cut to these widths by a criterion of importance, its batch norm re-estimated.
+
+    ``reconstructed``: what stays makes up for what goes.
+    """
     module = copy.deepcopy(teacher.module)
     plan = find_plan(module, data.input_shape)
     orders = unit_orders(module, plan, data, criterion=criterion, samples=CUTTING.samples, seed=seed)
@@ -154,7 +164,10 @@ def pruned(
         if len(asked) != 1:
             raise SystemExit(f"Group {group.name} of the teacher cannot be cut to {widths.text()}.")
         keep[group.name] = tuple(sorted(orders[group.name][: asked.pop()]))
-    heir = cut(module, plan, Cut(keep)).requires_grad_(True)
+    what = Cut(keep)
+    if reconstructed:
+        reconstruct(module, plan, what, input_moments(module, plan, data, CUTTING.samples))
+    heir = cut(module, plan, what).requires_grad_(True)
     reestimate(heir, data, CUTTING.samples)
     return heir
 

@@ -9,6 +9,7 @@ from common import table
 from inherit_arms.arms import ARMS, FASTNAS, GAPS, INHERITED, RATES, STARTS, Arm
 from inherit_arms.networks import CUTTING
 from inherit_arms.prepared import LOOK
+from inherit_arms.searches import LEAST
 from inherit_arms.study import RATES_LIMIT, RATES_SHARE, Study, rate_key
 from inherit_arms.tested import Tested, Tests, difference
 from nas_distill.cost.budget import format_cost
@@ -65,16 +66,19 @@ test images, {data.views.count} views; the teacher saw none of the validation an
 multiply-add is one) and {teacher.mean:.2%} test accuracy.
 
 Every arm may see {options.images:,} training images in all. An image counts one each time that a step is taken on it,
-and {LOOK:.2g} where a network is only shown it (FastNAS's scores and calibration, importance, batch-norm statistics).
-What its search used, its last training lacks. Of (d) and (e) an image that blocks are distilled on counts once for all
-alternatives, and a look once for each; all their searches share one library of blocks, but each counts it as its own.
-The searches, FastNAS's too, were run once a limit, on one thread, the last trainings under {options.seeds} seeds. All
-have the same stored answers of the teacher, nas_distill's own KD, and SGD; the learning rate is chosen by validation
-accuracy for each kind of start, not for each arm. Searches choose by validation accuracy (FastNAS by that on held-out
-training images); test data chose nothing.
+and {LOOK:.2g} where a network is only shown it (FastNAS's scores and calibration, importance, moments of inputs,
+batch-norm statistics). What its search used, its last training lacks. Of (d) and (e) an image that blocks are distilled
+on counts once for all alternatives, and a look once for each; all their searches share one library of blocks, but each
+counts it as its own. The searches, FastNAS's too, were run once a limit, on one thread, the last trainings under
+{options.seeds} seeds. All have the same stored answers of the teacher, nas_distill's own KD, and SGD; the learning rate
+is chosen by validation accuracy for each kind of start, not for each arm. Searches choose by validation accuracy
+(FastNAS by that on held-out training images); test data chose nothing.
 
-Units of (h) are kept by the criterion of the searched ones (`{CUTTING.importance}`), so that (c) - (h) is of
-architecture alone; (g) has as many images in its last training as (a), so that (a) - (g) is of weights alone."""
+*Reconstructed* students have weights, before any training, that make up for what was cut (a least-squares guess of the
+lost inputs of each layer; docs/from-teacher.md); (a) and (i) have the teacher's as they were. Our searches judge
+candidates without training first, and these use at least {LEAST:.0%} of the limit. Units of (h) and (i) are kept by the
+criterion of the searched ones (`{CUTTING.importance}`), so that (c) - (h) is of architecture alone; (g) has as many
+images in its last training as (a), so that (a) - (g) is of weights alone."""
 
 
 def _table(study: Study, limit: str, found: Found, teacher: Tested) -> str:
@@ -153,8 +157,8 @@ def _rates(study: Study) -> str:
             cells.append(f"**{shown}**" if rate == study.rate(start) else shown)
         rows.append([start, *cells])
     text = f"""Validation accuracy of the uniformly narrowed teacher at {RATES_LIMIT:.0%} of its FLOPs after
-{RATES_SHARE * study.options.images:,.0f} images, with the teacher's weights and with random ones, by a seed of its own;
-what was chosen is in bold."""
+{RATES_SHARE * study.options.images:,.0f} images, for each kind of start, by a seed of its own; what was chosen is in
+bold."""
     return f"{text}\n\n{table(['start', *map(str, RATES)], rows)}"
 
 
@@ -195,7 +199,7 @@ def _networks(study: Study) -> str:
         for arm in ARMS.values():
             had = study.prepared(arm, limit)
             rows.append([f"{share:.0%}", _name(arm), MISSING if had is None else had.shown])
-    text = "Of (a), (b), (g) and (h): channels of the stem, and of each block inside and behind it."
+    text = "Of (a), (b), (g), (h) and (i): channels of the stem, and of each block inside and behind it."
     return f"{text}\n\n{table(['limit', 'arm', 'architecture'], rows)}"
 
 

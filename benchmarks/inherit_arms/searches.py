@@ -27,6 +27,8 @@ SCRIPT = Path(__file__).with_name("search.py")
 # What every arm has: the teacher's answers, the last training, exports, the look at test data.
 _NO_SEARCH = ("teacher store", "full distillation", "export", "evaluation")
 _BLOCKS = "blockwise distillation"
+LEAST = 0.85
+"""Share of a limit that candidates have to use: one student is wanted, and not a front."""
 
 
 class Searches:
@@ -66,7 +68,7 @@ class Searches:
         for section, values in arm.search.items():
             content[section] = {**content[section], **values} if section == "search" else values
         content["search"] |= {"backend": "inline", "workers": 1}
-        content["budget"] = {"flops": f"{100 * share:g}%"}
+        content["budget"] = {"flops": {"min": f"{100 * share * LEAST:g}%", "max": f"{100 * share:g}%"}}
         for section in ("score", "final"):
             content[section].setdefault("optimizer", {})["lr"] = self._rates[arm.start]
         return content
@@ -85,8 +87,8 @@ def prepared(run: Run, inputs: Inputs, library: Run | None) -> Prepared:
     looks = 0
     seconds = _seconds(run, lambda phase: phase not in (*_NO_SEARCH, _BLOCKS))
     if inputs.cutting is not None:
-        # Units are ordered by importance once, and each candidate's batch norm is re-estimated.
-        looks += inputs.cutting.config.samples * (1 + len(steps))
+        # Once for the order of units, once for the moments of layers' inputs, and for each candidate's batch norm.
+        looks += inputs.cutting.config.samples * (2 + len(steps))
     if library is not None:
         blocks = library.facts[names.BLOCKS]
         trained += blocks["presented"]

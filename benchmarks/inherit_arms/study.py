@@ -11,7 +11,19 @@ from pathlib import Path
 
 from trainings import Book, Evaluators, ListSource, say
 
-from inherit_arms.arms import ARMS, FASTNAS, INHERITED, LIMITS, RANDOM, RATES, STARTS, TEACHER, Arm, training
+from inherit_arms.arms import (
+    ARMS,
+    FASTNAS,
+    INHERITED,
+    LIMITS,
+    RANDOM,
+    RATES,
+    RECONSTRUCTED,
+    STARTS,
+    TEACHER,
+    Arm,
+    training,
+)
 from inherit_arms.jobs import Job, run_jobs
 from inherit_arms.networks import CUTTING, GivenWeights, Widths, pruned, shape_of, space_of, uniform
 from inherit_arms.peer import Peer
@@ -184,8 +196,9 @@ class Study:
         if arm.widths == FASTNAS:
             found = self.peer.found(limit)
             looks, seconds = found["looks"], found["seconds"]
-        elif arm.start == INHERITED:
+        elif arm.start != RANDOM:
             looks = 2 * CUTTING.samples  # importance, and batch-norm statistics
+            looks += CUTTING.samples * (arm.start == RECONSTRUCTED)  # moments of layers' inputs
         space = space_of(widths)
         module = space.build(space.smallest(), input_shape=self.data.input_shape, num_classes=self.data.num_classes)
         self.preparations[key] = Prepared(
@@ -206,15 +219,18 @@ class Study:
             return self.peer.widths(limit)
         return uniform(shape_of(self.teacher), self.limits[limit] * self.teacher_costs["flops"], self.data)
 
-    def _uniform_file(self, limit: str) -> Path:
-        return self.folder / "uniform" / f"{limit}.safetensors"
+    def _uniform_file(self, limit: str, start: str) -> Path:
+        return self.folder / "uniform" / f"{limit}-{start}.safetensors"
 
     def _uniform_weights(self) -> None:
         """Prune the teacher uniformly to each limit, and to the one that learning rates are chosen at."""
         for name, share in {**self.limits, "rates": RATES_LIMIT}.items():
-            if not self._uniform_file(name).exists():
-                widths = uniform(shape_of(self.teacher), share * self.teacher_costs["flops"], self.data)
-                save_weights(pruned(self.teacher, widths, self.data), self._uniform_file(name))
+            for start in (INHERITED, RECONSTRUCTED):
+                file = self._uniform_file(name, start)
+                if not file.exists():
+                    widths = uniform(shape_of(self.teacher), share * self.teacher_costs["flops"], self.data)
+                    reconstructed = start == RECONSTRUCTED
+                    save_weights(pruned(self.teacher, widths, self.data, reconstructed=reconstructed), file)
 
     def _rate_works(self) -> list[Work]:
         space = self._rates_space
@@ -266,7 +282,9 @@ class Study:
         """Return who trains: each arm at each limit has a space, and weights to begin with, of its own."""
         keys = {work.key for work in works}
         special = {rate_key(RANDOM, ""): self._plain(self._rates_space, None)}
-        special[rate_key(INHERITED, "")] = self._plain(self._rates_space, GivenWeights(self._uniform_file("rates")))
+        for start in (INHERITED, RECONSTRUCTED):
+            weights = GivenWeights(self._uniform_file("rates", start))
+            special[rate_key(start, "")] = self._plain(self._rates_space, weights)
         for arm in self.arms:
             for limit in self.limits:
                 begins = f"{self.key(arm, limit)}-"
@@ -287,8 +305,8 @@ class Study:
             run = self._searches.run(self.key(arm, limit))
             return make_evaluator(resolve(run.config, (self.folder,), data=self.data), self.store, run.folder)
         weights = None
-        if arm.start == INHERITED:
-            path = self.peer.weights(limit) if arm.widths == FASTNAS else self._uniform_file(limit)
+        if arm.start != RANDOM:
+            path = self.peer.weights(limit) if arm.widths == FASTNAS else self._uniform_file(limit, arm.start)
             weights = GivenWeights(path)
         return self._plain(space_of(self._widths(arm, limit)), weights)
 
