@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from nas_distill.common.errors import ConfigError
@@ -12,6 +13,7 @@ from nas_distill.config import FromTeacherConfig, SearchFile, parse
 from nas_distill.cut.ancestor import Ancestor, make_ancestor
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.find import find_plan
+from nas_distill.cut.kept import Findings, origin_of, read_findings, write_findings
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.redundancy import depth_order
 from nas_distill.cut.space import cut_space
@@ -32,10 +34,15 @@ class Cutting:
 
     config: FromTeacherConfig
     teacher: Teacher
-    plan: Plan
+    findings: Findings
     space: SearchSpace
     data: Dataset
     seed: int
+
+    @property
+    def plan(self) -> Plan:
+        """What can be cut from the teacher."""
+        return self.findings.plan
 
     @cached_property
     def ancestor(self) -> Ancestor:
@@ -48,7 +55,7 @@ def is_from_teacher(space: Any) -> bool:
     return space == FROM_TEACHER or (isinstance(space, Mapping) and FROM_TEACHER in space)
 
 
-def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset) -> Cutting:
+def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset, kept: Path | None = None) -> Cutting:
     """Find what can be cut from the teacher, and make the space of it.
 
     Args:
@@ -56,30 +63,39 @@ def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset) ->
         config: the search file; where it names the teacher's builder, students are built by it.
         teacher: what is cut.
         data: whose samples it takes.
+        kept: a file of ``keep_findings``; what it holds of this teacher is not found anew.
 
     Raises:
         ConfigError: a key of the section is wrong.
         SpaceError: the teacher has no trunk of blocks, or nothing in it can be cut.
     """
     options = _options(space)
-    plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks)
-    depth: Literal["each", "whole"] | tuple[int, ...]
-    if options.depth == "redundancy" or options.depth == "position":
-        depth = depth_order(teacher.module, plan, data, by=options.depth, samples=options.samples)
-    else:
-        depth = options.depth
+    findings = _kept(kept, teacher, data, options) or _find(teacher, data, options)
+    plan = findings.plan
     builder, arguments = _builder(config, teacher, plan, data)
+    unordered: Literal["each", "whole"] = "whole" if options.depth == "whole" else "each"
     made = cut_space(
         plan,
         builder=builder,
         arguments=arguments,
         widths=options.widths,
         multiple=options.multiple,
-        depth=depth,
+        depth=findings.order if findings.order is not None else unordered,
         kinds=options.kinds,
         start=options.start,
     )
-    return Cutting(options, teacher, plan, made, data, config.seed)
+    return Cutting(options, teacher, findings, made, data, config.seed)
+
+
+def keep_findings(cutting: Cutting, file: Path) -> None:
+    """Keep what was found of the teacher in a file for ``cut_from``, where it is not there already.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    origin = origin_of(cutting.teacher, cutting.data, cutting.config)
+    if origin is not None and read_findings(file, origin) != cutting.findings:
+        write_findings(file, cutting.findings, origin)
 
 
 def describe_cutting(cutting: Cutting | None) -> list[str]:
@@ -100,6 +116,20 @@ def describe_cutting(cutting: Cutting | None) -> list[str]:
         more = f"; and {len(plan.whole) - _SHOWN} more" if len(plan.whole) > _SHOWN else ""
         told.append(f"Left whole: {shown}{more}.")
     return told
+
+
+def _kept(file: Path | None, teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Findings | None:
+    if file is None or not file.exists():
+        return None
+    origin = origin_of(teacher, data, options)
+    return None if origin is None else read_findings(file, origin)
+
+
+def _find(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Findings:
+    plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks)
+    if options.depth == "redundancy" or options.depth == "position":
+        return Findings(plan, depth_order(teacher.module, plan, data, by=options.depth, samples=options.samples))
+    return Findings(plan, None)
 
 
 def _builder(

@@ -58,8 +58,11 @@ def resolve(
     teacher: nn.Module | Sequence[nn.Module] | None = None,
     space: Any = None,
     builder: Callable[..., nn.Module] | str | None = None,
+    plan: Path | None = None,
 ) -> Inputs:
     """Load what a search file names; ``data``, ``teacher``, ``space`` and ``builder`` stand in for their sections.
+
+    ``plan`` is the file where their run may have kept what can be cut from the teacher.
 
     Raises:
         ConfigError: a section came from Python when the run was made, and is not given now.
@@ -84,7 +87,7 @@ def resolve(
             raise ConfigError(
                 "'builder' does not go with a space cut from the teacher, whose builder is the teacher's own."
             )
-        cutting = cut_from(content, config, frozen[0], data)
+        cutting = cut_from(content, config, frozen[0], data, plan)
     check_task(config, data.task, None if cutting is None else cutting.config)
     if config.search.strategy != "sample" and (cutting is None or cutting.config.start == "random"):
         raise ConfigError(

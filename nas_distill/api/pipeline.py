@@ -15,7 +15,7 @@ from typing import Any
 from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, scored
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
-from nas_distill.api.cutting import describe_cutting
+from nas_distill.api.cutting import describe_cutting, keep_findings
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import evaluate_once, export_finalists
 from nas_distill.api.inputs import Inputs, identity
@@ -76,6 +76,8 @@ class Pipeline:
                 journal.facts.set(names.TASK, self.inputs.data.task)
             journal.facts.set(names.BASE, os.path.relpath(self.inputs.base, self.folder.path.resolve()))
             write_text(self.folder.search_yaml, dump_yaml(self.config))
+            if self.inputs.cutting is not None:
+                keep_findings(self.inputs.cutting, self.folder.plan)
             try:
                 self._phases(journal, objectives)
             except KeyboardInterrupt as error:
@@ -115,7 +117,7 @@ class Pipeline:
         """Take a run away that found nothing to train, so that the next one, of a mended file, gets its place."""
         if journal.study.get_trials(deepcopy=False):
             return
-        for path in (self.folder.search_yaml, self.folder.journal, self.folder.lock_file):
+        for path in (self.folder.search_yaml, self.folder.plan, self.folder.journal, self.folder.lock_file):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # there is something else in it
             self.folder.path.rmdir()

@@ -75,7 +75,7 @@ class Run:
         if self._inputs is not None:
             return self._inputs
         base = self.folder.path / self.facts.get(names.BASE, "..")
-        inputs = resolve(self.config, (base.resolve(), *search_paths(None)), **self._given)
+        inputs = resolve(self.config, (base.resolve(), *search_paths(None)), plan=self.folder.plan, **self._given)
         known: Mapping[str, str] = self.facts.get(names.IDENTITY, {})
         for section, digest in identity(inputs).items():
             if section in ("data", "teacher") and known.get(section, digest) != digest:

@@ -68,7 +68,7 @@ def search(
         NasDistillError: what is wrong, in a sentence; everything that was finished is kept.
     """
     observer = observer or Silent()
-    inputs, base = prepare(
+    inputs, place = prepare(
         file,
         teacher=teacher,
         data=data,
@@ -78,8 +78,10 @@ def search(
         seed=seed,
         calibration=calibration,
         settings=settings,
+        folder=folder,
+        resume=resume,
     )
-    chosen = _only_a_run(choose_folder(Path(folder) if folder is not None else base, resume=resume))
+    chosen = _only_a_run(choose_folder(place, resume=resume))
     with interruptible() as interruption:
         Pipeline(inputs, chosen, observer, interruption).run()
     return Run(chosen.path, inputs=inputs)
@@ -135,8 +137,13 @@ def prepare(
     seed: int | None = None,
     calibration: str | Path | None = None,
     settings: Mapping[str, Any],
+    folder: str | Path | None = None,
+    resume: bool = False,
 ) -> tuple[Inputs, Path]:
-    """Return the inputs of a search, and where its run goes unless a folder is named."""
+    """Return the inputs of a search, and where its run goes: ``folder`` if given.
+
+    With ``resume``, what the run that goes on there has kept of its teacher is not found anew.
+    """
     path = None if file is None else Path(file)
     content = {} if path is None else load_search_file(path).model_dump(mode="json", exclude_unset=True)
     source = "search(...)" if path is None else str(path)
@@ -173,11 +180,21 @@ def prepare(
         content = with_advice(content, load_advice(_found(content["calibration"], search_paths(path))))
     config = parse(SearchFile, content, source=source)
     given_space = space if space is not None else (content["space"] if builder is not None else None)
-    inputs = resolve(config, search_paths(path), data=data, teacher=module, space=given_space, builder=builder)
+    beside = _place(path, config.name, source)
+    place = beside if folder is None else Path(folder)
+    inputs = resolve(
+        config,
+        search_paths(path),
+        data=data,
+        teacher=module,
+        space=given_space,
+        builder=builder,
+        plan=choose_folder(place, resume=True).plan if resume else None,
+    )
     inputs.space.builder_function()  # one that does not import would make every candidate fail
     resolve_device(config.device)
     check_costs(inputs)
-    return inputs, _place(path, config.name, source)
+    return inputs, place
 
 
 def _named(teacher: nn.Module | str) -> str:

@@ -61,6 +61,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def plan(self) -> Path:
+        """What was found of the teacher, where students are cut from it; can be found anew."""
+        return self.path / "plan.json"
+
+    @property
     def blocks(self) -> Path:
         """Folder of the blocks that were distilled one by one, where candidates are assembled of such."""
         return self.path / "blocks"

@@ -11,14 +11,18 @@ import torch
 from torch import nn
 
 import nas_distill as nd
+from nas_distill.api import cutting
 from nas_distill.api.cutting import describe_cutting
 from nas_distill.api.inputs import identity
+from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.api.observer import Silent
 from nas_distill.api.start import prepare
 from nas_distill.api.training import initial_weights
 from nas_distill.common.errors import BudgetError, ConfigError, RunError, SpaceError
-from nas_distill.cut.plan import Whole
+from nas_distill.cut.kept import Findings
+from nas_distill.cut.plan import Plan, Whole
 from nas_distill.run import facts as names
+from nas_distill.run.folder import RunFolder
 from tests.api.conftest import QUICK, tensors
 
 BUDGET = {"flops": "40%"}
@@ -89,6 +93,88 @@ def test_a_teacher_from_python_is_searched_from_end_to_end(
     assert again.best().distill(epochs=1).folder.exists()
     with pytest.raises(RunError, match="no library of blocks"):
         again.assemble()
+
+
+def not_to_be_found(*_: Any, **__: Any) -> Any:
+    raise AssertionError("it was found before")
+
+
+class Leaves(Silent):
+    """Stops a search where a phase begins."""
+
+    def __init__(self, phase: str) -> None:
+        self.stops_at = phase
+
+    def phase(self, name: str) -> None:
+        if name == self.stops_at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def stopped(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> dict[str, Any]:
+    """What a search was given that was stopped before anything was trained."""
+    space = {"from_teacher": {"multiple": 2, "samples": 64, "depth": "redundancy"}}
+    given = {"teacher": teacher, "data": data, "space": space, "budget": BUDGET, "folder": tmp_path / "run", **QUICK}
+    with pytest.raises(InterruptedSearchError):
+        nd.search(**given, observer=Leaves("search"))
+    return given
+
+
+def test_a_teacher_is_looked_at_once_for_a_run_and_all_that_follows(
+    stopped: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = prepared(stopped["teacher"], stopped["data"], stopped["space"])
+    for name in ("find_plan", "depth_order"):
+        monkeypatch.setattr(cutting, name, not_to_be_found)
+    with pytest.raises(InterruptedSearchError):
+        nd.search(**stopped, resume=True, observer=Leaves("export"))
+    run = nd.open_run(stopped["folder"], teacher=stopped["teacher"], data=stopped["data"])
+    assert sum(record.trained for record in run.records) == QUICK["trials"]
+    assert run.inputs.cutting is not None
+    assert run.inputs.cutting.findings == found.cutting.findings
+    assert run.inputs.space.fingerprint == found.space.fingerprint
+    with pytest.raises(AssertionError, match="found before"):
+        nd.search(**{**stopped, "folder": stopped["folder"].with_name("other")})
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged", "another teacher's"])
+def test_what_is_not_of_this_teacher_is_found_anew(
+    stopped: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    file = RunFolder(stopped["folder"]).plan
+    kept = file.read_bytes()
+    if what == "missing":
+        file.unlink()
+    elif what == "damaged":
+        file.write_bytes(kept[: len(kept) // 2])
+    else:
+        other = prepared(Network(depth=3).eval(), stopped["data"], stopped["space"]).cutting
+        cutting.keep_findings(other, file)
+        assert file.read_bytes() != kept
+    found = []
+
+    def find_plan(*given: Any, **options: Any) -> Plan:
+        found.append(given)
+        return find_anew(*given, **options)
+
+    find_anew = cutting.find_plan
+    monkeypatch.setattr(cutting, "find_plan", find_plan)
+    opened = nd.open_run(stopped["folder"], teacher=stopped["teacher"], data=stopped["data"]).inputs.cutting
+    assert opened is not None
+    assert (len(found), len(opened.plan.blocks)) == (1, 2)
+    with pytest.raises(InterruptedSearchError):
+        nd.search(**stopped, resume=True, observer=Leaves("search"))
+    assert len(found) == 2
+    assert file.read_bytes() == kept
+
+
+def test_a_search_that_finds_nothing_to_train_leaves_no_plan(
+    teacher: nn.Module, data: nd.Dataset, tmp_path: Path
+) -> None:
+    given = {"teacher": teacher, "data": data, "space": "from_teacher", "folder": tmp_path / "run", **QUICK}
+    with pytest.raises(BudgetError):
+        nd.search(**given, budget={"flops": 1})
+    assert not (tmp_path / "run").exists()
 
 
 def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.Dataset) -> None:
@@ -215,11 +301,11 @@ def test_strategies_of_blocks_need_a_teacher_to_cut(data: nd.Dataset, given: dic
 
 
 def test_what_can_be_cut_and_what_is_left_whole_is_said(teacher: nn.Module, data: nd.Dataset) -> None:
-    cutting = prepared(teacher, data, "from_teacher").cutting
-    told = describe_cutting(cutting)
+    found = prepared(teacher, data, "from_teacher").cutting
+    told = describe_cutting(found)
     assert "3 groups (3 of channels), 1 shared between its 2 blocks, of which 2 can go" in told[0]
-    plan = replace(cutting.plan, whole=(Whole("head", "its units cannot be told apart"), Whole("", "it counts them")))
-    assert describe_cutting(replace(cutting, plan=plan))[1] == (
+    plan = replace(found.plan, whole=(Whole("head", "its units cannot be told apart"), Whole("", "it counts them")))
+    assert describe_cutting(replace(found, findings=Findings(plan, None)))[1] == (
         "Left whole: head (its units cannot be told apart); the network (it counts them)."
     )
     assert describe_cutting(None) == []
