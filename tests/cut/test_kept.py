@@ -35,18 +35,6 @@ class Network(nn.Module):
 """
 
 
-def load(code: str, file: Path | None) -> type[nn.Module]:
-    """A network of a module that is written in ``file``; in none, as in a notebook, without."""
-    module = types.ModuleType("network_of_a_test")
-    if file is not None:
-        file.write_text(code, encoding="utf-8")
-        module.__file__ = str(file)
-    sys.modules[module.__name__] = module
-    exec(compile(code, str(file), "exec"), module.__dict__)
-    kind: type[nn.Module] = module.Network
-    return kind
-
-
 def data(seed: int = 0, size: int = 8, views: Views | None = None) -> Dataset:
     x = torch.rand(20, 1, size, size, generator=torch.Generator().manual_seed(seed))
     return Dataset.from_tensors(x, torch.arange(20) % 2, val=0.2, views=views)
