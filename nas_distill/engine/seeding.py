@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from nas_distill.common.seeds import numpy_rng
-from nas_distill.cost.budget import Budget
+from nas_distill.cost.budget import Budget, Limit
 from nas_distill.engine.pricing import Costs
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.space.architecture import Scalar
@@ -23,8 +23,8 @@ def choose_seeds(
 ) -> list[Architecture]:
     """Return up to ``count`` distinct architectures to try first: cheapest and dearest within budget, then between.
 
-    Among those looked at is the largest that fits of those scaled alike in all parameters, which is what one would take
-    without a search.
+    The third is the largest that fits of those scaled alike in all parameters, which is what one would take without a
+    search.
     ``by`` is the cost along which they are spread, evenly on a log scale. Where nothing in a spread-out sample fits,
     the sample's own smallest architectures come back, and will be recorded as over budget. Architectures that cannot
     be built are passed over, unless none can.
@@ -34,9 +34,9 @@ def choose_seeds(
     pool: dict[str, Architecture] = {}
     priced: dict[str, float] = {}
     fitting: list[str] = []
-    for size in (4 * count, 12 * count):
+    uniform = scaled_alike(space, costs, budget)
+    for size in (4 * count, 12 * count, 48 * count):  # the more the narrower the budget is
         rng = numpy_rng(seed, "seeds", size)
-        uniform = [] if pool else scaled_alike(space, costs, budget)
         for architecture in [space.smallest(), *uniform, *space.spread(size, rng), space.largest()]:
             if architecture.hash in pool:
                 continue
@@ -56,7 +56,7 @@ def choose_seeds(
     names = sorted(fitting or priced or pool, key=lambda name: (priced.get(name, 0.0), order.index(name)))
     if not fitting:
         return [pool[name] for name in names[:count]]
-    return [pool[name] for name in _spread_out(names, priced, count)]
+    return [pool[name] for name in _spread_out(names, priced, count, [architecture.hash for architecture in uniform])]
 
 
 def scaled_alike(space: SearchSpace, costs: Costs, budget: Budget) -> list[Architecture]:
@@ -67,10 +67,12 @@ def scaled_alike(space: SearchSpace, costs: Costs, budget: Budget) -> list[Archi
     """
     if not budget.limits:
         return []
+    # What is below a lower limit is not too large: it is the largest that counts, and that may be above.
+    upper = Budget({name: Limit(None, limit.high) for name, limit in budget.limits.items()})
 
-    def fits(architecture: Architecture) -> bool:
+    def fits(architecture: Architecture, within: Budget = upper) -> bool:
         try:
-            return budget.fits(costs(architecture))
+            return within.fits(costs(architecture))
         except Exception:  # a builder is the user's code
             return False
 
@@ -83,7 +85,8 @@ def scaled_alike(space: SearchSpace, costs: Costs, budget: Budget) -> list[Archi
             best, low = architecture, middle + 1
         else:
             high = middle - 1
-    return [] if best is None else [_filled(space, best, fits)]
+    found = None if best is None else _filled(space, best, fits)
+    return [found] if found is not None and fits(found, budget) else []
 
 
 def _filled(space: SearchSpace, architecture: Architecture, fits: Callable[[Architecture], bool]) -> Architecture:
@@ -125,12 +128,13 @@ def _raised(space: SearchSpace, architecture: Architecture, name: str) -> Archit
     return raised if changed else None
 
 
-def _spread_out(names: list[str], priced: Mapping[str, float], count: int) -> list[str]:
-    """Pick from ``names`` (cheap to dear) the two ends, then repeatedly the one farthest from all picked."""
+def _spread_out(names: list[str], priced: Mapping[str, float], count: int, wanted: list[str]) -> list[str]:
+    """Pick from ``names`` (cheap to dear) both ends, what is wanted, then repeatedly the one farthest from all picked."""
     place = {name: math.log(max(priced[name], 1e-12)) for name in names}
     picked = [names[0]]
     if count > 1 and len(names) > 1:
         picked.append(names[-1])
+    picked += [name for name in wanted if name in names and name not in picked][: max(0, count - len(picked))]
     while len(picked) < min(count, len(names)):
         left = [name for name in names if name not in picked]
         picked.append(max(left, key=lambda name: min(abs(place[name] - place[other]) for other in picked)))

@@ -37,6 +37,10 @@ def test_a_lower_limit_is_kept_too(bench: Any) -> None:
         assert 10_000 <= bench.costs(architecture)["flops"] <= 90_000
 
 
+def test_in_a_narrow_budget_there_are_as_many_as_were_asked_for(bench: Any) -> None:
+    assert len(seeds(bench, {"flops": ["30k", "36k"]}, count=5)) == 5
+
+
 def test_when_nothing_fits_the_smallest_come_back(bench: Any) -> None:
     assert seeds(bench, {"flops": 1})[0] == bench.space.smallest()
 
@@ -94,6 +98,13 @@ def test_the_one_scaled_alike_is_as_large_as_the_budget_lets_it_be() -> None:
         (architecture,) = scaled_alike(space, costs, Budget.parse({"flops": limit}))
         assert architecture.to_dict()["act"] == "silu"
         return [stage["width"] for stage in architecture.to_dict()["stages"]]
+
+    # A lower limit does not hide it: what is too small is no reason to look for less.
+    narrow = Budget.parse({"flops": {"min": 600, "max": 3 * 16**2}})
+    (alike,) = scaled_alike(space, costs, narrow)
+    assert [stage["width"] for stage in alike.to_dict()["stages"]] == [16, 16, 16]
+    assert alike in choose_seeds(space, costs, narrow, count=3, by="flops", seed=0)
+    assert scaled_alike(space, costs, Budget.parse({"flops": {"min": 769, "max": 770}})) == []
 
     assert found(3 * 16**2) == [16, 16, 16]
     assert found(3 * 24**2 - 1) == [24, 24, 16]
