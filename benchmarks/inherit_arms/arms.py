@@ -42,7 +42,7 @@ FROM_TEACHER: dict[str, Any] = {"from_teacher": {"widths": [eighths / 8 for eigh
 # Without training, random weights tell nothing, so there are few candidates and each is trained.
 FROM_NOTHING: dict[str, Any] = {
     "space": "resnet",
-    "search": {"strategy": "sample", "trials": 8, "pruning": {"margin": 0.04}},
+    "search": {"strategy": "sample", "trials": 8, "seeds": 4, "pruning": {"margin": 0.04}},
     "score": {"epochs": 0.08, "rungs": [0.5, 1.0]},
 }
 
