@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from nas_distill.api.training import blocks_folder
 from nas_distill.blockwise.assembled import Assembly, assemblies, block_scores, front
 from nas_distill.blockwise.costs import ADDITIVE
 from nas_distill.blockwise.fit import MINIMUM, BlockWeights, fit
-from nas_distill.blockwise.library import Library
+from nas_distill.blockwise.library import CONTENT, Library
+from nas_distill.common.errors import RunError
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import BlockwiseConfig
 from nas_distill.cost.budget import Budget, Limit
@@ -84,6 +86,7 @@ class LibraryAssembler:
             (scores, quality)
             for architecture, quality in scored
             if (scores := block_scores(self._library, architecture.to_dict(), self._settings.score)) is not None
+            and all(map(math.isfinite, scores))  # a block that diverged in its training says nothing of others
         ]
         if len(known) < MINIMUM:
             return None
@@ -155,8 +158,8 @@ class Assembled:
         costs: of the whole network, counted.
         predicted: the costs that the assembly was found by, sums over its parts.
         score: the (weighted) sum of its local scores; lower is better.
-        expected: the quality of a short distillation that is expected by the weights fitted to those that were trained;
-            None where too few were.
+        expected: the quality of a short distillation that is expected by the weights fitted to those that were trained,
+            at most 1, the best there is; None where too few were.
         trial: the trial of the run that is of this architecture, None if there is none.
     """
 
@@ -191,7 +194,13 @@ def assemble(
         RunError: the run has no blocks that were distilled.
         BudgetError: nothing fits, or a limit is on a cost that does not add up.
     """
-    library = Library.load(blocks_folder(inputs, folder))
+    blocks = blocks_folder(inputs, folder)
+    if not (blocks / CONTENT).exists():
+        raise RunError(
+            f"{folder.path} has no library of blocks ({blocks}); a search with strategy 'blockwise' or 'hybrid' makes "
+            "one."
+        )
+    library = Library.load(blocks)
     settings = inputs.config.blockwise
     assembler = LibraryAssembler(
         library, inputs.space, budget.limits, by="flops", settings=settings, alone=True, seed=inputs.config.seed
@@ -219,6 +228,6 @@ def _counted(inputs: Inputs, assembly: Assembly, fitted: BlockWeights | None, tr
         costs=count_costs(module, inputs.input_shape, list(assembly.costs)),
         predicted=assembly.costs,
         score=assembly.score,
-        expected=None if fitted is None else fitted.predict(assembly.block_scores),
+        expected=None if fitted is None else min(1.0, fitted.predict(assembly.block_scores)),
         trial=trials.get(architecture.hash),
     )

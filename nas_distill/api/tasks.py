@@ -25,10 +25,6 @@ def check_task(config: SearchFile, task: Task, cutting: FromTeacherConfig | None
             f"space.from_teacher.depth: 'redundancy' compares classes' probabilities, and the data are of {task}; take "
             "'position' or 'each'."
         )
-    if config.search.strategy != "sample" and config.blockwise.score == "kl":
-        raise ConfigError(
-            f"blockwise.score: 'kl' compares classes' probabilities, and the data are of {task}; take 'relative_l1'."
-        )
     for name, section in (("score", config.score), ("final", config.final)):
         if task == "regression" and section.curriculum is not None and section.curriculum.by == "teacher_entropy":
             raise ConfigError(

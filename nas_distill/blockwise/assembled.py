@@ -81,7 +81,12 @@ def front(
 
 
 def block_scores(library: Library, values: Mapping[str, Any], score: ScoreName) -> tuple[float, ...] | None:
-    """Return an architecture's local scores as ``Assembly`` has them; None if the library does not have them all."""
+    """Return an architecture's local scores as ``Assembly`` has them; None if the library does not have them all.
+
+    Nor does it have those of a student that starts from random weights: its blocks are not the library's.
+    """
+    if values.get("start") == "random":
+        return None
     alternatives = library.alternatives
     entries = alternatives.of_values(values)
     read = [(group, alternatives.shared_widths(values)[group]) for group in alternatives.read_outside()]

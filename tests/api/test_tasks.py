@@ -221,11 +221,7 @@ def test_settings_that_need_classes_are_named():
     ):
         check_task(search_file(score={"curriculum": {}}), "regression", None)
     check_task(search_file(score={"curriculum": {}}), "multilabel", None)
-    with pytest.raises(
-        ConfigError, match=r"blockwise.score: 'kl' compares classes' probabilities, .* multilabel; take 'relative_l1'"
-    ):
-        check_task(search_file(search={"strategy": "blockwise"}, blockwise={"score": "kl"}), "multilabel", None)
-    check_task(search_file(search={"strategy": "blockwise"}), "multilabel", None)
+    check_task(search_file(search={"strategy": "blockwise"}, blockwise={"score": "kl"}), "multilabel", None)
     cutting = SimpleNamespace(depth="redundancy")
     with pytest.raises(ConfigError, match="'redundancy' compares classes' probabilities"):
         check_task(search_file(), "multilabel", cutting)

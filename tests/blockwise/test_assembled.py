@@ -119,5 +119,7 @@ def test_limits_that_nothing_meets_or_that_do_not_add_up_are_named(library):
 def test_scores_of_an_architecture_that_the_library_lacks_are_not_known(library, residual):
     values = residual.space.largest().to_dict()
     assert block_scores(library, values, "relative_l1") == (0.0, 0.0, 0.0, 0.0)
+    assert block_scores(library, {**values, "start": "inherited"}, "relative_l1") == (0.0, 0.0, 0.0, 0.0)
+    assert block_scores(library, {**values, "start": "random"}, "relative_l1") is None  # it has none of its blocks
     values["blocks"][2] = {"kind": "whole", "inner": [{"width": 8}]}
     assert block_scores(library, values, "relative_l1") is None
