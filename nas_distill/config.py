@@ -214,7 +214,8 @@ class TrainingConfig(Section):
 class ScoreConfig(TrainingConfig):
     """The short distillation that scores an architecture; ``rungs`` are the shares of it after which it may stop.
 
-    A rung at 0 judges before anything is trained, which is of use where weights are inherited.
+    A rung at 0 judges before anything is trained, which is of use where weights are inherited; ``[0]`` trains no
+    candidate at all.
     """
 
     epochs: float = Field(3.0, gt=0)
@@ -223,8 +224,8 @@ class ScoreConfig(TrainingConfig):
     @field_validator("rungs")
     @classmethod
     def _rising_to_one(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
-        if not rungs or any(a >= b for a, b in pairwise(rungs)) or rungs[0] < 0 or rungs[-1] != 1.0:
-            raise ValueError("rungs must rise from 0 or above to exactly 1")
+        if not rungs or any(a >= b for a, b in pairwise(rungs)) or rungs[0] < 0 or rungs[-1] not in (0.0, 1.0):
+            raise ValueError("rungs must rise from 0 or above to exactly 1, or be [0] alone")
         return rungs
 
 

@@ -94,6 +94,11 @@ def resolve(
             f"search.strategy: '{config.search.strategy}' assembles students of the teacher's blocks: take a space "
             "that is cut from the teacher (space: from_teacher) and inherits its weights, or strategy: sample."
         )
+    if config.score.rungs == (0.0,) and (cutting is None or cutting.config.start != "inherited"):
+        raise ConfigError(
+            "score.rungs: [0] judges candidates by the weights that they inherit, untrained: take a space that is cut "
+            "from the teacher (space: from_teacher) with start: inherited, or rungs that end with 1."
+        )
     found = _load_space(content, paths, builder) if cutting is None else cutting.space
     return Inputs(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting)
 

@@ -129,7 +129,7 @@ def _raised(space: SearchSpace, architecture: Architecture, name: str) -> Archit
 
 
 def _spread_out(names: list[str], priced: Mapping[str, float], count: int, wanted: list[str]) -> list[str]:
-    """Pick from ``names`` (cheap to dear) both ends, what is wanted, then each time the one farthest from all picked."""
+    """Pick from ``names`` (cheap to dear) both ends, what is wanted, then always what is farthest from all picked."""
     place = {name: math.log(max(priced[name], 1e-12)) for name in names}
     picked = [names[0]]
     if count > 1 and len(names) > 1:

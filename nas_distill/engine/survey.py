@@ -198,4 +198,5 @@ def estimate_seconds(config: SearchFile, data: Dataset, step: float | None, tria
     workers = config.search.workers if config.search.backend == "tune" else 1
     if step is None:
         return Estimate(None, None, workers)
-    return Estimate(trials * steps(config.score) * step, runs * steps(config.final) * step, workers)
+    scored = config.score.rungs[-1] * steps(config.score)
+    return Estimate(trials * scored * step, runs * steps(config.final) * step, workers)

@@ -211,6 +211,21 @@ def test_importance_is_part_of_what_scores_depend_on(teacher: nn.Module, data: n
     assert {section for section in one if one[section] != other[section]} == {"inheritance"}
 
 
+def test_candidates_may_be_judged_without_any_training(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> None:
+    space = {"from_teacher": {"multiple": 2, "samples": 64}}
+    settings = {**QUICK, "score": {"batch_size": 32, "rungs": [0]}}
+    given = {"teacher": teacher, "data": data, "budget": BUDGET, "folder": tmp_path / "run", **settings}
+    run = nd.search(space=space, **given)
+    judged = [record for record in run.records if record.trained]
+    assert len(judged) == QUICK["trials"]
+    assert all(record.reports.keys() == {0} and record.reports[0].step == 0 for record in judged)
+    assert run.finished
+    assert run.best().student().folder.exists()
+    for other in ({"from_teacher": {"start": "both"}}, "mbconv"):
+        with pytest.raises(ConfigError, match=r"score.rungs: \[0\] judges candidates by the weights that they inherit"):
+            nd.search(space=other, **{**given, "folder": tmp_path / "other"})
+
+
 @pytest.mark.parametrize(
     ("space", "error", "said"),
     [
