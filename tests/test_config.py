@@ -102,7 +102,7 @@ WRONG = [
     ({"space": {1: [2]}}, "'space' must be a space's name, a file, or a mapping with builder and parameters"),
     ({"budget": {"flops": None}}, "'budget.flops' must be an amount such as 2M, 512KiB or 50%, a range"),
     ({"budget": ["2M"]}, "'budget' must be a mapping of keys to values (given: ['2M'])."),
-    ({"score": {"rungs": [0.5, 0.2, 1]}}, "'score.rungs': rungs must rise from 0 or above to exactly 1, or be [0] alo"),
+    ({"score": {"rungs": [0.5, 0.2, 1]}}, "'score.rungs': rungs must rise from 0 or above to exactly 1, or be [0]"),
     ({"score": {"rungs": [-0.1, 1]}}, "'score.rungs': rungs must rise"),
     ({"score": {"rungs": [0.5]}}, "'score.rungs': rungs must rise"),
     ({"score": {"rungs": []}}, "'score.rungs': rungs must rise"),
