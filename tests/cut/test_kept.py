@@ -41,11 +41,19 @@ def data(seed: int = 0, size: int = 8, views: Views | None = None) -> Dataset:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., Teacher]:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Teacher]:
+    """Makes a teacher of a class that is written in ``file``; in none, as in a notebook, without."""
+
     def make(
         code: str = NETWORK, file: Path | None = tmp_path / "network.py", width: int = 4, seed: int = 0
     ) -> Teacher:
-        kind = load(code, file)
+        module = types.ModuleType("network_of_a_test")
+        if file is not None:
+            file.write_text(code, encoding="utf-8")
+            module.__file__ = str(file)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(code, str(file), "exec"), module.__dict__)
+        kind: type[nn.Module] = module.Network
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             return freeze(kind(width), data())
