@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from nas_distill.common.device import device_of
 from nas_distill.common.errors import SpaceError, did_you_mean
 from nas_distill.common.seeds import numpy_rng, torch_generator
+from nas_distill.cut.inputs import BATCH, show_inputs
 from nas_distill.cut.plan import Group, Plan, Slot
 from nas_distill.cut.weights import by_unit, weights_of
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
-
-BATCH = 64
 
 Order = tuple[int, ...]
 Scores = dict[str, Tensor]
@@ -40,7 +39,7 @@ def unit_orders(
     """
     if criterion not in CRITERIA:
         raise SpaceError(f"unknown criterion of importance '{criterion}'{did_you_mean(criterion, list(CRITERIA))}")
-    scores = CRITERIA[criterion](module, plan, data, min(samples, len(data.train)), seed)
+    scores = CRITERIA[criterion](module, plan, data, samples, seed)
     return {name: tuple(torch.argsort(score, descending=True, stable=True).tolist()) for name, score in scores.items()}
 
 
@@ -59,18 +58,8 @@ def activation(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed:
     that are read inside of a module that shows nothing (torch's attention) are ordered by ``magnitude``.
     """
     squares: dict[Slot, Tensor] = {}
-    handles = []
-    for group in plan.groups:
-        for slot in group.slots:
-            if slot.side == "in":
-                handles.append(module.get_submodule(slot.module).register_forward_pre_hook(_watch(slot, squares)))
-    try:
-        with torch.no_grad():
-            for index in draw_places(len(data.train), samples).split(BATCH):
-                module(data.batch("train", index)[0].to(device_of(module)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    reading = [slot for group in plan.groups for slot in group.slots if slot.side == "in"]
+    show_inputs(module, data, samples, [(slot.module, _watch(slot, squares)) for slot in reading])
     scores: Scores = {}
     for group in plan.groups:
         read = [slot for slot in group.slots if slot in squares]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from nas_distill.common.device import device_of
+from nas_distill.cut.inputs import show_inputs
 from nas_distill.cut.plan import Plan, Slot
-from nas_distill.cut.statistics import BATCH, batch_norms
+from nas_distill.cut.statistics import batch_norms
 from nas_distill.cut.surgery import Cut, kept_places
 from nas_distill.cut.weights import Part, named, parts_of
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
-from nas_distill.evaluate.predict import eval_mode
 
 WIDEST = 4096
 """Inputs above which a layer's second moments take too long to solve for; it is cut without a reconstruction."""
@@ -55,18 +54,8 @@ def input_moments(module: nn.Module, plan: Plan, data: Dataset, samples: int) ->
         data: of its training split ``samples`` are looked at.
         samples: how many.
     """
-    sums: dict[str, _Sums] = {}
-    handles = []
-    for name in _readers(module, plan):
-        sums[name] = _Sums()
-        handles.append(module.get_submodule(name).register_forward_pre_hook(sums[name].add))
-    try:
-        with eval_mode(module), torch.no_grad():
-            for index in draw_places(len(data.train), samples).split(BATCH):
-                module(data.batch("train", index)[0].to(device_of(module)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    sums = {name: _Sums() for name in _solvable(module, plan)}
+    show_inputs(module, data, samples, [(name, one.add) for name, one in sums.items()])
     return {name: one.moments() for name, one in sums.items() if one.usable}
 
 
@@ -87,13 +76,15 @@ def reconstruct(module: nn.Module, plan: Plan, what: Cut, moments: Mapping[str, 
         moments: of ``input_moments``; layers that have none are left as they are.
     """
     normed = bool(batch_norms([module]))
-    for name, slots in _readers(module, plan).items():
-        cutting = [(slot, what.keep[group]) for group, slot in slots if group in what.keep]
-        if name not in moments or not cutting:
-            continue
+    cutting: dict[str, list[tuple[Slot, Sequence[int]]]] = {}
+    for group in plan.groups:
+        for slot in group.slots if group.name in what.keep else ():
+            if slot.side == "in" and slot.module in moments:
+                cutting.setdefault(slot.module, []).append((slot, what.keep[group.name]))
+    for name, slots in cutting.items():
         (part,) = parts_of(module, name, "in")
         size = part.tensor.shape[part.axis]
-        kept = kept_places(size, cutting)
+        kept = kept_places(size, slots)
         gone = sorted(set(range(size)) - set(kept))
         if gone:
             _make_up(part, kept, gone, moments[name], shift=normed and isinstance(part.owner, _ConvNd))
@@ -119,21 +110,17 @@ def _make_up(part: Part, kept: list[int], gone: list[int], moments: Moments, *, 
         weight.copy_(read.movedim(-1, part.axis))
 
 
-def _readers(module: nn.Module, plan: Plan) -> dict[str, list[tuple[str, Slot]]]:
-    """Return the layers that can make up for what they lose, with the groups that they read."""
+def _solvable(module: nn.Module, plan: Plan) -> list[str]:
+    """Return the names of the layers that read units of the plan and can make up for those that they lose."""
     uses: dict[int, int] = {}
     for part in module.modules():
         for weight in part._parameters.values():
             uses[id(weight)] = uses.get(id(weight), 0) + 1
-    found: dict[str, list[tuple[str, Slot]]] = {}
-    for group in plan.groups:
-        for slot in group.slots:
-            if slot.side == "in" and _solvable(module, slot.module, uses):
-                found.setdefault(slot.module, []).append((group.name, slot))
-    return found
+    reading = dict.fromkeys(slot.module for group in plan.groups for slot in group.slots if slot.side == "in")
+    return [name for name in reading if _is_solvable(module, name, uses)]
 
 
-def _solvable(module: nn.Module, name: str, uses: Mapping[int, int]) -> bool:
+def _is_solvable(module: nn.Module, name: str, uses: Mapping[int, int]) -> bool:
     layer = named(module, name)
     if not isinstance(layer, _ConvNd | nn.Linear | nn.MultiheadAttention) or isinstance(layer, _ConvTransposeNd):
         return False
