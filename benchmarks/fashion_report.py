@@ -72,7 +72,7 @@ def _evaluate(run: Run, rivals: Rivals, networks: list[Network]) -> dict[str, An
 
 def _logits(module: nn.Module, data: Dataset) -> Tensor:
     split = data.splits[-1]
-    return predict_logits(module, (data.batch(split, index)[0] for index in data.batches(split)))
+    return predict_logits(module, data.inputs(split))
 
 
 def _latency(run: Run, rivals: Rivals, networks: list[Network], retime: bool) -> dict[str, list[float]]:

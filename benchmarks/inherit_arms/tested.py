@@ -49,7 +49,7 @@ class Tests:
             return
         say(f"Evaluating {key}.")
         data, split = self._data, self._split
-        logits = predict_logits(module, (data.batch(split, index)[0] for index in data.batches(split)))
+        logits = predict_logits(module, data.inputs(split))
         wrong = logits.argmax(1) != data.labels(split)
         self._book[key] = wrong.nonzero().flatten().tolist()
 

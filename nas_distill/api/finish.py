@@ -85,7 +85,7 @@ def evaluate_once(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
     labels = inputs.data.labels(split)
 
     def logits_of(module: nn.Module) -> Any:
-        return predict_logits(module, (inputs.data.batch(split, index)[0] for index in inputs.data.batches(split)))
+        return predict_logits(module, inputs.data.inputs(split))
 
     teacher, task = logits_of(inputs.teacher.module), inputs.data.task
     results = {TEACHER: asdict(evaluate_outputs(teacher, labels, task=task))}

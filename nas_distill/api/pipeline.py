@@ -152,8 +152,8 @@ class Pipeline:
         if known is not None:
             return float(known["validation"])
         data = self.inputs.data
-        batches = (data.batch("val", index)[0] for index in data.batches("val"))
-        found = quality_of(predict_logits(self.inputs.teacher.module, batches), data.labels("val"), data.task)
+        logits = predict_logits(self.inputs.teacher.module, data.inputs("val"))
+        found = quality_of(logits, data.labels("val"), data.task)
         if found < 0:
             self.observer.note(
                 f"The teacher's R\N{SUPERSCRIPT TWO} on validation data is {found:.2f}, worse than their mean; are its "

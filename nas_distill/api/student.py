@@ -86,10 +86,7 @@ class Student:
         name = split or data.splits[-1]
         if name not in data.splits:
             raise ConfigError(f"data '{data.name}' has no split '{name}'; known: {', '.join(data.splits)}.")
-        student, wanted = (
-            predict_logits(module, (data.batch(name, index)[0] for index in data.batches(name)))
-            for module in (self.module, teacher.module)
-        )
+        student, wanted = (predict_logits(module, data.inputs(name)) for module in (self.module, teacher.module))
         return evaluate_outputs(student, data.labels(name), wanted, task=data.task)
 
     def export(self, path: str | Path | None = None) -> dict[str, Any]:

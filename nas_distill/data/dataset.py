@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -192,6 +192,10 @@ class Dataset:
     def batches(self, split: SplitName, batch_size: int = 500) -> list[Tensor]:
         """Return the places of a split in order, in pieces of ``batch_size``."""
         return list(torch.arange(len(self.split(split))).split(batch_size))
+
+    def inputs(self, split: SplitName) -> Iterator[Tensor]:
+        """Yield a split's inputs in order, as they are, in the pieces of ``batches``."""
+        return (self.batch(split, index)[0] for index in self.batches(split))
 
     def labels(self, split: SplitName) -> Tensor:
         """Return a split's labels: (N,) int64 classes, or (N, K) float32 labels or targets."""

@@ -148,7 +148,7 @@ class Distiller:
 
     def validation_logits(self, *, last: bool = False) -> Tensor:
         """Return the averaged weights' logits (N, classes) on the validation split, on the CPU; see ``quality``."""
-        batches = (self._place(self.data.batch("val", index)[0]) for index in self.data.batches("val"))
+        batches = map(self._place, self.data.inputs("val"))
         return predict_logits(self.model if last else self.averaged.module, batches, self.device)
 
     def student(self) -> nn.Module:

@@ -78,8 +78,8 @@ def _teach(
         on_epoch(TeachProgress(distiller.epoch, distiller.total_epochs, quality, distiller.seconds))
     student = distiller.student()
     split = data.splits[-1]
-    batches = (data.batch(split, index)[0] for index in data.batches(split))
-    evaluation = evaluate_outputs(predict_logits(student, batches, "cpu"), data.labels(split), task=data.task)
+    logits = predict_logits(student, data.inputs(split))
+    evaluation = evaluate_outputs(logits, data.labels(split), task=data.task)
     save_weights(student, output / WEIGHTS)
     builder = load_reference(config.builder, what="teacher builder", paths=paths)
     description = {

@@ -47,7 +47,7 @@ def cheapest(run):
 def answers(student, run):
     data = run.inputs.data
     module = getattr(student, "module", student)
-    return predict_logits(module, (data.batch("train", index)[0] for index in data.batches("train")))
+    return predict_logits(module, data.inputs("train"))
 
 
 def test_the_ladder_goes_up_the_front_by_doublings(run):

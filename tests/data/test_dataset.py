@@ -87,6 +87,7 @@ def test_batches_cover_a_split_in_order():
     pieces = data.batches("val", 10)
     assert [len(piece) for piece in pieces] == [10, 10, 3]
     assert torch.cat(pieces).tolist() == list(range(23))
+    assert torch.equal(torch.cat(list(data.inputs("val"))), data.batch("val", torch.arange(23))[0])
 
 
 def test_a_pickle_leaves_caches_behind():
