@@ -3,11 +3,13 @@
 import copy
 from functools import cache
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from nas_distill.cut.find import find_plan
+from nas_distill.data import Dataset
 from nas_distill.models import mbconv, resnet
 
 SHAPE, CLASSES = (3, 8, 8), 5
@@ -348,3 +350,10 @@ def planned(name):
 
 def images(count=2, seed=0):
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def data_of(shape, count=300, seed=0):
+    """Return noise of that shape in as many classes as the networks have."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0.5, 1.0, (count, *shape)).astype(np.float32)
+    return Dataset.from_tensors(x, np.arange(count) % CLASSES, val=0.1)

@@ -1,23 +1,20 @@
 """Who gives students the teacher's weights."""
 
-import numpy as np
 import pytest
 import torch
 
 from nas_distill.config import FromTeacherConfig, TeacherSource
 from nas_distill.cut.ancestor import make_ancestor
 from nas_distill.cut.find import find_plan
-from nas_distill.data import Dataset, load_dataset
+from nas_distill.data import load_dataset
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.teacher import freeze, load_teacher
-from tests.cut.networks import CLASSES, SHAPE, planned
+from tests.cut.networks import SHAPE, data_of, planned
 
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    x = rng.normal(0.5, 1.0, (160, *SHAPE)).astype(np.float32)
-    return Dataset.from_tensors(x, np.arange(160) % CLASSES, val=0.2)
+    return data_of(SHAPE, 160)
 
 
 def ancestor_of(name, data, **options):

@@ -15,15 +15,8 @@ from nas_distill.cut.plan import Group, Plan, Slot
 from nas_distill.cut.reconstruction import input_moments, reconstruct
 from nas_distill.cut.space import cut_of
 from nas_distill.cut.surgery import Cut, cut
-from nas_distill.data import Dataset
-from tests.cut.networks import CLASSES, NETWORKS, SHAPE, images, planned
+from tests.cut.networks import CLASSES, NETWORKS, SHAPE, data_of, images, planned
 from tests.cut.test_students import space_of
-
-
-def data_of(shape, count=300, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(0.5, 1.0, (count, *shape)).astype(np.float32)
-    return Dataset.from_tensors(x, np.arange(count) % CLASSES, val=0.1)
 
 
 def plan_of(size, *slots):
