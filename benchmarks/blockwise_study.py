@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -72,17 +71,14 @@ class Study:
         self.book = Book(folder / "results.json")
         self.before = Book(folder / "before.json")
         self.untrained = Book(folder / "untrained.json")
-        given = {
-            "epochs": epochs,
-            "each": each,
-            "data": data.fingerprint,
-            "blockwise": settings.model_dump(mode="json"),
-        }
-        given = json.loads(json.dumps(given))  # as it was written, to compare
-        if "settings" not in self.book:
-            self.book["settings"] = given
-        elif self.book["settings"] != given:
-            sys.exit(f"{folder} was begun with other settings; give another --work, or the settings of then.")
+        self.book.hold(
+            {
+                "epochs": epochs,
+                "each": each,
+                "data": data.fingerprint,
+                "blockwise": settings.model_dump(mode="json"),
+            }
+        )
 
     def run(self, interruption: Interruption, *, workers: int) -> None:
         """Make whatever is missing.
@@ -135,8 +131,8 @@ class Study:
                 if key not in self.untrained:
                     heir = ancestor.heir(student.values)
                     ancestor.settle(heir)
-                    batches = (self.data.batch("val", index)[0] for index in self.data.batches("val"))
-                    self.untrained[key] = accuracy(predict_logits(heir, batches), self.data.labels("val"))
+                    logits = predict_logits(heir, self.data.inputs("val"))
+                    self.untrained[key] = accuracy(logits, self.data.labels("val"))
 
     @property
     def library(self) -> Library:

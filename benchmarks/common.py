@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -57,6 +58,11 @@ def interleaved(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 def ratios(found: Mapping[str, Sequence[float]], name: str, base: str) -> Quartiles:
     """Return the quartiles of one case over another, round by round."""
     return Quartiles.of([own / other for own, other in zip(found[name], found[base], strict=True)])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write as ``mean (lowest to highest)``, in percent."""
+    return f"{fmean(values):.2%} ({100 * min(values):.2f} to {100 * max(values):.2f})"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

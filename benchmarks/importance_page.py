@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
 
-from common import table
+from common import spread, table
 from importance_train import CHANCE, DEEP, DEEP_EPOCHS, ORDERS, Study, Way
 from inherit_arms.networks import CUTTING
 
@@ -102,9 +102,9 @@ def _table(study: Study, ways: Sequence[Way], much: Callable[[Way], str], header
             [
                 much(way),
                 f"`{way.how}`",
-                _range(before),
+                spread(before),
                 "" if way.how == CHANCE else _gain(before, _before(study, chance)),
-                _range(after),
+                spread(after),
                 "" if way.how == CHANCE else _gain(after, _after(study, chance)),
             ]
         )
@@ -118,10 +118,6 @@ def _before(study: Study, way: Way) -> list[float]:
 def _after(study: Study, way: Way) -> list[float]:
     qualities = [study.book[way.key(place)]["quality"] for place in way.seeds]
     return [math.nan if quality is None else quality for quality in qualities]
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{fmean(values):.2%} ({100 * min(values):.2f} to {100 * max(values):.2f})"
 
 
 def _gain(values: Sequence[float], chance: Sequence[float]) -> str:

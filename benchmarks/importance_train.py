@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,12 +76,7 @@ class Study:
         self.rate = rate
         self.book = Book(folder / "results.json")
         self.before = Book(folder / "before.json")
-        settings = {"epochs": epochs, "rate": rate, "data": data.fingerprint, "deep": DEEP_ARGUMENTS}
-        settings = json.loads(json.dumps(settings))  # as it was written, to compare
-        if "settings" not in self.book:
-            self.book["settings"] = settings
-        elif self.book["settings"] != settings:
-            sys.exit(f"{folder} was begun with other settings; give another --work, or the settings of then.")
+        self.book.hold({"epochs": epochs, "rate": rate, "data": data.fingerprint, "deep": DEEP_ARGUMENTS})
         places = tuple(range(seeds))
         self.widths = [Way("width", how, share, places) for share in LIMITS for how in CRITERIA]
         self.plain = [Way("plain", how, share, places) for share in LIMITS for how in CRITERIA]
@@ -115,9 +108,7 @@ class Study:
 
     def validation(self, module: nn.Module) -> float:
         """Return accuracy on the validation split."""
-        data = self.data
-        batches = (data.batch("val", index)[0] for index in data.batches("val"))
-        return accuracy(predict_logits(module, batches), data.labels("val"))
+        return accuracy(predict_logits(module, self.data.inputs("val")), self.data.labels("val"))
 
     def flops(self, way: Way) -> float:
         """Return the share of its teacher's FLOPs that a cut network has."""

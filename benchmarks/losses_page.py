@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from common import Quartiles, ratios, table
+from common import Quartiles, ratios, spread, table
 from losses_cases import (
     ASSISTANT,
     AUXILIARY,
@@ -21,7 +21,7 @@ from losses_cases import (
     Case,
 )
 from losses_peers import peers_said, peers_table, peers_text
-from losses_rows import BETTER, FAILED, SHOWN, TIE, WORSE, Row, flops, spread
+from losses_rows import BETTER, FAILED, SHOWN, TIE, WORSE, Row, flops
 from losses_time import LIVE, STORED
 from losses_train import SHIPPED, Trainings
 from scipy.stats import t as student_t

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from common import ratios, table
+from common import ratios, spread, table
 from losses_cases import KD, STRATEGIES, STUDENT
 from losses_mutual import peer_key
-from losses_rows import SHOWN, flops, spread
+from losses_rows import SHOWN, flops
 from losses_train import Trainings
 
 

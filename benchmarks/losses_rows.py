@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -56,11 +55,6 @@ class Row:
         if abs(gain) <= noise:
             return TIE
         return BETTER if gain > 0 else WORSE
-
-
-def spread(values: Sequence[float]) -> str:
-    """Write as ``mean (lowest to highest)``, in percent."""
-    return f"{fmean(values):.2%} ({100 * min(values):.2f} to {100 * max(values):.2f})"
 
 
 def flops(name: str, trainings: Trainings) -> float:

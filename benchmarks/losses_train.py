@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from functools import cached_property
@@ -55,12 +54,7 @@ class Trainings:
         self.seeds = seeds
         self.epochs = epochs
         self.book = Book(folder / "results.json")
-        # As JSON has it, to compare with what was written.
-        settings = json.loads(json.dumps({"epochs": epochs, "data": data.fingerprint, "networks": NETWORKS}))
-        if "settings" not in self.book:
-            self.book["settings"] = settings
-        elif self.book["settings"] != settings:
-            sys.exit(f"{folder} was begun with other settings; give another --work, or the settings of then.")
+        self.book.hold({"epochs": epochs, "data": data.fingerprint, "networks": NETWORKS})
 
     def train(self, interruption: Interruption, *, workers: int) -> None:
         """Train whatever is missing.
@@ -137,7 +131,7 @@ class Trainings:
         return self._test_logits(self.shipped.module)
 
     def _test_logits(self, module: torch.nn.Module) -> torch.Tensor:
-        return predict_logits(module, (self.data.batch("test", index)[0] for index in self.data.batches("test")))
+        return predict_logits(module, self.data.inputs("test"))
 
     def _student(self, key: str) -> Path:
         return self.folder / "students" / key

@@ -41,6 +41,14 @@ class Book:
         self._entries[key] = value
         write_json(self.path, self._entries)
 
+    def hold(self, settings: Mapping[str, Any]) -> None:
+        """Note what the results depend on; results of other settings end the script with a sentence."""
+        given = json.loads(json.dumps(settings))  # as it is read again, to compare
+        if "settings" not in self:
+            self["settings"] = given
+        elif self["settings"] != given:
+            sys.exit(f"{self.path.parent} was begun with other settings; give another --work, or the settings of then.")
+
 
 class ListSource:
     """Hands out those works of a list that the book lacks; a WorkSource that stops nothing."""

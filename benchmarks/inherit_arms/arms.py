@@ -47,7 +47,7 @@ FROM_NOTHING: dict[str, Any] = {
 }
 
 
-def _blocks(strategy: str) -> dict[str, Any]:
+def _cut(strategy: str) -> dict[str, Any]:
     return {"space": FROM_TEACHER, "search": {"strategy": strategy}}
 
 
@@ -56,9 +56,9 @@ ARMS = {
     for arm in (
         Arm("a", "FastNAS (Model Optimizer), then KD", INHERITED, widths=FASTNAS),
         Arm("b", "uniformly narrower, random weights", RANDOM, widths=UNIFORM),
-        Arm("c", "`from_teacher`, searched", RECONSTRUCTED, {"space": FROM_TEACHER, "search": {"strategy": "sample"}}),
-        Arm("d", "`from_teacher`, blockwise", RECONSTRUCTED, _blocks("blockwise")),
-        Arm("e", "`from_teacher`, hybrid", RECONSTRUCTED, _blocks("hybrid")),
+        Arm("c", "`from_teacher`, searched", RECONSTRUCTED, _cut("sample")),
+        Arm("d", "`from_teacher`, blockwise", RECONSTRUCTED, _cut("blockwise")),
+        Arm("e", "`from_teacher`, hybrid", RECONSTRUCTED, _cut("hybrid")),
         Arm("f", "`resnet`, searched, random weights", RANDOM, FROM_NOTHING),
         Arm("g", "FastNAS's widths, random weights", RANDOM, widths=FASTNAS),
         Arm("h", "uniformly pruned, reconstructed", RECONSTRUCTED, widths=UNIFORM),

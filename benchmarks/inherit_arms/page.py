@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common import table
+from common import spread, table
 
 from inherit_arms.arms import ARMS, FASTNAS, GAPS, INHERITED, RATES, STARTS, Arm
 from inherit_arms.networks import CUTTING
@@ -110,7 +110,7 @@ def _table(study: Study, limit: str, found: Found, teacher: Tested) -> str:
 def _accuracy(tested: Tested, seeds: int) -> str:
     values = tested.accuracies
     of = "" if len(values) == seeds else f" [{len(values)} of {seeds} seeds]"
-    return f"{tested.mean:.2%} ({100 * min(values):.2f} to {100 * max(values):.2f}){of}"
+    return f"{spread(values)}{of}"
 
 
 def _gaps(limit: str, found: Found) -> str:

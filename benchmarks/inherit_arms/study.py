@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -58,22 +56,15 @@ class Study:
         self.book = Book(self.folder / "results.json")
         self.preparations = Book(self.folder / "preparations.json")
         self.batch = min(128, len(data.train))
-        self._hold_settings()
-
-    def _hold_settings(self) -> None:
-        options = self.options
-        settings = {
-            "images": options.images,
-            "data": self.data.fingerprint,
-            "views": self.data.views.recipe(),
-            "search": options.file.read_text(encoding="utf-8"),
-            "quick": options.quick,
-        }
-        settings = json.loads(json.dumps(settings))  # as it was written, to compare
-        if "settings" not in self.book:
-            self.book["settings"] = settings
-        elif self.book["settings"] != settings:
-            sys.exit(f"{self.folder} was begun with other settings; give another --work, or the settings of then.")
+        self.book.hold(
+            {
+                "images": options.images,
+                "data": data.fingerprint,
+                "views": data.views.recipe(),
+                "search": options.file.read_text(encoding="utf-8"),
+                "quick": options.quick,
+            }
+        )
 
     @property
     def arms(self) -> list[Arm]:
