@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -66,15 +67,18 @@ class ConsoleObserver:
         if text:
             self._view.event(text)
 
-    def event(self, event: Event, progress: Progress) -> None:
+    def event(self, event: Event, progress: Callable[[], Progress]) -> None:
         """Show the search's state, and say what happened to a trial."""
-        self._view.update(progress_view("search", progress))
+        if self.quiet:
+            return
+        now = progress()
+        self._view.update(progress_view("search", now))
         if event.kind == "rung":
             self._reached[event.key or ""] = event.text
         elif event.kind in _WORDS:
             text = event.text or self._reached.get(event.key or "", "")
             self._view.event(f"trial {event.number} {_WORDS[event.kind]}{': ' if text else ''}{text}")
-        elif event.kind == "ended" and progress.done + progress.running < progress.requested and not progress.stopping:
+        elif event.kind == "ended" and now.done + now.running < now.requested and not now.stopping:
             self._view.note(f"No more candidates: {event.text.rstrip('.')}.")
 
     def note(self, text: str) -> None:

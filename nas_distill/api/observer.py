@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from nas_distill.api.costing import Costing
@@ -22,8 +23,11 @@ class Observer(Protocol):
         """The phase has done ``done`` of ``total``."""
         ...
 
-    def event(self, event: Event, progress: Progress) -> None:
-        """Something happened to a trial."""
+    def event(self, event: Event, progress: Callable[[], Progress]) -> None:
+        """Something happened to a trial.
+
+        ``progress`` returns a snapshot of the search as it is when it is called, from this thread only.
+        """
         ...
 
     def note(self, text: str) -> None:
@@ -48,7 +52,7 @@ class Silent:
     def step(self, done: int, total: int, text: str = "") -> None:
         """Ignore it."""
 
-    def event(self, event: Event, progress: Progress) -> None:
+    def event(self, event: Event, progress: Callable[[], Progress]) -> None:
         """Ignore it."""
 
     def note(self, text: str) -> None:

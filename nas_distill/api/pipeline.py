@@ -271,7 +271,7 @@ class Pipeline:
         assembler: LibraryAssembler | None,
     ) -> None:
         def on_event(event: Event) -> None:
-            self.observer.event(event, controller.progress())
+            self.observer.event(event, controller.progress)
 
         controller = Controller(
             journal,

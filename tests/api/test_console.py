@@ -50,12 +50,12 @@ def test_a_trial_is_one_line_when_it_ends_with_what_it_reached(told):
     observer, written = told
     with observer:
         observer.phase("search")
-        observer.event(Event("started", 7, "t00007"), progress(0))
-        observer.event(Event("rung", 7, "t00007", "quality 0.5000 at rung 2"), progress(0))
-        observer.event(Event("complete", 7, "t00007"), progress(1))
-        observer.event(Event("over_budget", 8, "t00008"), progress(1))
-        observer.event(Event("failed", 9, "t00009", "no sixteen today"), progress(2))
-        observer.event(Event("pruned", 10, "t00010", "trial 7 costs no more"), progress(3))
+        observer.event(Event("started", 7, "t00007"), lambda: progress(0))
+        observer.event(Event("rung", 7, "t00007", "quality 0.5000 at rung 2"), lambda: progress(0))
+        observer.event(Event("complete", 7, "t00007"), lambda: progress(1))
+        observer.event(Event("over_budget", 8, "t00008"), lambda: progress(1))
+        observer.event(Event("failed", 9, "t00009", "no sixteen today"), lambda: progress(2))
+        observer.event(Event("pruned", 10, "t00010", "trial 7 costs no more"), lambda: progress(3))
     assert written().splitlines() == [
         "search",
         "[1/4] trial 7 complete: quality 0.5000 at rung 2",
@@ -68,9 +68,9 @@ def test_an_early_end_is_told_with_its_reason_and_an_expected_one_is_not(told):
     observer, written = told
     with observer:
         observer.phase("search")
-        observer.event(Event("ended", text="all 4 trials are done or under way"), progress(3, running=1))
-        observer.event(Event("ended", text="the search was asked to stop"), progress(1, stopping=True))
-        observer.event(Event("ended", text="all 3 architectures of the space have been tried"), progress(3))
+        observer.event(Event("ended", text="all 4 trials are done or under way"), lambda: progress(3, running=1))
+        observer.event(Event("ended", text="the search was asked to stop"), lambda: progress(1, stopping=True))
+        observer.event(Event("ended", text="all 3 architectures of the space have been tried"), lambda: progress(3))
     assert written().splitlines() == [
         "search",
         "No more candidates: all 3 architectures of the space have been tried.",
@@ -109,8 +109,8 @@ def test_quiet_says_nothing_at_all():
     text = io.StringIO()
     with ConsoleObserver(quiet=True, console=Console(file=text)) as observer:
         observer.phase("search")
-        observer.event(Event("complete", 7, "t00007", "text"), progress(1))
-        observer.event(Event("ended", text="nothing new came up"), progress(1))
+        observer.event(Event("complete", 7, "t00007", "text"), lambda: progress(1))
+        observer.event(Event("ended", text="nothing new came up"), lambda: progress(1))
         observer.finalist(finalist(quality=0.7))
         observer.step(1, 2, "validation")
         observer.note("Something to know.")
@@ -124,10 +124,19 @@ def test_the_terminal_is_given_back_after_an_error():
     def search():
         with ConsoleObserver(console=console) as observer:
             observer.phase("search")
-            observer.event(Event("started", 7, "t00007"), progress(0, running=1))
+            observer.event(Event("started", 7, "t00007"), lambda: progress(0, running=1))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         search()
     hidden, shown = "\x1b[?25l", "\x1b[?25h"
     assert text.getvalue().count(hidden) == text.getvalue().count(shown) == 1
+
+
+def test_a_quiet_console_never_asks_for_a_snapshot():
+    text = io.StringIO()
+    with ConsoleObserver(quiet=True, console=Console(file=text)) as observer:
+        observer.phase("search")
+        for kind in ("started", "rung", "complete", "ended"):
+            observer.event(Event(kind, 7, "t00007", "why"), lambda: pytest.fail("nobody looks"))
+    assert text.getvalue() == ""
