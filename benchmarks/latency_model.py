@@ -18,7 +18,7 @@ import torch
 from nas_distill.cost import LatencyModel, LatencySample, conditions, count, time_modules
 from nas_distill.cost.features import FEATURES, features
 from nas_distill.cost.latency import leave_one_out, solve
-from nas_distill.cost.trace import trace
+from nas_distill.cost.recorder import trace
 from nas_distill.space.catalog import load_space
 
 SHAPE = (1, 28, 28)

@@ -86,7 +86,7 @@ def count_costs(
 
     Raises:
         BudgetError: a cost is not additive, or unknown.
-        CostError: a network cannot be traced.
+        CostError: a network cannot be recorded.
     """
     check_additive(names)
     return _Counter(alternatives, ancestor, modules, tuple(names)).table()

@@ -5,6 +5,7 @@ from nas_distill.cost.budget import Budget, Limit
 from nas_distill.cost.count import COUNTED, count
 from nas_distill.cost.latency import LatencyError, LatencyModel
 from nas_distill.cost.model import CostModel
+from nas_distill.cost.reference import fvcore_flops
 from nas_distill.cost.registry import COSTS, CostInfo, cost_info, format_cost
 from nas_distill.cost.runtime import Conditions, LatencySample, conditions, time_file, time_module, time_modules
 
@@ -23,6 +24,7 @@ __all__ = [
     "cost_info",
     "count",
     "format_cost",
+    "fvcore_flops",
     "parse_amount",
     "time_file",
     "time_module",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from nas_distill.common.errors import CostError
 from nas_distill.cost.ops import Trace
+from nas_distill.cost.recorder import trace
 from nas_distill.cost.registry import cost_info
-from nas_distill.cost.trace import refuse_lazy, trace
+from nas_distill.cost.undisturbed import refuse_lazy
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ def count(
 
     - ``params``: elements of all parameters, trained or frozen, each shared one once; buffers are none.
     - ``weight_bytes``: bytes of parameters and persistent buffers as they are stored, shared memory once.
-    - ``flops``: fused multiply-adds as fvcore counts them, batch 1. ``cost.handlers`` says of which operations.
+    - ``flops``: fused multiply-adds as fvcore counts them, batch 1. ``cost.multiply_adds`` says of which operations.
     - ``peak_activation_bytes``: the most memory that activations take at any time of a forward pass, batch 1, in
       float32: the maximum, over operations in their order, of the bytes of every tensor that is still needed (by this
       or a later operation, or as a result) plus what the operation writes. A skip connection's tensor is alive until
@@ -48,7 +49,7 @@ def count(
     Raises:
         BudgetError: unknown cost name.
         BuildError: the model's forward fails on this shape.
-        CostError: the cost is not counted but measured, the model cannot be traced, or has operations whose work is
+        CostError: the cost is not counted but measured, the model cannot be recorded, or has operations whose work is
             not known.
     """
     names = tuple(names)

@@ -11,8 +11,8 @@ import numpy as np
 
 from nas_distill.common.errors import CostError, NasDistillError, first_line
 from nas_distill.cost.features import FEATURES, features
+from nas_distill.cost.recorder import trace
 from nas_distill.cost.runtime import Conditions, LatencySample, conditions, time_modules
-from nas_distill.cost.trace import trace
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from nas_distill.common.errors import CostError
 from nas_distill.cost.count import TRACED, count_one
 from nas_distill.cost.features import features
 from nas_distill.cost.latency import LatencyModel
+from nas_distill.cost.recorder import trace
 from nas_distill.cost.registry import cost_info
-from nas_distill.cost.trace import trace
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class CostModel:
 
         Raises:
             BuildError: the model's forward fails on this shape.
-            CostError: the model cannot be traced, or has operations whose work is not known.
+            CostError: the model cannot be recorded, or has operations whose work is not known.
         """
         needed = any(name in TRACED or name == "latency_ms" for name in self.names)
         traced = trace(module, self.input_shape, self.dtype) if needed else None

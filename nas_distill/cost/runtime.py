@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_distill.common.errors import BuildError, CostError, NasDistillError, first_line
-from nas_distill.cost.trace import example, refuse_lazy, tensors_only
-from nas_distill.cost.undisturbed import device_of, input_dtype, undisturbed
+from nas_distill.cost.undisturbed import device_of, example, input_dtype, refuse_lazy, tensors_only, undisturbed
 
 if TYPE_CHECKING:
     import torch

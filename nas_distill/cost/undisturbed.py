@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from nas_distill.common.errors import BuildError
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +33,42 @@ def input_dtype(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
     if dtype is not None:
         return dtype
     return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+
+
+def example(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return the same noise each time for floating-point types (zeros make some models fail), zeros for others."""
+    import torch
+
+    if dtype.is_floating_point:
+        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0)).to(dtype)
+    return torch.zeros(tuple(shape), dtype=dtype)
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise BuildError for a model with lazy parameters: running it would give them shapes and so change it."""
+    from torch.nn.parameter import is_lazy
+
+    if any(is_lazy(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())):
+        raise BuildError("the model has lazy parameters without a shape; run it once on data before it is used here.")
+
+
+def tensors_only(model: nn.Module) -> nn.Module:
+    """Wrap a model so that whatever it returns, mappings too, becomes a tuple of its tensors."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    class TensorsOnly(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, data: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            found = tree_leaves(self.model(data))
+            return tuple(leaf for leaf in found if isinstance(leaf, torch.Tensor))
+
+    wrapper = TensorsOnly()
+    wrapper.training = False
+    return wrapper
 
 
 @contextmanager

@@ -206,12 +206,47 @@ def test_a_forward_that_fails_is_one_sentence_with_the_shape():
     assert "\n" not in str(caught.value)
 
 
-def test_a_forward_that_runs_but_cannot_be_traced_is_told_apart():
-    with pytest.warns(DeprecationWarning, match="script"):
-        model = nn.Sequential(torch.jit.script(nn.Linear(3, 3)))
+def test_a_forward_that_runs_but_cannot_be_recorded_is_told_apart():
+    def with_gradients(x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad((x**2).sum(), x)[0]
 
-    with pytest.raises(CostError, match="cannot trace"):
-        count(model, (3,))
+    with pytest.raises(CostError, match="cannot be recorded"):
+        count(Call(with_gradients), (3,))
+
+
+def test_what_a_model_keeps_from_the_pass_can_be_trained_with():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+            self.table = None
+
+        def forward(self, x):
+            if self.table is None:
+                self.table = torch.arange(3.0)
+            return x + self.scale * self.table
+
+    model = Positions()
+    count(model, (3,))
+
+    model(torch.zeros(1, 3)).sum().backward()
+
+    assert torch.equal(model.scale.grad, torch.arange(3.0))
+
+
+def test_writing_through_a_view_makes_an_activation_of_the_whole():
+    class Window(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("past", torch.zeros(1, 20))
+
+        def forward(self, x):
+            self.past[:, :10] = x
+            return self.past * 2
+
+    assert peak(Window(), (10,)) == 4 * (10 + 20)
 
 
 def test_lazy_parameters_are_refused_and_stay_lazy():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from nas_distill.cost.features import FEATURES, features
-from nas_distill.cost.trace import trace
+from nas_distill.cost.recorder import trace
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ from nas_distill.common.errors import BudgetError, BuildError, CostError
 from nas_distill.cost import Conditions, CostModel, LatencyModel, count
 from nas_distill.cost.features import FEATURES, features
 from nas_distill.cost.latency import leave_one_out
-from nas_distill.cost.trace import trace
+from nas_distill.cost.recorder import trace
 
 torch.set_num_threads(1)
 
