@@ -14,6 +14,7 @@ from nas_distill.distill import Distiller
 from nas_distill.distill.peers import PeerSignal, advance_together, introduce
 from nas_distill.engine.evaluator import build_student, write_student
 from nas_distill.engine.work import RungResult, Work, last_rung
+from nas_distill.export.provenance import Provenance
 from nas_distill.teacher import TeacherSignal
 
 
@@ -67,10 +68,13 @@ class MutualRun:
                 space.smallest(),
                 space,
                 quality=quality,
-                key=key,
-                taught=True,
+                provenance=Provenance(
+                    kind="mutual",
+                    key=key,
+                    trial=key,
+                    students=tuple(other for other in self._networks if other != name),
+                ),
                 seed=work.seed,
-                together_with=[other for other in self._networks if other != name],
             )
 
 

@@ -47,6 +47,12 @@ def test_it_is_a_finished_run_of_the_quick_start(run):
     assert run.config == quickstart, "runs/quickstart.yaml has changed; 'make example' makes the run anew"
 
 
+def test_its_students_were_written_before_provenance_was_and_are_read(run):
+    for entry in run.finalists():
+        student = run.trial(entry.trial).student()
+        assert (student.provenance.kind, student.provenance.quality) == ("final", entry.full)
+
+
 def test_a_clone_holds_what_a_run_leaves_and_is_small(clone):
     names = {path.name for path in clone.iterdir()}
     assert names == {"search.yaml", "study.journal", "trials.csv", "front.png", "card.md", "students"}

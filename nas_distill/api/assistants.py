@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nas_distill.common.errors import RunError
+from nas_distill.common.errors import ExportError, RunError
+from nas_distill.export.provenance import Kind, read_provenance
+from nas_distill.export.student import SPEC, load_spec
 from nas_distill.run.front import front_records
 from nas_distill.teacher import Teacher, freeze
 
@@ -21,10 +23,14 @@ STEP = 2.0
 
 @dataclass(frozen=True)
 class Assistant:
-    """A student of this run that teaches another one; ``name`` tells it in the name of what it taught."""
+    """A student of this run that teaches another one.
+
+    ``name`` is its part in the label of what it teaches; ``kind`` is the kind of what it teaches.
+    """
 
     student: Student
     name: str
+    kind: Kind
 
     def teacher(self) -> Teacher:
         """Return it as a frozen teacher."""
@@ -44,14 +50,15 @@ def find_assistant(trial: Trial, via: Via, epochs: float | None, observer: Obser
     """
     if via == "self":
         student = trial.student()
-        return Assistant(student, f"self-{student.key.removeprefix(trial.record.key).strip('-') or 'first'}")
+        return Assistant(student, f"self-{student.key.removeprefix(trial.record.key).strip('-') or 'first'}", "reborn")
     larger = next_larger(trial)
     if larger is None:
         raise RunError(
             f"Trial {trial.record.number} of {trial.run.folder.path} has no assistant: no member of the front costs at "
             f"least {STEP:g} times as much. Distil it from the teacher, without 'via'."
         )
-    return Assistant(_distilled(trial.run.trial(larger.number), epochs, observer), f"front-{larger.number}")
+    student = _distilled(trial.run.trial(larger.number), epochs, observer)
+    return Assistant(student, f"front-{larger.number}", "assisted")
 
 
 def next_larger(trial: Trial) -> TrialRecord | None:
@@ -65,8 +72,16 @@ def next_larger(trial: Trial) -> TrialRecord | None:
 def _distilled(trial: Trial, epochs: float | None, observer: Observer) -> Student:
     """Return a member of the ladder as its own assistant taught it, or the teacher where it is the largest."""
     larger = next_larger(trial)
-    mark = None if larger is None else f"-front-{larger.number}"
-    for student in trial.students():
-        if ("-front-" not in student.key) if mark is None else (mark in student.key):
+    for student in trial.students("final" if larger is None else "assisted"):
+        if larger is None or _taught_by(student, larger):
             return student
     return trial.distill(epochs=epochs, via=None if larger is None else "front", observer=observer)
+
+
+def _taught_by(student: Student, record: TrialRecord) -> bool:
+    """Say whether a student of the trial of ``record`` taught it."""
+    folders = (student.trial.run.folder.student(key) for key in student.provenance.students)
+    try:
+        return any(read_provenance(load_spec(folder), folder / SPEC).trial == record.key for folder in folders)
+    except ExportError:  # its assistant is gone
+        return False

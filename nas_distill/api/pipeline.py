@@ -72,6 +72,7 @@ class Pipeline:
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
             hold_identity(self.folder, journal.facts, identity(self.inputs))
             journal.facts.record_environment(self.config.seed)
+            journal.facts.set(names.DATA, {"name": self.inputs.data.name, "fingerprint": self.inputs.data.fingerprint})
             if self.inputs.data.task != "classification":
                 journal.facts.set(names.TASK, self.inputs.data.task)
             journal.facts.set(names.BASE, os.path.relpath(self.inputs.base, self.folder.path.resolve()))

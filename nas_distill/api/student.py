@@ -15,6 +15,8 @@ from nas_distill.common.errors import ConfigError
 from nas_distill.data import Dataset
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import AnyEvaluation, evaluate_outputs
+from nas_distill.export.provenance import Provenance, read_provenance
+from nas_distill.export.student import SPEC, load_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +36,15 @@ class Student:
     def module(self) -> nn.Module:
         """The network, in eval mode."""
         return self.load()
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """How it was trained, on which data, and what its quality was measured on.
+
+        Raises:
+            ExportError: its folder does not tell.
+        """
+        return read_provenance(load_spec(self.folder), self.folder / SPEC)
 
     def update(
         self,

@@ -21,6 +21,8 @@ from nas_distill.distill import Distiller
 from nas_distill.distill.objective import ANSWERS, find_terms
 from nas_distill.distill.peers import PeerSignal, advance_together, introduce
 from nas_distill.engine.evaluator import build_student, write_student
+from nas_distill.engine.finalists import recipe_of
+from nas_distill.export.provenance import Provenance
 
 if TYPE_CHECKING:
     from nas_distill.api.observer import Observer
@@ -87,10 +89,15 @@ def distill_together(
                 trial.record.architecture,
                 inputs.space,
                 quality=distiller.quality(),
-                key=key,
-                taught=True,
+                provenance=Provenance(
+                    kind="mutual",
+                    key=key,
+                    trial=trial.record.key,
+                    teacher=inputs.teacher.name,
+                    students=tuple(other for other in keys if other != key),
+                    recipe=recipe_of(training, run.config.seed),
+                ),
                 seed=run.config.seed,
-                together_with=[other for other in numbers if other != trial.record.number],
             )
     for folder in checkpoints:
         shutil.rmtree(folder, ignore_errors=True)

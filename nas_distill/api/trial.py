@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ from nas_distill.api.student import Student
 from nas_distill.api.training import make_evaluator
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
-from nas_distill.engine.finalists import read_finalists
+from nas_distill.engine.finalists import read_finalists, recipe_of
 from nas_distill.engine.work import Work, last_rung
-from nas_distill.export.student import load_spec
+from nas_distill.export.provenance import DISTILLED, Kind, Provenance
+from nas_distill.run import facts as names
 from nas_distill.run.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -51,25 +53,35 @@ class Trial:
             self.record.architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
         )
 
-    def students(self) -> list[Student]:
-        """Return the students that full distillations of it left, in the search and since; best validation first.
+    def students(self, *kinds: Kind) -> list[Student]:
+        """Return its finished students of some kinds, those of the best validation quality first.
 
-        Those trained on labels alone are not among them.
+        Their provenance says what each is. Without ``kinds`` these are the full distillations, in the search and since,
+        whose qualities compare: taught, and validated on the run's own data. What was trained on labels only
+        (``"labels"``) or trained further on other data (``"updated"``) has to be asked for.
         """
-        done = {entry.key for entry in read_finalists(self.run.facts) if entry.quality is not None}
-        found = []
-        for folder in sorted(self.run.folder.students.glob(f"{self.record.key}*")):
-            in_search = folder.name == self.record.key
-            if folder.name in done if in_search else folder.name.startswith(f"{self.record.key}-"):
-                try:
-                    spec = load_spec(folder)
-                except ExportError:  # one that is being written, or was when its process died
-                    continue
-                kept = spec["metadata"]
-                if kept.get("taught"):
-                    quality = kept.get("validation_accuracy", kept.get("validation_quality"))
-                    found.append((quality, Student(self, folder.name)))
+        unfinished = self._unfinished()
+        known = self.run.facts.get(names.DATA, {}).get("fingerprint")
+        found: list[tuple[float, Student]] = []
+        for folder in sorted(self.run.folder.students.glob("*/")):
+            student = Student(self, folder.name)
+            try:
+                provenance = student.provenance
+            except ExportError:  # it is being written, or its process died while it was
+                continue
+            if provenance.trial != self.record.key or provenance.kind not in (kinds or DISTILLED):
+                continue
+            if not kinds and None not in (known, provenance.data) and provenance.data != known:
+                continue
+            if provenance.key not in unfinished:
+                found.append((-math.inf if provenance.quality is None else provenance.quality, student))
         return [student for _, student in sorted(found, key=lambda entry: -entry[0])]
+
+    def _unfinished(self) -> set[str]:
+        """Return the trainings of the search that may have left a student and are not recorded as complete."""
+        entries = read_finalists(self.run.facts)
+        done = {entry.key for entry in entries if entry.quality is not None}
+        return {self.record.key, *(entry.key for entry in entries)} - done
 
     def student(self) -> Student:
         """Return its student of the best validation quality.
@@ -125,6 +137,14 @@ class Trial:
         if changes:
             name += f"-{hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
         total = max(1, round(training.epochs))
+        provenance = Provenance(
+            kind=("final" if taught else "labels") if assistant is None else assistant.kind,
+            key=name,
+            trial=self.record.key,
+            teacher=run.inputs.teacher.name if taught and assistant is None else None,
+            students=() if assistant is None else (assistant.student.key,),
+            recipe=recipe_of(training, seed),
+        )
         work = Work(
             key=name,
             architecture=self.record.architecture,
@@ -134,6 +154,7 @@ class Trial:
             checkpoint=run.folder.checkpoint(name),
             teacher=taught,
             output=run.folder.student(name),
+            provenance=provenance,
         )
         inputs = run.inputs
         if assistant is not None:

@@ -18,6 +18,7 @@ from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.objective import ANSWERS, LABELS
 from nas_distill.engine.evaluator import write_student
+from nas_distill.export.provenance import Provenance
 from nas_distill.teacher import LiveSignal, TeacherSignal, freeze
 from nas_distill.teacher.combined import CombinedSignal
 
@@ -65,10 +66,19 @@ class Update:
         settings = {"epochs": epochs, "loss": loss, "optimizer": {"lr": 0.01}, **changes}
         return cls(keep, labels, teacher, parse(TrainingConfig, settings, source="update(...)"))
 
+    @property
+    def recipe(self) -> str:
+        """Digest of the settings."""
+        return _digest([self.keep, self.labels, self.teacher, self.training.model_dump(mode="json")])
+
     def name(self, data: Dataset) -> str:
-        """Return what tells this update from another one of the same student."""
+        """Return the label that distinguishes this update from others of the same student."""
         parts = [self.keep, self.labels, self.teacher, self.training.model_dump(mode="json"), data.fingerprint]
-        return f"updated-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]}"
+        return f"updated-{_digest(parts)}"
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def update_student(student: Student, data: Dataset, update: Update, observer: Observer) -> str:
@@ -102,11 +112,15 @@ def update_student(student: Student, data: Dataset, update: Update, observer: Ob
             student.trial.record.architecture,
             run.inputs.space,
             quality=distiller.quality(),
-            key=key,
-            taught=distiller.signal is not None,
+            provenance=Provenance(
+                kind="updated",
+                key=key,
+                trial=student.provenance.trial,
+                teacher=run.inputs.teacher.name if update.teacher else None,
+                students=(student.key,),
+                recipe=update.recipe,
+            ),
             seed=config.seed,
-            updated_from=student.key,
-            data=data.name,
         )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return key

@@ -11,9 +11,11 @@ from torch import nn
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.seeds import seeded_torch
+from nas_distill.common.task import QUALITY
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.engine.work import RungResult, Work, last_rung
+from nas_distill.export.provenance import Provenance
 from nas_distill.export.student import save_student
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import TeacherSignal
@@ -108,8 +110,8 @@ class StudentRun:
             work.architecture,
             self._evaluator.space,
             quality=quality,
-            key=work.key,
-            taught=work.teacher,
+            provenance=work.provenance
+            or Provenance(kind="final" if work.teacher else "labels", key=work.key, trial=work.key),
             seed=work.seed,
         )
 
@@ -136,8 +138,7 @@ def write_student(
     space: SearchSpace,
     *,
     quality: float,
-    key: str,
-    taught: bool,
+    provenance: Provenance,
     seed: int,
     **more: Any,
 ) -> None:
@@ -148,9 +149,8 @@ def write_student(
         distiller: the training.
         architecture: the student's.
         space: that of the architecture.
-        quality: on validation data.
-        key: the student's name in its run.
-        taught: whether anyone taught it beside the labels.
+        quality: on the validation split of the training's data.
+        provenance: how it was trained; data, quality and split are filled in here.
         seed: of the training.
         more: further JSON values to keep.
     """
@@ -164,10 +164,16 @@ def write_student(
         num_classes=data.num_classes,
         normalisation=data.normalisation(),
         class_names=data.classes,
+        provenance=provenance.model_copy(
+            update={
+                "data": data.fingerprint,
+                "data_name": data.name,
+                "measure": QUALITY[data.task],
+                "quality": quality,
+                "split": "val",
+            }
+        ),
         metadata={
-            "key": key,
-            "validation_accuracy" if data.task == "classification" else "validation_quality": quality,
-            "taught": taught,
             "epochs": distiller.training.epochs,
             "seconds": distiller.seconds,
             "seed": seed,

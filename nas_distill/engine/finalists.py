@@ -16,7 +16,8 @@ from typing import Any
 from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, TrainingConfig
 from nas_distill.engine.work import Outcome, RungResult, Work
-from nas_distill.run.facts import FINALISTS, Facts
+from nas_distill.export.provenance import Provenance
+from nas_distill.run.facts import FINALISTS, TEACHER, Facts
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.front import front_records
 from nas_distill.run.records import TrialRecord
@@ -154,7 +155,7 @@ class FinalistSource:
         self.stopping = False
         self._folder, self._facts, self._training, self._seed = folder, facts, training, seed
         self._on_event = on_event
-        self._recipe = _recipe(training, seed)
+        self._recipe = recipe_of(training, seed)
         keys = {record.key for record in chosen}
         # What is finished counts, whatever was chosen then; what is not, only if it would be chosen now.
         known = [entry for entry in read_finalists(facts) if entry.recipe == self._recipe]
@@ -252,6 +253,13 @@ class FinalistSource:
             checkpoint=self._checkpoint(entry.key),
             teacher=entry.taught,
             output=self._folder.student(entry.key),
+            provenance=Provenance(
+                kind="final" if entry.taught else "labels",
+                key=entry.key,
+                trial=entry.key.removesuffix(_BASELINE),
+                teacher=(self._facts.get(TEACHER) or {}).get("name") if entry.taught else None,
+                recipe=self._recipe,
+            ),
         )
 
     def _checkpoint(self, key: str) -> Path:
@@ -265,7 +273,7 @@ def _as_finalist(record: TrialRecord, recipe: str) -> Finalist:
     return Finalist(record.key, record.number, record.architecture.to_dict(), record.costs, True, short, recipe=recipe)
 
 
-def _recipe(training: FinalConfig, seed: int) -> str:
+def recipe_of(training: TrainingConfig, seed: int) -> str:
     """Return a digest of what a full training depends on beside its architecture; how many there are is not in it."""
     settings = training.model_dump_json(include=set(TrainingConfig.model_fields))
     return hashlib.sha256(f"{seed} {settings}".encode()).hexdigest()[:8]

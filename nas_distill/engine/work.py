@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from nas_distill.config import TrainingConfig
+from nas_distill.export.provenance import Provenance
 from nas_distill.space import Architecture
 
 
@@ -21,7 +22,7 @@ class Work:
     ``key`` names it (unique in a run, also a file name). ``rungs`` are the shares of ``training.epochs`` after which it
     reports, rising to 1; a share of 0 reports before anything is trained. ``teacher`` False trains on labels alone.
     ``checkpoint`` is the folder where it saves itself at each rung, and goes on from if something is there.
-    ``output``: the folder for the finished student, or None.
+    ``output``: the folder for the finished student, or None; ``provenance``: what is written of it there.
     ``watch`` asks for more figures of each rung, for whoever studies scores: ``last`` (the quality of the last, not the
     averaged weights) and ``loss`` (the sum of the training loss so far), in ``RungResult.metrics``.
     """
@@ -34,6 +35,7 @@ class Work:
     checkpoint: Path
     teacher: bool = True
     output: Path | None = None
+    provenance: Provenance | None = None
     watch: bool = False
 
 

@@ -35,6 +35,7 @@ from nas_distill.common.files import atomic_path, write_json
 from nas_distill.common.references import load_reference
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.export.program import load_program, save_program
+from nas_distill.export.provenance import Provenance
 from nas_distill.export.quiet import first_cause
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.space.builders import describe
@@ -53,6 +54,7 @@ def save_student(
     num_classes: int,
     normalisation: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
+    provenance: Provenance | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a student's folder, each file whole or absent, ``architecture.json`` last; return the folder.
@@ -68,7 +70,8 @@ def save_student(
         num_classes: the length of its logits.
         normalisation: ``{"scale": s, "mean": [...], "std": [...]}``: inputs are ``(raw * scale - mean) / std``.
         class_names: one a class, in the order of the logits.
-        metadata: further JSON values to keep, such as accuracy, teacher, seed.
+        provenance: how it was trained.
+        metadata: further JSON values to keep, such as seconds and seed.
 
     Raises:
         ExportError: the weights are no plain tensors, or a value is no JSON.
@@ -95,6 +98,7 @@ def save_student(
         "program": None,
         "program_error": None,
         "torch": str(torch.__version__),
+        "provenance": None if provenance is None else provenance.model_dump(mode="json"),
         "metadata": dict(metadata or {}),
     }
     if not _is_json(spec):

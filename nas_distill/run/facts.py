@@ -23,6 +23,7 @@ MARGIN = "margin"  # the pruning margin in use, one number or one a rung
 SEED = "seed"
 HOST = "host"
 VERSIONS = "versions"
+DATA = "data"  # name and fingerprint of the data
 TEACHER = "teacher"  # name, costs and evaluation of the teacher
 TEACHER_LATENCY = "teacher_latency_ms"  # measured beside the calibration; null where it could not be
 LATENCY_MODEL = "latency_model"

@@ -81,6 +81,25 @@ def test_what_was_distilled_is_not_distilled_again(run):
     assert first.folder.joinpath("model.safetensors").stat().st_mtime_ns == written
 
 
+def test_an_updated_assistant_is_not_taken_for_one_that_compares(run, given):
+    """What was trained further on other data teaches nobody in its former self's place."""
+    trial = cheapest(run)
+    assistant = find_assistant(trial, "front", 2, Silent()).student
+    data = given["data"]
+    other = nd.Dataset.from_tensors(data.train.x[:64], data.train.y[:64], val=0.5, num_classes=4)
+    assistant.update(other, epochs=2, batch_size=16)
+    assert find_assistant(trial, "front", 2, Silent()).student.key == assistant.key
+
+
+def test_a_ladder_is_found_by_who_taught_it(run):
+    """Two assistants whose numbers begin alike are told apart, whatever the folders are called."""
+    trial = cheapest(run)
+    student = trial.distill(via="front", epochs=2)
+    assistant = find_assistant(trial, "front", 2, Silent()).student
+    assert (student.provenance.kind, student.provenance.students) == ("assisted", (assistant.key,))
+    assert student.key not in [other.key for other in trial.students("final")]
+
+
 def test_the_largest_has_no_assistant(run):
     dearest = run.trial(max(run.records, key=lambda record: record.costs["flops"]).number)
     with pytest.raises(RunError, match="has no assistant: no member of the front costs at least 2 times"):

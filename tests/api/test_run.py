@@ -151,8 +151,9 @@ def test_a_trial_is_distilled_exported_and_loaded_again(copied, given):
     assert watching.steps == [(1, 2), (2, 2)]
     assert student.folder == copied.folder.path / "students" / f"{trial.record.key}-2-epochs"
     spec = json.loads((student.folder / "architecture.json").read_text())
-    assert (spec["metadata"]["epochs"], spec["metadata"]["taught"]) == (2.0, True)
-    assert student.evaluate("val").accuracy == pytest.approx(spec["metadata"]["validation_accuracy"])
+    assert spec["metadata"]["epochs"] == 2.0
+    assert student.provenance.kind == "final"
+    assert student.evaluate("val").accuracy == pytest.approx(student.provenance.quality)
     result = student.export(copied.folder.path / "student.onnx")
     assert (copied.folder.path / "student.onnx").stat().st_size == result["bytes"]
     loaded = nd.load_student(student.folder, builder=given["builder"])
@@ -189,7 +190,7 @@ def test_the_student_of_a_trial_is_its_best_taught_one(copied):
         for student, accuracy in ((better, 0.9), (worse, 0.4)):
             file = student.folder / "architecture.json"
             spec = json.loads(file.read_text())
-            spec["metadata"]["validation_accuracy"] = accuracy
+            spec["provenance"]["quality"] = accuracy
             file.write_text(json.dumps(spec))
         assert trial.student().key == better.key
         assert [student.key for student in trial.students()] == [better.key, worse.key]

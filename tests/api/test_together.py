@@ -55,6 +55,8 @@ def test_a_student_of_mutual_learning_is_a_student_like_others(run):
     for student in students:
         assert set(student.module.state_dict()) == set(student.trial.build().state_dict())
         assert student.key in [other.key for other in student.trial.students()]
+        assert student.provenance.kind == "mutual"
+        assert set(student.provenance.students) == {other.key for other in students} - {student.key}
 
 
 @pytest.mark.parametrize("numbers", [[0], [1, 1]])

@@ -1,7 +1,12 @@
+import json
+import shutil
+
 import pytest
 import torch
 
 import nas_distill as nd
+from nas_distill.api.assistants import find_assistant
+from nas_distill.api.observer import Silent
 from nas_distill.common.errors import ConfigError
 from nas_distill.config import TrainingConfig
 from nas_distill.data import load_dataset
@@ -103,6 +108,39 @@ def test_the_student_itself_is_left_as_it_was(student):
     assert updated.folder != student.folder
     assert all(torch.equal(value, before[name]) for name, value in student.load().state_dict().items())
     assert any(not torch.equal(value, before[name]) for name, value in updated.load().state_dict().items())
+
+
+def test_an_update_is_told_by_its_provenance_and_changes_no_answer_of_its_trial(student):
+    """Its quality is of other data: it compares with no other student's, however high it is."""
+    trial, data = student.trial, dataset(64, [0])  # one class only: 100 % is soon reached
+    before = [other.key for other in trial.students()]
+    updated = student.update(data, keep=0, epochs=4, batch_size=16)
+    found = updated.provenance
+    assert (found.kind, found.trial, found.students) == ("updated", trial.record.key, (student.key,))
+    assert (found.data, found.split, found.quality) == (data.fingerprint, "val", 1.0)
+    assert found.data != student.provenance.data
+    assert found.quality > student.provenance.quality
+    assert trial.student().key == student.key
+    assert [other.key for other in trial.students()] == before
+    assert find_assistant(trial, "self", None, Silent()).student.key == student.key
+    assert updated.key in [other.key for other in trial.students("updated")]
+
+
+def test_a_student_of_other_data_is_no_student_of_the_run(student):
+    """Also where its kind is of those that compare: what it was validated on decides."""
+    stranger = student.folder.with_name(f"{student.key}-stranger")
+    shutil.copytree(student.folder, stranger)
+    file = stranger / "architecture.json"
+    spec = json.loads(file.read_text())
+    spec["provenance"] |= {"key": stranger.name, "quality": 1.0}
+    try:
+        file.write_text(json.dumps(spec))
+        assert stranger.name in [other.key for other in student.trial.students()]
+        spec["provenance"]["data"] = "0" * 64
+        file.write_text(json.dumps(spec))
+        assert stranger.name not in [other.key for other in student.trial.students()]
+    finally:
+        shutil.rmtree(stranger)
 
 
 @pytest.mark.parametrize(

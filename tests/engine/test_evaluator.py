@@ -14,6 +14,7 @@ from nas_distill.data import Dataset, Views
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Work
 from nas_distill.evaluate.metrics import accuracy
+from nas_distill.export.provenance import read_provenance
 from nas_distill.export.student import load_student
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import LiveSignal, TeacherStore, freeze
@@ -170,14 +171,11 @@ def test_the_finished_student_is_written(tmp_path, evaluator, make_work, data):
     assert accuracy(student(x), y) == last.quality
     description = json.loads((work.output / "architecture.json").read_text())
     assert description["class_names"] == ["a", "b", "c"]
-    assert description["metadata"] == {
-        "key": "t0",
-        "validation_accuracy": last.quality,
-        "taught": True,
-        "epochs": 4.0,
-        "seconds": last.seconds,
-        "seed": 3,
-    }
+    assert description["metadata"] == {"epochs": 4.0, "seconds": last.seconds, "seed": 3}
+    provenance = read_provenance(description, work.output / "architecture.json")
+    assert (provenance.kind, provenance.key) == ("final", work.key)
+    assert (provenance.data, provenance.data_name) == (data.fingerprint, data.name)
+    assert (provenance.measure, provenance.quality, provenance.split) == ("accuracy", last.quality, "val")
 
 
 def test_a_network_that_tells_nonsense_has_the_quality_nan_and_is_not_written(tmp_path, evaluator, make_work):
