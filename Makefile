@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install search test test-slow lint example clean
+.PHONY: install search test test-slow lint docs example clean
 
 install: .venv/installed  ## make .venv with the pinned dependencies
 
@@ -26,7 +26,11 @@ test: lint  ## lint, type-check, quick tests
 test-slow: install  ## real processes killed, long searches
 	$(BIN)/python -m pytest -m slow
 
-example: install  ## make the committed run anew, with all that shows it: README's picture, the notebook's outputs
+docs: install  ## the documentation as a site in build/site, links checked
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+example: install  ## make the committed run again, with all that shows it: README's picture, the notebook's outputs
 	rm -rf runs/example
 	$(BIN)/nas-distill search runs/quickstart.yaml --folder runs/example
 	cp runs/example/front.png docs/quickstart-front.png
