@@ -16,8 +16,11 @@ from nas_distill.cut.find import find_plan
 from nas_distill.cut.kept import Findings, origin_of, read_findings, write_findings
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.redundancy import depth_order
+from nas_distill.cut.shortcuts import rewritten
 from nas_distill.cut.space import cut_space
+from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset
+from nas_distill.data.drawing import draw_places
 from nas_distill.report import words
 from nas_distill.space import SearchSpace
 from nas_distill.teacher import Teacher
@@ -26,6 +29,8 @@ from nas_distill.teacher.load import teacher_builder
 FROM_TEACHER = "from_teacher"
 _BUILD = "nas_distill.cut.build:build"
 _SHOWN = 5
+_COMPARED = 4
+"""Samples on which layers that are rewritten must equal the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset, ke
 
     Raises:
         ConfigError: a key of the section is wrong.
-        SpaceError: the teacher has no trunk of blocks, or nothing in it can be cut.
+        SpaceError: nothing in the teacher can be cut.
     """
     options = _options(space)
     findings = _kept(kept, teacher, data, options) or _find(teacher, data, options)
@@ -106,11 +111,17 @@ def describe_cutting(cutting: Cutting | None) -> list[str]:
     kinds = [group.kind for group in plan.groups]
     groups = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in ("channels", "heads", "neurons") if kind in kinds)
     droppable = sum(block.droppable for block in plan.blocks)
-    told = [
-        f"Students are cut from '{cutting.teacher.name}': {words.count(len(plan.groups), 'group')} "
-        f"({groups or 'none'}), {len(plan.shared)} shared between its {words.count(len(plan.blocks), 'block')}, "
-        f"of which {droppable} can go."
-    ]
+    cut = (
+        f"Students are cut from '{cutting.teacher.name}': {words.count(len(plan.groups), 'group')} ({groups or 'none'})"
+    )
+    if plan.blocks:
+        blocks = words.count(len(plan.blocks), "block")
+        told = [f"{cut}, {len(plan.shared)} shared between its {blocks}, of which {droppable} can go."]
+    else:
+        told = [f"{cut}. No trunk of blocks is found, so layers are narrowed and none can go; or {HOW_TO_NAME}."]
+    if plan.rewrites:
+        names = ", ".join(one.module for one in plan.rewrites)
+        told.append(f"In students, equal convolutions stand in for what pads channels ({names}).")
     if plan.whole:
         shown = "; ".join(f"{entry.module or 'the network'} ({entry.reason})" for entry in plan.whole[:_SHOWN])
         more = f"; and {len(plan.whole) - _SHOWN} more" if len(plan.whole) > _SHOWN else ""
@@ -126,9 +137,11 @@ def _kept(file: Path | None, teacher: Teacher, data: Dataset, options: FromTeach
 
 
 def _find(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Findings:
-    plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks)
+    samples = data.batch("train", draw_places(len(data.train), _COMPARED))[0]
+    plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks, samples=samples)
     if options.depth == "redundancy" or options.depth == "position":
-        return Findings(plan, depth_order(teacher.module, plan, data, by=options.depth, samples=options.samples))
+        module = rewritten(teacher.module, plan.rewrites)
+        return Findings(plan, depth_order(module, plan, data, by=options.depth, samples=options.samples))
     return Findings(plan, None)
 
 

@@ -13,6 +13,7 @@ from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher
 from nas_distill.api.tasks import check_task
 from nas_distill.common.errors import ConfigError
 from nas_distill.config import DataConfig, SearchFile, TeacherSource, with_default_losses
+from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.objective import find_terms
@@ -93,6 +94,11 @@ def resolve(
         raise ConfigError(
             f"search.strategy: '{config.search.strategy}' assembles students of the teacher's blocks: take a space "
             "that is cut from the teacher (space: from_teacher) and inherits its weights, or strategy: sample."
+        )
+    if config.search.strategy != "sample" and cutting is not None and not cutting.plan.blocks:
+        raise ConfigError(
+            f"search.strategy: '{config.search.strategy}' assembles blocks, and no trunk of blocks is found in the "
+            f"teacher; {HOW_TO_NAME}, or take strategy: sample."
         )
     if config.score.rungs == (0.0,) and (cutting is None or cutting.config.start != "inherited"):
         raise ConfigError(

@@ -14,6 +14,7 @@ from nas_distill.config import FromTeacherConfig
 from nas_distill.cut.importance import Order, unit_orders
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.reconstruction import Moments, input_moments, reconstruct
+from nas_distill.cut.shortcuts import rewrite
 from nas_distill.cut.space import cut_of
 from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import cut
@@ -88,7 +89,7 @@ def make_ancestor(teacher: Teacher, plan: Plan, data: Dataset, config: FromTeach
 
     Looks at ``config.samples`` training samples for each of the two.
     """
-    module = copy.deepcopy(teacher.module).cpu()
+    module = rewrite(copy.deepcopy(teacher.module).cpu(), plan.rewrites)
     orders = unit_orders(module, plan, data, criterion=config.importance, samples=config.samples, seed=seed)
     moments = input_moments(module, plan, data, config.samples) if config.reconstruct else {}
     return Ancestor(module, plan, data, orders, config.start, config.samples, moments)

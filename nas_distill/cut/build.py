@@ -13,6 +13,7 @@ from torch import nn
 from nas_distill.common.errors import BuildError
 from nas_distill.common.references import load_reference, takes
 from nas_distill.cut.plan import Plan
+from nas_distill.cut.shortcuts import rewrite
 from nas_distill.cut.space import cut_of
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.cut.weights import length, parts_of
@@ -75,7 +76,7 @@ class CutBuilder:
     """
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
-        self.module = copy.deepcopy(module).cpu().train().requires_grad_(True)
+        self.module = rewrite(copy.deepcopy(module).cpu().train().requires_grad_(True), plan.rewrites)
         self.plan = plan
 
     def __call__(
@@ -127,8 +128,12 @@ def _student(
 
 
 def _inputs(module: nn.Module, plan: Plan, what: Cut) -> dict[str, int]:
-    """Return how many inputs the layers have that will have fewer, but for those in blocks that are replaced."""
+    """Return how many inputs the layers have that will have fewer, but for those in blocks that are replaced.
+
+    Shortcuts are left out too: each of their outputs is one input, however many there are.
+    """
     replaced = tuple(f"{plan.blocks[index].module}." for index in what.kinds)
+    replaced += tuple(f"{one.module}." for one in plan.rewrites)
     return {
         slot.module: length(module, slot.module, "in")
         for name in what.keep

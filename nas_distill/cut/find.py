@@ -7,23 +7,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_distill.common.errors import SpaceError, TrainingError, first_line
 from nas_distill.common.layers.calls import Recording, record
 from nas_distill.common.seeds import torch_generator
+from nas_distill.cut.atoms import Atoms
 from nas_distill.cut.boundaries import find_blocks
 from nas_distill.cut.graph import read_graph
 from nas_distill.cut.groups import form_groups
 from nas_distill.cut.heads import attention_groups
+from nas_distill.cut.opaque import longest_prefix
 from nas_distill.cut.plan import Group, Plan, Whole
 from nas_distill.cut.proof import SAMPLES, Proof
 from nas_distill.cut.proven import prove
+from nas_distill.cut.shortcuts import find_rewrites, rewrite
 from nas_distill.cut.sums import Sums
 from nas_distill.cut.trunk import Stretch, find_trunk
 
 
-def find_plan(module: nn.Module, input_shape: Sequence[int], *, blocks: Sequence[str] | None = None) -> Plan:
+def find_plan(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    blocks: Sequence[str] | None = None,
+    samples: Tensor | None = None,
+) -> Plan:
     """Return what can be cut from ``module``: groups, each proven, the trunk's blocks, and what is left whole.
 
     ``module`` is as before afterwards.
@@ -32,15 +41,21 @@ def find_plan(module: nn.Module, input_shape: Sequence[int], *, blocks: Sequence
         module: the teacher.
         input_shape: of one sample, (C, H, W) for images.
         blocks: dotted names of the trunk's blocks in the order of the forward pass, where they are not found.
+        samples: (B, ...) samples on which layers that are rewritten must equal the teacher's; noise unless given.
 
     Raises:
-        SpaceError: the network cannot be copied, it fails on such a sample, no trunk of blocks is found in it, or what
-            is named is no block.
+        SpaceError: the network cannot be copied, it fails on such a sample, or what is named is no block.
     """
     copied = _copied(module)
-    recording, sums = _record(copied, input_shape)
+    x = torch.randn(SAMPLES, *input_shape, generator=torch_generator(0, "cut", "find"))
+    recording, sums = _record(copied, x if samples is None else samples)
+    rewrites = find_rewrites(copied, recording)
+    if rewrites or samples is not None:
+        recording, sums = _record(rewrite(copied, rewrites), x)
     trunk = find_trunk(copied, recording, sums, blocks)
     order = _order(copied, recording)
+    once = _once(copied, recording)
+    padded = [Whole(name, _PADDED) for name in sums.padded]
     del recording, sums  # they hold all that passed through the network
     try:
         proof = Proof(copied, input_shape, {block.module: block.axis for block in trunk})
@@ -49,10 +64,17 @@ def find_plan(module: nn.Module, input_shape: Sequence[int], *, blocks: Sequence
             f"what can be cut from the teacher cannot be proven, since it fails with random weights "
             f"({first_line(error, 120)})."
         ) from error
-    proposed, unread = _propose(copied, input_shape, order)
+    proposed, unread = _propose(copied, input_shape, order, once)
     proven, boundaries, whole = prove(copied, proposed, proof)
     groups = [replace(group, block=_inside(group, trunk)) for group in proven]
-    return Plan(tuple(groups), tuple(find_blocks(trunk, groups, boundaries, proof)), (*unread, *whole))
+    found = find_blocks(trunk, groups, boundaries, proof)
+    return Plan(tuple(groups), tuple(found), (*unread, *padded, *whole), tuple(rewrites))
+
+
+_PADDED = (
+    "it pads channels in its own forward, so the widths on both sides of it stay; with the padding in a module of its "
+    "own, called once, it is replaced by an equal convolution that can be cut"
+)
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -64,8 +86,7 @@ def _copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _record(module: nn.Module, input_shape: Sequence[int]) -> tuple[Recording, Sums]:
-    x = torch.randn(SAMPLES, *input_shape, generator=torch_generator(0, "cut", "find"))
+def _record(module: nn.Module, x: Tensor) -> tuple[Recording, Sums]:
     try:
         with Sums(module) as sums:
             return record(module, x), sums
@@ -80,15 +101,37 @@ def _order(module: nn.Module, recording: Recording) -> dict[str, int]:
     return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
 
-def _propose(module: nn.Module, input_shape: Sequence[int], order: dict[str, int]) -> tuple[list[Group], list[Whole]]:
+def _once(module: nn.Module, recording: Recording) -> list[str]:
+    """Return the names of the modules without parts that are called once, in the order of the forward pass."""
+    counts: dict[str, int] = {}
+    for call in sorted(recording.calls, key=lambda call: call.started):
+        if not any(True for _ in call.module.children()):
+            counts[call.name] = counts.get(call.name, 0) + 1
+    return [name for name, count in counts.items() if count == 1]
+
+
+def _propose(
+    module: nn.Module, input_shape: Sequence[int], order: dict[str, int], once: list[str]
+) -> tuple[list[Group], list[Whole]]:
     heads = attention_groups(module)
+
+    def read(until: str | None = None) -> tuple[Atoms, list[Whole]]:
+        return read_graph(copy.deepcopy(module), input_shape, until)
+
     try:
-        atoms = read_graph(copy.deepcopy(module), input_shape)
+        atoms, whole = read()
     except Exception as error:
-        reason = f"torch-pruning cannot read its graph, so of it only heads are cut ({first_line(error, 120)})"
-        return heads, [Whole("", reason)]
+        # torch-pruning tries in two ways, of which the first one's error is the cause.
+        first = error.__context__
+        cause = first_line(first if isinstance(first, Exception) else error, 120)
+        part = longest_prefix(once, read)
+        if part is None:
+            return heads, [Whole("", f"torch-pruning cannot read its graph, so of it only heads are cut ({cause})")]
+        name, (atoms, whole) = part
+        reason = f"torch-pruning cannot read the network from here on, so only what comes before is cut ({cause})"
+        whole = [*whole, Whole(name, reason)]
     groups = [*form_groups(module, atoms, order), *heads]
-    return sorted(groups, key=lambda group: order.get(group.name.partition(":")[0], len(order))), []
+    return sorted(groups, key=lambda group: order.get(group.name.partition(":")[0], len(order))), whole
 
 
 def _inside(group: Group, trunk: Sequence[Stretch]) -> int | None:

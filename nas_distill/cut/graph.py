@@ -17,23 +17,34 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.common.device import device_of
+from nas_distill.common.errors import first_line
 from nas_distill.common.layers import logits_of
 from nas_distill.cut.atoms import Atom, Atoms
-from nas_distill.cut.plan import Side
+from nas_distill.cut.opaque import Until, stand_in
+from nas_distill.cut.plan import Side, Whole
 from nas_distill.cut.weights import length
 
 
-def read_graph(module: nn.Module, input_shape: Sequence[int]) -> Atoms:
-    """Return the channels of all layers of ``module``, those that belong together joined.
+def read_graph(module: nn.Module, input_shape: Sequence[int], until: str | None = None) -> tuple[Atoms, list[Whole]]:
+    """Return the channels of all layers of ``module``, those that belong together joined, and what cannot be followed.
 
-    ``module`` is a copy for this purpose alone: it is set to eval mode, and its weights to take gradients. Whatever
-    torch-pruning raises is the caller's to catch.
+    ``module`` is a copy for this purpose only: it is set to eval mode, its weights to take gradients, and its recurrent
+    layers are replaced. Their inputs may be cut, and nothing of what they make. With ``until``, the name of a module,
+    only what comes before its call is read. Whatever torch-pruning raises of the whole graph is the caller's to catch.
     """
     import torch_pruning
 
+    stand_ins = stand_in(module)
     module.eval().requires_grad_(True)
     names: dict[Any, str] = {part: name for name, part in module.named_modules()}
     names |= {weight: name for name, weight in module.named_parameters()}
+    names |= stand_ins
+    recurrent = {name: layer for layer, name in stand_ins.items()}
+
+    def size_of(name: str, side: Side) -> int:
+        return length(recurrent[name], "", side) if name in recurrent else length(module, name, side)
+
+    read = module if until is None else Until(module, until)
     device = device_of(module)
     x = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     counts: list[int] = []
@@ -46,15 +57,27 @@ def read_graph(module: nn.Module, input_shape: Sequence[int]) -> Atoms:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(
-            module, example_inputs=(x,), output_transform=answer, verbose=False
+            read, example_inputs=(x,), output_transform=answer, verbose=False
         )
-    reader = _Reader(graph, names, counts[-1])
+    reader = _Reader(graph, names, counts[-1] if until is None else None)
+    whole: list[Whole] = []
     for node in graph.module2node.values():
-        if isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding) and node.module in names:
-            reader.follow(node, length(module, names[node.module], "out"))
+        if not isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding) or node.module not in names:
+            continue
+        name = names[node.module]
+        size = size_of(name, "out")
+        try:
+            reader.follow(node, size)
+        except Exception as error:
+            reader.close(name, size)
+            if node.module not in stand_ins:
+                reason = f"torch-pruning cannot follow its channels ({first_line(error, 120)})"
+                whole.append(Whole(name, reason))
+        if node.module in stand_ins:
+            reader.close(name, size)
     atoms = Atoms()
     dimensions = {(atom.module, atom.side) for _, atom in reader.pairs}
-    sizes = {(name, side): length(module, name, side) for name, side in dimensions}
+    sizes = {(name, side): size_of(name, side) for name, side in dimensions}
     # A dimension that is too short for what is said of it is another one: of tokens, say, where channels are meant.
     mistaken = {(atom.module, atom.side) for _, atom in reader.pairs if atom.place >= sizes[atom.module, atom.side]}
     for one, other in reader.pairs:
@@ -64,7 +87,7 @@ def read_graph(module: nn.Module, input_shape: Sequence[int]) -> Atoms:
         atoms.close(atom)
     for name, part in module.named_modules():
         _join_groups(name, part, atoms)
-    return atoms
+    return atoms, whole
 
 
 class _Reader:
@@ -73,11 +96,15 @@ class _Reader:
     The graph's own groups cannot be taken: where two channels of a layer lead to one, as in gates, they keep one.
     """
 
-    def __init__(self, graph: Any, names: dict[Any, str], logits: int) -> None:
+    def __init__(self, graph: Any, names: dict[Any, str], logits: int | None) -> None:
         self._graph, self._names, self._logits = graph, names, logits
         self._reached: set[Atom] = set()
         self.pairs: list[tuple[Atom, Atom]] = []
         self.closed: list[Atom] = []
+
+    def close(self, name: str, size: int) -> None:
+        """Leave the ``size`` output channels of a module whole, with all that they lead to."""
+        self.closed += [Atom(name, "out", place) for place in range(size)]
 
     def follow(self, root: Any, size: int) -> None:
         """Pair each of the ``size`` output channels of ``root`` with all that it leads to, and what leads to those."""
@@ -99,7 +126,8 @@ class _Reader:
             self._note(node, function.__name__, fresh, self._names[root.module])
             # Channels of another number end here where an operation sums over them (products with class vectors, say):
             # those may be cut.
-            if node.type.name == "OUTPUT" and size == self._logits:
+            # Of a part of the network, nothing is known of what comes behind.
+            if node.type.name == "OUTPUT" and self._logits in (None, size):
                 self.closed += [Atom(self._names[root.module], "out", index.root_idx) for index in fresh]
             for dependency in node.dependencies:
                 if dependency.is_triggered_by(function):

@@ -146,7 +146,7 @@ def _gate_gradient(module: nn.Module, slots: list[Slot]) -> Tensor:
 def _watch(slot: Slot, squares: dict[Slot, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         given = args[0].detach().double()
-        axis = given.dim() - 1 if isinstance(module, nn.Linear) else 1
+        axis = given.dim() - 1 if isinstance(module, nn.Linear | nn.RNNBase) else 1
         mean = given.square().transpose(0, axis).flatten(1).mean(1)
         squares[slot] = squares.get(slot, 0.0) + by_unit(mean, 0, slot) / len(slot.places[0])
 

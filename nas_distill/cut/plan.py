@@ -93,12 +93,30 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """A module without weights that a 1x1 convolution stands in for, since it only picks and pads channels.
+
+    Attributes:
+        module: dotted name.
+        inputs: channels that it is given.
+        stride: of the pixels that it picks, in both directions.
+        sources: for each channel that it returns the one of its input, None for a channel of zeros.
+    """
+
+    module: str
+    inputs: int
+    stride: int
+    sources: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What can be cut from a teacher; ``find_plan`` makes one."""
+    """What can be cut from a teacher, after its ``rewrites``; ``find_plan`` makes one."""
 
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...]
     whole: tuple[Whole, ...]
+    rewrites: tuple[Rewrite, ...] = ()
 
     @property
     def shared(self) -> tuple[Group, ...]:
@@ -135,6 +153,7 @@ class Plan:
             ],
             "blocks": [asdict(block) for block in self.blocks],
             "whole": [asdict(whole) for whole in self.whole],
+            **({"rewrites": [asdict(one) for one in self.rewrites]} if self.rewrites else {}),
         }
 
     @classmethod
@@ -149,6 +168,9 @@ class Plan:
                 groups=tuple(_group(entry) for entry in values["groups"]),
                 blocks=tuple(Block(**entry) for entry in values["blocks"]),
                 whole=tuple(Whole(**entry) for entry in values["whole"]),
+                rewrites=tuple(
+                    Rewrite(**{**entry, "sources": tuple(entry["sources"])}) for entry in values.get("rewrites", ())
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SpaceError(f"a plan of what can be cut from a teacher cannot be read ({error!r}).") from error

@@ -30,6 +30,10 @@ def size_of(module: nn.Module, side: Side) -> int:
         return module.num_parameters
     if isinstance(module, nn.Embedding):
         return module.embedding_dim
+    if isinstance(module, nn.RNNBase):
+        return (
+            module.input_size if side == "in" else (1 + module.bidirectional) * (module.proj_size or module.hidden_size)
+        )
     return heads_of(module)
 
 
@@ -56,6 +60,8 @@ def resize(module: nn.Module, side: Side, left: int) -> None:
         module.num_parameters = left
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = left
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = left
     else:
         _heads(module, left)
 

@@ -1,4 +1,4 @@
-"""Which modules add features in their own forward pass: residual blocks do, stages of them do not."""
+"""Modules that add features, or pad channels, in their own forward pass: residual blocks do, stages of them do not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -20,12 +21,14 @@ class Sums(TorchFunctionMode):
         added: the sums of two maps, of whatever dimensions, or two token sequences: the innermost module in whose
             forward pass it was taken, and both addends.
         direct: modules whose first argument is a tensor.
+        padded: modules that pad the channels of (B, C, H, W) maps, in the order of the forward pass.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.added: list[tuple[str, Tensor, Tensor]] = []
         self.direct: set[str] = set()
+        self.padded: list[str] = []
         self._module = module
         self._open: list[str] = []
         self._handles: list[RemovableHandle] = []
@@ -70,4 +73,8 @@ class Sums(TorchFunctionMode):
             both = isinstance(one, Tensor) and isinstance(other, Tensor)
             if both and one.dim() in (3, 4, 5) and one.shape == other.shape:
                 self.added.append((self._open[-1], one, other))
+        elif func is functional.pad and self._open:
+            given = dict(zip(("input", "pad"), args)) | dict(kwargs or {})
+            if given["input"].dim() == 4 and any(tuple(given["pad"])[4:6]) and self._open[-1] not in self.padded:
+                self.padded.append(self._open[-1])
         return func(*args, **(kwargs or {}))

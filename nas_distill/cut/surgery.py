@@ -13,6 +13,7 @@ from nas_distill.cut.attention import NarrowedAttention, as_encoder_layer, forgo
 from nas_distill.cut.kinds import make_kind
 from nas_distill.cut.plan import Group, Plan, Side, Slot
 from nas_distill.cut.resize import resize
+from nas_distill.cut.shortcuts import rewrite
 from nas_distill.cut.skip import Skip
 from nas_distill.cut.weights import length, named, parts_of
 
@@ -34,7 +35,7 @@ def cut(module: nn.Module, plan: Plan, what: Cut) -> nn.Module:
     """Cut ``module``, in place, and return it.
 
     Kept weights are copies of the teacher's. Modules that stand in for blocks draw theirs from torch's global
-    generator, which the caller seeds. Where nothing is cut, the module is left exactly as it is.
+    generator, which the caller seeds. Where nothing is cut, the module is left as it is, but for the plan's rewrites.
 
     Args:
         module: a copy of the teacher that ``plan`` was found for, or of its structure.
@@ -44,6 +45,7 @@ def cut(module: nn.Module, plan: Plan, what: Cut) -> nn.Module:
     Raises:
         SpaceError: there is no such group, unit, block or kind, or nothing of a group would be left.
     """
+    rewrite(module, plan.rewrites)
     narrowed = {name: units for name, units in what.keep.items() if _checked(plan.group(name), units)}
     _slice(module, plan, narrowed)
     if what.kinds or any(isinstance(part, NarrowedAttention) for part in module.modules()):

@@ -13,7 +13,7 @@ from nas_distill.common.layers.calls import Call, Recording
 from nas_distill.cut.sums import Sums
 from nas_distill.space.architecture import join
 
-_HOW = "name its blocks in the order of the forward pass, as in space: {from_teacher: {blocks: [...]}}"
+HOW_TO_NAME = "name its blocks in the order of the forward pass, as in space: {from_teacher: {blocks: [...]}}"
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class Stretch:
 def find_trunk(
     module: nn.Module, recording: Recording, sums: Sums, names: Sequence[str] | None = None
 ) -> list[Stretch]:
-    """Return the blocks of the trunk in the order of the forward pass.
+    """Return the blocks of the trunk in the order of the forward pass; none where there is no trunk.
 
     A block is an entry of a Sequential or ModuleList that has parts, is called once, and maps feature maps to feature
     maps or tokens to tokens. Entries with residual blocks in lists of their own are stages: those blocks are meant. In
-    a network without such blocks, convolutions in a Sequential are the blocks.
+    a network without such blocks, convolutions in a Sequential are the blocks. In a network that has neither, several
+    attributes of one module that are called one after the other are the blocks: those with parts, or convolutions.
 
     Args:
         module: the network.
@@ -56,14 +57,17 @@ def find_trunk(
         names: the blocks, where a user names them.
 
     Raises:
-        SpaceError: none are found, or what is named is no block.
+        SpaceError: what is named is no block.
     """
     passes = _Passes(recording, sums)
     if names is not None:
         return _named(module, passes, names)
-    blocks = _inside(module, "", passes, parts=True) or _inside(module, "", passes, parts=False)
-    if not blocks:
-        raise SpaceError(f"no trunk of blocks is found in the teacher ({type(module).__name__}); {_HOW}.")
+    blocks = (
+        _inside(module, "", passes, parts=True)
+        or _inside(module, "", passes, parts=False)
+        or _attributes(module, "", passes, parts=True)
+        or _attributes(module, "", passes, parts=False)
+    )
     return sorted(blocks, key=lambda block: passes.start(block.module))
 
 
@@ -134,6 +138,21 @@ def _inside(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> 
     return found
 
 
+def _attributes(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> list[Stretch]:
+    """Return the blocks of a chain of attributes: the outermost module with two or more such parts has them."""
+    children = [(f"{prefix}{name}", child) for name, child in module.named_children()]
+    possible = [passes.stretch(path) for path, child in children if _is_block(child, parts)]
+    chain: list[Stretch] = []
+    for block in sorted(
+        (block for block in possible if block is not None), key=lambda block: passes.start(block.module)
+    ):
+        if not chain or passes.start(block.module) > passes.end(chain[-1].module):
+            chain.append(block)
+    if len(chain) > 1:
+        return chain
+    return [block for path, child in children for block in _attributes(child, f"{path}.", passes, parts=parts)]
+
+
 def _is_block(module: nn.Module, parts: bool) -> bool:
     if not parts:
         return isinstance(module, _ConvNd)
@@ -152,7 +171,7 @@ def _is_stage(module: nn.Module, path: str, passes: _Passes) -> bool:
 
 def _named(module: nn.Module, passes: _Passes, names: Sequence[str]) -> list[Stretch]:
     if not names:
-        raise SpaceError(f"blocks names no block; {_HOW}.")
+        raise SpaceError(f"blocks names no block; {HOW_TO_NAME}.")
     known = [name for name, _ in module.named_modules() if name]
     found: list[Stretch] = []
     for name in names:

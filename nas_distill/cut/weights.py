@@ -95,4 +95,6 @@ def _table(module: nn.Module, side: Side) -> list[tuple[str, int]]:
         return [("weight", 0), ("bias", 0)]
     if isinstance(module, nn.Embedding):
         return [("weight", 1)]
+    if isinstance(module, nn.RNNBase):
+        return [("weight_ih_l0", 1), ("weight_ih_l0_reverse", 1)] if side == "in" else []
     return []

@@ -324,3 +324,26 @@ def test_what_can_be_cut_and_what_is_left_whole_is_said(teacher: nn.Module, data
         "Left whole: head (its units cannot be told apart); the network (it counts them)."
     )
     assert describe_cutting(None) == []
+
+
+class Chain(nn.Module):
+    """Linear layers only: there is no trunk of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.first(x.flatten(1))))
+
+
+def test_a_teacher_without_a_trunk_is_searched_without_blocks(data: nd.Dataset, tmp_path: Path) -> None:
+    told = Listener()
+    space = {"from_teacher": {"multiple": 2, "samples": 64}}
+    run = nd.search(
+        teacher=Chain(), data=data, space=space, folder=tmp_path / "run", observer=told, **{**QUICK, "trials": 2}
+    )
+    assert any("No trunk of blocks" in sentence and "blocks: [...]" in sentence for sentence in told.heard)
+    assert list(run.trials()["state"]).count("complete") == 2
+    with pytest.raises(ConfigError, match="no trunk of blocks"):
+        nd.search(teacher=Chain(), data=data, space=space, **{**QUICK, "strategy": "blockwise"})

@@ -5,8 +5,10 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from nas_distill.common.errors import SpaceError
+from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.plan import Group, Slot
 from nas_distill.cut.proof import Proof
@@ -353,7 +355,7 @@ def test_blocks_that_return_several_values_stay():
 
 
 def test_where_the_graph_cannot_be_read_heads_are_cut_alone(monkeypatch):
-    def fails(module, input_shape):
+    def fails(module, input_shape, until):
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr("nas_distill.cut.find.read_graph", fails)
@@ -385,12 +387,39 @@ def test_names_that_are_no_blocks(names, message):
         find_plan(make("residual"), SHAPE, blocks=names)
 
 
-def test_no_trunk_says_how_to_name_blocks():
-    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, CLASSES))
-    with pytest.raises(
-        SpaceError, match=r"no trunk of blocks .* name its blocks .* \{from_teacher: \{blocks: \[\.\.\."
-    ):
-        find_plan(module, SHAPE)
+def test_a_network_without_a_trunk_is_narrowed_without_blocks():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, CLASSES)).eval()
+    plan = find_plan(module, SHAPE)
+    assert (groups(plan), plan.blocks) == ({"1": ("neurons", 32, None)}, ())
+    space = cut_space(plan, builder=CutBuilder(module, plan), depth=())
+    student = space.build(space.smallest(), input_shape=SHAPE, num_classes=CLASSES)
+    assert student[1].out_features == student[3].in_features == 8
+    assert student(images()).shape == (2, CLASSES)
+
+
+class Attributes(nn.Module):
+    """Convolutions of one's own names, called one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv3, self.norm = nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(16)
+        self.conv1, self.conv2 = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(16, 16, 3, 1, 1)
+        self.head = nn.Linear(24, CLASSES)
+
+    def forward(self, x):
+        x = functional.relu(self.conv1(x))
+        x = functional.relu(self.norm(self.conv2(x)))
+        return self.head(functional.relu(self.conv3(x)).mean((2, 3)))
+
+
+def test_a_chain_of_attributes_has_its_blocks_found_and_cut():
+    plan = find_plan(Attributes(), SHAPE)
+    assert [(block.module, block.input, block.output, block.stride) for block in plan.blocks] == [
+        ("conv1", None, "conv1", 1),
+        ("conv2", "conv1", "conv2", 1),
+        ("conv3", "conv2", "conv3", 2),
+    ]
+    assert plan.whole == ()
 
 
 def test_a_teacher_that_fails_on_its_data():

@@ -77,7 +77,7 @@ def test_heads_that_do_not_hold_either_are_what_is_left_whole():
 
 def test_heads_of_ones_own_attention_hold_where_its_neurons_do_not():
     module = make("own_attention")
-    atoms = read_graph(make("own_attention"), SHAPE)
+    atoms = read_graph(make("own_attention"), SHAPE)[0]
     names = {name: place for place, (name, _) in enumerate(module.named_modules())}
     proposed = [one for one in form_groups(module, atoms, names) if one.name.startswith("layers.0.attention")]
     good, _, whole = prove(module, proposed, Proof(module, SHAPE, {}))

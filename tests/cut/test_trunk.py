@@ -132,7 +132,52 @@ def test_names_that_are_no_blocks_are_told(names, message):
         trunk(make("residual"), names=names)
 
 
-def test_a_network_without_blocks_is_told_how_to_name_them():
-    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * SHAPE[1] * SHAPE[2], 4))
-    with pytest.raises(SpaceError, match=r"no trunk of blocks is found in the teacher \(Sequential\); name its blocks"):
-        trunk(module)
+def test_a_network_without_blocks_has_none():
+    assert trunk(nn.Sequential(nn.Flatten(), nn.Linear(3 * SHAPE[1] * SHAPE[2], 4))) == []
+
+
+class Chain(nn.Module):
+    """Attributes, called in the order of ``order``."""
+
+    def __init__(self, order, **parts):
+        super().__init__()
+        self.order = order
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        for name in self.order:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+def test_attributes_called_one_after_the_other_are_the_blocks():
+    def parts():
+        return {"b": nn.Conv2d(16, 16, 1), "a": nn.Conv2d(3, 16, 1), "end": nn.Flatten()}
+
+    assert names_of(Chain("ab", **parts())) == ["a", "b"]
+    inside = Chain(["features", "end"], features=Chain("ab", **parts()), end=nn.Flatten())
+    assert names_of(inside) == ["features.a", "features.b"]
+
+
+def test_attributes_with_parts_come_before_single_convolutions():
+    units = {name: Chain("ab", a=nn.Conv2d(3, 3, 1), b=nn.BatchNorm2d(3)) for name in ("one", "two")}
+    assert names_of(Chain(["stem", "one", "two"], stem=nn.Conv2d(3, 3, 1), **units)) == ["one", "two"]
+
+
+def test_an_attribute_inside_of_anothers_call_is_not_after_it():
+    class Calls(nn.Module):
+        def __init__(self, other):
+            super().__init__()
+            self.own, self.other = nn.Conv2d(3, 3, 1), [other]  # not registered as a part
+
+        def forward(self, x):
+            return self.other[0](self.own(x))
+
+    inner = Chain("a", a=nn.Conv2d(3, 3, 1))
+    assert names_of(
+        Chain(["outer", "last"], inner=inner, outer=Calls(inner), last=Chain("a", a=nn.Conv2d(3, 3, 1)))
+    ) == [
+        "outer",
+        "last",
+    ]
