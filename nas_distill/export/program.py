@@ -1,41 +1,24 @@
 """A network as a graph (``torch.export``), for students whose builder cannot be imported by name.
 
-Reading such a file with torch alone unpickles and evaluates what is in it. A student's program needs neither: it is
-saved without sample inputs, stack traces and guards, and read only if every part of it is data: tensors as raw bytes,
-operators of ATen, sizes as plain expressions. Anything else is refused before torch sees it.
+Reading such a file with torch only unpickles and evaluates what is in it. A student's program needs neither: it is
+saved without sample inputs, stack traces and guards. On reading, torch is given an archive that ``archive.data_only``
+wrote from the checked parts, never the file.
 """
 
 from __future__ import annotations
 
-import ast
 import copy
 import io
-import json
-import re
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import ExportError
 from nas_distill.common.files import atomic_path
+from nas_distill.export.archive import data_only
 from nas_distill.export.quiet import first_cause, quiet
-
-MEMBERS = re.compile(
-    r"data/weights/(weight_\d+|model_weights_config\.json)"
-    r"|data/constants/(tensor_\d+|model_constants_config\.json)"
-    r"|models/model\.json|data/sample_inputs/model\.pt"
-    r"|archive_format|archive_version|byteorder|\.format_version|\.storage_alignment|\.data/(version|serialization_id)"
-)
-OPERATORS = re.compile(
-    r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_(not|int|float|max|min|sum)"
-    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|getitem|eq|ne|lt|le|gt|ge|and_|or_)"
-)
-FUNCTIONS = {"Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "PythonMod", "FloorDiv"}
-FUNCTIONS |= {"CleanDiv", "IntTrueDiv", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "Not", "And", "Or"}
 
 
 class Program(nn.Module):
@@ -71,8 +54,7 @@ def save_program(module: nn.Module, input_shape: Sequence[int], path: Path) -> N
         ExportError: torch cannot trace it, or what it traced would not be read back.
     """
     try:
-        content = _traced(module, tuple(input_shape))
-        _check(content)
+        content = data_only(_traced(module, tuple(input_shape)))
         with quiet():
             _load(content)
     except Exception as error:
@@ -94,9 +76,9 @@ def load_program(path: Path) -> Program:
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {first_cause(error)}.") from error
     try:
-        _check(content)
+        fresh = data_only(content)
         with quiet():
-            return Program(_load(content))
+            return Program(_load(fresh))
     except Exception as error:
         raise ExportError(f"{path} is not the graph of a student: {first_cause(error)}.") from error
 
@@ -124,73 +106,5 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _load(content: bytes) -> nn.Module:
-    return torch.export.load(io.BytesIO(content)).module()
-
-
-def _check(content: bytes) -> None:
-    """Raise ValueError unless the archive is data alone."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = archive.namelist()
-        if len(set(names)) != len(names):
-            raise ValueError("a part of it occurs twice")
-        parts = {name.partition("/")[2]: name for name in names}
-        strange = sorted(part for part in parts if not MEMBERS.fullmatch(part))
-        if strange:
-            raise ValueError(f"it holds '{strange[0]}', which no student needs")
-        if damaged := archive.testzip():
-            raise ValueError(f"its part '{damaged}' is damaged")
-        if archive.read(parts["data/sample_inputs/model.pt"]):
-            raise ValueError("it holds pickled inputs")
-        for kind in ("weights", "constants"):
-            config = json.loads(archive.read(parts[f"data/{kind}/model_{kind}_config.json"]))
-            if any(entry["use_pickle"] for entry in config["config"].values()):
-                raise ValueError(f"its {kind} are pickled")
-        _check_graph(json.loads(archive.read(parts["models/model.json"])))
-
-
-def _check_graph(model: dict[str, Any]) -> None:
-    if model.get("guards_code"):
-        raise ValueError("it holds code")
-    for key, value in _entries(model):
-        if key == "target" and not (isinstance(value, str) and OPERATORS.fullmatch(value)):
-            raise ValueError(f"it calls '{value}', which is no operator of ATen")
-        if key == "expr_str" and not _is_plain(value):
-            raise ValueError(f"'{value}' is no size")
-        if key in ("metadata", "custom_obj_values", "treespec_namedtuple_fields") and value:
-            raise ValueError(f"it holds {key}")
-        if key in ("in_spec", "out_spec"):
-            kinds = {kind for name, kind in _entries(json.loads(value)) if name == "type"}
-            if kinds - {None, "builtins.tuple", "builtins.list", "builtins.dict"}:
-                raise ValueError("its inputs or outputs are of a kind of their own")
-
-
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key, inner
-            yield from _entries(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _entries(inner)
-
-
-def _is_plain(expression: Any) -> bool:
-    """Say whether a size, e.g. ``2*Symbol('s77', integer=True)``, is arithmetic on symbols and nothing more."""
-    try:
-        tree = ast.parse(expression, mode="eval")
-    except (SyntaxError, TypeError, ValueError):
-        return False
-    allowed = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.keyword, ast.Load)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            plain = isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS
-        elif isinstance(node, ast.Name):
-            plain = node.id in FUNCTIONS or re.fullmatch(r"[suz]+f?\d+", node.id) is not None
-        elif isinstance(node, ast.Constant):
-            plain = not isinstance(node.value, str) or re.fullmatch(r"[suz]+f?\d+", node.value) is not None
-        else:
-            plain = isinstance(node, allowed)
-        if not plain:
-            return False
-    return True
+def _load(fresh: bytes) -> nn.Module:
+    return torch.export.load(io.BytesIO(fresh)).module()
