@@ -213,7 +213,7 @@ class Controller:
     def _judge(self, entry: Entry, result: RungResult) -> Stop | None:
         if result.rung >= self._last_rung:
             return None  # it ends by itself
-        history = self._ledger.reports_at(result.rung, but=entry.index)
+        history = self._ledger.reports_at(result.rung)  # its own is not among them yet
         verdict = self._rule.judge(result.rung, result.quality, entry.costs, history)
         if not verdict.stop:
             return None
@@ -242,9 +242,8 @@ class Controller:
 
     def _go_on_with(self, entry: Entry) -> Work | None:
         """Hand out an interrupted candidate again, unless the process dies on it every time."""
-        entry.status = "running"
+        self._ledger.change(entry, "failed" if entry.deaths >= DEATHS else "running")
         if entry.deaths >= DEATHS:
-            entry.status = "failed"
             entry.cause = f"the search died {entry.deaths} times in a row while it was being trained"
         self._scribe.begin_again(entry)
         return self._launch(entry)
@@ -277,7 +276,7 @@ class Controller:
                 return self._proposals.insert(assembled, "assembled")
             if self._assembler.alone:
                 return None
-        sown = sum(entry.proposal.origin == "seed" for entry in self._ledger)
+        sown = self._ledger.from_origin("seed")
         if sown < len(self._seeds):
             return self._proposals.insert(self._seeds[sown], "seed")
         if self._ledger.run_of("duplicate") >= REPEATS:

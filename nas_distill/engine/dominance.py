@@ -7,9 +7,12 @@ is clearly better at equal fidelity. The cheapest candidate has no such witness 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,53 @@ class Report:
     number: int
     costs: Mapping[str, float]
     quality: float
+
+
+class History(Sequence[Report]):
+    """Reports at one rung in the order in which they came, with their figures as arrays that grow with it.
+
+    A rule looks at all of them at each report, so that arrays made anew each time would cost a search of many trials
+    time in proportion to the square of their number.
+    """
+
+    def __init__(self, reports: Iterable[Report] = ()) -> None:
+        self._reports = list(reports)
+        self._arrays: dict[tuple[str, ...], tuple[int, NDArray[np.float64]]] = {}
+
+    def append(self, report: Report) -> None:
+        """Add a report."""
+        self._reports.append(report)
+
+    def renumber(self, place: int, number: int) -> None:
+        """Give the report at ``place`` another trial's number: that of the trial which continues its training."""
+        self._reports[place] = replace(self._reports[place], number=number)
+
+    def figures(self, costs: tuple[str, ...]) -> NDArray[np.float64]:
+        """Return quality and the named costs of each report, [N, 1 + C]; a view that later reports do not change."""
+        filled, array = self._arrays.get(costs, (0, np.empty((0, 1 + len(costs)))))
+        count = len(self._reports)
+        if filled < count:
+            if len(array) < count:
+                larger = np.empty((max(16, 2 * count), 1 + len(costs)))
+                larger[:filled] = array[:filled]
+                array = larger
+            for place in range(filled, count):
+                report = self._reports[place]
+                array[place] = [report.quality, *(report.costs[name] for name in costs)]
+            self._arrays[costs] = count, array
+        return array[:count]
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+    @overload
+    def __getitem__(self, index: int) -> Report: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Report]: ...
+
+    def __getitem__(self, index: int | slice) -> Report | Sequence[Report]:
+        return self._reports[index]
 
 
 @dataclass(frozen=True)
@@ -95,20 +145,26 @@ class Dominance:
     def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
         """Compare with those that cost no more at the same rung."""
         _finite(quality)
-        others = [report for report in history if math.isfinite(report.quality)]
-        if len(others) < self.min_reports:
+        reports = history if isinstance(history, History) else History(history)
+        figures = reports.figures(self.costs)
+        qualities = figures[:, 0]
+        finite = np.isfinite(qualities)
+        if finite.sum() < self.min_reports:
+            return GO_ON
+        limits = [costs[name] * (1 + self._tolerance(name)) for name in self.costs]
+        ahead = finite & (figures[:, 1:] <= limits).all(axis=1)
+        if ahead.sum() < self.witnesses:
             return GO_ON
         margin = self.margin_at(rung)
+        enough = np.partition(qualities[ahead], -self.witnesses)[-self.witnesses]
+        if not enough > quality + margin:
+            return GO_ON
         # Best first; of equals the cheaper, then the earlier, so that the order of the history says nothing.
-        ahead = sorted(
-            (report for report in others if self._no_dearer(report.costs, costs)),
+        best = sorted(
+            (reports[int(place)] for place in np.flatnonzero(ahead & (qualities >= enough))),
             key=lambda report: (-report.quality, *(report.costs[name] for name in self.costs), report.number),
         )
-        if len(ahead) < self.witnesses:
-            return GO_ON
-        witness = ahead[self.witnesses - 1]
-        if not witness.quality > quality + margin:
-            return GO_ON
+        witness = best[self.witnesses - 1]
         return Verdict(
             stop=True,
             margin=margin,
@@ -116,9 +172,6 @@ class Dominance:
             witness_quality=witness.quality,
             reason=f"trial {witness.number} costs no more and is {witness.quality - quality:.4g} better at this rung",
         )
-
-    def _no_dearer(self, theirs: Mapping[str, float], own: Mapping[str, float]) -> bool:
-        return all(theirs[name] <= own[name] * (1 + self._tolerance(name)) for name in self.costs)
 
     def _tolerance(self, name: str) -> float:
         return self.tolerance.get(name, 0.0) if isinstance(self.tolerance, Mapping) else self.tolerance

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, KeysView, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
-from nas_distill.engine.dominance import Report
+from nas_distill.engine.dominance import History, Report
 from nas_distill.engine.proposals import Proposal
+from nas_distill.run.front import RunningFront
 from nas_distill.run.records import Rung, State, Stop, TrialRecord
 from nas_distill.space import Architecture
 
@@ -58,11 +61,27 @@ class Entry:
 
 
 class Ledger:
-    """All entries, by index, and the lookups that deciding needs."""
+    """All entries, by index, and the lookups that deciding needs.
 
-    def __init__(self) -> None:
+    An entry changes only by ``change``, ``report`` and ``renumber`` once it is here, so that counts, the front and
+    what was reported at a rung are kept up as they change. None of them costs time in proportion to the entries.
+
+    Args:
+        costs: names of the cost objectives, which with quality make the front.
+    """
+
+    def __init__(self, costs: Sequence[str] = ()) -> None:
+        self._costs = tuple(costs)
         self._entries: list[Entry] = []
         self._first: dict[str, int] = {}  # architecture -> index of the entry that looks at it itself
+        self._having: dict[Status, dict[int, None]] = defaultdict(dict)  # indices, as an ordered set
+        self._origins: Counter[str] = Counter()
+        self._histories: dict[int, History] = defaultdict(History)  # by rung
+        self._places: dict[tuple[int, int], int] = {}  # (rung, index) -> place in the rung's history
+        self._twins: dict[int, list[int]] = defaultdict(list)  # original -> duplicates that wait for its end
+        self._front: RunningFront[int] = RunningFront([True, *(False for _ in self._costs)])
+        self.seconds_trained = 0.0
+        self.seconds_saved = 0.0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -74,28 +93,67 @@ class Ledger:
         return self._entries[index]
 
     @property
-    def seen(self) -> set[str]:
+    def seen(self) -> KeysView[str]:
         """Hashes of all architectures proposed so far."""
-        return set(self._first)
+        return self._first.keys()
+
+    @property
+    def front(self) -> RunningFront[int]:
+        """The completed entries that no other beats in quality and costs: indices, with (quality, *costs)."""
+        return self._front
 
     def append(self, entry: Entry) -> None:
-        """Add the next entry."""
+        """Add the next entry, with whatever it has reported."""
         assert entry.index == len(self._entries)
         self._entries.append(entry)
         self._first.setdefault(entry.proposal.architecture.hash, entry.index)
+        self._origins[entry.proposal.origin] += 1
+        if entry.original is not None:
+            self._twins[entry.original].append(entry.index)
+        for rung, report in entry.reports.items():
+            self._note(entry, rung, report)
+        self.seconds_trained += entry.seconds
+        self._enter(entry)
+
+    def change(self, entry: Entry, status: Status) -> None:
+        """Give an entry another status."""
+        del self._having[entry.status][entry.index]
+        entry.status = status
+        self._enter(entry)
+
+    def report(self, entry: Entry, rung: int, report: Rung) -> None:
+        """Add what an entry has reported at a rung."""
+        before = entry.seconds
+        entry.reports[rung] = report
+        self.seconds_trained += entry.seconds - before
+        self._note(entry, rung, report)
+
+    def renumber(self, entry: Entry, number: int) -> None:
+        """Give an entry the number of the trial that continues its training."""
+        entry.number = number
+        for rung in entry.reports:
+            self._histories[rung].renumber(self._places[rung, entry.index], number)
 
     def original(self, architecture_hash: str) -> Entry | None:
         """Return the entry that looks at this architecture itself, if it was proposed before."""
         index = self._first.get(architecture_hash)
         return None if index is None else self._entries[index]
 
+    def take_twins(self, entry: Entry) -> list[Entry]:
+        """Return the duplicates of an entry that were added since this was last asked."""
+        return [self._entries[index] for index in self._twins.pop(entry.index, ())]
+
     def count(self, *statuses: Status) -> int:
         """Return how many entries have one of ``statuses``."""
-        return sum(entry.status in statuses for entry in self._entries)
+        return sum(len(self._having[status]) for status in statuses)
 
     def having(self, *statuses: Status) -> list[Entry]:
         """Return the entries with one of ``statuses``, by index."""
-        return [entry for entry in self._entries if entry.status in statuses]
+        return [self._entries[index] for index in sorted(chain(*(self._having[status] for status in statuses)))]
+
+    def from_origin(self, origin: str) -> int:
+        """Return how many proposals have this origin."""
+        return self._origins[origin]
 
     def scored(self) -> list[tuple[Architecture, float]]:
         """Return the candidates that were trained to their last rung, with their quality; by index."""
@@ -105,13 +163,9 @@ class Ledger:
             if entry.quality is not None
         ]
 
-    def reports_at(self, rung: int, *, but: int) -> list[Report]:
-        """Return what all entries but one have reported at a rung, whatever became of them."""
-        return [
-            Report(entry.number, entry.costs, entry.reports[rung].quality)
-            for entry in self._entries
-            if entry.index != but and rung in entry.reports
-        ]
+    def reports_at(self, rung: int) -> History:
+        """Return what all entries have reported at a rung, whatever became of them."""
+        return self._histories[rung]
 
     def run_of(self, *statuses: Status) -> int:
         """Return how many of the latest entries in a row have one of ``statuses``."""
@@ -122,6 +176,16 @@ class Ledger:
             length += 1
         return length
 
+    def _note(self, entry: Entry, rung: int, report: Rung) -> None:
+        self._places[rung, entry.index] = len(self._histories[rung])
+        self._histories[rung].append(Report(entry.number, entry.costs, report.quality))
+
+    def _enter(self, entry: Entry) -> None:
+        self._having[entry.status][entry.index] = None
+        self.seconds_saved += entry.seconds_saved
+        if entry.status == "complete" and entry.quality is not None:
+            self._front.add(entry.index, [entry.quality, *(entry.costs[name] for name in self._costs)])
+
 
 def chains(records: Iterable[TrialRecord]) -> list[list[TrialRecord]]:
     """Group trials by proposal, each group by number: the attempts at one training."""
@@ -131,11 +195,11 @@ def chains(records: Iterable[TrialRecord]) -> list[list[TrialRecord]]:
     return [found[index] for index in sorted(found)]
 
 
-def entry_of(chain: list[TrialRecord], proposal: Proposal, original: int | None) -> Entry:
+def entry_of(attempts: list[TrialRecord], proposal: Proposal, original: int | None) -> Entry:
     """Fold the attempts at one proposal into its entry."""
-    last = chain[-1]
+    last = attempts[-1]
     deaths = 0
-    for record in reversed(chain):
+    for record in reversed(attempts):
         if record.interrupted != "died" or len(record.reports) != len(last.reports):
             break
         deaths += 1

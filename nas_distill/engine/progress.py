@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-from nas_distill.engine.ledger import COUNTED, Entry, Ledger
-from nas_distill.run.front import hypervolume_of, non_dominated
+from nas_distill.engine.ledger import COUNTED, Ledger
+from nas_distill.run.front import hypervolume_of
 
 EventKind = Literal[
     "started", "rung", "complete", "pruned", "failed", "over_budget", "duplicate", "interrupted", "ended"
@@ -85,26 +86,25 @@ def snapshot(
     ended: str | None,
 ) -> Progress:
     """Sum a ledger up; ``done_before`` trials had ended before this session began."""
-    complete = ledger.having("complete")
     done = ledger.count(*COUNTED)
-    points = [[_final(entry), *(entry.costs[name] for name in costs)] for entry in complete]
+    front = ledger.front
     here = done - done_before
     left = None if here <= 0 else max(0, requested - done) * elapsed_seconds / here
     return Progress(
         requested=requested,
         running=ledger.count("running"),
         waiting=ledger.count("waiting"),
-        complete=len(complete),
+        complete=ledger.count("complete"),
         pruned=ledger.count("pruned"),
         failed=ledger.count("failed"),
         over_budget=ledger.count("over_budget"),
         duplicates=ledger.count("duplicate"),
-        best=_best(complete, costs),
-        front_size=int(non_dominated(points, [True] + [False] * len(costs)).sum()),
-        hypervolume=hypervolume_of(points, [reference[name] for name in costs]),
+        best=_best(ledger),
+        front_size=len(front),
+        hypervolume=_volume(front.points, tuple(reference[name] for name in costs)),
         reference=dict(reference),
-        seconds_trained=sum(entry.seconds for entry in ledger),
-        seconds_saved=sum(entry.seconds_saved for entry in ledger),
+        seconds_trained=ledger.seconds_trained,
+        seconds_saved=ledger.seconds_saved,
         elapsed_seconds=elapsed_seconds,
         seconds_left=left,
         stopping=stopping,
@@ -112,14 +112,15 @@ def snapshot(
     )
 
 
-def _best(complete: Sequence[Entry], costs: Sequence[str]) -> Best | None:
-    if not complete:
+@lru_cache(maxsize=4)  # the front changes seldom, and is looked at after every event
+def _volume(points: tuple[tuple[float, ...], ...], reference: tuple[float, ...]) -> float:
+    return hypervolume_of(points, reference)
+
+
+def _best(ledger: Ledger) -> Best | None:
+    front = ledger.front
+    if not len(front):
         return None
     # Of equal qualities the cheaper, then the earlier.
-    entry = min(complete, key=lambda entry: (-_final(entry), *(entry.costs[name] for name in costs), entry.index))
-    return Best(entry.number, _final(entry), dict(entry.costs))
-
-
-def _final(entry: Entry) -> float:
-    assert entry.quality is not None
-    return entry.quality
+    (quality, *_), index = min(zip(front.points, front), key=lambda found: (-found[0][0], found[0][1:], found[1]))
+    return Best(ledger[index].number, quality, dict(ledger[index].costs))

@@ -8,13 +8,13 @@ outcomes so far alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_distill.common.seeds import derive, numpy_rng
 from nas_distill.engine.samplers import as_params, make_sampler, suggest
@@ -42,31 +42,36 @@ class Proposals:
         self._seed = seed
         self._trials = trials
         self._dimensions = len(space.flatten(space.largest()))
+        self._count = 0
+        self._storage = optuna.storages.InMemoryStorage()
         with quiet_optuna():
-            self._study = optuna.create_study(directions=list(directions), sampler=self._sampler(0))
+            self._study = optuna.create_study(
+                storage=self._storage, directions=list(directions), sampler=self._sampler(0)
+            )
 
     def __len__(self) -> int:
-        return len(self._study.get_trials(deepcopy=False))
+        return self._count
 
     def ask(self) -> Proposal:
         """Return the sampler's next proposal."""
         self._study.sampler = self._sampler(len(self))
         trial = self._study.ask()
+        self._count += 1
         architecture = self._space.draw(lambda name, domain: suggest(trial, name, domain))
-        frozen = self._study.get_trials(deepcopy=False)[-1]
+        frozen = self._trial(trial.number)
         return Proposal(architecture, dict(frozen.params), dict(frozen.distributions), "sampler", _kept(frozen))
 
     def insert(self, architecture: Architecture, origin: str) -> Proposal:
         """Take an architecture that did not come from the sampler as the next proposal."""
         params, distributions = as_params(self._space, architecture)
         self._study.sampler = sampler = self._sampler(len(self))
-        self._study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
+        trial = self._add(params, distributions)
         if isinstance(sampler, optuna.samplers.NSGAIISampler):
             # Without this it would belong to no generation, and have no offspring.
-            sampler.get_trial_generation(self._study, self._study.get_trials(deepcopy=False)[-1])
-        return Proposal(architecture, params, distributions, origin, _kept(self._study.get_trials(deepcopy=False)[-1]))
+            sampler.get_trial_generation(self._study, trial)
+        return Proposal(architecture, params, distributions, origin, _kept(self._trial(trial.number)))
 
-    def unseen(self, seen: set[str], draws: int) -> Architecture | None:
+    def unseen(self, seen: Collection[str], draws: int) -> Architecture | None:
         """Draw at random until an architecture comes whose hash is not in ``seen``; None after ``draws`` tries."""
         rng = numpy_rng(self._seed, "unseen", len(self))
         for _ in range(draws):
@@ -77,14 +82,7 @@ class Proposals:
 
     def restore(self, proposal: Proposal) -> None:
         """Take back a proposal of an earlier session, in its place; to be settled as it was."""
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=proposal.params,
-                distributions=proposal.distributions,
-                system_attrs=proposal.state,
-            )
-        )
+        self._add(proposal.params, proposal.distributions, proposal.state)
 
     def restored(self) -> None:
         """Say that all proposals of earlier sessions are back and settled as far as they were."""
@@ -98,7 +96,7 @@ class Proposals:
 
     def is_open(self, index: int) -> bool:
         """Whether a proposal is still to be settled."""
-        return not self._study.get_trials(deepcopy=False)[index].state.is_finished()
+        return not self._trial(index).state.is_finished()
 
     def settle(
         self,
@@ -112,14 +110,30 @@ class Proposals:
 
         A stopped candidate may come with the values it had when it was stopped. ``constraints``: above 0 is violated.
         """
-        frozen = self._study.get_trials(deepcopy=False)[index]
-        trial = optuna.Trial(self._study, frozen._trial_id)
-        for name, value in (constraints or {}).items():
-            trial.set_constraint(name, value)
+        # An optuna.Trial to set them by would sample the parameters once more, at the price of another proposal.
+        told = create_trial(state=TrialState.RUNNING, constraints=dict(constraints or {}))
+        for name, value in told.system_attrs.items():
+            self._storage.set_trial_system_attr(self._trial(index)._trial_id, name, value)
         if state is TrialState.PRUNED and values is not None and self._name == "nsga2":
             # NSGA-II counts completed trials alone, so under pruning its generations would hardly ever fill.
             state = TrialState.COMPLETE
         self._study.tell(index, values if state is TrialState.COMPLETE else None, state)
+
+    def _trial(self, index: int) -> FrozenTrial:
+        # Not by the study, whose list of all trials is made anew each time.
+        return self._storage.get_trial(
+            self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, index)
+        )
+
+    def _add(
+        self, params: dict[str, Any], distributions: dict[str, Any], state: dict[str, Any] | None = None
+    ) -> FrozenTrial:
+        trial = create_trial(
+            state=TrialState.RUNNING, params=params, distributions=distributions, system_attrs=state or {}
+        )
+        self._study.add_trial(trial)
+        self._count += 1
+        return self._trial(self._count - 1)
 
     def _sampler(self, index: int) -> BaseSampler:
         return make_sampler(
@@ -130,10 +144,10 @@ class Proposals:
         )
 
 
-def proposal_of(trial: optuna.trial.FrozenTrial, architecture: Architecture, origin: str) -> Proposal:
+def proposal_of(trial: FrozenTrial, architecture: Architecture, origin: str) -> Proposal:
     """Return the proposal that a trial of the journal was made from."""
     return Proposal(architecture, dict(trial.params), dict(trial.distributions), origin, _kept(trial))
 
 
-def _kept(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+def _kept(trial: FrozenTrial) -> dict[str, Any]:
     return {name: value for name, value in trial.system_attrs.items() if name.endswith(":generation")}

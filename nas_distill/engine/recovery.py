@@ -28,7 +28,7 @@ def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budg
     """Read the journal into a ledger, and give the sampler its proposals and outcomes back."""
     trials = {trial.number: trial for trial in journal.study.get_trials(deepcopy=False)}
     index_of = {number: trial.user_attrs["index"] for number, trial in trials.items()}
-    ledger = Ledger()
+    ledger = Ledger(objectives.costs)
     for chain in chains(from_trial(trial) for trial in trials.values()):
         first = chain[0]
         proposal = proposal_of(trials[first.number], first.architecture, first.origin)

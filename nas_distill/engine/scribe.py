@@ -7,7 +7,7 @@ from typing import Any
 from optuna.trial import TrialState, create_trial
 
 from nas_distill.cost.budget import Budget
-from nas_distill.engine.ledger import Entry, Ledger
+from nas_distill.engine.ledger import Entry, Ledger, Status
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.proposals import Proposals
 from nas_distill.engine.telling import constraints, final_state, final_values, tell_sampler
@@ -31,19 +31,20 @@ class Scribe:
         """Append a new entry with its trial, whole and in one line, in the state that it has from the start."""
         entry.number = self._journal.next_number
         entry.key = f"t{entry.number:05d}"
-        self._add(entry, self._attributes(entry))
+        entry.number = self._add(entry, self._attributes(entry))
         self._ledger.append(entry)
         self._settle(entry)
 
     def begin_again(self, entry: Entry) -> None:
         """Append a trial that goes on with an interrupted entry: its key, its costs and what it has reported."""
-        self._add(entry, self._attributes(entry) | {"retry_of": entry.number})
+        number = self._add(entry, self._attributes(entry) | {"retry_of": entry.number})
+        self._ledger.renumber(entry, number)
         self._settle(entry)
 
     def report(self, entry: Entry, rung: int, report: Rung, stop: Stop | None) -> None:
         """Write a report and what was decided on it, in one line."""
         self._journal.annotate(entry.number, f"{RUNG}{rung}", _rung_attribute(report, stop))
-        entry.reports[rung] = report
+        self._ledger.report(entry, rung, report)
         entry.stop = stop
 
     def fault(self, entry: Entry, cause: str) -> None:
@@ -55,11 +56,12 @@ class Scribe:
         """End the entry's trial; another will go on with it."""
         self._journal.annotate(entry.number, "interrupted", "stopped")
         self._journal.tell(entry.number, TrialState.FAIL)
-        entry.status = "waiting"
+        self._ledger.change(entry, "waiting")
 
     def end(self, entry: Entry) -> None:
         """End an entry as what was written of it says: failed, stopped or complete."""
-        entry.status = "failed" if entry.cause is not None else "pruned" if entry.stop is not None else "complete"
+        ended: Status = "failed" if entry.cause is not None else "pruned" if entry.stop is not None else "complete"
+        self._ledger.change(entry, ended)
         state = final_state(entry)
         assert state is not None
         self._journal.tell(entry.number, state, final_values(entry, self._objectives))
@@ -68,13 +70,13 @@ class Scribe:
     def _settle(self, entry: Entry) -> None:
         tell_sampler(self._proposals, self._ledger, entry, self._objectives, self._budget)
 
-    def _add(self, entry: Entry, attributes: dict[str, Any]) -> None:
+    def _add(self, entry: Entry, attributes: dict[str, Any]) -> int:
         source = entry if entry.original is None else self._ledger[entry.original]
         state = final_state(source)
         if state is None:
             # A duplicate of what is still in flight has nothing to be told yet; the sampler gets it later.
             state = TrialState.RUNNING if entry.original is None else TrialState.FAIL
-        entry.number = self._journal.add(
+        return self._journal.add(
             create_trial(
                 state=state,
                 values=final_values(source, self._objectives),

@@ -48,9 +48,7 @@ def tell_sampler(proposals: Proposals, ledger: Ledger, entry: Entry, objectives:
     state = final_state(source)
     if state is None:
         return
-    open_twins = [
-        twin for twin in ledger.having("duplicate") if twin.original == entry.index and proposals.is_open(twin.index)
-    ]
+    open_twins = [twin for twin in ledger.take_twins(entry) if proposals.is_open(twin.index)]
     for told in [entry, *open_twins]:
         proposals.settle(told.index, state, _told_values(source, objectives), constraints=constraints(source, budget))
 

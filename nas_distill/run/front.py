@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from nas_distill.run.records import TrialRecord
+
+Key = TypeVar("Key")
 
 SPAN = 100.0  # the hypervolume looks at costs from a hundredth of the reference up to the reference
 
@@ -28,6 +31,47 @@ def non_dominated(points: ArrayLike, maximise: Sequence[bool]) -> NDArray[np.boo
         better = (losses[kept] < losses[index]).any(axis=1)
         front[index] = not (no_worse & better).any()
     return front
+
+
+class RunningFront(Generic[Key]):
+    """The points that no other dominates, kept as points are added one by one; each has a key of the caller's.
+
+    ``maximise`` [D] gives each dimension's direction. Adding costs time in proportion to the front, not to all points.
+    Holds after any order of additions what ``non_dominated`` finds; points with a NaN are left out.
+    """
+
+    def __init__(self, maximise: Sequence[bool]) -> None:
+        self._signs = tuple(-1.0 if up else 1.0 for up in maximise)
+        self._losses: dict[Key, tuple[float, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._losses)
+
+    @property
+    def points(self) -> tuple[tuple[float, ...], ...]:
+        """The coordinates of the front [N, D], in the order of the keys."""
+        return tuple(tuple(sign * loss for sign, loss in zip(self._signs, losses)) for losses in self._losses.values())
+
+    def add(self, key: Key, point: Sequence[float]) -> bool:
+        """Add a point and say whether it is on the front; those that it dominates leave it."""
+        losses = tuple(sign * float(value) for sign, value in zip(self._signs, point, strict=True))
+        if any(math.isnan(loss) for loss in losses) or any(
+            _dominates(other, losses) for other in self._losses.values()
+        ):
+            return False
+        self._losses = {name: other for name, other in self._losses.items() if not _dominates(losses, other)}
+        self._losses[key] = losses
+        self._points = tuple(
+            tuple(sign * loss for sign, loss in zip(self._signs, found)) for found in self._losses.values()
+        )
+        return True
+
+
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(mine <= theirs for mine, theirs in zip(one, other))
 
 
 def pareto_ranks(points: ArrayLike, maximise: Sequence[bool]) -> NDArray[np.int64]:

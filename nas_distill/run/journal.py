@@ -44,37 +44,36 @@ class Journal:
         self.study = study
         self.facts = Facts(study.user_attrs, self)
         self._storage = storage
+        # Kept here: the storage would make a list of all trials to say it.
+        self._ids = _trial_ids(study)
         self._refused: RunError | None = None
 
     @property
     def next_number(self) -> int:
         """The number that the next trial gets."""
-        return len(self.study.get_trials(deepcopy=False))
+        return len(self._ids)
 
     def add(self, trial: FrozenTrial) -> int:
         """Append a whole trial (``optuna.trial.create_trial``) in one line, and return its number."""
         number = self.next_number
         with self._writing():
-            self.study.add_trial(trial)
+            self._ids.append(self._storage.create_new_trial(self.study._study_id, template_trial=trial))
         return number
 
     def annotate(self, number: int, name: str, value: Any) -> None:
         """Set a user attribute of an unfinished trial."""
         with self._writing():
-            self._storage.set_trial_user_attr(self._id(number), name, value)
+            self._storage.set_trial_user_attr(self._ids[number], name, value)
 
     def tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         """Finish a running trial; ``values`` for COMPLETE alone."""
         with self._writing():
-            self.study.tell(number, values, state)
+            self._storage.set_trial_state_values(self._ids[number], state, values)
 
     def set_fact(self, name: str, value: Any) -> None:
         """Set a user attribute of the study."""
         with self._writing():
             self.study.set_user_attr(name, value)
-
-    def _id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -88,6 +87,7 @@ class Journal:
             raise self._refused from error
         except BaseException:
             mend(self.path)  # Ctrl-C in the middle of a line
+            self._ids = _trial_ids(self.study)  # or behind one, before its number was noted
             raise
 
 
@@ -155,6 +155,10 @@ class _LinesInMemory(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         raise RunError("this run was opened for reading; nothing can be added to it.")
+
+
+def _trial_ids(study: optuna.Study) -> list[int]:
+    return [trial._trial_id for trial in study.get_trials(deepcopy=False)]
 
 
 def _open_study(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,9 +18,11 @@ from nas_distill.config import ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.controller import Controller
+from nas_distill.engine.ledger import Status
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.work import RungResult, Work
 from nas_distill.run.folder import RunFolder
+from nas_distill.run.front import non_dominated
 from nas_distill.run.journal import open_journal, read_study
 from nas_distill.run.records import TrialRecord, read_records
 from nas_distill.space import Architecture, SearchSpace
@@ -119,10 +121,29 @@ class Bench:
     def run(self, **options: Any) -> Controller:
         with self.controller(**options) as controller:
             InlineBackend().run(controller, self.evaluator)
+            check_sums(controller)
             return controller
 
     def records(self) -> list[TrialRecord]:
         return read_records(read_study(self.folder))
+
+
+def check_sums(controller: Controller) -> None:
+    """Compare what the ledger keeps up as entries change with what a look at all of them finds."""
+    ledger, costs = controller._ledger, controller._objectives.costs
+    entries = list(ledger)
+    for status in get_args(Status):
+        assert ledger.having(status) == [entry for entry in entries if entry.status == status]
+        assert ledger.count(status) == len(ledger.having(status))
+    complete = ledger.having("complete")
+    points = [[entry.quality, *(entry.costs[name] for name in costs)] for entry in complete]
+    mask = non_dominated(points, [True] + [False] * len(costs))
+    assert set(ledger.front) == {entry.index for entry, kept in zip(complete, mask) if kept}
+    assert ledger.seconds_trained == pytest.approx(sum(entry.seconds for entry in entries))
+    assert ledger.seconds_saved == pytest.approx(sum(entry.seconds_saved for entry in entries))
+    for rung in {rung for entry in entries for rung in entry.reports}:
+        found = {report.number: report.quality for report in ledger.reports_at(rung)}
+        assert found == {entry.number: entry.reports[rung].quality for entry in entries if rung in entry.reports}
 
 
 @pytest.fixture

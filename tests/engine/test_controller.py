@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from nas_distill.common.errors import BudgetError, BuildError, RunError
@@ -15,6 +17,7 @@ from nas_distill.cost.budget import Budget
 from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.controller import DEATHS, REPEATS, Controller
 from nas_distill.engine.dominance import NoRule
+from nas_distill.engine.ledger import Ledger
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.run import facts as names
@@ -111,6 +114,26 @@ def test_without_seeds_the_sampler_begins(make_bench: Callable[..., Any]) -> Non
     bench = make_bench(search=SearchConfig(trials=3, seeds=0))
     bench.run()
     assert [record.origin for record in bench.records()] == ["sampler"] * 3
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2"])
+def test_deciding_lists_no_trials(
+    make_bench: Callable[..., Any], sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is listed at every event makes a search take time in proportion to the square of its trials."""
+    bench = make_bench(search=SearchConfig(trials=20, sampler=sampler), budget=Budget.parse({"flops": "60k"}))
+    with bench.controller() as controller:
+        controller._on_event = lambda event: controller.progress() and None
+
+        def listed(*_: Any, **__: Any) -> None:
+            raise AssertionError("all trials are listed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(optuna.Study, "get_trials", listed)
+            patch.setattr(JournalStorage, "get_all_trials", listed)
+            patch.setattr(Ledger, "__iter__", listed)
+            InlineBackend().run(controller, bench.evaluator)
+        assert controller.progress().done == 20
 
 
 # What the journal says of each outcome.

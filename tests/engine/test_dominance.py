@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.engine.dominance import Dominance, NoRule, QualityHalving, Report, Rule
+from nas_distill.engine.dominance import Dominance, History, NoRule, QualityHalving, Report, Rule
 
 quick = settings(deadline=None, max_examples=60)
 costs = st.integers(1, 5).map(float)
@@ -51,6 +52,21 @@ def test_the_order_of_the_history_says_nothing(
     shuffled = data.draw(st.permutations(history))
     for rule in RULES:
         assert rule.judge(0, quality, own, shuffled) == rule.judge(0, quality, own, history)
+
+
+@quick
+@given(history=histories(), quality=qualities, flops=costs, params=costs)
+def test_a_history_that_grew_is_judged_as_the_list_of_its_reports(
+    history: list[Report], quality: float, flops: float, params: float
+) -> None:
+    own, grown = {"flops": flops, "params": params}, History()
+    for count, entry in enumerate(history, start=1):
+        grown.append(entry)
+        for rule in RULES:
+            assert rule.judge(0, quality, own, grown) == rule.judge(0, quality, own, history[:count])
+    if history:
+        grown.renumber(0, 77)
+        assert list(grown) == [replace(history[0], number=77), *history[1:]]
 
 
 @quick

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nas_distill.run.front import hypervolume, hypervolume_of, non_dominated, pareto_ranks
+from nas_distill.run.front import RunningFront, hypervolume, hypervolume_of, non_dominated, pareto_ranks
 
 quick = settings(deadline=None, max_examples=50)
 values = st.integers(0, 6).map(float)
@@ -30,6 +30,23 @@ def test_the_front_is_what_nobody_dominates(dimensions: int, data: st.DataObject
     points = data.draw(clouds(dimensions))
     expected = [not any(dominates(other, point) for other in points) for point in points]
     assert non_dominated(points, [True] + [False] * (dimensions - 1)).tolist() == expected
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@quick
+@given(data=st.data())
+def test_a_running_front_is_the_front_after_every_addition(dimensions: int, data: st.DataObject) -> None:
+    points = data.draw(clouds(dimensions))
+    maximise = [True] + [False] * (dimensions - 1)
+    running: RunningFront[int] = RunningFront(maximise)
+    assert not running.add(-1, [math.nan] * dimensions)
+    for count, point in enumerate(points, start=1):
+        joined = running.add(count - 1, point)
+        expected = np.flatnonzero(non_dominated(points[:count], maximise)).tolist()
+        assert sorted(running) == expected
+        assert joined == (count - 1 in expected)
+        assert list(running.points) == [tuple(points[key]) for key in running]
+        assert len(running) == len(expected)
 
 
 @quick
