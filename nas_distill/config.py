@@ -1,4 +1,4 @@
-"""The search file: frozen models, and the only place where YAML is read.
+"""The search file: frozen models.
 
 Every default of nas_distill is stated here and nowhere else. Errors name the field, and the near key if misspelt.
 """
@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from yaml.constructor import ConstructorError
 
-from nas_distill.common.errors import ConfigError, first_line
+from nas_distill.common.errors import ConfigError
+from nas_distill.common.strict_yaml import load_strict
 from nas_distill.common.task import Task
 from nas_distill.common.validation import explain, union_parts
 
@@ -29,10 +29,12 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _plain_value(cls, value: Any, info: ValidationInfo) -> Any:
         # YAML reads yes, no, on and off as booleans, and Python would count them as 1 and 0.
         if isinstance(value, bool) and not {bool, Any} & union_parts(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(f"must not be {'yes' if value else 'no'}")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("must not contain a NUL character")  # no name or path may
         return value
 
 
@@ -190,7 +192,7 @@ class TrainingConfig(Section):
     the horizon of the averaged weights that are read out, as a share of all steps (0 reads the last weights).
     """
 
-    epochs: float = Field(4.0, gt=0)
+    epochs: float = Field(4.0, gt=0, le=1e6)
     batch_size: int = Field(128, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: tuple[TermConfig, ...] = Field(default_factory=_distillation, min_length=1)
@@ -218,7 +220,7 @@ class ScoreConfig(TrainingConfig):
     candidate at all.
     """
 
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(3.0, gt=0, le=1e6)
     rungs: tuple[Fraction, ...] = (1 / 3, 1.0)
 
     @field_validator("rungs")
@@ -236,7 +238,7 @@ class FinalConfig(TrainingConfig):
     short score: finalists are chosen by it (0 chooses by the short score alone). Calibration measures it.
     """
 
-    epochs: float = Field(12.0, gt=0)
+    epochs: float = Field(12.0, gt=0, le=1e6)
     count: int = Field(3, ge=1)
     slope: float = Field(0.01, ge=0)
     baseline: bool = True
@@ -253,7 +255,7 @@ class PruningConfig(Section):
     rule: Literal["dominance", "none"] = "dominance"
     margin: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(0.04, description="a number from 0, or auto")
     z: float = Field(1.0, ge=0)
-    probe_seeds: int = Field(3, ge=2)
+    probe_seeds: int = Field(3, ge=2, le=1000)
     witnesses: int = Field(1, ge=1)
     min_reports: int = Field(1, ge=1)
     tolerance: float = Field(0.0, ge=0)
@@ -313,7 +315,7 @@ class BlockwiseConfig(Section):
 
     trunk: tuple[Fraction, ...] = (0.25, 0.5, 1.0)
     widths: tuple[Fraction, ...] = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-    epochs: float = Field(1.0, ge=0)
+    epochs: float = Field(1.0, ge=0, le=1e6)
     batch_size: int = Field(128, ge=2)
     optimizer: OptimizerConfig = OptimizerConfig(name="adamw", lr=2e-3, weight_decay=0.0, clip=None)
     warmup: Fraction = Field(0.1, ge=0, lt=1)
@@ -340,15 +342,15 @@ class SearchConfig(Section):
     (``blockwise``, for a space cut from the teacher), or both, the assembled first (``hybrid``).
     """
 
-    trials: int = Field(40, ge=1)
+    trials: int = Field(40, ge=1, le=10_000_000)
     strategy: Literal["sample", "blockwise", "hybrid"] = "sample"
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
-    seeds: int = Field(6, ge=0)
+    seeds: int = Field(6, ge=0, le=10_000)
     costs: tuple[str, ...] = ("flops",)
     scalar: ScalarConfig | None = None
     pruning: PruningConfig = PruningConfig()
-    workers: int = Field(2, ge=1)
-    threads: int = Field(1, ge=1)
+    workers: int = Field(2, ge=1, le=10_000)
+    threads: int = Field(1, ge=1, le=4096)
     gpus_per_worker: float = Field(0.0, ge=0)
     backend: Literal["tune", "inline"] = "tune"
     address: str | None = None
@@ -372,10 +374,10 @@ class LatencyConfig(Section):
     a budget or objective asks for it).
     """
 
-    batch: int = Field(1, ge=1)
-    threads: int = Field(1, ge=1)
-    calibrate: int = Field(30, ge=0)
-    repeats: int = Field(50, ge=5)
+    batch: int = Field(1, ge=1, le=65_536)
+    threads: int = Field(1, ge=1, le=4096)
+    calibrate: int = Field(30, ge=0, le=10_000)
+    repeats: int = Field(50, ge=5, le=100_000)
 
 
 class SearchFile(Section):
@@ -431,7 +433,7 @@ class TeachFile(Section):
 
     seed: int = 0
     device: str = "auto"
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=4096)
     data: DataConfig
     builder: str
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -450,33 +452,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is not YAML, or is no mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({first_line(error)})"
-        raise ConfigError(f"{path} {reason}.") from error
-    try:
-        content = yaml.load(text, _Loader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:  # the latter for what looks like a date and is none
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or first_line(error)
-        raise ConfigError(f"{path} is not valid YAML{where}: {problem}.") from error
+    content = load_strict(path, ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no keys; 'nas-distill init' writes a search file to start from.")
     return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would silently drop the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
-                raise ConstructorError(None, None, f"the key '{key.value}' is given twice", key.start_mark)
-            seen.add((key.tag, str(key.value)))
-        return super().construct_mapping(node, deep)
 
 
 def load_search_file(path: Path) -> SearchFile:
@@ -498,7 +477,7 @@ def parse(model: type[Model], content: Mapping[str, Any], *, source: str) -> Mod
     try:
         return model.model_validate(dict(content))
     except ValidationError as error:
-        raise ConfigError(f"{source}: {explain(model, error)}") from error
+        raise ConfigError(f"{source}: {explain(model, content, error)}") from error
 
 
 def dump_yaml(model: BaseModel) -> str:

@@ -121,6 +121,32 @@ def test_what_is_no_search_file_is_refused(refused, tmp_path, text, expected):
     assert expected in refused(file)
 
 
+def test_binary_garbage_is_refused(refused, tmp_path):
+    file = tmp_path / "small.yaml"
+    for seed in range(3):
+        file.write_bytes(np.random.default_rng(seed).bytes(2000))
+        assert "cannot be read" in refused(file)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "a\nb", "a/b", ".", ".."])
+def test_a_name_that_no_folder_can_have_is_refused(refused, search_file, name):
+    assert "name" in refused(search_file(name=name))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"width": {"repeat": 10**9, "of": [1, 2]}},
+        {"width": {"repeat": 10**4, "of": {"inner": {"repeat": 10**4, "of": [1, 2]}}}},
+        {"count": {"int": [1, 10**12]}, "width": {"repeat": "count", "of": [1]}},
+    ],
+    ids=str,
+)
+def test_a_space_without_bounds_is_refused(refused, search_file, parameters):
+    space = {"builder": "nas_distill.models.resnet:build", "parameters": parameters}
+    assert "the largest architecture would have" in refused(search_file(space=space))
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

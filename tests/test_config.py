@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from nas_distill.common.errors import ConfigError
+from nas_distill.common.errors import ConfigError, SpaceError
 from nas_distill.config import (
     DataConfig,
     FinalConfig,
@@ -19,6 +19,7 @@ from nas_distill.config import (
     parse,
     read_yaml,
 )
+from nas_distill.space import load_space
 
 BASE = {"data": "digits", "teacher": {"builder": "a.b:c", "weights": "w.pt"}, "space": "mbconv"}
 
@@ -265,9 +266,8 @@ BROKEN = [
         "a: !!python/object/apply:os.system ['touch was_run']\n",
         "at line 1, column 4: could not determine",
     ),
-    ("a: 2024-13-45\n", ": ValueError: month must be in 1..12"),
     ("a: \x01\n", ": ReaderError: unacceptable character"),
-    ("{[1]: 2}\n", "at line 1, column 2: found unhashable key"),
+    ("{[1]: 2}\n", "at line 1, column 2: a key must be text"),
 ]
 
 
@@ -281,6 +281,74 @@ def test_broken_yaml_is_told_with_its_line(tmp_path, monkeypatch, text, message)
     assert message in said
     assert "\n" not in said
     assert not (tmp_path / "was_run").exists()
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 12)
+)
+MERGED = LAUGHS.replace("[x, x, x, x, x, x, x, x, x]", "{x: 1}").replace("[", "{<<: [").replace("]", "]}")
+HOSTILE = [
+    ("a: " + "[" * 500 + "]" * 500, "nested more than"),
+    ("".join(f"{' ' * level}a:\n" for level in range(500)), "nested more than"),
+    ("a: &a [*a]", "the alias 'a' contains itself"),
+    ("a: &a {<<: *a}", "the alias 'a' contains itself"),
+    (LAUGHS, "aliases repeat too much"),
+    (MERGED, "aliases repeat too much"),
+    ("a: !!int ''", "not a valid int"),
+    ("a: !!bool maybe", "not a valid bool"),
+    ("a: !!float x", "not a valid float"),
+    ("a: " + "9" * 5000, "more than 100 digits"),
+    ("a: 1" + ":1" * 5000, "more than 100 digits"),
+    ("a: !!binary gA==", "could not determine a constructor"),
+    ("a: !!set {a, b}", "could not determine a constructor"),
+    ('a: "\\ud800"', "invalid Unicode"),
+    ("{1: a, 1.0: b}", "the key '1.0' is given twice"),
+    ("{yes: a, on: b}", "the key 'on' is given twice"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), HOSTILE, ids=[f"{message}-{text[:12]}" for text, message in HOSTILE])
+@pytest.mark.parametrize("kind", ["search", "space"])
+def test_hostile_yaml_is_refused(tmp_path, text, message, kind):
+    read, raised = (load_search_file, ConfigError) if kind == "search" else (load_space, SpaceError)
+    with pytest.raises(raised) as caught:
+        read(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "line" in str(caught.value)
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    with pytest.raises(ConfigError, match="has 400,003 bytes"):
+        load_search_file(write(tmp_path, "a: " + "x" * 400_000))
+
+
+def test_what_looks_like_a_date_is_text(tmp_path):
+    assert read_yaml(write(tmp_path, "a: [2024-01-01, 2024-13-45]")) == {"a": ["2024-01-01", "2024-13-45"]}
+
+
+def test_aliases_stand_for_what_they_name(tmp_path):
+    assert read_yaml(write(tmp_path, "a: &a [1, 2]\nb: [*a, *a]")) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
+
+
+@pytest.mark.parametrize("key", ["int", "float", "str", "bool", "list[int]"])
+def test_a_key_with_the_name_of_a_type_is_named(key):
+    assert refused(score={key: 3}).startswith(f"unknown key 'score.{key}'")
+
+
+def test_an_entry_of_a_list_of_sections_is_named():
+    assert "unknown key 'teacher.others.0.wieghts'; did you mean 'weights'?" in refused(
+        teacher={"name": "a", "others": [{"wieghts": "b"}]}
+    )
+
+
+@pytest.mark.parametrize("place", [("name",), ("data", "root"), ("teacher", "store"), ("space",), ("calibration",)])
+def test_a_nul_is_refused(place):
+    content = dict(BASE, data={"name": "digits"}, teacher={"name": "t"})
+    inner = content
+    for part in place[:-1]:
+        inner = inner[part]
+    inner[place[-1]] = "a\0b"
+    assert "must not contain a NUL character" in refused(**content)
 
 
 def test_merged_keys_may_be_given_again(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def search(
         builder: a function that builds a network of the parameters in ``space``, which it gets by name; also
             ``input_shape`` and ``num_classes`` if it takes them. Functions defined in a notebook work.
         space: parameters and their values, the name of a shipped space, or a SearchSpace.
-        budget: hard limits, e.g. ``{"flops": "50%", "params": "60k"}`` (percent of the teacher's).
+        budget: hard limits, e.g. ``{"flops": "50%", "params": "60k"}`` (percent of the teacher's). Each replaces the
+            file's limit on the same cost, None removes it, and the file's other limits stay.
         folder: where the run is kept; ``runs/search`` or, with a file, beside it, unless given. A run that is there is
             never overwritten: the next one gets a folder of its own.
         resume: go on with the latest unfinished run in that place; with nothing to resume it simply starts.
@@ -170,7 +172,7 @@ def prepare(
     if space is not None or builder is not None:
         content["space"] = _space_section(content.get("space"), space, builder)
     if budget is not None:
-        content["budget"] = dict(budget) if isinstance(budget, Mapping) else budget
+        content["budget"] = _merged_budget(content.get("budget"), budget)
     if seed is not None:
         content["seed"] = seed
     if calibration is not None:
@@ -212,10 +214,20 @@ def _place(file: Path | None, name: str | None, source: str) -> Path:
     beside = Path("runs") if file is None else file.parent
     if name is None:
         # A file without a suffix cannot share its name with a folder.
-        name = "search" if file is None else file.stem if file.suffix else f"{file.name}-run"
-    if Path(name).name != name or name in ("", ".."):
-        raise ConfigError(f"{source}: 'name' is '{name}', which cannot be the name of a folder; leave slashes out.")
+        return beside / ("search" if file is None else file.stem if file.suffix else f"{file.name}-run")
+    if Path(name).name != name or name in ("", "..") or len(name.encode()) > 200 or not name.isprintable():
+        raise ConfigError(
+            f"{source}: 'name' is {reprlib.repr(name)}, which cannot be the name of a folder; use a short name of "
+            "printable characters, without slashes."
+        )
     return beside / name
+
+
+def _merged_budget(known: Mapping[str, Any] | None, given: Any) -> Any:
+    """Return the file's limits with those given in their place, per cost; a limit of None removes the file's."""
+    if not isinstance(given, Mapping):
+        return given  # for the model to refuse
+    return {name: limit for name, limit in {**(known or {}), **given}.items() if limit is not None}
 
 
 def _space_section(

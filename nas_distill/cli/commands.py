@@ -82,7 +82,7 @@ def search(
     from nas_distill.api.start import search as run_search
 
     settings: dict[str, Any] = {"trials": trials, "workers": workers, "address": address, "backend": backend}
-    limits = _merged_budget(file, budget)
+    limits = parse_budget(budget)
     with _observer(quiet or as_json) as observer:
         if dry_run:
             look(file, settings=settings, budget=limits, calibration=calibration, observer=observer)
@@ -335,13 +335,3 @@ def _observer(quiet: bool) -> ConsoleObserver:
     from nas_distill.api.console import ConsoleObserver
 
     return ConsoleObserver(quiet=quiet)
-
-
-def _merged_budget(file: Path, entries: list[str] | None) -> dict[str, Any] | None:
-    """Limits given on the command line stand in for the file's of the same cost; the others stay."""
-    limits = parse_budget(entries)
-    if limits is None:
-        return None
-    from nas_distill.config import load_search_file
-
-    return {**load_search_file(file).budget, **limits}

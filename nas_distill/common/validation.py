@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -23,16 +24,15 @@ _EXPECTED = {
 }
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> str:
+def explain(model: type[BaseModel], content: Mapping[str, Any], error: ValidationError) -> str:
     """Return the first thing wrong (unknown keys before all else) as one sentence that names its field.
 
-    Of a field that may have several forms, what it expects is its ``description``.
+    ``content`` is what was validated. Of a field that may have several forms, what it expects is its ``description``.
     """
     problems = error.errors(include_url=False)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     problem = (unknown or problems)[0]
-    # Each form of a field complains under its own name, which is no part of the place.
-    place = [str(part) for part in problem["loc"] if not _FORM.fullmatch(str(part))]
+    place = _place(content, problem["loc"])
     field, given = ".".join(place), problem.get("input")
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{field}'{did_you_mean(place[-1], _keys_at(model, place[:-1]))}"
@@ -60,10 +60,34 @@ def union_parts(annotation: Any) -> set[Any]:
     return set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
 
 
+def _place(content: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that lead to a problem.
+
+    Each form of a field reports under a name such as ``int``, which is not part of the place; but a key of the file may
+    have such a name too.
+    """
+    place: list[str] = []
+    value = content
+    for part in location:
+        entry = isinstance(part, int) and isinstance(value, list | tuple) and part < len(value)
+        if entry or (isinstance(value, Mapping) and part in value):
+            value = value[part]
+        elif _FORM.fullmatch(str(part)):
+            continue
+        else:
+            value = None
+        place.append(str(part))
+    return place
+
+
 def _description(model: type[BaseModel], place: list[str]) -> str | None:
-    """Return what a field of several forms expects; ``place`` may go on into its value."""
+    """Return what a field of several forms expects; ``place`` may continue into its value."""
     for part in place:
-        field = model.model_fields[part]
+        field = model.model_fields.get(part)
+        if field is None:
+            if part.isdecimal():
+                continue  # an entry of a list of sections
+            return None
         inner = _section_of(field.annotation)
         if inner is None:
             return field.description
@@ -73,14 +97,16 @@ def _description(model: type[BaseModel], place: list[str]) -> str | None:
 
 def _keys_at(model: type[BaseModel], place: list[str]) -> list[str]:
     for part in place:
-        inner = _section_of(model.model_fields[part].annotation)
-        if inner is None:
-            break
-        model = inner
+        field = model.model_fields.get(part)
+        inner = None if field is None else _section_of(field.annotation)
+        if inner is not None:
+            model = inner
     return list(model.model_fields)
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that a field holds, if it holds one."""
-    sections = [part for part in union_parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+    """Return the section that a field holds, or the entries of its list do, if they do."""
+    parts = union_parts(annotation)
+    parts |= {entry for part in parts if get_origin(part) is tuple for entry in get_args(part)}
+    sections = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
     return sections[0] if sections else None

@@ -25,7 +25,10 @@ def parse_amount(amount: float | str, name: str, teacher: float | None = None) -
     if isinstance(amount, bool) or not isinstance(amount, int | float | str):
         raise BudgetError(f"budget '{name}' is {amount!r}, which is no amount; {_examples(info)}.")
     if not isinstance(amount, str):
-        return _checked(float(amount), amount, info)
+        try:
+            return _checked(float(amount), amount, info)
+        except OverflowError as error:
+            raise BudgetError(f"budget '{name}' is too large a number.") from error
     match = _AMOUNT.fullmatch(amount)
     if match is None:
         raise BudgetError(f"budget '{name}' is '{amount}', which is no amount; {_examples(info)}.")

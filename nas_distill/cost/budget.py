@@ -27,7 +27,7 @@ class Limit:
         if self.high is not None and cost > self.high:
             return (cost - self.high) / self.high if self.high > 0 else math.inf
         if self.low is not None and cost < self.low:
-            return (self.low - cost) / self.low
+            return (self.low - cost) / self.low if self.low > 0 else math.inf
         return 0.0
 
     def text(self, name: str) -> str:
@@ -55,6 +55,8 @@ class Budget:
             BudgetError: unknown cost or key, an amount that cannot be read, a range with its ends swapped, percent of
                 a teacher's cost that is not given.
         """
+        if not isinstance(mapping, Mapping):
+            raise BudgetError(f"a budget maps costs to limits, as in {{flops: 2M}}, and is {mapping!r}.")
         costs = teacher_costs or {}
         return cls({name: _parse_limit(value, name, costs.get(name)) for name, value in mapping.items()})
 

@@ -18,12 +18,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nas_distill.common.errors import RunError
+from nas_distill.common.errors import RunError, SpaceError, first_line
 from nas_distill.common.files import write_text
 from nas_distill.space import Architecture
 
@@ -162,31 +162,59 @@ def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord:
         reports: dict[int, Rung] = {}
         stop: Stop | None = None
         for rung, value in recorded_rungs(attrs).items():
-            reports[rung] = Rung(value["quality"], value["step"], value["seconds"], value["share"])
+            reports[rung] = Rung(*(_typed(value, name, float) for name in ("quality", "step", "seconds", "share")))
             if value.get("stop"):
-                stop = Stop(rung=rung, quality=value["quality"], **value["stop"])
+                stop = _stop(rung, reports[rung].quality, value["stop"])
         return TrialRecord(
             number=trial.number,
-            index=attrs["index"],
-            key=attrs["key"],
+            index=_typed(attrs, "index", int),
+            key=_typed(attrs, "key", str),
             state=_state(trial),
             architecture=Architecture.from_json(json.dumps(attrs["architecture"])),
-            origin=attrs["origin"],
-            costs=dict(attrs.get("costs", {})),
+            origin=_typed(attrs, "origin", str),
+            costs=_numbers(attrs, "costs"),
             reports=reports,
-            violations=dict(attrs.get("violations", {})),
+            violations=_numbers(attrs, "violations"),
             stop=stop,
-            cause=attrs.get("cause"),
-            duplicate_of=attrs.get("duplicate_of"),
-            retry_of=attrs.get("retry_of"),
+            cause=_typed(attrs, "cause", str, optional=True),
+            duplicate_of=_typed(attrs, "duplicate_of", int, optional=True),
+            retry_of=_typed(attrs, "retry_of", int, optional=True),
             values=None if trial.values is None else tuple(trial.values),
             interrupted=attrs.get("interrupted"),
             params=dict(trial.params),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, SpaceError) as error:
         raise RunError(
-            f"trial {trial.number} of the journal is not one of nas_distill's ({error!r} is amiss)."
+            f"trial {trial.number} of the journal is not one of nas_distill's ({first_line(error)})."
         ) from error
+
+
+def _typed(values: Mapping[str, Any], name: str, kind: type, *, optional: bool = False) -> Any:
+    """Return a value of a journal, which others may have written; a whole number is a ``float`` too."""
+    if optional and values.get(name) is None:
+        return None
+    value = values[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError(f"'{name}' is {value!r}")
+    return value
+
+
+def _numbers(attrs: Mapping[str, Any], name: str) -> dict[str, float]:
+    values = attrs.get(name, {})
+    if not isinstance(values, Mapping):
+        raise TypeError(f"'{name}' is {values!r}")
+    return {str(key): _typed(values, key, float) for key in values}
+
+
+def _stop(rung: int, quality: float, values: Mapping[str, Any]) -> Stop:
+    return Stop(
+        rung=rung,
+        quality=quality,
+        witness=_typed(values, "witness", int, optional=True),
+        witness_quality=_typed(values, "witness_quality", float, optional=True),
+        margin=_typed(values, "margin", float),
+        reason=_typed(values, "reason", str),
+    )
 
 
 def recorded_rungs(attrs: dict[str, Any]) -> dict[int, dict[str, Any]]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nas_distill.common.errors import SpaceError, did_you_mean
+from nas_distill.common.strict_yaml import load_strict
 from nas_distill.space.space import SearchSpace
 
 _SUFFIXES = (".yaml", ".yml")
@@ -51,21 +50,10 @@ def _load_file(path: Path, paths: Sequence[str | Path]) -> SearchSpace:
     found = next((option for option in options if option.is_file()), None)
     if found is None:
         raise SpaceError(f"space file {path} does not exist; the shipped spaces are {', '.join(names())}.")
-    content = _read(found)
+    content = load_strict(found, SpaceError, what="space file ")
     return SearchSpace.from_dict(
         content,
         name=None if isinstance(content, Mapping) and content.get("name") else found.stem,
         paths=[*paths, found.parent],
         source=str(found),
     )
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(f"space file {path} cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SpaceError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}.") from error

@@ -21,6 +21,9 @@ from nas_distill.space.architecture import join
 from nas_distill.space.parameters import Choice, Domain, IntRange, show
 from nas_distill.space.tree import Condition, Each, Node, Parameter, Repeat, Scope
 
+MOST_VALUES = 100_000
+"""Values of the largest architecture, of which every candidate is made."""
+
 _KEYS = {
     "choice": ("choice", "when"),
     "int": ("int", "step", "when"),
@@ -66,7 +69,11 @@ def parse(specs: Mapping[str, Any]) -> Scope:
     Raises:
         SpaceError: names the path of the first parameter that is wrong, and what is.
     """
-    return _scope(specs, "", None)
+    scope = _scope(specs, "", None)
+    most = _extent(scope)
+    if most > MOST_VALUES:
+        raise SpaceError(f"the largest architecture would have {most:,} values; at most {MOST_VALUES:,} are allowed.")
+    return scope
 
 
 def dump(scope: Scope) -> dict[str, Any]:
@@ -162,7 +169,9 @@ def _domain(spec: Any, kind: str | None, path: str) -> Domain:
 def _count(count: Any, path: str, names: _Names) -> tuple[int | str, int]:
     if isinstance(count, str):
         domain = names.find(count, path, "repeat").domain
-        numbers = [value for value in domain.values if isinstance(value, int)]
+        # Of a range only the ends are looked at, since it may be long.
+        ends = (domain.low, domain.high) if isinstance(domain, IntRange) else domain.values
+        numbers = [value for value in ends if isinstance(value, int)]
         if not domain.integers or min(numbers) < 0:
             raise SpaceError(f"parameter '{path}': 'repeat' refers to '{count}', whose values are not all counts.")
         return count, max(numbers)
@@ -171,6 +180,19 @@ def _count(count: Any, path: str, names: _Names) -> tuple[int | str, int]:
             f"parameter '{path}': 'repeat' is {_shown(count)}; it is a number from 1, or the name of a parameter."
         )
     return count, count
+
+
+def _extent(scope: Scope) -> int:
+    """Return how many values an architecture has with every list at its longest."""
+    return sum(_extent_of(node) for node in scope)
+
+
+def _extent_of(node: Node) -> int:
+    if isinstance(node, Parameter):
+        return 1
+    if isinstance(node, Each):
+        return sum(_extent(item) for item in node.items)
+    return node.most * (_extent(node.of) if isinstance(node.of, tuple) else 1)
 
 
 def _when(spec: Mapping[str, Any], path: str, names: _Names) -> tuple[Condition, ...]:

@@ -241,3 +241,9 @@ def test_a_dry_run_tells_and_keeps_nothing(search_file, tmp_path):
     assert estimate.wall > 0
     assert costing.latency is None
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_budget_replaces_the_files_limits_by_cost(search_file):
+    file = search_file(budget={"flops": "60%", "params": "60k", "weight_bytes": "1MiB"})
+    inputs, _ = prepare(file, budget={"params": 10_000, "weight_bytes": None}, settings={})
+    assert inputs.config.budget == {"flops": "60%", "params": 10_000}

@@ -55,10 +55,10 @@ CASES: list[tuple[dict[Any, Any], str]] = [
 def test_what_is_wrong_is_one_sentence(content, sentence):
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate(content)
-    assert explain(Outer, caught.value) == sentence
+    assert explain(Outer, content, caught.value) == sentence
 
 
 def test_an_unknown_key_comes_before_what_follows_from_it():
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate({"nane": "x", "count": 0})
-    assert explain(Outer, caught.value) == "unknown key 'nane'; did you mean 'name'?"
+    assert explain(Outer, {"nane": "x", "count": 0}, caught.value) == "unknown key 'nane'; did you mean 'name'?"

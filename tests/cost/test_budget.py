@@ -1,3 +1,4 @@
+import math
 import pickle
 
 import pytest
@@ -166,6 +167,11 @@ def test_excess_is_relative_to_the_violated_side():
     assert budget.text() == "flops at most 2 M, params 10 k to 20 k, latency_ms 0.1 ms to 0.2 ms"
 
 
+def test_a_cost_below_a_lower_end_of_zero_is_outside():
+    assert Limit(low=0).excess(-1) == math.inf
+    assert Limit(low=0).excess(0) == 0
+
+
 def test_percent_limits_are_fixed_once_parsed():
     budget = Budget.parse({"flops": "50%", "params": ["10%", "20%"]}, {"flops": 8e6, "params": 100_000})
 
@@ -187,6 +193,8 @@ def test_a_cost_that_was_not_counted_is_an_error():
         ({"flop": 1}, "did you mean 'flops'"),
         ({"flops": {"maximum": 3}}, "did you mean 'max'"),
         ({"flops": {}}, "limits nothing"),
+        ([1], "maps costs to limits"),
+        ({"flops": 10**400}, "too large"),
         ({"flops": None}, "limits nothing"),
         ({"flops": [1, 2, 3]}, "list of 3"),
         ({"flops": ["3M", "2M"]}, "lower end is above"),

@@ -125,6 +125,35 @@ def test_a_foreign_trial_is_one_sentence(tmp_path: Path) -> None:
         read_records(read_study(folder))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"costs": [1]},
+        {"costs": {"flops": "many"}},
+        {"costs": {"flops": True}},
+        {"violations": 3},
+        {"index": "0"},
+        {"key": 0},
+        {"architecture": [8]},
+        {"cause": 3},
+        {"rung:0": [0.5]},
+        {"rung:x": rung(0.5, 1.0)},
+        {"rung:0": rung(0.5, 1.0) | {"seconds": "long"}},
+        {"rung:0": rung(0.5, 1.0) | {"quality": None}},
+        {"rung:0": rung(0.5, 1.0, {**STOP, "margin": "wide"})},
+        {"rung:0": rung(0.5, 1.0) | {"stop": 3}},
+    ],
+    ids=str,
+)
+def test_a_wrong_type_in_a_journal_is_one_sentence(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        journal = open_journal(folder, directions=["maximize", "minimize"], names=["quality", "flops"])
+        journal.add(trial(8, TrialState.FAIL, **{"index": 0, "key": "t00000", **wrong}))
+    with pytest.raises(RunError, match="trial 0 of the journal is not one of nas_distill's"):
+        read_records(read_study(folder))
+
+
 def test_what_is_left_goes_on_at_the_pace_so_far() -> None:
     assert Rung(0.5, 10, 6.0, 0.25).seconds_left == 18
     assert Rung(0.5, 40, 24.0, 1.0).seconds_left == 0

@@ -64,7 +64,7 @@ class LossSpec:
         try:
             found = self.options.model_validate(given).model_dump()
         except ValidationError as error:
-            raise ConfigError(f"{where} ({self.name}): {explain(self.options, error)}") from error
+            raise ConfigError(f"{where} ({self.name}): {explain(self.options, given, error)}") from error
         if self.parts and not any(found[part] for part in self.parts):
             named = " and ".join(f"'{part}'" for part in self.parts)
             raise ConfigError(
