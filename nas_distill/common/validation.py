@@ -24,7 +24,7 @@ _EXPECTED = {
 }
 
 
-def explain(model: type[BaseModel], content: Mapping[str, Any], error: ValidationError) -> str:
+def explain(model: type[BaseModel], content: Any, error: ValidationError) -> str:
     """Return the first thing wrong (unknown keys before all else) as one sentence that names its field.
 
     ``content`` is what was validated. Of a field that may have several forms, what it expects is its ``description``.

@@ -72,7 +72,7 @@ def read_provenance(spec: Mapping[str, Any], path: Path) -> Provenance:
         try:
             return Provenance.model_validate(stored)
         except ValidationError as error:
-            raise ExportError(f"{path}: provenance: {explain(Provenance, error)}") from error
+            raise ExportError(f"{path}: provenance: {explain(Provenance, stored, error)}") from error
     return _earlier(spec.get("metadata") or {}, path)
 
 
