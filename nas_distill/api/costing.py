@@ -14,7 +14,7 @@ from nas_distill.common.seeds import numpy_rng, seeded_torch
 from nas_distill.config import SearchFile
 from nas_distill.cost.budget import Budget
 from nas_distill.cost.count import COUNTED
-from nas_distill.cost.latency import LatencyModel
+from nas_distill.cost.latency import FEWEST, LatencyModel
 from nas_distill.cost.model import CostModel
 from nas_distill.cost.registry import cost_info
 from nas_distill.cost.runtime import LatencySample, time_module
@@ -87,6 +87,8 @@ def make_costing(inputs: Inputs, latency: LatencyModel | None, teacher_latency_m
 def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyModel | None:
     """Time candidates from small to large and fit the latency predictor; None where latency is left out.
 
+    Of a space with fewer architectures than a fit needs, each is timed more than once.
+
     Run it while nothing else does.
 
     Raises:
@@ -96,7 +98,10 @@ def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyMod
     asked = LATENCY in asked_costs(config)
     count = config.latency.calibrate or (30 if asked else 0)
     models: list[Any] = []
-    for architecture in inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []:
+    architectures = inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
+    if architectures and len(architectures) < FEWEST <= count:
+        architectures = [architectures[place % len(architectures)] for place in range(FEWEST)]
+    for architecture in architectures:
         try:
             with seeded_torch(config.seed, "costing"):
                 models.append(

@@ -121,7 +121,7 @@ class LatencyModel:
         ]
         if len(samples) < FEWEST:
             causes = [entry for pair in pairs for entry in pair if isinstance(entry, NasDistillError)]
-            why = f": {first_line(causes[0])}" if causes else "; raise latency.calibrate."
+            why = f": {first_line(causes[0])}" if causes else f"; set latency.calibrate to at least {FEWEST}."
             raise CostError(
                 f"a latency model needs at least {FEWEST} timed networks, and {len(samples)} of {len(pairs)} could "
                 f"be timed{why}"

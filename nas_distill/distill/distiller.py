@@ -306,14 +306,15 @@ class Distiller:
         return x.to(self.device, non_blocking=True)
 
     def _check_finite(self, losses: list[Tensor]) -> None:
-        # Looked at in groups, since each look waits for the device.
-        summed = float(torch.stack(losses).sum()) if losses else 0.0
-        if not math.isfinite(summed):
+        # Looked at in groups, since each look waits for the device; added one by one in double precision, so that the
+        # sum does not depend on where a training was stopped.
+        for loss in torch.stack(losses).tolist() if losses else ():
+            self.loss_sum += loss
+        if not math.isfinite(self.loss_sum):
             raise TrainingError(
                 f"The loss became NaN or infinite by step {self.step} of {self.total_steps}; a lower learning rate or "
                 "gradient clipping may help."
             )
-        self.loss_sum += summed
         losses.clear()
 
     def _check_fit(self) -> None:

@@ -85,6 +85,15 @@ def test_a_space_of_too_few_networks_is_no_error_unless_latency_is_asked_for(inp
         calibrate(asked, lambda done, total: None)
 
 
+@pytest.mark.parametrize("widths", [[4], [4, 8, 16]])
+def test_a_space_with_few_architectures_is_timed_as_a_whole(given, inputs, widths):
+    few = inputs(latency={"calibrate": 30, "repeats": 5}, budget={"latency_ms": 5.0})
+    few = replace(few, space=SearchSpace.from_dict({"width": widths, "depth": [1]}, builder=given["builder"]))
+    latency = calibrate(few, lambda done, total: None)
+    assert latency.error.count == 8
+    assert make_costing(few, latency, 1.0).of(few.space.largest())["latency_ms"] > 0
+
+
 def test_a_calibration_predicts_and_is_restored(given, inputs):
     content = {"width": {"int": [4, 16]}, "depth": [1, 2]}
     wide = replace(

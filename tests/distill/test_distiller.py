@@ -217,6 +217,7 @@ def test_stopping_and_going_on_elsewhere_is_bit_for_bit_going_on(tmp_path, make_
     assert same(last.model, straight.model)
     assert same(last.averaged.module, straight.averaged.module)
     assert last.quality() == straight.quality()
+    assert last.loss_sum == straight.loss_sum
     states = [distiller._optimizer.state_dict()["state"] for distiller in (straight, last)]
     assert states[0].keys() == states[1].keys()
     for place, values in states[0].items():
