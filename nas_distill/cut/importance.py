@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nas_distill.common.device import device_of
 from nas_distill.common.errors import SpaceError, did_you_mean
 from nas_distill.common.seeds import numpy_rng, torch_generator
+from nas_distill.cut.gates import GatedNetwork
 from nas_distill.cut.inputs import BATCH, show_inputs
 from nas_distill.cut.plan import Group, Plan, Slot
 from nas_distill.cut.weights import by_unit, weights_of
@@ -80,21 +81,22 @@ def taylor(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int
     With a gate of 1 on each unit, the mean over samples and random directions of the squared derivative of the logits
     along the direction (first-order sensitivity: Molchanov et al., 2019, arXiv:1906.10771, of the logits instead of a
     loss, so that labels are not needed and a teacher that fits its training samples has gradients too). The derivative
-    by the gate is the sum of weight times gradient over the weights that read the unit, or make it where none does.
-    Each sample has a direction of random signs of its own, so that the products between samples cancel in the mean and
-    whole batches may be summed.
+    by the gate is the sum of activation times gradient over the places where layers read the unit. It is squared per
+    sample, each sample having a direction of random signs of its own, so that every sample is a draw of the mean; one
+    backward pass serves a whole batch.
     """
-    watched = copy.deepcopy(module).eval().requires_grad_(True)
+    watched = copy.deepcopy(module).eval().requires_grad_(False)
     generator = torch_generator(seed, "importance")
-    slots = {group.name: _gated(watched, group) for group in plan.groups}
     found = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in plan.groups}
-    for index in draw_places(len(data.train), samples).split(BATCH):
-        logits = watched(data.batch("train", index)[0].to(device_of(watched)))
-        signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
-        watched.zero_grad(set_to_none=True)
-        (logits * signs).sum().backward()
-        for name, gated in slots.items():
-            found[name] += _gate_gradient(watched, gated).square()
+    slots = {group.name: gated for group in plan.groups if (gated := _gated(watched, group))}
+    network: GatedNetwork | None = None
+    places = draw_places(len(data.train), samples)
+    for index in places.split(BATCH):
+        x = data.batch("train", index)[0].to(device_of(watched))
+        network = network or GatedNetwork(watched, slots, x)
+        signs = torch.randint(0, 2, (len(x), *network.output_shape), generator=generator).to(x) * 2 - 1
+        for name, derivatives in network.derivatives(x, signs).items():
+            found[name] += derivatives.double().square().sum(0).cpu() / len(places)
     return found
 
 
@@ -134,20 +136,14 @@ def _gated(module: nn.Module, group: Group) -> list[Slot]:
     return reading or [slot for slot in group.slots if weights_of(module, slot)]
 
 
-def _gate_gradient(module: nn.Module, slots: list[Slot]) -> Tensor:
-    total = torch.zeros(len(slots[0].places), dtype=torch.float64) if slots else torch.zeros(0)
-    for slot in slots:
-        for weight, axis in weights_of(module, slot):
-            if weight.grad is not None:
-                total += by_unit((weight.detach() * weight.grad).double(), axis, slot).cpu()
-    return total
-
-
 def _watch(slot: Slot, squares: dict[Slot, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        given = args[0].detach().double()
-        axis = given.dim() - 1 if isinstance(module, nn.Linear | nn.RNNBase) else 1
-        mean = given.square().transpose(0, axis).flatten(1).mean(1)
+        if not args:
+            return
+        last = isinstance(module, nn.Linear | nn.MultiheadAttention | nn.RNNBase)
+        inputs = [given.detach().double() for given in args]
+        means = [given.square().movedim(-1 if last else 1, 0).flatten(1).mean(1) for given in inputs]
+        mean = torch.stack(means).mean(0)  # of queries, keys and values: each is read by as many weights
         squares[slot] = squares.get(slot, 0.0) + by_unit(mean, 0, slot) / len(slot.places[0])
 
     return hook

@@ -26,12 +26,20 @@ def show_inputs(module: nn.Module, data: Dataset, samples: int, watchers: Iterab
         module: the network.
         data: of its training split ``samples`` are drawn, the same for everyone.
         samples: how many.
-        watchers: pairs of a layer's dotted name and what is called with the layer and its positional arguments, before
-            each of its forward passes.
+        watchers: pairs of a layer's dotted name and what is called with the layer and its inputs, before each of its
+            forward passes: queries, keys and values of torch's attention, the first argument of any other layer,
+            whether they are passed by position or by name.
     """
     device = device_of(module)
-    handles = [module.get_submodule(name).register_forward_pre_hook(watcher) for name, watcher in watchers]
+    handles = []
     try:
+        for name, watcher in watchers:
+
+            def hook(layer: nn.Module, args: Any, kwargs: Any, watcher: Watcher = watcher) -> None:
+                names = ("query", "key", "value") if isinstance(layer, nn.MultiheadAttention) else ("input",)
+                watcher(layer, (*args[: len(names)], *(kwargs[key] for key in names[len(args) :] if key in kwargs)))
+
+            handles.append(module.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
         with looking(module):
             for index in draw_places(len(data.train), samples).split(BATCH):
                 module(data.batch("train", index)[0].to(device))

@@ -92,14 +92,58 @@ def test_activation_is_what_a_unit_adds(module, plan, data):
     assert torch.allclose(activation(module, plan, data, 64, 0)["0"], (squares * norms).sqrt())
 
 
+class Attending(nn.Module):
+    """Tokens of another width into torch's attention, queries apart from keys and values if asked."""
+
+    def __init__(self, width, batch_first, own_queries, named):
+        super().__init__()
+        self.embed = nn.Linear(4, width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=batch_first)
+        self.head = nn.Linear(width, 3)
+        self.batch_first, self.own_queries, self.named = batch_first, own_queries, named
+
+    def inputs(self, x):
+        tokens = self.embed(x.flatten(1, 2))
+        if not self.batch_first:
+            tokens = tokens.transpose(0, 1)
+        return (tokens.flip(-1) * 3 if self.own_queries else tokens), tokens
+
+    def forward(self, x):
+        query, tokens = self.inputs(x)
+        if self.named:
+            made = self.attention(query=query, key=tokens, value=tokens)[0]
+        else:
+            made = self.attention(query, tokens, tokens)[0]
+        return self.head(made.mean(1 if self.batch_first else 0))
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("own_queries", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("width", [4, 8, 24])  # the images below are of eight tokens
+def test_activation_reads_the_width_of_attention(data, width, batch_first, own_queries, named):
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        module = Attending(width, batch_first, own_queries, named).eval().requires_grad_(False)
+    slots = (Slot("embed", "out", places(width)), Slot("attention", "in", places(width)))
+    plan = Plan((Group("embed", "channels", width, slots, None),), (), ())
+    x = data.batch("train", draw_places(len(data.train), 64))[0]
+    assert x.flatten(1, 2).shape[1:] == (8, 4)
+    query, tokens = (given.double() for given in module.inputs(x))
+    weights = module.attention.in_proj_weight.double().square().view(3, width, width).sum(1)
+    squares = torch.stack([given.square().mean((0, 1)) for given in (query, tokens, tokens)])
+    wanted = (squares.mean(0) * weights.sum(0)).sqrt()
+    assert torch.allclose(activation(module, plan, data, 64, 0)["embed"], wanted)
+
+
 def test_taylor_is_the_mean_squared_derivative_of_the_logits_by_a_gate(module, plan, data):
-    """In the mean over directions; so it is held to the sum over logits, within what chance allows."""
+    """Averaged over directions, it is the sum over logits, within what chance allows."""
     x = data.batch("train", draw_places(len(data.train), 64))[0]
     with torch.no_grad():
         added = module[:4](x).view(64, UNITS, 16)  # logits are linear in gates on what the last layer reads
         weights = module[4].weight.view(3, UNITS, 16)
         derivative = torch.einsum("nup,cup->ncu", added, weights)
-    wanted = derivative.double().square().sum((0, 1))
+    wanted = derivative.double().square().sum((0, 1)) / len(x)
     found = torch.stack([taylor(module, plan, data, 64, seed)["0"] for seed in range(200)]).mean(0)
     assert torch.allclose(found, wanted, rtol=0.35)
     assert not torch.allclose(found, wanted.flip(0), rtol=0.35)
