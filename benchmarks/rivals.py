@@ -19,7 +19,7 @@ from nas_distill.cost.count import count
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import Finalist, best_finalist, choose_finalists, read_finalists
-from nas_distill.engine.work import Work
+from nas_distill.engine.work import Work, epoch_rungs
 from nas_distill.models.layers import round_channels
 from nas_distill.run import facts as names
 from nas_distill.run.records import Rung, TrialRecord
@@ -242,12 +242,11 @@ class Rivals:
 
     def _full(self, name: str, architecture: Architecture, place: int, *, taught: bool = True) -> Work:
         key = f"{name}-seed{place}"
-        epochs = max(1, round(self._config.final.epochs))
         return Work(
             key=key,
             architecture=architecture,
             training=self._config.final,
-            rungs=tuple((epoch + 1) / epochs for epoch in range(epochs)),
+            rungs=epoch_rungs(self._config.final.epochs),
             seed=derive(self._seeds[place], "final"),
             checkpoint=self.folder / "checkpoints" / key,
             teacher=taught,

@@ -18,7 +18,7 @@ from nas_distill.api.training import make_evaluator
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
 from nas_distill.engine.finalists import read_finalists, recipe_of
-from nas_distill.engine.work import Work, last_rung
+from nas_distill.engine.work import Work, epoch_rungs, last_rung
 from nas_distill.export.provenance import DISTILLED, Kind, Provenance
 from nas_distill.run import facts as names
 from nas_distill.run.records import TrialRecord
@@ -136,7 +136,6 @@ class Trial:
             name += f"-{assistant.name}"
         if changes:
             name += f"-{hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
-        total = max(1, round(training.epochs))
         provenance = Provenance(
             kind=("final" if taught else "labels") if assistant is None else assistant.kind,
             key=name,
@@ -149,7 +148,7 @@ class Trial:
             key=name,
             architecture=self.record.architecture,
             training=training,
-            rungs=tuple((epoch + 1) / total for epoch in range(total)),
+            rungs=epoch_rungs(training.epochs),
             seed=derive(seed, "final"),
             checkpoint=run.folder.checkpoint(name),
             teacher=taught,
@@ -166,7 +165,7 @@ class Trial:
             try:
                 while True:
                     result = student.next_rung()
-                    observer.step(result.rung + 1, total, f"validation {result.quality:.2%}")
+                    observer.step(result.rung + 1, len(work.rungs), f"validation {result.quality:.2%}")
                     if result.rung == last_rung(work):
                         break
             finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, TrainingConfig
-from nas_distill.engine.work import Outcome, RungResult, Work
+from nas_distill.engine.work import Outcome, RungResult, Work, epoch_rungs
 from nas_distill.export.provenance import Provenance
 from nas_distill.run.facts import FINALISTS, TEACHER, Facts
 from nas_distill.run.folder import RunFolder
@@ -243,12 +243,11 @@ class FinalistSource:
 
     def _work(self, entry: Finalist) -> Work:
         self._started.add(entry.key)
-        epochs = max(1, math.ceil(self._training.epochs))
         return Work(
             key=entry.key,
             architecture=Architecture(entry.architecture),
             training=self._training,
-            rungs=tuple((epoch + 1) / epochs for epoch in range(epochs)),
+            rungs=epoch_rungs(self._training.epochs),
             seed=derive(self._seed, "final"),
             checkpoint=self._checkpoint(entry.key),
             teacher=entry.taught,

@@ -6,6 +6,7 @@ it decides nothing. An evaluator trains one piece of work, rung by rung; it know
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -131,3 +132,11 @@ class Backend(Protocol):
 def last_rung(work: Work) -> int:
     """Return the index of a work's last rung."""
     return len(work.rungs) - 1
+
+
+def epoch_rungs(epochs: float) -> tuple[float, ...]:
+    """Return the rungs of a work that reports after each epoch: shares of ``epochs``, rising to 1.
+
+    Every epoch but the last is whole; the last is what is left of ``epochs``, as in ``Distiller.by_epoch``.
+    """
+    return tuple(min(1.0, (epoch + 1) / epochs) for epoch in range(max(1, math.ceil(epochs - 1e-9))))

@@ -143,6 +143,12 @@ def test_the_picture_is_drawn_without_what_came_from_python(own_run, tmp_path):
 # Students.
 
 
+def test_a_part_of_an_epoch_is_reported_as_the_search_reports_it(copied):
+    watching = Watching()
+    copied.best().distill(epochs=2.4, observer=watching)
+    assert watching.steps == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_a_trial_is_distilled_exported_and_loaded_again(copied, given):
     trial = copied.best()
     watching = Watching()

@@ -12,7 +12,7 @@ from nas_distill.common.errors import BuildError, TeacherError, TrainingError
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset, Views
 from nas_distill.engine.evaluator import StudentEvaluator
-from nas_distill.engine.work import Work
+from nas_distill.engine.work import Work, epoch_rungs
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.export.provenance import read_provenance
 from nas_distill.export.student import load_student
@@ -103,6 +103,17 @@ def test_a_work_is_trained_rung_by_rung(evaluator, make_work):
     assert all(0 <= result.quality <= 1 for result in found)
     seconds = [result.seconds for result in found]
     assert 0 < seconds[0] < seconds[1] < seconds[2]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps"), [(2, [5, 10]), (2.4, [5, 10, 12]), (2.6, [5, 10, 13]), (0.4, [2]), (1.0, [5])]
+)
+def test_an_epoch_is_every_sample_once_and_the_last_one_what_is_left(evaluator, make_work, tmp_path, epochs, steps):
+    work = make_work(epochs=epochs, rungs=epoch_rungs(epochs))
+    assert [result.step for result in results(evaluator, work)] == steps
+    distiller = evaluator.start(replace(work, key="other", checkpoint=tmp_path / "other"))._distiller
+    assert distiller.total_epochs == len(work.rungs)
+    assert [distiller.step for _ in distiller.by_epoch(tmp_path / "loop")] == steps
 
 
 def test_a_score_depends_on_neither_the_worker_nor_on_what_ran_before(evaluator, make_work):

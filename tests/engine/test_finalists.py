@@ -284,7 +284,7 @@ def test_each_finalist_is_trained_once_and_then_the_leaders_baseline(make_source
 def test_what_a_work_asks_for(make_source, tmp_path):
     source = make_source(CHOSEN[:1], epochs=2.5)
     taught, baseline = source.next(), source.next()
-    assert taught.rungs == baseline.rungs == (1 / 3, 2 / 3, 1.0)
+    assert taught.rungs == baseline.rungs == (1 / 2.5, 2 / 2.5, 1.0)
     assert (taught.teacher, baseline.teacher) == (True, False)
     assert taught.architecture == baseline.architecture == CHOSEN[0].architecture
     assert taught.seed == baseline.seed  # the same start and order: only the teacher differs
