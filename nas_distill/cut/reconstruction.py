@@ -23,7 +23,7 @@ WIDEST = 4096
 POSITIONS = 256
 """Positions of a map, or of a sequence, that are looked at for each sample; neighbours tell much the same."""
 RIDGE = 1e-2
-"""Share of the inputs' mean square that is added to the diagonal.
+"""Share of the inputs' mean variance (mean square, where no bias can take their mean) that is added to the diagonal.
 
 A student's inputs are not quite the teacher's, and what is guessed from inputs that hardly differ would blow that up.
 """
@@ -98,7 +98,7 @@ def _make_up(part: Part, kept: list[int], gone: list[int], moments: Moments, *, 
     if shift or bias is not None:
         second = second - torch.outer(mean, mean)
     among = second[kept][:, kept]
-    ridge = RIDGE * float(moments.second.diagonal().mean()) + 1e-30
+    ridge = RIDGE * float(second.diagonal().mean()) + 1e-30
     guess = torch.linalg.solve(among + ridge * torch.eye(len(kept), dtype=among.dtype), second[kept][:, gone]).T
     with torch.no_grad():
         read = weight.double().cpu().movedim(part.axis, -1)

@@ -57,6 +57,25 @@ def test_a_unit_that_others_tell_is_not_missed():
     assert not torch.allclose(cut(copy.deepcopy(module), plan, what)(x), module(x), atol=0.1)
 
 
+@pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
+def test_where_the_mean_of_inputs_lies_does_not_matter(offset):
+    """The bias takes the mean, so the ridge is a share of the variance."""
+    module, plan = hidden(10)
+    data = data_of((4,))
+    moved = copy.deepcopy(module)
+    with torch.no_grad():  # the same network, whose hidden units are all higher by the offset
+        module[1], moved[1] = nn.Identity(), nn.Identity()
+        moved[0].bias += offset
+        moved[2].bias -= offset * moved[2].weight.sum(1)
+    what = Cut({"units": (0, 1, 2, 4, 7)})
+    x = data.batch("val", torch.arange(20))[0]
+    errors = []
+    for one in (module, moved):
+        made = heir(one.double(), plan, what, input_moments(one.float(), plan, data, 200))
+        errors.append(float((made(x) - one(x)).detach().square().mean()))
+    assert errors[1] == pytest.approx(errors[0], rel=0.05, abs=1e-9)
+
+
 def test_a_bias_makes_up_for_what_is_always_the_same():
     module, plan = hidden()
     with torch.no_grad():
