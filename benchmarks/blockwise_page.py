@@ -10,6 +10,7 @@ from statistics import fmean, median, stdev
 from blockwise_solve import BLOCKS, MANY, OPTIONS
 from blockwise_study import AS_CUT, INHERITED, LIMITS, RECONSTRUCTED, WITHIN, Student, Study
 from common import table
+from scipy.stats import t as student_t
 
 from nas_distill.blockwise.assembled import SCORES
 from nas_distill.blockwise.fit import MINIMUM, RankCorrelation, fit, rank_correlation
@@ -37,20 +38,35 @@ def page(study: Study) -> list[str]:
 
 
 def raw(study: Study) -> str:
-    """Return one line a student, as CSV; accuracies are shares of 1 on the validation split."""
+    """Return one line per student as CSV; accuracies are shares of 1 on the validation split.
+
+    Local scores are of each block and of the classifier, which loses by the last width; accuracies are of the library's
+    blocks (``before`` and ``after`` training), of the teacher's weights (``_inherited``), and of those without any
+    training, reconstructed or as they were (``untrained_``).
+    """
     blocks = range(len(study.plan.blocks))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    scores = [f"{score}_{block}" for score in SCORES for block in blocks]
+    scores = [f"{score}_{part}" for score in SCORES for part in (*blocks, "classifier")]
     measured = ["before", "after", "before_inherited", "after_inherited"]
-    writer.writerow(["student", "limit", "flops", *(f"block_{block}" for block in blocks), *scores, *measured])
+    untrained = {f"untrained_{name}": name for name in (RECONSTRUCTED, AS_CUT)}
+    headers = ["student", "limit", "flops", *(f"block_{block}" for block in blocks), *scores, *measured, *untrained]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headers)
     for student in [*study.drawn, *study.chosen]:
         local = [f"{value:.6g}" for score in SCORES for value in study.scores(student, score)]
         keys = (student.key, f"{INHERITED}{student.key}")
         found = [_measured(study, key, when) for key in keys for when in ("before", "after")]
+        found += [_untrained(study, f"{name}-{student.key}") for name in untrained.values()]
         shown = ["" if value is None else f"{value:.4f}" for value in found]
-        writer.writerow([student.key, student.limit, f"{student.flops:.5f}", *student.alternatives, *local, *shown])
+        row = [student.key, student.limit, f"{student.flops:.5f}", *student.alternatives, *local, *shown]
+        if len(row) != len(headers):
+            raise ValueError(f"a row of {len(row)} figures under {len(headers)} headers")
+        writer.writerow(row)
     return text.getvalue()
+
+
+def _untrained(study: Study, key: str) -> float | None:
+    return study.untrained[key] if key in study.untrained else None  # noqa: SIM401 - a Book has no get
 
 
 def _measured(study: Study, key: str, when: str) -> float | None:
@@ -81,7 +97,7 @@ def _limits() -> str:
 def _ranks_text(study: Study) -> str:
     return """Kendall's τ-b with accuracy, with its 95 % bootstrap interval over students; 1 is the same order, 0 none.
 *Before* is without any training of the assembled student (batch norm re-estimated), *after* is after KD; *within a
-limit* compares students of about equal FLOPs alone, which is what a search within a budget has to do. *Fitted*: weights
+limit* compares only students of about equal FLOPs, which is what a search within a budget has to do. *Fitted*: weights
 of blocks by ridge regression, each student predicted by weights that were fitted without it. *Accuracy of ...* is that
 of the whole student before any training: with the weights that it inherits, which make up for what was cut
 (*reconstructed*) or are left *as they were*, or with the library's blocks."""
@@ -92,7 +108,7 @@ def _ranks(study: Study) -> str:
     before = [study.before[student.key] for student in students]
     after = [study.book[student.key]["quality"] for student in students]
     limits = [student.limit for student in students]
-    rows = [["FLOPs alone", *_row([student.flops for student in students], before, after, limits)]]
+    rows = [["FLOPs only", *_row([student.flops for student in students], before, after, limits)]]
     for name, about in ((RECONSTRUCTED, "reconstructed"), (AS_CUT, "as they were")):
         untrained = [study.untrained[f"{name}-{student.key}"] for student in students]
         rows.append([f"accuracy of the teacher's weights, {about}", *_row(untrained, before, after, limits)])
@@ -171,7 +187,9 @@ def _chosen_row(study: Study, student: Student) -> list[str]:
 
 def _controls_text(study: Study) -> str:
     return """The same students, seeds and images, begun with the blocks of the library or with the teacher's weights
-alone (cut by importance, reconstructed, batch norm re-estimated)."""
+only (cut by importance, reconstructed, batch norm re-estimated). Gains with their 95 % interval over students
+(Student's quantile); each was trained once, so the noise of training is in it, and that of the library, which was
+trained once, is not."""
 
 
 def _controls(study: Study) -> str:
@@ -192,7 +210,10 @@ def _pairs(pairs: Sequence[tuple[float, float]]) -> str:
     if not pairs:
         return ""
     gains = [100 * (ours - theirs) for ours, theirs in pairs]
-    noise = f" ± {2 * stdev(gains) / len(gains) ** 0.5:.1f}" if len(gains) > 1 else ""
+    noise = ""
+    if len(gains) > 1:
+        quantile = float(student_t.ppf(0.975, len(gains) - 1))
+        noise = f" ± {quantile * stdev(gains) / len(gains) ** 0.5:.1f}"
     means = [fmean(side) for side in zip(*pairs, strict=True)]
     return f"{means[0]:.1%}, {means[1]:.1%} ({fmean(gains):+.1f}{noise} points)"
 

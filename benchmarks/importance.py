@@ -1,4 +1,4 @@
-"""What is kept of a teacher: criteria of importance, and which blocks go, against chance and each other.
+"""What is kept of a teacher: criteria of importance, and which blocks go, against a random choice and each other.
 
 The shipped teacher is narrowed uniformly to 10, 20 and 40 % of its FLOPs, and keeps the channels that each criterion
 names; a deeper one, trained here, loses two, four and six of its seven blocks that can go, in each order. What the
@@ -15,12 +15,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import parser, publish
-from importance_page import page
+from common import PAGES, parser, publish
+from importance_page import page, raw
 from importance_train import Study
 from trainings import resumable, work_folder
 
 from nas_distill.api.interruption import interruptible
+from nas_distill.common.files import write_text
 from nas_distill.data import Views, load_dataset
 
 
@@ -37,6 +38,8 @@ def _run(options: argparse.Namespace) -> None:
     with resumable(options.minutes), interruptible() as interruption:
         study.run(interruption, workers=options.workers)
     publish("importance", "What is kept of a teacher", page(study), options)
+    if options.output is not None or not options.quick:
+        write_text((options.output or PAGES / "importance.md").with_suffix(".csv"), raw(study))
 
 
 def _options() -> argparse.Namespace:

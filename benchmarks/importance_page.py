@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import csv
+import io
 from collections.abc import Callable, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
+import numpy as np
 from common import spread, table
-from importance_train import CHANCE, DEEP, DEEP_EPOCHS, ORDERS, Study, Way
+from importance_train import CHANCE, DEEP, DEEP_EPOCHS, DRAWS, ORDERS, REFERENCE, Study, Way
 from inherit_arms.networks import CUTTING
 
 from nas_distill.cost.budget import format_cost
 from nas_distill.cost.count import count
 from nas_distill.cut.importance import CRITERIA
+from nas_distill.evaluate.intervals import crossed_interval
 
 
 def page(study: Study) -> list[str]:
@@ -23,6 +26,8 @@ def page(study: Study) -> list[str]:
         _widths_text(study),
         _table(study, study.widths, lambda way: f"{study.flops(way):.1%}", "FLOPs"),
         _said(study, study.widths, list(CRITERIA)),
+        "## How much an order depends on the draw",
+        _orders(study),
         "## What the reconstruction is worth",
         _PLAIN,
         _table(study, study.plain, lambda way: f"{study.flops(way):.1%}", "FLOPs"),
@@ -36,7 +41,21 @@ def page(study: Study) -> list[str]:
 
 
 _PLAIN = """The same without it: kept weights stay as they were in the teacher. Under the table, what the reconstruction
-adds to each row: points, mean over seeds (paired) ± two standard errors of it."""
+adds to each row: points, with its 95 % interval."""
+
+
+def raw(study: Study) -> str:
+    """Return one line per network as CSV; ``wrong``: a hexadecimal number whose bit n is set if image n is wrong."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["part", "by", "much", "seed", "flops_share", "before", "after", "wrong_before", "wrong_after"])
+    for way in study.ways:
+        for place in way.seeds:
+            wrong = [book[way.key(place)]["wrong"] for book in (study.before, study.after)]
+            shown = [f"{1 - len(one) / len(study.data.val):.4f}" for one in wrong]
+            bits = [f"{sum(1 << image for image in one):x}" for one in wrong]
+            writer.writerow([way.part, way.how, way.much, place, f"{study.flops(way):.5f}", *shown, *bits])
+    return text.getvalue()
 
 
 def _reconstruction(study: Study) -> str:
@@ -60,7 +79,19 @@ validation accuracy, since a default is to be chosen by them: *before*, without 
 re-estimated from {CUTTING.samples:,} training images; *after*, when {images:,} training images were seen in KD by
 the teacher that was cut. Mean (lowest to highest) over {study.seeds} seeds, which fix the order of samples and views
 alike for every row, and what is drawn of a criterion. *Against chance* is the difference to the random choice, in
-points, mean over seeds (paired) ± two standard errors of it."""
+points, with its 95 % interval: of seeds and of validation images, both paired and both taken as drawn at random, with
+Student's quantile for so few seeds. Not in it are the teachers (one each) and the draw of training images that
+criteria, reconstruction and batch norm look at, which is one for all rows. Each row is
+[here](importance.csv), with the images that it gets wrong."""
+
+
+def _orders(study: Study) -> str:
+    found = study.before["orders"]
+    rows = [[f"`{name}`", f"{fmean(values):.3f}", f"{min(values):.3f}"] for name, values in found.items()]
+    text = f"""Spearman's rank correlation of `taylor` on {CUTTING.samples:,} samples with `taylor` on
+{REFERENCE:,} samples and other directions, over {DRAWS} draws of directions. The {CUTTING.samples:,} are among the
+{REFERENCE:,}, so this says how much directions and number matter, not which samples are drawn."""
+    return f"{text}\n\n{table(['group', 'mean', 'lowest'], rows)}"
 
 
 def _widths_text(study: Study) -> str:
@@ -102,34 +133,39 @@ def _table(study: Study, ways: Sequence[Way], much: Callable[[Way], str], header
             [
                 much(way),
                 f"`{way.how}`",
-                spread(before),
+                spread(_seeds(before)),
                 "" if way.how == CHANCE else _gain(before, _before(study, chance)),
-                spread(after),
+                spread(_seeds(after)),
                 "" if way.how == CHANCE else _gain(after, _after(study, chance)),
             ]
         )
     return table([header, "by", "before", "against chance", "after", "against chance"], rows)
 
 
-def _before(study: Study, way: Way) -> list[float]:
-    return [study.before[way.key(place)]["quality"] for place in way.seeds]
+def _before(study: Study, way: Way) -> np.ndarray:
+    return study.right(way, trained=False)
 
 
-def _after(study: Study, way: Way) -> list[float]:
-    qualities = [study.book[way.key(place)]["quality"] for place in way.seeds]
-    return [math.nan if quality is None else quality for quality in qualities]
+def _after(study: Study, way: Way) -> np.ndarray:
+    return study.right(way, trained=True)
 
 
-def _gain(values: Sequence[float], chance: Sequence[float]) -> str:
-    differences = [own - other for own, other in zip(values, chance, strict=True)]
-    return f"{100 * fmean(differences):+.2f} ± {200 * stdev(differences) / math.sqrt(len(differences)):.2f}"
+def _seeds(right: np.ndarray) -> list[float]:
+    return [float(value) for value in right.mean(axis=1)]
+
+
+def _gain(right: np.ndarray, chance: np.ndarray) -> str:
+    mean, halfwidth = crossed_interval(right - chance)
+    return f"{100 * mean:+.2f} ± {100 * halfwidth:.2f}"
 
 
 def _said(study: Study, ways: Sequence[Way], names: Sequence[str]) -> str:
-    """Say which is best on average over all amounts, before and after."""
+    """Say which is best averaged over all amounts, before and after, and by how much."""
     told = []
     for word, figures in (("Before training", _before), ("After", _after)):
-        means = {how: fmean(fmean(figures(study, way)) for way in ways if way.how == how) for how in names}
-        ranked = sorted(names, key=lambda how: -means[how])
-        told.append(f"{word}, on average of the rows: {', '.join(f'`{how}` {means[how]:.2%}' for how in ranked)}.")
+        means = {how: np.mean([figures(study, way) for way in ways if way.how == how], axis=0) for how in names}
+        ranked = sorted(names, key=lambda how: -float(means[how].mean()))
+        shown = ", ".join(f"`{how}` {means[how].mean():.2%}" for how in ranked)
+        best = ", ".join(f"{_gain(means[ranked[0]], means[how])} against `{how}`" for how in ranked[1:])
+        told.append(f"{word}, averaged over the rows: {shown}; `{ranked[0]}` {best}.")
     return " ".join(told)

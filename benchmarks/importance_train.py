@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from inherit_arms.arms import TEACHER
 from inherit_arms.networks import CUTTING, GivenWeights, Widths, pruned, shape_of, space_of, uniform
-from torch import nn
+from scipy.stats import spearmanr
+from torch import Tensor, nn
 from trainings import Book, Evaluators, ListSource, say
 
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
@@ -19,7 +21,7 @@ from nas_distill.config import OptimizerConfig, TeacherSource, TrainingConfig
 from nas_distill.cost.count import count
 from nas_distill.cut.ancestor import Ancestor
 from nas_distill.cut.find import find_plan
-from nas_distill.cut.importance import CRITERIA
+from nas_distill.cut.importance import CRITERIA, taylor
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.redundancy import depth_order
 from nas_distill.cut.space import cut_space
@@ -46,6 +48,7 @@ DEEP_ARGUMENTS: dict[str, Any] = {
     "stages": [{"depth": 3, "width": width} for width in (16, 24, 32)],
 }
 DEEP_EPOCHS = 8.0
+REFERENCE, DRAWS = 2048, 5
 RESNET = "nas_distill.models.resnet:build"
 
 
@@ -76,6 +79,7 @@ class Study:
         self.rate = rate
         self.book = Book(folder / "results.json")
         self.before = Book(folder / "before.json")
+        self.after = Book(folder / "after.json")
         self.book.hold({"epochs": epochs, "rate": rate, "data": data.fingerprint, "deep": DEEP_ARGUMENTS})
         places = tuple(range(seeds))
         self.widths = [Way("width", how, share, places) for share in LIMITS for how in CRITERIA]
@@ -92,10 +96,14 @@ class Study:
             training = TrainingConfig(epochs=DEEP_EPOCHS)
             teach = self._work(DEEP, _deep_space().smallest(), 0, training=training, taught=False)
             self._train(backend, [teach], self._plain(_deep_space(), self.shipped), interruption)
-            for way in self._ways:
+            for way in self.ways:
                 for place in way.seeds:
                     self._cut(way, place)
             self._train(backend, self._works(), self._evaluators(), interruption)
+        for way in self.ways:
+            for place in way.seeds:
+                self._look(way.key(place))
+        self._compare_orders()
 
     @cached_property
     def shipped(self) -> Teacher:
@@ -109,6 +117,19 @@ class Study:
     def validation(self, module: nn.Module) -> float:
         """Return accuracy on the validation split."""
         return accuracy(predict_logits(module, self.data.inputs("val")), self.data.labels("val"))
+
+    def wrong(self, module: nn.Module) -> list[int]:
+        """Return the places of the validation images that a network gets wrong."""
+        found = predict_logits(module, self.data.inputs("val")).argmax(1) != self.data.labels("val")
+        return [int(place) for place in found.nonzero().flatten()]
+
+    def right(self, way: Way, *, trained: bool) -> np.ndarray:
+        """Return (seeds, images), 1 where the network of a seed is right, before or after its training; else 0."""
+        book = self.after if trained else self.before
+        found = np.ones((len(way.seeds), len(self.data.val)))
+        for row, place in zip(found, way.seeds, strict=True):
+            row[book[way.key(place)]["wrong"]] = 0
+        return found
 
     def flops(self, way: Way) -> float:
         """Return the share of its teacher's FLOPs that a cut network has."""
@@ -138,7 +159,26 @@ class Study:
                 self._architecture(way, place), input_shape=self.data.input_shape, num_classes=self.data.num_classes
             )
             self._ancestor.fill(student, self._architecture(way, place))
-        self.before[key] = {"quality": self.validation(student), "seconds": time.perf_counter() - began}
+        wrong = self.wrong(student)
+        self.before[key] = {"wrong": wrong, "seconds": time.perf_counter() - began}
+
+    def _look(self, key: str) -> None:
+        """Note what a trained network gets wrong, and let go of it."""
+        if key not in self.after:
+            self.after[key] = {"wrong": self.wrong(load_student(self.folder / "students" / key))}
+
+    def _compare_orders(self) -> None:
+        """Note how near the scores of ``taylor`` on few samples are to those on other draws and more samples."""
+        if "orders" in self.before:
+            return
+        module = self.shipped.module
+        plan = find_plan(module, self.data.input_shape)
+        reference = taylor(module, plan, self.data, REFERENCE, DRAWS)
+        draws = [taylor(module, plan, self.data, CUTTING.samples, seed) for seed in range(DRAWS)]
+        self.before["orders"] = {
+            group.name: [_rank_correlation(one[group.name], reference[group.name]) for one in draws]
+            for group in plan.groups
+        }
 
     def order(self, how: str, place: int) -> tuple[int, ...]:
         """Return the deep teacher's droppable blocks, the first to go first."""
@@ -189,12 +229,13 @@ class Study:
         training = TrainingConfig(epochs=self.epochs, optimizer=OptimizerConfig(lr=self.rate))
         return [
             self._work(way.key(place), self._architecture(way, place), place, training=training)
-            for way in self._ways
+            for way in self.ways
             for place in way.seeds
         ]
 
     @property
-    def _ways(self) -> list[Way]:
+    def ways(self) -> list[Way]:
+        """All rows of the tables."""
         return [*self.widths, *self.plain, *self.depths]
 
     def _work(
@@ -208,7 +249,7 @@ class Study:
             seed=derive(place, "importance"),
             checkpoint=self.folder / "checkpoints" / key,
             teacher=taught,
-            output=None if taught else self.folder / "students" / key,
+            output=self.folder / "students" / key,
         )
 
     def _evaluators(self) -> Evaluators:
@@ -242,6 +283,10 @@ class Study:
             backend.run(source, evaluator)
         if source.stopping:
             raise InterruptedSearchError("Stopped.")
+
+
+def _rank_correlation(one: Tensor, other: Tensor) -> float:
+    return float(spearmanr(one, other).statistic)
 
 
 def _deep_space() -> SearchSpace:
