@@ -1,8 +1,8 @@
 """What is kept of a teacher: criteria of importance, and which blocks go, against a random choice and each other.
 
-The shipped teacher is narrowed uniformly to 10, 20 and 40 % of its FLOPs, and keeps the channels that each criterion
-names; a deeper one, trained here, loses two, four and six of its seven blocks that can go, in each order. What the
-networks are worth on validation data is noted before any training (batch norm re-estimated) and after a short KD.
+The shipped teacher is narrowed uniformly to shares of its FLOPs, and keeps the channels that each criterion names; a
+deeper one, trained here, loses two, four and six of its seven blocks that can go, in each order. What the networks are
+worth on validation data is noted before any training (batch norm re-estimated) and after a short KD.
 
     python benchmarks/importance.py --work FOLDER [--minutes 10]
 
@@ -34,7 +34,9 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     data = load_dataset("fashion-mnist", views=Views(count=2, pad=2, flip=True))
-    study = Study(data, options.work, seeds=options.seeds, epochs=options.epochs, rate=options.rate)
+    study = Study(
+        data, options.work, seeds=options.seeds, epochs=options.epochs, rate=options.rate, limits=options.limits
+    )
     with resumable(options.minutes), interruptible() as interruption:
         study.run(interruption, workers=options.workers)
     publish("importance", "What is kept of a teacher", page(study), options)
@@ -47,6 +49,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--work", type=Path, help="where networks and results are kept")
     made.add_argument("--epochs", type=float, default=1.0, help="of the short distillation")
     made.add_argument("--rate", type=float, default=0.02, help="its learning rate")
+    made.add_argument("--limits", type=float, nargs="+", default=[0.1, 0.2, 0.4], help="shares of the teacher's FLOPs")
     made.add_argument("--seeds", type=int, default=3, help="of each row, 2 or more")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
     made.add_argument("--minutes", type=float, help="stop after so long, to go on later")

@@ -95,16 +95,8 @@ def _orders(study: Study) -> str:
 
 
 def _widths_text(study: Study) -> str:
-    seconds = {
-        how: fmean(
-            study.before[way.key(place)]["seconds"] for way in study.widths if way.how == how for place in way.seeds
-        )
-        for how in CRITERIA
-    }
-    told = ", ".join(f"`{how}` {took:.1f}" for how, took in seconds.items())
     return f"""The shipped teacher ({study.validation(study.shipped.module):.2%}), all its widths narrowed alike (in
-multiples of 8); what stays makes up for what goes (`reconstruct`). Seconds to order the channels, cut, reconstruct,
-re-estimate and evaluate: {told}."""
+multiples of 8); what stays makes up for what goes (`reconstruct`)."""
 
 
 def _depths_text(study: Study) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from inherit_arms.arms import TEACHER
-from inherit_arms.networks import CUTTING, GivenWeights, Widths, pruned, shape_of, space_of, uniform
+from inherit_arms.networks import CUTTING, GivenWeights, Known, Widths, pruned, shape_of, space_of, uniform
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from trainings import Book, Evaluators, ListSource, say
@@ -37,7 +38,8 @@ from nas_distill.teacher import Teacher, TeacherStore, freeze, load_teacher
 from nas_distill.teacher.weights import save_weights
 
 CHANCE = "random"
-LIMITS = (0.10, 0.20, 0.40)
+DRAWN = ("taylor", CHANCE)
+"""Criteria that draw something; the others give the same order under every seed."""
 ORDERS = ("redundancy", "position", CHANCE)
 DROPPED = (2, 4, 6)
 DEEP, DEPTH = "deep", "depth"
@@ -71,7 +73,9 @@ class Way:
 class Study:
     """Makes everything that the page shows; what the work folder has already is not made again."""
 
-    def __init__(self, data: Dataset, folder: Path, *, seeds: int, epochs: float, rate: float) -> None:
+    def __init__(
+        self, data: Dataset, folder: Path, *, seeds: int, epochs: float, rate: float, limits: Sequence[float]
+    ) -> None:
         self.data = data
         self.folder = folder
         self.seeds = seeds
@@ -82,8 +86,8 @@ class Study:
         self.after = Book(folder / "after.json")
         self.book.hold({"epochs": epochs, "rate": rate, "data": data.fingerprint, "deep": DEEP_ARGUMENTS})
         places = tuple(range(seeds))
-        self.widths = [Way("width", how, share, places) for share in LIMITS for how in CRITERIA]
-        self.plain = [Way("plain", how, share, places) for share in LIMITS for how in CRITERIA]
+        self.widths = [Way("width", how, share, places) for share in limits for how in CRITERIA]
+        self.plain = [Way("plain", how, share, places) for share in limits for how in CRITERIA]
         self.depths = [Way(DEPTH, how, dropped, places) for dropped in DROPPED for how in ORDERS]
 
     def run(self, interruption: Interruption, *, workers: int) -> None:
@@ -150,7 +154,13 @@ class Study:
             reconstructed = way.part == "width"
             widths = self._uniform(way.much)
             student = pruned(
-                self.shipped, widths, self.data, criterion=way.how, reconstructed=reconstructed, seed=place
+                self.shipped,
+                widths,
+                self.data,
+                criterion=way.how,
+                reconstructed=reconstructed,
+                seed=place if way.how in DRAWN else 0,
+                known=self._known,
             )
             save_weights(student, self._weights(key))
         else:
@@ -171,8 +181,7 @@ class Study:
         """Note how near the scores of ``taylor`` on few samples are to those on other draws and more samples."""
         if "orders" in self.before:
             return
-        module = self.shipped.module
-        plan = find_plan(module, self.data.input_shape)
+        module, plan = self.shipped.module, self._known.plan
         reference = taylor(module, plan, self.data, REFERENCE, DRAWS)
         draws = [taylor(module, plan, self.data, CUTTING.samples, seed) for seed in range(DRAWS)]
         self.before["orders"] = {
@@ -192,6 +201,10 @@ class Study:
                 found = depth_order(self.deep.module, self._plan, self.data, by=how, samples=CUTTING.samples)  # type: ignore[arg-type]
             self.before[key] = {"order": list(found), "seconds": time.perf_counter() - began}
         return tuple(self.before[key]["order"])
+
+    @cached_property
+    def _known(self) -> Known:
+        return Known(self.shipped, self.data)
 
     @cached_property
     def _plan(self) -> Plan:

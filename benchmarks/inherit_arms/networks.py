@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from nas_distill.config import FromTeacherConfig
 from nas_distill.cost.count import count
 from nas_distill.cut.find import find_plan
-from nas_distill.cut.importance import unit_orders
-from nas_distill.cut.reconstruction import input_moments, reconstruct
+from nas_distill.cut.importance import Order, unit_orders
+from nas_distill.cut.plan import Plan
+from nas_distill.cut.reconstruction import Moments, input_moments, reconstruct
 from nas_distill.cut.statistics import reestimate
 from nas_distill.cut.surgery import Cut, cut
 from nas_distill.data import Dataset
@@ -138,6 +140,32 @@ def uniform(widths: Widths, limit: float, data: Dataset) -> Widths:
     return Widths.from_list(min(fitting, key=distance))
 
 
+class Known:
+    """What cuts of one teacher share, found once: its plan, the orders of its units, the moments of its inputs."""
+
+    def __init__(self, teacher: Teacher, data: Dataset) -> None:
+        self._module, self._data = teacher.module, data
+        self._orders: dict[tuple[str, int], dict[str, Order]] = {}
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What can be cut."""
+        return find_plan(copy.deepcopy(self._module), self._data.input_shape)
+
+    @cached_property
+    def moments(self) -> dict[str, Moments]:
+        """Moments of the inputs of its layers."""
+        return input_moments(self._module, self.plan, self._data, CUTTING.samples)
+
+    def orders(self, criterion: str, seed: int) -> dict[str, Order]:
+        """Return the units of each group, the most important first."""
+        if (criterion, seed) not in self._orders:
+            self._orders[criterion, seed] = unit_orders(
+                self._module, self.plan, self._data, criterion=criterion, samples=CUTTING.samples, seed=seed
+            )
+        return self._orders[criterion, seed]
+
+
 def pruned(
     teacher: Teacher,
     widths: Widths,
@@ -146,14 +174,16 @@ def pruned(
     criterion: str = CUTTING.importance,
     reconstructed: bool = CUTTING.reconstruct,
     seed: int = 0,
+    known: Known | None = None,
 ) -> nn.Module:
     """Return the teacher cut to these widths by a criterion of importance, its batch norm re-estimated.
 
-    ``reconstructed``: what stays makes up for what goes.
+    ``reconstructed``: what stays makes up for what goes. ``known``: what was found of the teacher before.
     """
     module = copy.deepcopy(teacher.module)
-    plan = find_plan(module, data.input_shape)
-    orders = unit_orders(module, plan, data, criterion=criterion, samples=CUTTING.samples, seed=seed)
+    known = known or Known(teacher, data)
+    plan = known.plan
+    orders = known.orders(criterion, seed)
     wanted = {"stem.0": widths.stem}
     for block, (middle, outside) in enumerate(zip(widths.inner, widths.outer, strict=True)):
         wanted |= {f"blocks.{block}.body.0": middle, f"blocks.{block}.body.3": outside}
@@ -166,7 +196,7 @@ def pruned(
         keep[group.name] = tuple(sorted(orders[group.name][: asked.pop()]))
     what = Cut(keep)
     if reconstructed:
-        reconstruct(module, plan, what, input_moments(module, plan, data, CUTTING.samples))
+        reconstruct(module, plan, what, known.moments)
     heir = cut(module, plan, what).requires_grad_(True)
     reestimate(heir, data, CUTTING.samples)
     return heir
