@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas_distill.cut.plan import Block, Plan
-from nas_distill.cut.redundancy import depth_order, spaced_out
+from nas_distill.cut.redundancy import _greedy, depth_order, spaced_out
 from nas_distill.data import Dataset
 
 
@@ -51,6 +51,45 @@ def test_a_block_for_the_last_class_of_a_sorted_split_does_not_go_first():
     plan = Plan((), tuple(Block(str(index), True, None, None, 1, 4, 4) for index in range(2)), ())
     sorted_by_class = Dataset.from_tensors(x, y, val=(x[::20], y[::20]))
     assert depth_order(module, plan, sorted_by_class, by="redundancy", samples=100) == (1, 0)
+
+
+@given(st.lists(st.floats(0.001, 10), min_size=1, max_size=9), st.floats(0, 2))
+def test_blocks_go_as_if_all_combinations_were_measured(alone, together):
+    """As long as what a block adds does not fall as others go."""
+
+    def divergence(gone):
+        return sum(alone[block] for block in gone) + together * len(gone) ** 2
+
+    left, wanted = list(range(len(alone))), []
+    while left:
+        wanted.append(min(left, key=lambda block: divergence([*wanted, block])))
+        left.remove(wanted[-1])
+    found = _greedy(range(len(alone)), divergence)
+    assert divergence(found) == pytest.approx(divergence(wanted))
+    assert [alone[block] for block in found] == pytest.approx([alone[block] for block in wanted], abs=1e-9)
+
+
+def test_many_blocks_are_ordered_by_few_looks_at_few_samples(monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        blocks = [Residual(float(scale)) for scale in np.random.default_rng(1).uniform(0.01, 1, 27)]
+        module = nn.Sequential(*blocks, nn.Linear(4, 2)).requires_grad_(False).eval()
+    plan = Plan((), tuple(Block(str(index), True, None, None, 1, 4, 4) for index in range(27)), ())
+    rng = np.random.default_rng(0)
+    data = Dataset.from_tensors(rng.normal(size=(5000, 4)).astype(np.float32), np.arange(5000) % 2, val=0.25)
+    seen = []
+    monkeypatch.setattr(nn.Sequential, "forward", _counted(nn.Sequential.forward, seen))
+    order = depth_order(module, plan, data, by="redundancy", samples=4096)
+    assert sorted(order) == list(range(27))
+    assert sum(seen) < 27 * 28 / 2 * 4096 / 10
+
+
+def _counted(forward, seen):
+    def counting(self, x):
+        seen.append(len(x))
+        return forward(self, x)
+
+    return counting
 
 
 def test_half_of_twelve_is_every_other():
