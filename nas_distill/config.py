@@ -38,13 +38,21 @@ class Section(BaseModel):
         return value
 
 
+_Pad = Annotated[int, Field(ge=0, le=4096)]
+
+
 class ViewsConfig(Section):
-    """Seeded augmentation: ``count`` fixed views of a training sample, by pad-crop (``pad`` pixels) and mirroring."""
+    """Seeded augmentation: ``count`` fixed views of a training sample, by pad-crop (``pad`` pixels) and mirroring.
+
+    ``pad`` is one number for all axes but the channels, or a list of numbers for the last axes. ``function``
+    (``package.module:function``) changes a sample further; see ``data.Views``.
+    """
 
     count: int = Field(4, ge=1, le=4096)
-    pad: int = Field(0, ge=0, le=64)
+    pad: _Pad | tuple[_Pad, ...] = Field(0, description="a whole number from 0 to 4096, or a list of such by axis")
     flip: bool = False
     seed: int = 0
+    function: str | None = None
 
 
 class DataConfig(Section):
@@ -52,7 +60,8 @@ class DataConfig(Section):
 
     ``name`` is a built-in set (``fashion-mnist``, ``digits``), a ``.npz`` file, or ``package.module:function`` that
     returns a Dataset, arrays or torch datasets. ``root`` is a folder of IDX files for the whole Fashion-MNIST. ``val``
-    is the share split off for validation where the source brings none.
+    is the share split off for validation where the source brings none. ``mean`` and ``std``, one number per channel or
+    one for all, standardise the samples, in place of those that the source brings.
     """
 
     name: str
@@ -60,7 +69,17 @@ class DataConfig(Section):
     val: float = Field(0.2, gt=0, lt=1)
     arguments: dict[str, Any] = Field(default_factory=dict)
     views: ViewsConfig | None = None
+    mean: float | tuple[float, ...] | None = Field(None, description="a number, or a list of one number per channel")
+    std: float | tuple[float, ...] | None = Field(
+        None, description="a number above 0, or a list of one such number per channel"
+    )
     task: Task | None = None
+
+    @model_validator(mode="after")
+    def _mean_with_std(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give both 'mean' and 'std', or neither")
+        return self
 
 
 class TeacherSource(Section):

@@ -72,7 +72,8 @@ def resolve(
     if data is None:
         data = load_data(config.data, paths, config.seed)
     elif not isinstance(data, Dataset):
-        data = as_dataset(data, val=config.data.val, views=_views(config.data), task=config.data.task, seed=config.seed)
+        views = _views(config.data, paths)
+        data = as_dataset(data, val=config.data.val, views=views, task=config.data.task, seed=config.seed)
     config = with_default_losses(config, data.task)
     for section in ("score", "final"):
         find_terms(getattr(config, section).loss, where=f"{section}.loss", paths=paths, task=data.task)
@@ -118,16 +119,17 @@ def search_paths(file: Path | None) -> tuple[Path, ...]:
 def load_data(config: DataConfig, paths: Sequence[Path], seed: int) -> Dataset:
     """Load what a data section names."""
     _require_named("data", config.name)
-    return load_dataset(
+    data = load_dataset(
         config.name,
         root=config.root,
         val=config.val,
-        views=_views(config),
+        views=_views(config, paths),
         arguments=config.arguments,
         paths=paths,
         task=config.task,
         seed=seed,
     )
+    return data if config.mean is None or config.std is None else data.standardised_by(config.mean, config.std)
 
 
 def _load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path]) -> Teacher:
@@ -157,9 +159,11 @@ def _require_named(section: str, name: str) -> None:
         )
 
 
-def _views(config: DataConfig) -> Views | None:
+def _views(config: DataConfig, paths: Sequence[Path]) -> Views | None:
     views = config.views
-    return None if views is None else Views(views.count, views.pad, views.flip, views.seed)
+    if views is None:
+        return None
+    return Views(views.count, views.pad, views.flip, views.seed, views.function, tuple(map(str, paths)))
 
 
 def identity(inputs: Inputs) -> dict[str, str]:

@@ -218,8 +218,7 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> C
             "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {config.final.warmup:g}, "
             + ("cosine to 0)" if config.final.decay == "cosine" else "then constant)"),
             "weights": f"averaged over the last {config.final.ema:.0%} of the steps",
-            "views": f"{data.views.count} seeded views: shifts of up to {data.views.pad} pixels"
-            + (", mirrored" if data.views.flip else ""),
+            "views": data.views.text(),
         },
         versions=facts.get(names.VERSIONS, {}),
         host=(facts.get(names.HOST) or {}).get("processor"),

@@ -71,18 +71,7 @@ class Dataset:
                 raise DataError(f"{where}: '{key}' holds NaN or infinity.")
         if self.std is not None and min(self.std) <= 0:
             raise DataError(f"{where}: 'std' must be above 0.")
-        if self.views.identity:
-            return
-        if len(self.input_shape) != 3:
-            raise DataError(
-                f"{where}: views with pad or flip need images (C, H, W), but a sample has shape {self.input_shape}; "
-                "set pad: 0 and flip: false."
-            )
-        if self.views.pad >= min(self.input_shape[1:]):
-            raise DataError(
-                f"{where}: views shift by up to {self.views.pad} pixels, which moves images of shape "
-                f"{self.input_shape} out of sight; lower 'pad'."
-            )
+        self.views.check(as_tensor_readonly(self.train.x[:1])[0], where)
 
     @classmethod
     def from_tensors(
@@ -204,6 +193,15 @@ class Dataset:
     def with_views(self, views: Views) -> Dataset:
         """Return the same data under other views."""
         return replace(self, views=views)
+
+    def standardised_by(self, mean: float | Sequence[float], std: float | Sequence[float]) -> Dataset:
+        """Return the same data under another ``mean`` and ``std``: one number per channel, or one for all."""
+        channels = self.input_shape[0]
+        values = [
+            (float(given),) * channels if isinstance(given, int | float) else tuple(map(float, given))
+            for given in (mean, std)
+        ]
+        return replace(self, mean=values[0], std=values[1])
 
     @cached_property
     def fingerprint(self) -> str:

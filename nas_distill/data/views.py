@@ -1,43 +1,67 @@
 """Seeded augmentation: a fixed set of views of every training sample, applied to whole batches.
 
-View ``v`` of sample ``i`` is a function of (seed, v, i) and the number of samples alone, so a teacher's stored answer
+View ``v`` of sample ``i`` is a function of (seed, v, i) and the number of samples only, so a teacher's stored answer
 to it stays true whoever asks, in whatever order and company.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_distill.common.errors import DataError
+from nas_distill.common.errors import DataError, first_line
+from nas_distill.common.references import is_reference, load_reference
 from nas_distill.common.seeds import torch_generator
+
+ViewFunction = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Views:
-    """``count`` views: each shifts by up to ``pad`` pixels (zeros come in) and, if ``flip``, mirrors half of them.
+    """``count`` views: each shifts by up to ``pad`` places (zeros come in) and, if ``flip``, mirrors half of them.
 
-    Without ``pad`` and ``flip`` there is one view, the sample itself (so ``count`` becomes 1), and any kind of data
-    will do; with them samples are images (C, H, W).
+    An int ``pad`` is for every axis but the channels (axis 0 of a sample with several axes): both of an image
+    (C, H, W), the one of a series (C, L) or (L,). A tuple is for the last axes, one number per axis: ``(3, 0)`` shifts
+    a spectrogram (C, F, T) or (F, T) in frequency only. ``flip`` mirrors the last axis of an image.
+
+    ``function``, called after shift and mirror, returns a changed sample of the same shape and dtype. It is called with
+    one sample and a ``torch.Generator``, from which it takes all its random numbers; a name ``package.module:function``
+    is looked for in the folders ``paths`` too.
+
+    Without ``pad``, ``flip`` and ``function`` there is one view, the sample itself (so ``count`` becomes 1).
 
     Raises:
-        DataError: ``count`` is below 1, or ``pad`` below 0.
+        DataError: ``count`` is below 1, ``pad`` below 0, or ``function`` is no function and no name of one.
     """
 
     count: int = 1
-    pad: int = 0
+    pad: int | tuple[int, ...] = 0
     flip: bool = False
     seed: int = 0
+    function: str | ViewFunction | None = None
+    paths: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.pad, list):
+            object.__setattr__(self, "pad", tuple(self.pad))
         if self.count < 1:
             raise DataError(f"Views: 'count' is {self.count}; there must be at least one view.")
-        if self.pad < 0:
+        if min(self._pads, default=0) < 0:
             raise DataError(f"Views: 'pad' is {self.pad}; it must be 0 or more pixels.")
+        if isinstance(self.function, str) and not is_reference(self.function):
+            raise DataError(
+                f"Views: 'function' is '{self.function}', which is not of the form package.module:function."
+            )
+        if not isinstance(self.function, str | None) and not callable(self.function):
+            raise DataError(f"Views: 'function' is a {type(self.function).__name__}; give a function, or its name.")
         if self.identity:
             # More of the same would only make a teacher answer the same question again.
             object.__setattr__(self, "count", 1)
@@ -45,41 +69,170 @@ class Views:
     @property
     def identity(self) -> bool:
         """True if a view is the sample itself."""
-        return self.pad == 0 and not self.flip
+        return not any(self._pads) and not self.flip and self.function is None
 
-    def recipe(self) -> dict[str, int | bool]:
-        """Return what defines the views, for a fingerprint and for a search file's ``views`` section."""
-        return asdict(self)
+    def recipe(self) -> dict[str, Any]:
+        """Return what defines the views, as JSON values, for a fingerprint; of a function its name and its code."""
+        pad = list(self.pad) if isinstance(self.pad, tuple) else self.pad
+        recipe: dict[str, Any] = {"count": self.count, "pad": pad, "flip": self.flip, "seed": self.seed}
+        if self.function is None:
+            return recipe
+        return {**recipe, "function": self._name, "code": self._code}
+
+    def text(self) -> str:
+        """Describe the views in a few words."""
+        parts = []
+        if any(self._pads):
+            by_axis = f" along the last {len(self._pads)} axes" if isinstance(self.pad, tuple) else " pixels"
+            parts.append(f"shifts of up to {', '.join(map(str, self._pads))}{by_axis}")
+        if self.flip:
+            parts.append("mirrored")
+        if self.function is not None:
+            parts.append(f"changed by {self._name}")
+        return f"{self.count} seeded views: {', '.join(parts)}" if parts else "the samples as they are"
+
+    def check(self, x: Tensor, where: str) -> None:
+        """Check that samples of this shape can be shifted, mirrored and changed as these views say.
+
+        Args:
+            x: one sample, as data hold it.
+            where: begins messages.
+
+        Raises:
+            DataError: they cannot; or the function fails, or changes shape, dtype, or its answer to the same sample.
+        """
+        shape = tuple(x.shape)
+        axes = self._axes(len(shape))
+        if axes < len(self._pads) or (any(self._pads) and axes == 0):
+            raise DataError(f"{where}: views shift {len(self._pads)} axes, but a sample has shape {shape}.")
+        if self.flip and len(shape) != 3:
+            raise DataError(f"{where}: views with flip need images (C, H, W), but a sample has shape {shape}.")
+        for pad, size in zip(self._pads_of(len(shape)), shape[len(shape) - axes :]):
+            if pad >= size:
+                raise DataError(
+                    f"{where}: views shift by up to {pad}, which moves samples of shape {shape} out of sight; lower "
+                    "'pad'."
+                )
+        if self.function is None:
+            return
+        first, second = (self._changed(x[None], torch.zeros(1, dtype=torch.int64), 0, where) for _ in range(2))
+        if first.is_floating_point() and not bool(torch.isfinite(first).all()):
+            raise DataError(f"{where}: the view function {self._name} returns NaN or infinity.")
+        if not torch.equal(first, second):
+            raise DataError(
+                f"{where}: the view function {self._name} gives different results for the same sample and generator; "
+                "take every random number from the generator that it is given."
+            )
 
     def apply(self, x: Tensor, index: Tensor, view: int, samples: int) -> Tensor:
         """Return view ``view`` of a batch.
 
         Args:
-            x: (B, C, H, W), any dtype.
+            x: (B, ...), any dtype.
             index: (B,) int64, the samples' places in the training set.
             view: which view, from 0; ``count`` only says how many are in use.
             samples: size of the training set.
+
+        Raises:
+            DataError: the function fails, or returns another shape or dtype.
         """
         if self.identity:
             return x
-        shifts, mirrored = _draw(self, view, samples)
-        batch, channels, height, width = x.shape
-        rows = torch.arange(height) + shifts[index, 0:1]
-        columns = torch.arange(width).expand(batch, width)
-        if self.flip:
-            columns = torch.where(mirrored[index, None], width - 1 - columns, columns)
-        columns = columns + shifts[index, 1:2]
-        # One flat gather from the padded batch moves each pixel once.
-        padded = functional.pad(x, (self.pad,) * 4)
-        row_length = width + 2 * self.pad
-        places = (rows[:, :, None] * row_length + columns[:, None, :]).view(batch, 1, height * width)
-        flat = padded.view(batch, channels, -1)
-        return flat.gather(2, places.expand(batch, channels, height * width)).view(batch, channels, height, width)
+        if any(self._pads) or self.flip:
+            x = self._moved(x, index, view, samples)
+        return x if self.function is None else self._changed(x, index, view, "Views")
+
+    @property
+    def _pads(self) -> tuple[int, ...]:
+        return self.pad if isinstance(self.pad, tuple) else (self.pad,)
+
+    def _axes(self, dimensions: int) -> int:
+        """Return how many of a sample's last axes are shifted."""
+        return (
+            len(self._pads) if isinstance(self.pad, tuple) and len(self.pad) <= dimensions else max(dimensions - 1, 1)
+        )
+
+    def _pads_of(self, dimensions: int) -> tuple[int, ...]:
+        return self.pad if isinstance(self.pad, tuple) else (self.pad,) * self._axes(dimensions)
+
+    def _moved(self, x: Tensor, index: Tensor, view: int, samples: int) -> Tensor:
+        pads = self._pads_of(x.dim() - 1)
+        shifts, mirrored = _draw(self.seed, pads, view, samples)
+        batch, sizes = len(x), x.shape[x.dim() - len(pads) :]
+        # One flat gather from the padded batch moves each value once.
+        padded = functional.pad(x, [pad for pad in reversed(pads) for _ in range(2)])
+        places = torch.zeros(1, 1, dtype=torch.int64)
+        for axis, (pad, size) in enumerate(zip(pads, sizes)):
+            along = torch.arange(size).expand(batch, size)
+            if self.flip and axis == len(pads) - 1:
+                along = torch.where(mirrored[index, None], size - 1 - along, along)
+            along = along + shifts[index, axis : axis + 1]
+            places = (places[:, :, None] * (size + 2 * pad) + along[:, None, :]).view(batch, -1)
+        rest = x.shape[1 : x.dim() - len(pads)].numel()
+        flat = padded.reshape(batch, rest, -1)
+        return flat.gather(2, places[:, None, :].expand(batch, rest, places.shape[1])).view(x.shape)
+
+    def _changed(self, x: Tensor, index: Tensor, view: int, where: str) -> Tensor:
+        """Return a batch as the function changes it, sample by sample, so that none depends on the others."""
+        results = []
+        for sample, place in zip(x, index.tolist()):
+            try:
+                result = self._callable(sample.clone(), torch_generator(self.seed, "view", view, place))
+            except Exception as error:  # the user's own code
+                raise DataError(f"{where}: the view function {self._name} failed ({first_line(error)}).") from error
+            if not isinstance(result, Tensor) or result.shape != sample.shape or result.dtype != sample.dtype:
+                shown = f"{result.dtype} of shape {tuple(result.shape)}" if isinstance(result, Tensor) else repr(result)
+                raise DataError(
+                    f"{where}: the view function {self._name} returned {shown} for a sample that is {sample.dtype} of "
+                    f"shape {tuple(sample.shape)}."
+                )
+            results.append(result)
+        return torch.stack(results)
+
+    @cached_property
+    def _callable(self) -> ViewFunction:
+        if not isinstance(self.function, str):
+            assert self.function is not None
+            return self.function
+        found: ViewFunction = load_reference(self.function, what="data.views.function", paths=self.paths)
+        if not callable(found):
+            raise DataError(f"Views: {self.function} is no function.")
+        return found
+
+    @property
+    def _name(self) -> str:
+        if isinstance(self.function, str):
+            return self.function
+        named: Any = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return f"{named.__module__}:{named.__qualname__}"
+
+    @cached_property
+    def _code(self) -> str:
+        # Taken once and carried along: a worker that gets a pickled function may not have its source.
+        function: Any = self._callable
+        try:
+            source = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
+        except (OSError, TypeError):
+            source = ""
+        return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A function that is known by name is imported again, since its module may not be known where this goes.
+        if self.function is None:
+            return {**self.__dict__}
+        kept = {**self.__dict__, "_code": self._code}
+        if isinstance(self.function, str):
+            kept.pop("_callable", None)
+        return kept
 
 
 @lru_cache(maxsize=4)
-def _draw(views: Views, view: int, samples: int) -> tuple[Tensor, Tensor]:
-    generator = torch_generator(views.seed, "view", view)
-    shifts = torch.randint(0, 2 * views.pad + 1, (samples, 2), generator=generator)
+def _draw(seed: int, pads: tuple[int, ...], view: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Return shifts (samples, axes), from 0 to twice the padding, and which samples are mirrored (samples,)."""
+    generator = torch_generator(seed, "view", view)
+    if len(set(pads)) == 1:
+        shifts = torch.randint(0, 2 * pads[0] + 1, (samples, len(pads)), generator=generator)
+    else:
+        shifts = torch.stack([torch.randint(0, 2 * pad + 1, (samples,), generator=generator) for pad in pads], dim=1)
     mirrored = torch.rand(samples, generator=generator) < 0.5
     return shifts, mirrored

@@ -247,3 +247,19 @@ def test_a_budget_replaces_the_files_limits_by_cost(search_file):
     file = search_file(budget={"flops": "60%", "params": "60k", "weight_bytes": "1MiB"})
     inputs, _ = prepare(file, budget={"params": 10_000, "weight_bytes": None}, settings={})
     assert inputs.config.budget == {"flops": "60%", "params": 10_000}
+
+
+def test_mean_std_and_own_views_of_a_search_file(search_file, tmp_path):
+    (tmp_path / "users_own_views.py").write_text("def change(sample, generator):\n    return 255 - sample\n")
+    views = {"count": 2, "pad": [1, 0], "function": "users_own_views:change"}
+    file = search_file(data={"name": "digits", "mean": 0.5, "std": [0.25], "views": views})
+    plain, _ = prepare(search_file("plain.yaml"), settings={})
+    inputs, _ = prepare(file, settings={})
+    given, standard = inputs.data, plain.data
+    assert given.normalisation()["mean"] == [0.5]
+    assert given.fingerprint != standard.fingerprint
+    index = torch.arange(4)
+    raw = torch.as_tensor(given.train.x[:4]).float() / (255 if given.train.x.dtype == "uint8" else 1)
+    torch.testing.assert_close(given.batch("train", index)[0], (raw - 0.5) / 0.25)
+    assert given.views.recipe()["function"] == "users_own_views:change"
+    assert not torch.equal(given.batch("train", index, 0)[0], given.batch("train", index)[0])

@@ -187,7 +187,8 @@ BAD = [
     ({"mean": (0.1, 0.2), "std": (1.0, 0.0)}, "'std' must be above 0"),
     ({"mean": (0.1, float("nan")), "std": (1.0, 1.0)}, "'mean' holds NaN"),
     ({"classes": ["a"]}, "1 class names for 4 classes"),
-    ({"x": np.zeros((20, 3)), "views": Views(pad=1)}, "views with pad or flip need images"),
+    ({"x": np.zeros((20, 3)), "views": Views(flip=True)}, "views with flip need images"),
+    ({"x": np.zeros((20, 3)), "views": Views(pad=(1, 1))}, "shift 2 axes, but a sample has shape"),
     ({"views": Views(pad=6)}, "out of sight; lower 'pad'"),
 ]
 

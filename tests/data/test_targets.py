@@ -120,7 +120,7 @@ def test_fingerprints_of_classifications_are_what_they_were():
         (NUMBERS, {"task": "regresion"}, "there is no task 'regresion'; did you mean 'regression'"),
         (NUMBERS, {"val": (X[:4], NUMBERS[:4, :1])}, "validation split: y has 1 columns for 2 targets"),
         (NUMBERS, {"val": (X[:4], NUMBERS[:4] * 0)}, "validation split: all samples have the same targets"),
-        (NUMBERS, {"views": Views(count=2, pad=1)}, "views with pad or flip need images"),
+        (NUMBERS, {"views": Views(count=2, flip=True)}, "views with flip need images"),
     ],
 )
 def test_what_cannot_be_learnt_or_judged_is_refused(y, keys, message):

@@ -1,3 +1,6 @@
+import json
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from hypothesis import strategies as st
 
 from nas_distill.common.errors import DataError
 from nas_distill.common.seeds import torch_generator
-from nas_distill.data import Views
+from nas_distill.data import Dataset, Views
 
 
 def one_by_one(views, x, index, view, samples):
@@ -99,7 +102,122 @@ def test_a_recipe_tells_views_apart_and_makes_them_again():
     assert all(other.recipe() != views.recipe() for other in others)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"count": 0}, "'count' is 0"), ({"pad": -1}, "'pad' is -1")])
+def shifted(sample, shifts):
+    """The slow reading of a shift of the last axes: what comes in is zero."""
+    result = torch.zeros_like(sample)
+    ahead = sample.dim() - len(shifts)
+    into, out = [slice(None)] * ahead, [slice(None)] * ahead
+    for axis, shift in enumerate(shifts, start=ahead):
+        size = sample.shape[axis]
+        into.append(slice(max(0, -shift), size - max(0, shift)))
+        out.append(slice(max(0, shift), size - max(0, -shift)))
+    result[tuple(into)] = sample[tuple(out)]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("shape", "pad", "axes"),
+    [
+        ((2, 6, 8), (3, 0), (3, 0)),
+        ((2, 6, 8), (0, 3), (0, 3)),
+        ((2, 6, 8), (2,), (2,)),
+        ((6, 8), (3, 1), (3, 1)),
+        ((2, 9), 2, (2,)),
+        ((9,), 2, (2,)),
+        ((2, 4, 5, 6), (1, 2, 3), (1, 2, 3)),
+    ],
+)
+def test_samples_are_shifted_by_axis(shape, pad, axes):
+    views, count = Views(count=2, pad=pad, seed=4), 30
+    x = torch.arange(1, 1 + count * int(np.prod(shape)), dtype=torch.float32).view(count, *shape)
+    seen = views.apply(x, torch.arange(count), 1, count)
+    found = set()
+    for before, after in zip(x, seen):
+        options = np.ndindex(*(2 * most + 1 for most in axes))
+        shifts = [tuple(int(at) - most for at, most in zip(option, axes)) for option in options]
+        (matching,) = [shift for shift in shifts if torch.equal(after, shifted(before, shift))]
+        found.add(matching)
+    for axis, most in enumerate(axes):
+        assert {shift[axis] for shift in found} == set(range(-most, most + 1))
+    order = torch.tensor([7, 3, 3])
+    assert torch.equal(views.apply(x[order], order, 1, count), seen[order])
+
+
+def test_equal_shifts_by_axis_are_those_of_one_number():
+    x, everything = images(), torch.arange(12)
+    one, two = (Views(count=2, pad=pad, flip=True).apply(x, everything, 1, 12) for pad in (2, (2, 2)))
+    assert torch.equal(one, two)
+
+
+def noisy(sample, generator):
+    return sample + torch.rand(sample.shape, generator=generator)
+
+
+def restless(sample, generator):
+    return sample + torch.rand(sample.shape)
+
+
+def shrunk(sample, generator):
+    return sample[..., 1:]
+
+
+def failing(sample, generator):
+    raise KeyError("no such band")
+
+
+def dataset(function, **options):
+    x = np.ones((12, 1, 6, 6), dtype=np.float32)
+    return Dataset.from_tensors(x, np.arange(12) % 2, views=Views(count=2, function=function, **options))
+
+
+def test_a_function_of_the_users_is_a_view_of_each_sample():
+    views, x, everything = Views(count=2, function=noisy), torch.zeros(12, 1, 6, 6), torch.arange(12)
+    seen = views.apply(x, everything, 0, 12)
+    assert len({part.numpy().tobytes() for part in seen}) == 12
+    assert not torch.equal(seen, views.apply(x, everything, 1, 12))
+    assert not x.any()
+    torch.manual_seed(99)
+    order = torch.tensor([7, 3, 3, 11])
+    assert torch.equal(views.apply(x[order], order, 0, 12), seen[order])
+    assert torch.equal(pickle.loads(pickle.dumps(views)).apply(x, everything, 0, 12), seen)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (restless, "gives different results"),
+        (shrunk, r"returned torch.float32 of shape \(1, 6, 5\)"),
+        (failing, "failed .*no such band"),
+    ],
+)
+def test_a_function_that_makes_no_view_is_refused(function, message):
+    with pytest.raises(DataError, match=message):
+        dataset(function)
+
+
+def test_a_function_by_name_and_its_code_are_in_the_recipe(tmp_path):
+    recipes = []
+    for number, body in enumerate(["sample * 2", "sample * 3"]):
+        name = f"users_views_{number}"
+        (tmp_path / f"{name}.py").write_text(f"def change(sample, generator):\n    return {body}\n")
+        data = dataset(f"{name}:change", paths=(str(tmp_path),))
+        index = torch.arange(3)
+        assert torch.equal(data.batch("train", index, 0)[0], torch.full((3, 1, 6, 6), 2.0 + number))
+        recipes.append(data.views.recipe())
+    assert recipes[0]["function"] == "users_views_0:change"
+    assert recipes[0]["code"] != recipes[1]["code"]
+    assert json.loads(json.dumps(recipes)) == recipes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "'count' is 0"),
+        ({"pad": -1}, "'pad' is -1"),
+        ({"pad": (1, -1)}, "'pad' is"),
+        ({"function": "noisy"}, "package.module"),
+    ],
+)
 def test_views_that_cannot_be(options, message):
     with pytest.raises(DataError, match=message):
         Views(**options)
