@@ -164,12 +164,14 @@ def _limit(axes: Axes, cost: str, limit: Limit | None) -> None:
     if limit is None:
         return
     left, right = axes.get_xlim()
-    for end, outer, side in ((limit.high, right, "at most"), (limit.low, left, "at least")):
+    middle = math.sqrt(left * right)
+    # One label above the other, and each towards the middle of the panel, so that no two meet.
+    for end, outer, side, height in ((limit.high, right, "at most", 24), (limit.low, left, "at least", 42)):
         if end:
             axes.axvspan(*sorted((end, outer)), color=RED, alpha=0.07, lw=0, zorder=0)
             axes.axvline(end, color=RED, lw=1.5, zorder=1)
-            where = (end, axes.get_ylim()[0])
-            _say(axes, f"{side} {words.cost(cost, end)}", where, (5, 24), "left", color=RED)
+            where, beside = (end, axes.get_ylim()[0]), ((5, "left") if end < middle else (-5, "right"))
+            _say(axes, f"{side} {words.cost(cost, end)}", where, (beside[0], height), beside[1], color=RED)
 
 
 def _teacher(axes: Axes, cost: str, teacher: ModelResult | None) -> None:

@@ -86,6 +86,18 @@ def test_teacher_student_baseline_and_budget_are_named(figure, final):
     assert sorted(stars) == sorted((entry.costs["flops"], entry.full) for entry in final.finalists)
 
 
+@pytest.mark.parametrize(("low", "high"), [(9e5, 1e6), (1e5, 2e7), (1.9e7, 2e7), (1e5, 1.1e5)])
+def test_labels_of_two_limits_do_not_overlap_and_stay_in_the_panel(run, low, high):
+    figure = front_figure(run, costs=["flops"], limits={"flops": Limit(low=low, high=high)})
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    upper, lower = [text.get_window_extent() for text in axes.texts if text.get_text().startswith("at ")]
+    assert not upper.overlaps(lower)
+    for label in (upper, lower):
+        assert axes.bbox.x0 <= label.x0
+        assert label.x1 <= axes.bbox.x1
+
+
 def test_the_limit_is_where_it_is_and_beyond_it_is_shaded(run):
     figure = front_figure(run, costs=["flops"], limits={"flops": Limit(low=1e5, high=1e6)})
     axes = figure.axes[0]
