@@ -448,6 +448,20 @@ def test_a_journal_torn_in_the_middle_is_refused_with_its_line_and_left_as_it_is
     assert "torn at line 7" in answer.err
 
 
+def test_a_journal_that_lost_a_line_is_refused_with_it_and_left_as_it_is(cli, refused, unfinished):
+    file, run = unfinished
+    lines = (run / "study.journal").read_bytes().splitlines(keepends=True)
+    del lines[9]
+    (run / "study.journal").write_bytes(b"".join(lines))
+    assert "line 10 is missing" in refused(file, "--resume")
+    assert (run / "study.journal").read_bytes() == b"".join(lines)
+    for command in ("status", "front", "show"):
+        answer = cli(command, run, *(["0"] if command == "show" else []))
+        assert answer.code == 2
+        assert "line 10 is missing" in answer.err
+        assert "Traceback" not in answer.err
+
+
 def test_a_run_of_another_search_is_not_gone_on_with(refused, unfinished, search_file):
     _, run = unfinished
     before = (run / "study.journal").read_bytes()

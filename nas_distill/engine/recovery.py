@@ -10,7 +10,7 @@ from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.proposals import Proposals, proposal_of
 from nas_distill.engine.telling import tell_sampler
 from nas_distill.run.journal import Journal
-from nas_distill.run.records import from_trial
+from nas_distill.run.records import from_trial, read_records
 
 
 def end_in_flight(journal: Journal, objectives: Objectives, last_rung: int) -> None:
@@ -26,10 +26,11 @@ def end_in_flight(journal: Journal, objectives: Objectives, last_rung: int) -> N
 
 def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budget: Budget) -> Ledger:
     """Read the journal into a ledger, and give the sampler its proposals and outcomes back."""
+    records = read_records(journal.study)
     trials = {trial.number: trial for trial in journal.study.get_trials(deepcopy=False)}
-    index_of = {number: trial.user_attrs["index"] for number, trial in trials.items()}
+    index_of = {record.number: record.index for record in records}
     ledger = Ledger(objectives.costs)
-    for chain in chains(from_trial(trial) for trial in trials.values()):
+    for chain in chains(records):
         first = chain[0]
         proposal = proposal_of(trials[first.number], first.architecture, first.origin)
         twin = chain[-1].duplicate_of

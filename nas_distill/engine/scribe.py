@@ -12,7 +12,7 @@ from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.proposals import Proposals
 from nas_distill.engine.telling import constraints, final_state, final_values, tell_sampler
 from nas_distill.run.journal import Journal
-from nas_distill.run.records import RUNG, Rung, Stop
+from nas_distill.run.records import RUNG, Rung, Stop, training_key
 
 
 class Scribe:
@@ -30,7 +30,7 @@ class Scribe:
     def begin(self, entry: Entry) -> None:
         """Append a new entry with its trial, whole and in one line, in the state that it has from the start."""
         entry.number = self._journal.next_number
-        entry.key = f"t{entry.number:05d}"
+        entry.key = training_key(entry.number)
         entry.number = self._add(entry, self._attributes(entry))
         self._ledger.append(entry)
         self._settle(entry)

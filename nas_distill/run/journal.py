@@ -1,14 +1,13 @@
 """The Optuna journal of a run: opened for writing by the one process that holds the run's lock, read by anybody.
 
 Optuna appends JSON lines. A process killed in mid-append leaves a torn last line, to which the next append would be
-glued, after which nothing can read the file; and a lock file that makes the next writer wait for half a minute. So the
-torn end is cut off and the stale lock removed before Optuna sees the file.
+glued, after which nothing can read the file. So the torn end is cut off before Optuna sees the file. Each line carries
+its number and a digest (run/chain.py), by which damage is found when the journal is read.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +16,11 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_distill.common.errors import RunError
+from nas_distill.run.chain import Chain, check_lines, seal
 from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.quiet import quiet_optuna
@@ -39,11 +39,12 @@ class Journal:
     holds is whole.
     """
 
-    def __init__(self, path: Path, study: optuna.Study, storage: JournalStorage) -> None:
+    def __init__(self, path: Path, study: optuna.Study, storage: JournalStorage, lines: _SealedFile) -> None:
         self.path = path
         self.study = study
         self.facts = Facts(study.user_attrs, self)
         self._storage = storage
+        self._lines = lines
         # Kept here: the storage would make a list of all trials to say it.
         self._ids = _trial_ids(study)
         self._refused: RunError | None = None
@@ -87,6 +88,7 @@ class Journal:
             raise self._refused from error
         except BaseException:
             mend(self.path)  # Ctrl-C in the middle of a line
+            self._lines.find_end()
             self._ids = _trial_ids(self.study)  # or behind one, before its number was noted
             raise
 
@@ -97,36 +99,38 @@ def open_journal(folder: RunFolder, *, directions: Sequence[str], names: Sequenc
     ``directions`` are ``maximize`` or ``minimize``, one a told value; ``names`` what the values are called.
 
     Raises:
-        RunError: the journal is torn in the middle, is of a search with other objectives, or cannot be written.
+        RunError: the journal is damaged (names the line), is of a search with other objectives, or cannot be written.
     """
     if not folder.locked:
         raise RuntimeError("the run folder must be locked before its journal is opened for writing")
     path = folder.journal
     try:
+        end = Chain()
         if path.exists():
+            end = check_lines(path, path.read_bytes())[1]  # before anything of a damaged file is cut off
             mend(path)
-            _parse(path, path.read_bytes())
         _unlink_stale_locks(path)
-        storage = _replay(path, JournalFileBackend(str(path)))
+        lines = _SealedFile(path, end)
+        storage = _replay(path, lines)
         study = _open_study(storage, path, directions=directions, names=names)
     except OSError as error:
         raise RunError(_refusal(path, error)) from error
-    return Journal(path, study, storage)
+    return Journal(path, study, storage, lines)
 
 
 def read_study(folder: RunFolder) -> optuna.Study:
     """Read a run's study as it is now. Changes nothing on disk, needs no lock, and cannot be written to.
 
     Raises:
-        RunError: there is no run, or its journal is torn in the middle (NotBegunError: it has recorded nothing yet).
+        RunError: there is no run, or its journal is damaged (names the line).
+        NotBegunError: the run has recorded nothing yet.
     """
     path = folder.require().journal
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}).") from error
-    whole = content[: content.rfind(b"\n") + 1]  # the writer may be in the middle of a line
-    storage = _replay(path, _LinesInMemory(_parse(path, whole)))
+    storage = _replay(path, _LinesInMemory(check_lines(path, content)[0]))  # without the line that is being written
     names = [study.study_name for study in storage.get_all_studies()]
     if STUDY not in names:
         raise NotBegunError(f"{folder.path} holds no trials yet; look again once the search has begun.")
@@ -142,6 +146,37 @@ def mend(path: Path) -> int:
             stream.truncate(keep)
             os.fsync(stream.fileno())
     return size - keep
+
+
+class _SealedFile(JournalFileBackend):
+    """A journal on disk whose lines are sealed as they are appended, by its one writer."""
+
+    def __init__(self, path: Path, end: Chain) -> None:
+        super().__init__(str(path), lock_obj=_NoLock(str(path)))
+        self._path = path
+        self._end = end
+
+    def find_end(self) -> None:
+        """Read the end of the file again, after an append that may or may not have been whole."""
+        self._end = check_lines(self._path, self._path.read_bytes())[1]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        sealed, end = [], self._end
+        for log in logs:
+            line, end = seal(log, end)
+            sealed.append(line)
+        super().append_logs(sealed)
+        self._end = end
+
+
+class _NoLock(JournalFileOpenLock):
+    """Optuna's lock of the file, which the lock of the run's folder makes superfluous: only its holder writes."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
 
 
 class _LinesInMemory(BaseJournalBackend):
@@ -192,21 +227,6 @@ def _replay(path: Path, backend: BaseJournalBackend) -> JournalStorage:
         raise RunError(
             f"{path} cannot be replayed ({type(error).__name__}: {error}); restore it from a copy."
         ) from error
-
-
-def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
-    logs = []
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        try:
-            log = json.loads(line)
-            log["op_code"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(
-                f"{path} is torn at line {number}; restore it from a copy, or keep its first {number - 1} lines "
-                "(head -n), which gives up what was recorded after them."
-            ) from error
-        logs.append(log)
-    return logs
 
 
 def _end_of_last_line(stream: Any, size: int) -> int:

@@ -224,8 +224,44 @@ def recorded_rungs(attrs: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def read_records(study: optuna.Study) -> list[TrialRecord]:
-    """Return all trials of a study, by number."""
-    return [from_trial(trial) for trial in study.get_trials(deepcopy=False)]
+    """Return all trials of a study, by number.
+
+    Raises:
+        RunError: a trial lacks what every trial of a run has, or trials do not follow from one another.
+    """
+    records = [from_trial(trial) for trial in study.get_trials(deepcopy=False)]
+    check_sequence(records)
+    return records
+
+
+def training_key(number: int) -> str:
+    """Return the name of the training that trial ``number`` begins."""
+    return f"t{number:05d}"
+
+
+def check_sequence(records: Sequence[TrialRecord]) -> None:
+    """Check that trials stand at the numbers at which they were written; a lost one shifts all that follow.
+
+    Raises:
+        RunError: names the first trial that does not follow from those before it.
+    """
+    index = 0
+    for record in records:
+        if record.retry_of is None:
+            sound = record.key == training_key(record.number) and record.index == index
+            index += 1
+        else:
+            sound = record.retry_of < record.number and (
+                (records[record.retry_of].key, records[record.retry_of].index) == (record.key, record.index)
+            )
+        if record.duplicate_of is not None:
+            sound = sound and record.duplicate_of < record.number
+            sound = sound and records[record.duplicate_of].architecture == record.architecture
+        if not sound:
+            raise RunError(
+                f"trial {record.number} of the journal (training {record.key}) does not follow from those before it: a "
+                "record is missing, repeated or out of its place; restore study.journal from a copy."
+            )
 
 
 def to_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:

@@ -81,6 +81,39 @@ def test_a_torn_last_line_is_cut_off_and_the_next_append_is_whole(folder: RunFol
     assert len(opened(folder).study.get_trials()) == 4
 
 
+def test_optuna_reads_a_sealed_journal_by_itself(folder: RunFolder) -> None:
+    journal = filled(folder)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder.journal)))
+    study = optuna.load_study(study_name="search", storage=storage)
+    assert study.get_trials() == journal.study.get_trials()
+
+
+def unsealed(folder: RunFolder) -> list[bytes]:
+    """Take the seals off a journal, as earlier versions wrote it, and return its lines."""
+    lines = []
+    for line in folder.journal.read_bytes().splitlines():
+        log = {name: value for name, value in json.loads(line).items() if name not in ("line", "digest")}
+        lines.append(json.dumps(log, separators=(",", ":")).encode() + b"\n")
+    folder.journal.write_bytes(b"".join(lines))
+    return lines
+
+
+def test_a_journal_of_an_earlier_version_is_continued_and_sealed_by_what_follows(folder: RunFolder) -> None:
+    before = filled(folder).study.get_trials()
+    lines = unsealed(folder)
+    journal = opened(folder)
+    assert journal.study.get_trials() == before
+    journal.add(trial(index=3))
+    assert [found.user_attrs["index"] for found in read_study(folder).get_trials()] == [0, 1, 2, 3]
+    assert len(opened(folder).study.get_trials()) == 4
+    whole = folder.journal.read_bytes()
+    assert whole.startswith(b"".join(lines))
+    for place in range(len(lines)):
+        folder.journal.write_bytes(whole.replace(lines[place], b"", 1))
+        with pytest.raises(RunError, match="where the lines of an earlier version end"):
+            read_study(folder)
+
+
 @settings(deadline=None, max_examples=50)
 @given(lines=st.lists(st.binary(max_size=9).map(lambda text: text.replace(b"\n", b""))), torn=st.binary(max_size=9))
 def test_mending_keeps_exactly_the_whole_lines(
@@ -162,9 +195,7 @@ def test_another_kind_of_search_is_refused(folder: RunFolder) -> None:
 
 
 def test_lines_that_do_not_follow_from_one_another_are_one_sentence(folder: RunFolder) -> None:
-    filled(folder)
-    lines = folder.journal.read_bytes().splitlines(keepends=True)
-    folder.journal.write_bytes(b'{"op_code":77}\n' + b"".join(lines))
+    folder.journal.write_bytes(b'{"op_code":77}\n')
     for attempt in (opened, read_study):
         with pytest.raises(RunError, match="cannot be replayed"):
             attempt(folder)
