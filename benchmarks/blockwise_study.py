@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trainings import Book, Evaluators, ListSource, say
+from trainings import Book, Evaluators, ListSource, backend_of, say
 
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.blockwise.alternatives import Alternative
@@ -28,7 +28,6 @@ from nas_distill.cut.find import find_plan
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.space import cut_space
 from nas_distill.data import Dataset
-from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import RungResult, Work
 from nas_distill.evaluate.metrics import accuracy
@@ -97,7 +96,7 @@ class Study:
         plain = StudentEvaluator(self.data, self.space, store, "cpu", weights=self.ancestor)
         usual = StudentEvaluator(self.data, self.space, store, "cpu", weights=LocalWeights(self.ancestor, self.library))
         source = _Source(works, self.book, self.folder / "checkpoints", self.before)
-        with TuneBackend(workers=workers, retries=1, folder=self.folder) as backend, interruption.stopping(source.stop):
+        with backend_of(workers, self.folder) as backend, interruption.stopping(source.stop):
             backend.run(source, Evaluators(usual, {INHERITED: plain}))
         if source.stopping:
             raise InterruptedSearchError("Stopped.")

@@ -35,7 +35,13 @@ def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     data = load_dataset("fashion-mnist", views=Views(count=2, pad=2, flip=True))
     study = Study(
-        data, options.work, seeds=options.seeds, epochs=options.epochs, rate=options.rate, limits=options.limits
+        data,
+        options.work,
+        seeds=options.seeds,
+        epochs=options.epochs,
+        rate=options.rate,
+        limits=options.limits,
+        depths=not options.no_depths,
     )
     with resumable(options.minutes), interruptible() as interruption:
         study.run(interruption, workers=options.workers)
@@ -50,6 +56,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--epochs", type=float, default=1.0, help="of the short distillation")
     made.add_argument("--rate", type=float, default=0.02, help="its learning rate")
     made.add_argument("--limits", type=float, nargs="+", default=[0.1, 0.2, 0.4], help="shares of the teacher's FLOPs")
+    made.add_argument("--no-depths", action="store_true", help="leave out which blocks go")
     made.add_argument("--seeds", type=int, default=3, help="of each row, 2 or more")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
     made.add_argument("--minutes", type=float, help="stop after so long, to go on later")

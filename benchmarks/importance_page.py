@@ -33,11 +33,15 @@ def page(study: Study) -> list[str]:
         _table(study, study.plain, lambda way: f"{study.flops(way):.1%}", "FLOPs"),
         _said(study, study.plain, list(CRITERIA)),
         _reconstruction(study),
-        "## Which blocks go",
-        _depths_text(study),
-        _table(study, study.depths, lambda way: f"{way.much:g} of {_droppable(study)}", "blocks gone"),
-        _said(study, study.depths, list(ORDERS)),
+        *_blocks(study),
     ]
+
+
+def _blocks(study: Study) -> list[str]:
+    if not study.depths:
+        return []
+    rows = _table(study, study.depths, lambda way: f"{way.much:g} of {_droppable(study)}", "blocks gone")
+    return ["## Which blocks go", _depths_text(study), rows, _said(study, study.depths, list(ORDERS))]
 
 
 _PLAIN = """The same without it: kept weights stay as they were in the teacher. Under the table, what the reconstruction

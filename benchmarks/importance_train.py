@@ -14,7 +14,7 @@ from inherit_arms.arms import TEACHER
 from inherit_arms.networks import CUTTING, GivenWeights, Known, Widths, pruned, shape_of, space_of, uniform
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-from trainings import Book, Evaluators, ListSource, say
+from trainings import Book, Evaluators, ListSource, backend_of, say
 
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.common.seeds import derive, numpy_rng
@@ -27,9 +27,8 @@ from nas_distill.cut.plan import Plan
 from nas_distill.cut.redundancy import depth_order
 from nas_distill.cut.space import cut_space
 from nas_distill.data import Dataset
-from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
-from nas_distill.engine.work import Work
+from nas_distill.engine.work import Backend, Work
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.student import load_student
@@ -74,7 +73,15 @@ class Study:
     """Makes everything that the page shows; what the work folder has already is not made again."""
 
     def __init__(
-        self, data: Dataset, folder: Path, *, seeds: int, epochs: float, rate: float, limits: Sequence[float]
+        self,
+        data: Dataset,
+        folder: Path,
+        *,
+        seeds: int,
+        epochs: float,
+        rate: float,
+        limits: Sequence[float],
+        depths: bool,
     ) -> None:
         self.data = data
         self.folder = folder
@@ -88,7 +95,7 @@ class Study:
         places = tuple(range(seeds))
         self.widths = [Way("width", how, share, places) for share in limits for how in CRITERIA]
         self.plain = [Way("plain", how, share, places) for share in limits for how in CRITERIA]
-        self.depths = [Way(DEPTH, how, dropped, places) for dropped in DROPPED for how in ORDERS]
+        self.depths = [Way(DEPTH, how, dropped, places) for dropped in DROPPED for how in ORDERS if depths]
 
     def run(self, interruption: Interruption, *, workers: int) -> None:
         """Make whatever is missing.
@@ -96,18 +103,23 @@ class Study:
         Raises:
             InterruptedSearchError: it was asked to stop.
         """
-        with TuneBackend(workers=workers, retries=1, folder=self.folder) as backend:
-            training = TrainingConfig(epochs=DEEP_EPOCHS)
-            teach = self._work(DEEP, _deep_space().smallest(), 0, training=training, taught=False)
-            self._train(backend, [teach], self._plain(_deep_space(), self.shipped), interruption)
-            for way in self.ways:
-                for place in way.seeds:
-                    self._cut(way, place)
-            self._train(backend, self._works(), self._evaluators(), interruption)
-        for way in self.ways:
+        with backend_of(workers, self.folder) as backend:
+            self._cut_and_train(backend, [*self.widths, *self.plain], interruption)
+            self._compare_orders()
+            if self.depths:
+                training = TrainingConfig(epochs=DEEP_EPOCHS)
+                teach = self._work(DEEP, _deep_space().smallest(), 0, training=training, taught=False)
+                self._train(backend, [teach], self._plain(_deep_space(), self.shipped), interruption)
+                self._cut_and_train(backend, self.depths, interruption)
+
+    def _cut_and_train(self, backend: Backend, ways: Sequence[Way], interruption: Interruption) -> None:
+        for way in ways:
+            for place in way.seeds:
+                self._cut(way, place)
+        self._train(backend, self._works(ways), self._evaluators(ways), interruption)
+        for way in ways:
             for place in way.seeds:
                 self._look(way.key(place))
-        self._compare_orders()
 
     @cached_property
     def shipped(self) -> Teacher:
@@ -238,11 +250,11 @@ class Study:
     def _weights(self, key: str) -> Path:
         return self.folder / "cut" / f"{key}.safetensors"
 
-    def _works(self) -> list[Work]:
+    def _works(self, ways: Sequence[Way]) -> list[Work]:
         training = TrainingConfig(epochs=self.epochs, optimizer=OptimizerConfig(lr=self.rate))
         return [
             self._work(way.key(place), self._architecture(way, place), place, training=training)
-            for way in self.ways
+            for way in ways
             for place in way.seeds
         ]
 
@@ -265,14 +277,15 @@ class Study:
             output=self.folder / "students" / key,
         )
 
-    def _evaluators(self) -> Evaluators:
+    def _evaluators(self, ways: Sequence[Way]) -> Evaluators | StudentEvaluator:
+        if ways == self.depths:
+            return self._plain(self._space(ways[0]), self.deep, self._ancestor)
         special = {}
-        for way in (*self.widths, *self.plain):
+        for way in ways:
             for place in way.seeds:
                 key = way.key(place)
                 special[key] = self._plain(self._space(way), self.shipped, GivenWeights(self._weights(key)))
-        usual = self._plain(self._space(self.depths[0]), self.deep, self._ancestor)
-        return Evaluators(usual, special)
+        return Evaluators(next(iter(special.values())), special)
 
     def _plain(
         self, space: SearchSpace, teacher: Teacher, weights: GivenWeights | Ancestor | None = None
@@ -282,7 +295,7 @@ class Study:
 
     def _train(
         self,
-        backend: TuneBackend,
+        backend: Backend,
         works: list[Work],
         evaluator: StudentEvaluator | Evaluators,
         interruption: Interruption,

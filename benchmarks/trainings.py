@@ -18,7 +18,9 @@ from typing import Any, NoReturn
 
 from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.common.files import write_json
-from nas_distill.engine.work import Evaluator, Outcome, RungResult, Work, WorkRun
+from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.tune import TuneBackend
+from nas_distill.engine.work import Backend, Evaluator, Outcome, RungResult, Work, WorkRun
 
 UNFINISHED = 3
 """Exit code of a script that was stopped."""
@@ -96,6 +98,16 @@ class Evaluators:
             if work.key.startswith(beginning):
                 return evaluator.start(work)
         return self.usual.start(work)
+
+
+@contextmanager
+def backend_of(workers: int, folder: Path) -> Iterator[Backend]:
+    """Give what executes trainings: this process itself for one worker, processes for more."""
+    if workers == 1:
+        yield InlineBackend()
+        return
+    with TuneBackend(workers=workers, retries=1, folder=folder) as backend:
+        yield backend
 
 
 @contextmanager
