@@ -219,12 +219,20 @@ def _slope(
     if found is None:
         reasons.append("Finalists: the short score does not rise with full quality, so no slope can be told.")
         return {}
+    spread = "unknown"
+    if found.interval is not None:
+        spread = f"{100 * found.interval[0]:.2f} to {100 * found.interval[1]:.2f}"
+    verdict = "is advised"
+    if not found.helps:
+        verdict = "is not advised, as it does not tell full quality better"
+    elif not found.sure:
+        verdict = "is not advised: too few networks to know it; calibrate with more"
     reasons.append(
-        f"Finalists: a doubling of {name} is worth {100 * found.slope:.2f} points of short score; left one out, both "
-        f"together miss full quality by {100 * found.error_with:.2f} points, the score alone by "
-        f"{100 * found.error_without:.2f}."
+        f"Finalists: a doubling of {name} is worth {100 * found.slope:.2f} points of short score (95 % interval "
+        f"{spread}; {found.missing:.0%} of bootstrap draws have no slope); left one out, both together miss full "
+        f"quality by {100 * found.error_with:.2f} points, the score by {100 * found.error_without:.2f}. It {verdict}."
     )
-    return {"final": {"slope": round(found.slope, 4)}} if found.helps else {}
+    return {"final": {"slope": round(found.slope, 4)}} if found.helps and found.sure else {}
 
 
 def _doubts(study: Study, kind: str, score: Score) -> list[str]:

@@ -15,6 +15,8 @@ from nas_distill.report.trust import kendall
 Array = NDArray[np.float64]
 DRAWS = 2000
 LEVEL = 95.0
+MISSING = 0.05
+"""Share of bootstrap draws without a slope above which none is advised."""
 
 
 def near(costs: ArrayLike, factor: float) -> NDArray[np.bool_]:
@@ -121,17 +123,29 @@ class CostSlope:
 
     ``slope``: in units of quality, so that ``score + slope * log2(cost)`` ranks as the least-squares fit of both does.
     ``error_with``, ``error_without``: root mean square error of quality left one out, with cost and score and with the
-    score alone; lower is better.
+    score only; lower is better. ``interval``: 95 % bootstrap interval of the slope, over the draws of networks that
+    have one; None where none has. ``missing``: share of the draws that have none, since in them the score does not
+    raise quality.
     """
 
     slope: float
     error_with: float
     error_without: float
+    interval: tuple[float, float] | None
+    missing: float
 
     @property
     def helps(self) -> bool:
         """Whether cost and score together tell the quality of a network that was left out better than the score."""
         return self.slope > 0 and self.error_with < self.error_without
+
+    @property
+    def sure(self) -> bool:
+        """Whether the slope is known well enough to choose by: above 0, and to within about its own size."""
+        if self.interval is None or self.missing > MISSING:
+            return False
+        low, high = self.interval
+        return low > 0 and high - low <= 2 * self.slope
 
 
 def cost_slope(score: ArrayLike, cost: ArrayLike, target: ArrayLike) -> CostSlope | None:
@@ -145,9 +159,23 @@ def cost_slope(score: ArrayLike, cost: ArrayLike, target: ArrayLike) -> CostSlop
         float(np.sqrt(np.mean((leave_one_out(features, aims) - aims) ** 2)))
         for features in ([values, doublings], [values])
     ]
-    matrix = np.column_stack([np.ones(len(aims)), values - values.mean(), doublings - doublings.mean()])
-    _, by_score, by_cost = np.linalg.lstsq(matrix, aims, rcond=None)[0]
-    return CostSlope(float(by_cost / by_score), *errors) if by_score > 0 else None
+    whole = float(_slopes(values, doublings, aims, np.ones((1, len(aims))))[0])
+    if math.isnan(whole):
+        return None
+    draws = _slopes(values, doublings, aims, bootstrap_weights(len(aims)))
+    return CostSlope(whole, errors[0], errors[1], interval(draws), float(np.isnan(draws).mean()))
+
+
+def _slopes(score: Array, doublings: Array, target: Array, weights: Array) -> Array:
+    """Return the slope [D] of samples in which network i comes up ``weights[d, i]`` times; NaN where there is none."""
+    columns = np.column_stack([score, doublings, target])
+    means = weights @ columns / weights.sum(axis=1, keepdims=True)
+    centred = columns[None] - means[:, None]
+    products = np.einsum("dn,dni,dnj->dij", weights, centred, centred)
+    (ss, sd, st), (_, dd, dt) = products[:, 0].T, products[:, 1].T
+    by_score, by_cost = st * dd - dt * sd, dt * ss - st * sd  # both times the determinant, which is above 0
+    known = (by_score > 0) & (ss * dd - sd**2 > 1e-12 * ss * dd)
+    return np.divide(by_cost, by_score, out=np.full(len(weights), np.nan), where=known)
 
 
 def seed_deviation(seeds: Sequence[ArrayLike]) -> float | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import kendalltau
 
 from nas_distill.report.model import FinalistResult, Trust
 
@@ -33,10 +34,10 @@ def rank_trust(finalists: Sequence[FinalistResult]) -> Trust:
 
 def kendall(a: np.ndarray, b: np.ndarray) -> float | None:
     """Return Kendall's tau-b of two samples [N], in [-1, 1]; None where one of them does not vary."""
-    upper = np.triu_indices(len(a), 1)
-    signs_a, signs_b = (np.sign(np.subtract.outer(sample, sample))[upper] for sample in (a, b))
-    scale = math.sqrt(float((signs_a**2).sum()) * float((signs_b**2).sum()))
-    return float((signs_a * signs_b).sum()) / scale if scale else None
+    if len(a) < 2:
+        return None
+    found = float(kendalltau(a, b).statistic)
+    return None if math.isnan(found) else found
 
 
 def _interval(array: np.ndarray) -> tuple[float, float] | None:

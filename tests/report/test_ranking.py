@@ -127,6 +127,9 @@ def test_the_slope_is_that_of_the_fit():
     assert found.slope == pytest.approx(0.008)
     assert found.error_with < 1e-9 < found.error_without
     assert found.helps
+    assert found.sure
+    assert found.interval == pytest.approx((0.008, 0.008))
+    assert found.missing == 0
 
 
 def test_a_cost_that_tells_nothing_does_not_help():
@@ -135,6 +138,31 @@ def test_a_cost_that_tells_nothing_does_not_help():
     found = ranking.cost_slope(score, cost, score + rng.normal(0, 1e-4, 40))
     assert abs(found.slope) < 1e-3
     assert found.error_with == pytest.approx(found.error_without, rel=0.2)
+
+
+def test_the_interval_covers_the_slope_and_narrows_with_networks():
+    rng, covered, widths = np.random.default_rng(3), [], {}
+    for count in (20, 80):
+        for _ in range(60):
+            score, doublings = rng.uniform(0.8, 0.9, count), rng.uniform(18, 22, count)
+            quality = 0.3 + 0.5 * score + 0.004 * doublings + rng.normal(0, 0.004, count)
+            found = ranking.cost_slope(score, 2**doublings, quality)
+            covered.append(found.interval[0] <= 0.008 <= found.interval[1])
+            widths.setdefault(count, []).append(found.interval[1] - found.interval[0])
+    assert np.mean(covered) > 0.85
+    assert np.median(widths[80]) < 0.7 * np.median(widths[20])
+
+
+def test_a_score_that_hardly_tells_gives_a_slope_that_is_not_sure():
+    rng = np.random.default_rng(4)
+    doublings = rng.uniform(18, 22, 24)
+    quality = 0.004 * doublings + rng.normal(0, 0.003, 24)
+    score = 0.02 * quality + rng.normal(0.8, 0.01, 24) + 0.004 * doublings
+    found = ranking.cost_slope(score, 2**doublings, quality)
+    assert found is None or not found.sure
+    wide = ranking.cost_slope(score, 2**doublings, quality + 0.05 * score)
+    assert wide.missing > 0 or wide.interval[1] - wide.interval[0] > 2 * wide.slope
+    assert not wide.sure
 
 
 def test_a_score_that_misleads_has_no_slope():
