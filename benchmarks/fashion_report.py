@@ -183,8 +183,8 @@ def _verdicts(networks: list[Network], results: dict[str, Any]) -> str:
     retained = float(np.mean([entry["retained"] for entry in results[OURS]]))
     best = max((OURS, RANDOM, *SCALED), key=lambda name: np.mean([entry["accuracy"] for entry in results[name]]))
     trainings = len(results[OURS])
-    tail = f"""- It keeps {retained:.2%} of the teacher's accuracy on these test images, over {trainings} trainings of one
-  found network. The search was run once, so whether another seed of it would keep as much is not known.
+    tail = f"""- It keeps {retained:.2%} of the teacher's accuracy on these test images, over {trainings} trainings of
+  one found network. The search was run once, so whether another seed of it would keep as much is not known.
 - The highest mean is that of: {by_name[best].about}."""
     rule = """A difference within two standard errors is called a tie; the error is of test images (paired) and of
 training seeds together."""
