@@ -25,9 +25,9 @@ POSITIONS = 256
 RIDGE = 1e-2
 """Share of the inputs' mean variance (mean square, where no bias can take their mean) that is added to the diagonal.
 
-A student's inputs are not quite the teacher's, and what is guessed from inputs that hardly differ would blow that up. On
-trained networks shares from 1e-4 to 1e-2 tie, or differ by half a point of accuracy before training; on untrained ones
-with batch norm the error of the logits grows as the share falls, up to twofold at 1e-4.
+A student's inputs are not quite the teacher's, and what is guessed from inputs that hardly differ would blow that up.
+On trained networks shares from 1e-4 to 1e-2 tie, or differ by half a point of accuracy before training; on untrained
+ones with batch norm the error of the logits grows as the share falls, up to twofold at 1e-4.
 """
 
 
