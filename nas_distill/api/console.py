@@ -1,10 +1,12 @@
-"""An observer that tells a terminal: the table before the search, the live view, a line for what happens."""
+"""Observer for a terminal or a notebook: the table before the search, the live view, the table at its end."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -12,13 +14,16 @@ from rich.console import Console
 
 from nas_distill.api.costing import Costing
 from nas_distill.api.inputs import Inputs
+from nas_distill.api.observer import Observer
 from nas_distill.api.reporting import cost_summary, progress_view
-from nas_distill.engine.finalists import Finalist
+from nas_distill.engine.finalists import Finalist, FinalProgress
 from nas_distill.engine.progress import Event, Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.report import words
-from nas_distill.report.model import CostSummary, ProgressView
+from nas_distill.report.final import final_table
+from nas_distill.report.model import CostSummary, FinalReport, ProgressView
 from nas_distill.report.progress import Progress as LiveView
+from nas_distill.report.progress import make_console
 from nas_distill.report.tables import cost_table
 
 _WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
@@ -34,13 +39,12 @@ class ConsoleObserver:
     """Shows a search on a console; a context manager, so that the terminal is given back whatever happens."""
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or make_console()
         self.quiet = quiet
         self.summary: CostSummary | None = None
         self._view = LiveView(self.console, mode="quiet" if quiet else "auto")
         self._phase = ""
         self._began = time.monotonic()
-        self._epochs: dict[str, int] = {}
         self._reached: dict[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -87,23 +91,55 @@ class ConsoleObserver:
 
     def survey(self, survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> None:
         """Print what candidates cost."""
-        self.summary = cost_summary(survey, estimate, costing, inputs)
+        seconds = time.monotonic() - self._began
+        self.summary = replace(cost_summary(survey, estimate, costing, inputs), seconds=seconds)
         if not self.quiet:
             self.console.print(cost_table(self.summary))
 
-    def finalist(self, finalist: Finalist) -> None:
-        """Show how far the full distillations are."""
-        self._epochs[finalist.key] = len(finalist.qualities)
+    def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
+        """Show how far the full distillations are, epoch by epoch."""
         elapsed = time.monotonic() - self._began
         self._view.update(
-            ProgressView("full distillation", sum(self._epochs.values()), 0, "epochs", elapsed_seconds=elapsed)
+            ProgressView(
+                "full distillation",
+                progress.done,
+                progress.total,
+                "epochs",
+                elapsed_seconds=elapsed,
+                left_seconds=progress.seconds_left,
+            )
         )
-        kind = "taught" if finalist.taught else "on labels alone"
+        what = f"trial {finalist.trial} {'taught' if finalist.taught else 'on labels alone'}"
         if finalist.quality is not None:
             # One that was stopped early and is near the budget's limit has no short score.
             scored = finalist.short is not None and math.isfinite(finalist.short)
             short = "" if not scored else f" (short: {words.percent(finalist.short)})"
-            reached = words.percent(finalist.quality)
-            self._view.event(f"trial {finalist.trial} {kind}: {reached} on validation data{short}")
+            self._view.event(f"{what}: {words.percent(finalist.quality)} on validation data{short}")
         elif finalist.cause is not None:
-            self._view.event(f"trial {finalist.trial} {kind} failed: {finalist.cause}")
+            self._view.event(f"{what} failed: {finalist.cause}")
+        elif len(finalist.qualities) < progress.length:  # the last one is told with its end
+            reached = f"{words.percent(finalist.qualities[-1])} after epoch {len(finalist.qualities)}"
+            reached += f" of {progress.length}"
+            left = progress.seconds_left
+            # The live view has the time left already, and keeps it up to date.
+            told = f"; about {words.duration(left)} left" if left is not None and self._view.mode == "plain" else ""
+            self._view.event(f"{what}: {reached}{told}")
+
+    def finished(self, report: FinalReport) -> None:
+        """Print what the search found."""
+        self._view.stop()
+        if not self.quiet:
+            self.console.print(final_table(report))
+
+
+@contextmanager
+def watched(observer: Observer | None, *, quiet: bool = False) -> Iterator[Observer]:
+    """Yield ``observer``; where there is none, one that shows everything on this terminal or in this notebook.
+
+    Unless it is to be ``quiet``.
+    """
+    if observer is not None:
+        yield observer
+    else:
+        with ConsoleObserver(quiet=quiet) as console:
+            yield console

@@ -84,6 +84,11 @@ def make_costing(inputs: Inputs, latency: LatencyModel | None, teacher_latency_m
     return Costing(names, teacher, Budget.parse(config.budget, teacher), latency, cost_of)
 
 
+def networks_to_time(config: SearchFile) -> int:
+    """Return how many candidates are timed before the search; 0 where latency is left out."""
+    return config.latency.calibrate or (30 if LATENCY in asked_costs(config) else 0)
+
+
 def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyModel | None:
     """Time candidates from small to large and fit the latency predictor; None where latency is left out.
 
@@ -96,7 +101,7 @@ def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyMod
     """
     config = inputs.config
     asked = LATENCY in asked_costs(config)
-    count = config.latency.calibrate or (30 if asked else 0)
+    count = networks_to_time(config)
     models: list[Any] = []
     architectures = inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
     if architectures and len(architectures) < FEWEST <= count:

@@ -1,4 +1,4 @@
-"""Who is told while a search runs: the command line's live view, a notebook, or nobody."""
+"""Callbacks for the progress of a search: a terminal, a notebook, or nobody."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Protocol
 
 from nas_distill.api.costing import Costing
 from nas_distill.api.inputs import Inputs
-from nas_distill.engine.finalists import Finalist
+from nas_distill.engine.finalists import Finalist, FinalProgress
 from nas_distill.engine.progress import Event, Progress
 from nas_distill.engine.survey import Estimate, Survey
+from nas_distill.report.model import FinalReport
 
 
 class Observer(Protocol):
@@ -38,8 +39,12 @@ class Observer(Protocol):
         """The space has been looked at; nothing has been trained."""
         ...
 
-    def finalist(self, finalist: Finalist) -> None:
-        """A finalist, or a baseline, has trained another epoch or come to its end."""
+    def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
+        """A finalist, or a baseline, has trained another epoch or come to its end; ``progress`` is that of all."""
+        ...
+
+    def finished(self, report: FinalReport) -> None:
+        """The search has come to its end."""
         ...
 
 
@@ -61,5 +66,8 @@ class Silent:
     def survey(self, survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> None:
         """Ignore it."""
 
-    def finalist(self, finalist: Finalist) -> None:
+    def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
+        """Ignore it."""
+
+    def finished(self, report: FinalReport) -> None:
         """Ignore it."""

@@ -14,14 +14,21 @@ from typing import Any
 
 from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, scored
 from nas_distill.api.backends import make_backend, run_stoppably
-from nas_distill.api.costing import Costing, calibrate, make_costing, restore_latency, time_teacher
+from nas_distill.api.costing import (
+    Costing,
+    calibrate,
+    make_costing,
+    networks_to_time,
+    restore_latency,
+    time_teacher,
+)
 from nas_distill.api.cutting import describe_cutting, keep_findings
 from nas_distill.api.disk import disk_errors
-from nas_distill.api.finish import evaluate_once, export_finalists
+from nas_distill.api.finish import TEACHER, evaluate_once, export_finalists
 from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
-from nas_distill.api.run import Run, write_reports
+from nas_distill.api.run import Run, write_picture, write_run_card
 from nas_distill.api.screening import screened_finalists
 from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
 from nas_distill.api.training import blocks_folder, make_evaluator
@@ -40,7 +47,7 @@ from nas_distill.engine.progress import Event
 from nas_distill.engine.survey import Estimate, Survey, estimate_seconds, survey_space, typical_seconds
 from nas_distill.engine.work import Backend, WorkSource
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.quality import quality_of
+from nas_distill.evaluate.quality import guessing_quality, quality_of
 from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import hold_identity
@@ -52,7 +59,17 @@ from nas_distill.teacher import TeacherSignal, TeacherStore
 class Pipeline:
     """One search in one folder."""
 
-    def __init__(self, inputs: Inputs, folder: RunFolder, observer: Observer, interruption: Interruption) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        folder: RunFolder,
+        observer: Observer,
+        interruption: Interruption,
+        *,
+        started: float | None = None,
+    ) -> None:
+        """Take what a search works on; ``started`` is when it was asked for, by ``time.perf_counter()``."""
+        self._accounted = time.perf_counter() if started is None else started
         self.inputs = inputs
         self.config = inputs.config
         self.folder = folder
@@ -85,7 +102,9 @@ class Pipeline:
                 raise InterruptedSearchError(self._how_to_resume()) from error
             finally:
                 if self.folder.exists:
-                    with suppress(OSError):  # a full disk has been told of already
+                    with suppress(OSError, NasDistillError):  # a full disk has been told of already
+                        if not journal.facts.finished:
+                            self._keep_rest(journal)
                         write_csv(read_records(journal.study), self.folder.trials_csv)
 
     def _phases(self, journal: Journal, objectives: Objectives) -> None:
@@ -107,12 +126,18 @@ class Pipeline:
             margin = self._margin(journal, survey, backend, evaluator)
             self._search(journal, objectives, costing, margin, backend, evaluator, assembler)
             self._finalists(journal, costing, backend, evaluator)
-        with self._phase(journal, "export"):
+        with self._phase(journal, "export", needed=TEACHER not in journal.facts.get(names.EXPORTS, {})):
             export_finalists(self.inputs, self.folder, journal.facts)
-        with self._phase(journal, "evaluation"):
+        with self._phase(journal, "evaluation", needed=names.EVALUATION not in journal.facts):
             evaluate_once(self.inputs, self.folder, journal.facts)
-        write_reports(Run(self.folder.path, inputs=self.inputs))
+        with self._phase(journal, "report"):
+            write_picture(Run(self.folder.path, inputs=self.inputs))
+        self._keep_rest(journal)  # before it is told
+        run = Run(self.folder.path, inputs=self.inputs)
+        write_run_card(run)
+        journal.facts.set(names.PHASE, None)
         journal.facts.set(names.FINISHED, True)
+        self.observer.finished(run.report())
 
     def _leave_nothing(self, journal: Journal) -> None:
         """Take a run away that found nothing to train, so that the next one, of a mended file, gets its place."""
@@ -129,7 +154,7 @@ class Pipeline:
         if names.LATENCY_MODEL in stored:
             latency, measured = restore_latency(stored[names.LATENCY_MODEL]), stored[names.TEACHER_LATENCY]
         else:
-            with self._phase(journal, "latency calibration"):
+            with self._phase(journal, "latency calibration", needed=networks_to_time(self.config) > 0):
                 latency = calibrate(self.inputs, self.observer.step)
                 sample = time_teacher(self.inputs) if latency is not None else None
                 measured = None if sample is None else sample.p50_ms
@@ -146,6 +171,9 @@ class Pipeline:
                     "validation": self._teacher_validation(journal),
                 },
             )
+            if names.GUESS not in journal.facts:
+                data = self.inputs.data
+                journal.facts.set(names.GUESS, guessing_quality(data.labels("val"), data.task))
         return costing
 
     def _teacher_validation(self, journal: Journal) -> float:
@@ -173,7 +201,7 @@ class Pipeline:
 
     def _signal(self, journal: Journal) -> TeacherSignal:
         inputs = self.inputs
-        with self._phase(journal, "teacher store"):
+        with self._phase(journal, "teacher store", needed=self.config.teacher.signal != "live"):
             signal = teacher_signal(inputs, self.folder, self.observer, self.config.score)
         for sentence in compared_layers(inputs):
             self.observer.note(sentence)
@@ -294,7 +322,8 @@ class Pipeline:
             assembler=assembler,
             on_event=on_event,
         )
-        with self._phase(journal, "search"):
+        before = controller.progress()
+        with self._phase(journal, "search", needed=before.done < before.requested):
             self._execute(backend, controller, evaluator)
         started = getattr(backend, "startup_seconds", None)
         if started is not None:
@@ -313,9 +342,10 @@ class Pipeline:
             self.config.final,
             chosen,
             seed=self.config.seed,
-            on_event=self.observer.finalist,
+            workers=self.config.search.workers if self.config.search.backend == "tune" else 1,
+            on_event=lambda entry: self.observer.finalist(entry, source.progress()),
         )
-        with self._phase(journal, "full distillation"):
+        with self._phase(journal, "full distillation", needed=not source.complete):
             evaluator = self._for_finalists(evaluator)
             while not source.complete:
                 # A second round is for the baseline of one that overtook the others at the very end.
@@ -337,16 +367,32 @@ class Pipeline:
             raise InterruptedSearchError(self._how_to_resume())
 
     @contextmanager
-    def _phase(self, journal: Journal | None, name: str) -> Iterator[None]:
+    def _phase(self, journal: Journal | None, name: str, *, needed: bool = True) -> Iterator[None]:
+        """Announce and time a phase; one that has nothing to do is not announced, and its time is part of the rest."""
+        if not needed:
+            yield
+            return
+        self._keep_rest(journal)
+        if journal is not None:
+            journal.facts.set(names.PHASE, name)
         self.observer.phase(name)
-        started = time.perf_counter()
         try:
             yield
         finally:
-            if journal is not None:
-                timings: dict[str, Any] = dict(journal.facts.get(names.TIMINGS, {}))
-                timings[name] = timings.get(name, 0.0) + time.perf_counter() - started
-                journal.facts.set(names.TIMINGS, timings)
+            self._keep_time(journal, name)
+
+    def _keep_rest(self, journal: Journal | None) -> None:
+        """Account for the time since the last phase, so that the parts of a run add up to the whole."""
+        self._keep_time(journal, names.OTHER)
+
+    def _keep_time(self, journal: Journal | None, name: str) -> None:
+        if journal is None:
+            return
+        now = time.perf_counter()
+        timings: dict[str, Any] = dict(journal.facts.get(names.TIMINGS, {}))
+        timings[name] = timings.get(name, 0.0) + now - self._accounted
+        self._accounted = now
+        journal.facts.set(names.TIMINGS, timings)
 
     def _teacher_costs_for_scalar(self) -> dict[str, float]:
         scalar = self.config.search.scalar

@@ -16,6 +16,7 @@ from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.evaluate.report import read_evaluation
+from nas_distill.report import words
 from nas_distill.report.local_scores import local_ranking
 from nas_distill.report.model import (
     CardFacts,
@@ -31,6 +32,7 @@ from nas_distill.report.model import (
 from nas_distill.report.starts import compare_starts
 from nas_distill.report.trust import rank_trust
 from nas_distill.run import facts as names
+from nas_distill.run.facts import OTHER
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture
@@ -135,6 +137,9 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
         notes.append(starts)
     if names.BLOCK_WEIGHTS in facts:
         notes.append(local_ranking(facts[names.BLOCK_WEIGHTS]))
+    guessed = guessing_note(facts, records)
+    if guessed is not None:
+        notes.append(guessed)
     limits = Budget.parse(facts[names.BUDGET]).limits
     exported = exports.get(winner.key)
     if exported and LATENCY in limits and limits[LATENCY].excess(exported["latency"]["p50_ms"]) > 0:
@@ -165,6 +170,20 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
     )
 
 
+def guessing_note(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> str | None:
+    """Say how many trials the front leaves out because they are no better than a constant answer; None for none."""
+    guess = facts.get(names.GUESS)
+    complete = [record for record in records if record.state == "complete"]
+    guessed = [record for record in complete if guess is not None and not record.final_quality > guess]
+    if not guessed:
+        return None
+    are = "is" if len(guessed) == 1 else "are"
+    return (
+        f"{len(guessed)} of {words.count(len(complete), 'complete trial')} {are} no better than always giving the same "
+        f"answer ({words.percent(guess)}), so the front leaves {'it' if len(guessed) == 1 else 'them'} out."
+    )
+
+
 def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings:
     """Return what a search did and did not have to do."""
     finalists = read_finalists(facts)
@@ -192,6 +211,7 @@ def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings
         store_seconds=timings.get("teacher store") if store else None,
         store_saved_seconds=saved,
         wall_seconds=sum(timings.values()) if timings else None,
+        phases=dict(sorted(timings.items(), key=lambda item: item[0] == OTHER)),  # what is left over comes last
     )
 
 

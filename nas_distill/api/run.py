@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -10,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
 from nas_distill.api.assembling import Assembled, assemble
+from nas_distill.api.console import watched
 from nas_distill.api.finish import baseline_of
 from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
-from nas_distill.api.observer import Observer, Silent
-from nas_distill.api.reporting import card_facts, final_report, finalist_results
+from nas_distill.api.observer import Observer
+from nas_distill.api.reporting import card_facts, final_report, finalist_results, guessing_note
 from nas_distill.api.signals import store_contents, store_root
 from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
@@ -22,7 +25,7 @@ from nas_distill.common.errors import BudgetError, RunError
 from nas_distill.common.task import QUALITY, Task
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
-from nas_distill.engine.finalists import best_finalist, read_finalists
+from nas_distill.engine.finalists import best_finalist, final_progress, read_finalists
 from nas_distill.report.model import FinalistResult, FinalReport, ModelResult
 from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
@@ -106,14 +109,43 @@ class Run:
         return to_frame(self.records)
 
     def front(self, budget: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Return the completed trials that no other beats, within ``budget`` (the run's own unless given)."""
-        return to_frame(self.front_records(budget))
+        """Return the completed trials that no other beats, within ``budget`` (the run's own unless given).
+
+        Indexed by trial, from cheap to dear: ``quality`` after the short distillation, ``full_quality`` where a trial
+        was distilled in full, and the costs that the search minimises or limits, in plain units; ``trials()`` has
+        everything else. What is no better than a constant answer (the most frequent class, the mean) is left out.
+        """
+        frame = to_frame(self.front_records(budget))
+        costs = dict.fromkeys((*self.config.search.costs, *self.budget_of(budget).limits))
+        shown = [name for name in ("quality", *costs) if name in frame]
+        full = {entry.trial: entry.full for entry in self.finalists() if entry.full is not None}
+        if not full.keys().isdisjoint(frame.index):
+            frame = frame.assign(full_quality=[full.get(number, math.nan) for number in frame.index])
+            shown.insert(1, "full_quality")
+        return frame[shown]
 
     def front_records(self, budget: Mapping[str, Any] | None = None) -> list[TrialRecord]:
-        """Return the front's records, from cheap to dear."""
+        """Return the front's records, from cheap to dear, without those that are no better than a constant answer."""
+        guess = self.facts.get(names.GUESS, -math.inf)
+        return [record for record in self._non_dominated(budget) if record.final_quality > guess]
+
+    def _non_dominated(self, budget: Mapping[str, Any] | None) -> list[TrialRecord]:
         limits = self.budget_of(budget)
         within = [record for record in self.records if record.state == "complete" and limits.fits(record.costs)]
         return front_records(within, self.config.search.costs)
+
+    def student(self) -> Student:
+        """Return the finished student that the search has distilled: the best finalist, with its weights.
+
+        Raises:
+            RunError: the search has distilled none in full yet.
+        """
+        winner = best_finalist(read_finalists(self.facts))
+        if winner is None:
+            raise RunError(
+                f"{self.folder.path} has no finished student yet; resume the search (resume=True, or --resume)."
+            )
+        return Student(self.trial(winner.trial), winner.key)
 
     def best(self, budget: Mapping[str, Any] | None = None) -> Trial:
         """Return the best trial within ``budget`` (the run's own unless given); nothing is trained.
@@ -128,7 +160,7 @@ class Run:
         winner = best_finalist(finalists)
         if winner is not None:
             return self.trial(winner.trial)
-        front = self.front_records(budget)
+        front = self._non_dominated(budget)
         if not front:
             trained = [record.costs for record in self.records if record.state == "complete"]
             none = "no trial was trained to its end yet." if not trained else limits.infeasible(trained)
@@ -162,6 +194,7 @@ class Run:
         *,
         epochs: float | None = None,
         observer: Observer | None = None,
+        quiet: bool = False,
         **changes: Any,
     ) -> list[Student]:
         """Distil trials side by side, in this process, each taught by the teacher and by the others (mutual learning).
@@ -171,7 +204,8 @@ class Run:
         Args:
             trials: numbers of at least two trials; the finalists unless given.
             epochs: length, the run's own ``final.epochs`` unless given.
-            observer: is told of each epoch.
+            observer: is told of each epoch; it is shown here unless given.
+            quiet: show nothing.
             changes: other settings of the ``final`` section.
 
         Raises:
@@ -182,7 +216,8 @@ class Run:
         if trials is None:
             trials = [entry.trial for entry in read_finalists(self.facts) if entry.taught]
         chosen = [self.trial(number) for number in trials]
-        return distill_together(self, chosen, epochs=epochs, observer=observer or Silent(), **changes)
+        with watched(observer, quiet=quiet) as told:
+            return distill_together(self, chosen, epochs=epochs, observer=told, **changes)
 
     def assemble(self, budget: Mapping[str, Any] | None = None, *, count: int = 10) -> list[Assembled]:
         """Return the best assemblies of the run's distilled blocks within ``budget``; nothing is trained.
@@ -223,6 +258,7 @@ class Run:
             "run": str(self.folder.path),
             "state": state,
             "process": process,
+            "phase": None if self.finished else self.facts.get(names.PHASE),
             "requested": self.config.search.trials,
             "trained": sum(record.trained for record in self.records),
             **{state: states[state] for state in sorted(states)},
@@ -230,8 +266,19 @@ class Run:
             "best_trial": None if best is None else best.number,
             "best_quality": None if best is None else best.final_quality,
             "finalists": sum(entry.full is not None for entry in self.finalists()),
+            **self._final_status(),
             "hours_trained": round(sum(record.seconds for record in self.records) / 3600, 3),
         }
+
+    def _final_status(self) -> dict[str, Any]:
+        """Return how far the full distillations are, and the seconds left of them, while they run."""
+        entries, config = read_finalists(self.facts), self.config
+        if not entries:
+            return {}
+        workers = config.search.workers if config.search.backend == "tune" else 1
+        progress = final_progress(entries, config.final, workers)
+        left = None if self.finished or progress.seconds_left is None else round(progress.seconds_left, 1)
+        return {"full_epochs": progress.done, "full_epochs_requested": progress.total, "full_seconds_left": left}
 
     def verify_store(self, samples: int = 256) -> Verification:
         """Compare stored teacher logits with the live teacher's.
@@ -260,6 +307,7 @@ class Run:
             finalists=finalist_results(self.facts),
             baseline=self._baseline_point(),
             quality=f"validation {QUALITY[self.task]}",
+            guess=self.facts.get(names.GUESS),
         )
 
     def importance(self, cost: str | None = None) -> ImportanceReport:
@@ -292,21 +340,28 @@ class Run:
         return None if entry is None else ModelResult(alone, validation=entry.quality, costs=entry.costs)
 
     def _repr_html_(self) -> str:
-        return f"<b>Run {self.folder.path}</b>" + self.front().to_html(max_rows=20)
+        note = guessing_note(self.facts, self.records)
+        told = f"<p>{html.escape(note)}</p>" if note else ""
+        return f"<p><b>{html.escape(repr(self))}</b></p>{self.front().to_html(max_rows=20)}{told}"
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
         return f"Run({str(self.folder.path)!r}, {len(self.records)} trials, {state})"
 
 
-def write_reports(run: Run) -> None:
-    """Write a finished search's picture and card.
+def write_picture(run: Run) -> None:
+    """Write the picture of the front."""
+    from nas_distill.report.plots import save_figure
+
+    save_figure(run.plot(), run.folder.front_png)
+
+
+def write_run_card(run: Run) -> None:
+    """Write the card of a finished search's student.
 
     Raises:
         RunError: the run has no finished student yet.
     """
     from nas_distill.report.card import write_card
-    from nas_distill.report.plots import save_figure
 
-    save_figure(run.plot(), run.folder.front_png)
     write_card(run.folder.card_md, run.report(), card_facts(run.folder, run.facts, run.inputs))

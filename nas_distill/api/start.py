@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from nas_distill.api.advice import load_advice, with_advice
+from nas_distill.api.console import watched
 from nas_distill.api.costing import check_costs
 from nas_distill.api.cutting import describe_cutting
 from nas_distill.api.inputs import FROM_PYTHON, Inputs, resolve, search_paths
 from nas_distill.api.interruption import Interruption, interruptible
-from nas_distill.api.observer import Observer, Silent
+from nas_distill.api.observer import Observer
 from nas_distill.api.pipeline import Pipeline
 from nas_distill.api.run import Run
 from nas_distill.api.signals import store_contents
@@ -42,6 +44,7 @@ def search(
     seed: int | None = None,
     calibration: str | Path | None = None,
     observer: Observer | None = None,
+    quiet: bool = False,
     **settings: Any,
 ) -> Run:
     """Search for the best student and return the run.
@@ -62,30 +65,33 @@ def search(
         resume: go on with the latest unfinished run in that place; with nothing to resume it simply starts.
         seed: of everything.
         calibration: the ``advice.yaml`` of a calibration, for whatever neither file nor settings spell out.
-        observer: is told what happens; nobody unless given.
+        observer: is told what happens. Without one, progress, the table of costs and the result are shown on the
+            terminal or in the notebook.
+        quiet: show nothing.
         settings: keys of the ``search`` section (``trials=40, workers=2, sampler="tpe"``), or whole sections:
             ``score={"epochs": 4}``, ``final={"epochs": 20}``, ``latency={"calibrate": 0}``.
 
     Raises:
         NasDistillError: what is wrong, in a sentence; everything that was finished is kept.
     """
-    observer = observer or Silent()
-    inputs, place = prepare(
-        file,
-        teacher=teacher,
-        data=data,
-        builder=builder,
-        space=space,
-        budget=budget,
-        seed=seed,
-        calibration=calibration,
-        settings=settings,
-        folder=folder,
-        resume=resume,
-    )
-    chosen = _only_a_run(choose_folder(place, resume=resume))
-    with interruptible() as interruption:
-        Pipeline(inputs, chosen, observer, interruption).run()
+    started = time.perf_counter()
+    with watched(observer, quiet=quiet) as told:
+        inputs, place = prepare(
+            file,
+            teacher=teacher,
+            data=data,
+            builder=builder,
+            space=space,
+            budget=budget,
+            seed=seed,
+            calibration=calibration,
+            settings=settings,
+            folder=folder,
+            resume=resume,
+        )
+        chosen = _only_a_run(choose_folder(place, resume=resume))
+        with interruptible() as interruption:
+            Pipeline(inputs, chosen, told, interruption, started=started).run()
     return Run(chosen.path, inputs=inputs)
 
 
@@ -108,6 +114,7 @@ def dry_run(
     pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
     costing = pipeline.costing(None)
     features = store_contents(inputs, inputs.config.score).features
+    observer.phase("survey of the space")
     survey, estimate = pipeline.survey(costing, LiveSignal(inputs.teacher, features=features))
     observer.survey(survey, estimate, costing, inputs)
 

@@ -6,17 +6,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas_distill.api.console import watched
 from nas_distill.api.costing import LATENCY
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import export_student, read_student
-from nas_distill.api.observer import Observer, Silent
+from nas_distill.api.observer import Observer
 from nas_distill.api.updating import Update, update_student
-from nas_distill.common.errors import ConfigError
+from nas_distill.common.errors import ConfigError, ExportError
 from nas_distill.data import Dataset
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import AnyEvaluation, evaluate_outputs
 from nas_distill.export.provenance import Provenance, read_provenance
 from nas_distill.export.student import SPEC, load_spec
+from nas_distill.report import words
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +57,7 @@ class Student:
         labels: bool = True,
         teacher: bool = False,
         observer: Observer | None = None,
+        quiet: bool = False,
         **changes: Any,
     ) -> Student:
         """Train it on, on other data, and return the result, a student beside this one.
@@ -73,7 +76,8 @@ class Student:
             keep: weight of its former self's answers, at temperature 2.
             labels: whether the labels teach, with weight 1.
             teacher: whether the run's teacher teaches too.
-            observer: is told of each epoch.
+            observer: is told of each epoch; it is shown here unless given.
+            quiet: show nothing.
             changes: other settings of a training, e.g. ``optimizer={"lr": 0.001}``.
 
         Raises:
@@ -81,7 +85,8 @@ class Student:
             TrainingError: the loss became NaN or infinite.
         """
         settings = Update.of(epochs=epochs, keep=keep, labels=labels, teacher=teacher, changes=changes, task=data.task)
-        return Student(self.trial, update_student(self, data, settings, observer or Silent()))
+        with watched(observer, quiet=quiet) as told:
+            return Student(self.trial, update_student(self, data, settings, told))
 
     def load(self) -> nn.Module:
         """Return the network anew, in eval mode."""
@@ -116,4 +121,11 @@ class Student:
         return {"path": str(target), **result, "predicted_ms": record.costs.get(LATENCY)}
 
     def __repr__(self) -> str:
-        return f"Student({str(self.folder)!r})"
+        try:
+            told = self.provenance
+        except ExportError:
+            return f"Student({str(self.folder)!r})"
+        quality = f"{words.percent(told.quality)} {told.measure} on {told.split} data"
+        return (
+            f"Student({str(self.folder)!r}, {told.kind}, {quality}{f' of {told.data_name}' if told.data_name else ''})"
+        )

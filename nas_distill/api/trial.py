@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nas_distill.api.assistants import Via, find_assistant
+from nas_distill.api.console import watched
 from nas_distill.api.disk import disk_errors
-from nas_distill.api.observer import Observer, Silent
+from nas_distill.api.observer import Observer
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
 from nas_distill.api.training import make_evaluator
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
+from nas_distill.common.task import QUALITY
 from nas_distill.engine.finalists import read_finalists, recipe_of
 from nas_distill.engine.work import Work, epoch_rungs, last_rung
+from nas_distill.evaluate.report import read_evaluation
 from nas_distill.export.provenance import DISTILLED, Kind, Provenance
+from nas_distill.report import words
+from nas_distill.report.tables import STATES
 from nas_distill.run import facts as names
 from nas_distill.run.records import TrialRecord
 
@@ -105,6 +112,7 @@ class Trial:
         seed: int | None = None,
         via: Via | None = None,
         observer: Observer | None = None,
+        quiet: bool = False,
         **changes: Any,
     ) -> Student:
         """Distil it in full, in this process, and return the student.
@@ -117,7 +125,8 @@ class Trial:
             seed: the run's unless given.
             via: who teaches it instead of the teacher: ``front``, the next larger member of the front (distilled first
                 if need be), or ``self``, its own best student; see ``find_assistant``.
-            observer: is told of each epoch.
+            observer: is told of each epoch; it is shown here unless given.
+            quiet: show nothing.
             changes: other settings of the ``final`` section, e.g. ``batch_size=256``.
 
         Raises:
@@ -125,7 +134,19 @@ class Trial:
             ConfigError: a setting is wrong.
             RunError: nobody can teach it ``via`` that way.
         """
-        run, observer = self.run, observer or Silent()
+        with watched(observer, quiet=quiet) as told:
+            return self._distill(told, epochs, taught, seed, via, changes)
+
+    def _distill(
+        self,
+        observer: Observer,
+        epochs: float | None,
+        taught: bool,
+        seed: int | None,
+        via: Via | None,
+        changes: Mapping[str, Any],
+    ) -> Student:
+        run = self.run
         assistant = None if via is None else find_assistant(self, via, epochs, observer)
         training = run.final_training(epochs, changes, source="distill(...)")
         seed = run.config.seed if seed is None else seed
@@ -192,7 +213,43 @@ class Trial:
             "retry_of": record.retry_of,
         }
 
+    def worth(self) -> dict[str, float]:
+        """Return its qualities by how they came about, as far as they are known.
+
+        After the full distillation on test data (of the search's student) and on validation data, after the short one,
+        and after the full training on labels only.
+        """
+        record, facts = self.record, self.run.facts
+        measure = QUALITY[self.run.task]
+        found: dict[str, float] = {}
+        evaluation = facts.get(names.EVALUATION)
+        if evaluation is not None and evaluation["split"] == "test" and evaluation["student"] == record.key:
+            tested = read_evaluation(evaluation["results"][record.key])
+            found[f"test {measure} after full distillation"] = tested.quality
+        entries = [entry for entry in read_finalists(facts) if entry.trial == record.number]
+        for entry in entries:
+            if entry.taught and entry.quality is not None:
+                found[f"validation {measure} after full distillation"] = entry.quality
+        if record.quality is not None:
+            when = "after short distillation" if record.state == "complete" else "where it ended"
+            found[f"validation {measure} {when}"] = record.quality
+        for entry in entries:
+            if not entry.taught and entry.quality is not None:
+                found[f"validation {measure} after full training on labels only"] = entry.quality
+        return found
+
+    def _repr_html_(self) -> str:
+        worth = {name: words.percent(quality) for name, quality in self.worth().items()}
+        costs = {name: words.cost(name, value) for name, value in self.record.costs.items()}
+        rows = {"state": STATES[self.record.state], **worth, **costs, "architecture": str(self.architecture)}
+        cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in rows.items())
+        return f"<table><caption>Trial {self.record.number}</caption>{''.join(cells)}</table>"
+
     def __repr__(self) -> str:
-        quality = self.record.quality
-        shown = "no quality" if quality is None else f"quality {quality:.4f}"
-        return f"Trial({self.record.number}, {self.record.state}, {shown})"
+        measure = f" validation {QUALITY[self.run.task]}"
+        told = [f"{words.percent(quality)} {name}" for name, quality in self.worth().items()]
+        first = next((place for place, text in enumerate(told) if measure in text), 0)
+        told[first + 1 :] = [text.replace(measure, "") for text in told[first + 1 :]]
+        costs = words.costs(self.record.costs, self.run.config.search.costs)
+        parts = [STATES[self.record.state], *told, *([costs] if costs else [])]
+        return f"Trial({self.record.number}: {', '.join(parts)})"

@@ -40,6 +40,7 @@ def _say(found: list[Assembled], task: Task) -> None:
     table = new_table("Assemblies of distilled blocks, best first")
     names = list(found[0].predicted)
     add_columns(table, ["blocks"], ["local score", "expected", *names, "trial"])
+    table.columns[0].no_wrap = False
     table.columns[0].overflow = "fold"  # a name that is cut short says nothing of widths
     for entry in found:
         costs = [words.cost(name, entry.costs[name]) for name in names]

@@ -101,10 +101,6 @@ def search(
             print_json(observer.summary)
     elif as_json:
         print_json(run.report())
-    elif not quiet:
-        from nas_distill.report.final import final_table
-
-        print_table(final_table(run.report()))
 
 
 app.command()(calibrate)
@@ -120,12 +116,14 @@ def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = F
     if as_json:
         print_json([opened.trial(record.number).to_dict() for record in records])
         return
+    from nas_distill.api.reporting import guessing_note
     from nas_distill.report.plots import save_figure
     from nas_distill.report.tables import front_table
 
     limited = opened.budget_of(limits).limits
     objectives, finalists = opened.config.search.costs, opened.finalists()
-    print_table(front_table(records, objectives, limits=limited, finalists=finalists, task=opened.task))
+    note = guessing_note(opened.facts, opened.records)
+    print_table(front_table(records, objectives, limits=limited, finalists=finalists, task=opened.task, note=note))
     picture = opened.folder.front_png
     if limits is not None:  # the run's own picture stays
         named = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(f"{name} {limit}" for name, limit in limits.items()))
@@ -153,6 +151,8 @@ def show(
 @app.command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Say where a run stands; works while it runs."""
+    from nas_distill.report.words import duration
+
     opened = open_the_run(run)
     found = opened.status()
     if as_json:
@@ -160,7 +160,8 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
         return
     for key, value in found.items():
         if value is not None:
-            typer.echo(f"{key.replace('_', ' ')}: {value}")
+            name = key.removesuffix("_seconds_left").replace("_", " ")
+            typer.echo(f"{name}: about {duration(value)} left" if key.endswith("_seconds_left") else f"{name}: {value}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,41 @@ class Finalist:
     def done(self) -> bool:
         """Whether it came to an end, good or bad."""
         return self.quality is not None or self.cause is not None
+
+
+@dataclass(frozen=True)
+class FinalProgress:
+    """Epochs of all full trainings: ``done`` of ``total``, ``length`` each.
+
+    ``seconds_left`` is an estimate of the time by the clock, None before any has trained an epoch.
+    """
+
+    done: int
+    total: int
+    length: int
+    seconds_left: float | None
+
+
+def final_progress(entries: Sequence[Finalist], training: FinalConfig, workers: int) -> FinalProgress:
+    """Return how far full trainings are, and how long the rest takes at their pace on ``workers`` workers.
+
+    The baseline counts from the beginning, although which architecture it has is known only later.
+    """
+    length = len(epoch_rungs(training.epochs))
+    left = [(entry, 0 if entry.done else max(0, length - len(entry.qualities))) for entry in entries]
+    done = sum(len(entry.qualities) for entry in entries)
+    epochs = [epochs for _, epochs in left]
+    if training.baseline and entries and all(entry.taught for entry in entries):
+        epochs.append(length)
+    trained = [entry for entry in entries if entry.qualities]
+    if not trained:
+        return FinalProgress(done, done + sum(epochs), length, None)
+    paces = {entry.key: entry.seconds / len(entry.qualities) for entry in trained}
+    usual = sum(paces.values()) / len(paces)
+    seconds = [count * paces.get(entry.key, usual) for entry, count in left]
+    seconds += [usual * count for count in epochs[len(left) :]]
+    # One training is not shared between workers.
+    return FinalProgress(done, done + sum(epochs), length, max(sum(seconds) / max(1, workers), *seconds))
 
 
 def choose_finalists(
@@ -150,9 +186,11 @@ class FinalistSource:
         chosen: Sequence[TrialRecord],
         *,
         seed: int,
+        workers: int = 1,
         on_event: Callable[[Finalist], None] = lambda finalist: None,
     ) -> None:
         self.stopping = False
+        self._workers = workers
         self._folder, self._facts, self._training, self._seed = folder, facts, training, seed
         self._on_event = on_event
         self._recipe = recipe_of(training, seed)
@@ -164,11 +202,23 @@ class FinalistSource:
         for record in chosen:
             self._entries.setdefault(record.key, _as_finalist(record, self._recipe))
         self._started: set[str] = set()
+        self._began = time.monotonic()
+        self._done_before = sum(len(entry.qualities) for entry in self.entries)
 
     @property
     def entries(self) -> list[Finalist]:
         """All finalists and baselines as they stand."""
         return list(self._entries.values())
+
+    def progress(self) -> FinalProgress:
+        """Return how far all trainings are."""
+        found = final_progress(self.entries, self._training, self._workers)
+        here = found.done - self._done_before
+        if found.seconds_left is None or here <= 0:
+            return found
+        # Epochs also wait for workers, validation and files, which only the clock shows.
+        by_clock = (found.total - found.done) * (time.monotonic() - self._began) / here
+        return replace(found, seconds_left=max(found.seconds_left, by_clock))
 
     @property
     def complete(self) -> bool:

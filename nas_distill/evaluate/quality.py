@@ -35,6 +35,25 @@ def quality_of(outputs: Tensor, labels: Tensor, task: Task = "classification") -
     return _FIGURES[task](outputs, labels)
 
 
+def guessing_quality(labels: Tensor, task: Task = "classification") -> float:
+    """Return the quality of the best constant answer: the most frequent class, or the mean of labels or targets.
+
+    Args:
+        labels: (N,) int64 classes, or (N, K) labels or targets.
+        task: what they are of.
+
+    Raises:
+        DataError: quality cannot be told from these labels.
+    """
+    if task == "classification":
+        return float(labels.bincount().max()) / len(labels)
+    if task == "multilabel":
+        # What ranks samples equally has a precision of the label's share, wherever the line is drawn.
+        shares = labels.double().mean(dim=0)
+        return float(shares[shares > 0].mean())
+    return 0.0
+
+
 def same_answers(one: Tensor, other: Tensor, task: Task = "classification") -> Tensor:
     """Return for which samples two networks answer the same, (N,) bool, of outputs (N, K).
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,9 +14,10 @@ from nas_distill.common.task import QUALITY
 from nas_distill.report import words
 from nas_distill.report.figures import FIGURES, SAME
 from nas_distill.report.model import FinalReport, ModelResult, ratio
-from nas_distill.report.tables import add_columns, add_row, new_table
+from nas_distill.report.tables import add_columns, add_row, cost_columns, new_table
 
 Cell = Callable[[ModelResult], str]
+_NAMES = 22  # columns for the names of figures, so that a table of three models fits 80
 
 
 def final_table(report: FinalReport) -> RenderableType:
@@ -27,7 +29,7 @@ def final_table(report: FinalReport) -> RenderableType:
     if report.limits:
         add_columns(table, [], ["budget"])
     for row in final_rows(report):
-        add_row(table, row if report.limits else row[:-1])
+        add_row(table, [textwrap.fill(row[0], _NAMES), *(row[1:] if report.limits else row[1:-1])])
     lines = [Text(line) for line in (*result_lines(report), *effort_lines(report), *report.notes)]
     exports = [Text(line, overflow="fold") for line in export_lines(report)]
     return Group(table, *lines, *exports, Text(f"Everything is in {report.run}.", overflow="fold"))
@@ -123,7 +125,9 @@ def effort_lines(report: FinalReport) -> list[str]:
                 f"{words.duration(saved.store_saved_seconds)} more."
             )
         if saved.wall_seconds is not None:
-            lines.append(f"All in all {words.duration(saved.wall_seconds)}.")
+            total, parts = words.durations(saved.phases or {"": saved.wall_seconds})
+            listed = ", ".join(f"{name} {seconds}" for name, seconds in parts.items() if name)
+            lines.append(f"All in all {total}{f': {listed}' if listed else ''}.")
     return [*lines, *trust_lines(report)]
 
 
@@ -172,12 +176,16 @@ def _speed_up(report: FinalReport, model: ModelResult) -> str:
 def finalists_table(report: FinalReport) -> RenderableType:
     """Return the finalists: short and full quality, what the full distillation gained, the chosen one marked."""
     table = new_table(f"Finalists, by validation {QUALITY[report.task]}")
-    names: Sequence[str] = tuple(dict.fromkeys(name for entry in report.finalists for name in entry.costs))
-    add_columns(table, [], ["trial", "short", "full", "gained", *names])
-    table.add_column("")
+    names = cost_columns((name for entry in report.finalists for name in entry.costs), report.limits)
+    costs = [words.SHORT.get(name, name) for name in names]
+    add_columns(table, [], ["trial", "short", "full", "gained, points", *costs])
     for entry in sorted(report.finalists, key=lambda entry: -(entry.full or 0.0)):
-        gained = words.NONE if entry.full is None or entry.short is None else words.points(entry.full - entry.short)
-        remark = "the student" if entry.chosen else f"failed: {entry.cause}" if entry.full is None else ""
-        figures = [str(entry.trial), words.percent(entry.short), words.percent(entry.full), gained]
-        add_row(table, [*figures, *(words.cost(name, entry.costs.get(name)) for name in names), remark])
-    return table
+        gained = words.NONE
+        if entry.full is not None and entry.short is not None:
+            gained = f"{100 * (entry.full - entry.short):+.2f}"
+        number = f"* {entry.trial}" if entry.chosen else str(entry.trial)
+        figures = [number, words.percent(entry.short), words.percent(entry.full), gained]
+        add_row(table, [*figures, *(words.cost(name, entry.costs.get(name)) for name in names)])
+    failed = [f"Trial {entry.trial} failed: {entry.cause}." for entry in report.finalists if entry.full is None]
+    chosen = ["*: the student."] if any(entry.chosen for entry in report.finalists) else []
+    return Group(table, *(Text(line, style="dim") for line in (*chosen, *failed)))

@@ -35,8 +35,14 @@ class FrontLayers:
     front_beyond: tuple[Point, ...]
 
 
-def front_layers(records: Iterable[TrialRecord], cost: str, limits: Mapping[str, Limit]) -> FrontLayers:
-    """Sort trials into layers; those without a finite, positive ``cost`` are left out (the axis is logarithmic)."""
+def front_layers(
+    records: Iterable[TrialRecord], cost: str, limits: Mapping[str, Limit], guess: float | None = None
+) -> FrontLayers:
+    """Sort trials into layers; those without a finite, positive ``cost`` are left out (the axis is logarithmic).
+
+    What is no better than ``guess``, the quality of a constant answer, is on no front.
+    """
+    least = -math.inf if guess is None else guess
     fitting: list[Point] = []
     beyond: list[Point] = []
     pruned: list[Point] = []
@@ -56,8 +62,8 @@ def front_layers(records: Iterable[TrialRecord], cost: str, limits: Mapping[str,
                 (fitting if within(record.costs, limits) else beyond).append((price, quality))
             elif record.state == "pruned":
                 pruned.append((price, quality))
-    front = envelope(fitting)
-    best = front[-1][1] if front else -math.inf
+    front = envelope([point for point in fitting if point[1] > least])
+    best = front[-1][1] if front else least
     rest = tuple(point for point in envelope([*front, *beyond]) if point[1] > best)
     return FrontLayers(
         tuple(fitting), tuple(beyond), tuple(pruned), tuple(untrained), tuple(failed), front, (*front[-1:], *rest)

@@ -60,6 +60,7 @@ class CostSummary:
         search_seconds: estimated wall time of the search if nothing were pruned.
         final_seconds: estimated wall time of the full distillations.
         conditions: what a latency is a latency of: runtime, batch, threads, processor.
+        seconds: that looking at the candidates took.
     """
 
     space: str
@@ -74,6 +75,7 @@ class CostSummary:
     search_seconds: float | None = None
     final_seconds: float | None = None
     conditions: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Savings:
         store_seconds: what running the teacher once took; 0 where the store was there already.
         store_saved_seconds: what running the teacher beside every student would have taken on top.
         wall_seconds: from start to end, over all sessions of the run.
+        phases: these seconds by phase, in order; they add up to ``wall_seconds``.
     """
 
     complete: int = 0
@@ -140,6 +143,7 @@ class Savings:
     store_seconds: float | None = None
     store_saved_seconds: float | None = None
     wall_seconds: float | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -62,17 +62,19 @@ def front_figure(
     baseline: ModelResult | None = None,
     title: str = "",
     quality: str = "validation accuracy",
+    guess: float | None = None,
 ) -> Figure:
     """Draw quality (up, higher is better) over each of ``costs`` (logarithmic, lower is better), one panel a cost.
 
     Complete trials are dots, those on the front joined by steps; stopped ones hollow, at the quality where they
     stopped; candidates over budget have no quality and are ticks at the bottom. ``finalists`` are stars, with an arrow
-    from short to full distillation; of ``teacher`` and ``baseline`` the validation accuracy is shown.
+    from short to full distillation; of ``teacher`` and ``baseline`` the validation accuracy is shown. What is no better
+    than ``guess``, the quality of a constant answer, is not on the front.
     """
     limits = limits or {}
     figure = new_figure(SIZE)
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
-    layers = [front_layers(records, cost, limits) for cost in costs]
+    layers = [front_layers(records, cost, limits, guess) for cost in costs]
     others = [value for entry in finalists for value in (entry.short, entry.full) if value is not None]
     others += [model.validation for model in (teacher, baseline) if model and model.validation is not None]
     low, high = quality_range(layers, [value for value in others if math.isfinite(value)])

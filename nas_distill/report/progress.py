@@ -1,10 +1,13 @@
-"""Where a search stands, while it runs: a live view on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Live view of a search: redrawn on a terminal and in a notebook, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
+import html
+import io
+import sys
 import time
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,7 +18,17 @@ from rich.text import Text
 from nas_distill.report import words
 from nas_distill.report.model import ProgressView
 
-Mode = Literal["auto", "live", "plain", "quiet"]
+Mode = Literal["auto", "live", "notebook", "plain", "quiet"]
+NOTEBOOK_WIDTH = 100
+REDRAWN_SECONDS = 0.25
+
+
+def make_console() -> Console:
+    """Return a console on standard output; in a notebook one that writes text, since rich's own HTML is a cell each."""
+    console = Console()
+    if not console.is_jupyter:
+        return console
+    return Console(force_jupyter=False, force_terminal=False, width=NOTEBOOK_WIDTH)
 
 
 class Progress:
@@ -24,16 +37,25 @@ class Progress:
     Args:
         console: where to write; the terminal's standard output unless given.
         mode: ``live`` redraws a few lines in place, ``plain`` writes a line for each thing that happens (flushed, so
-            that a log file follows), ``quiet`` writes nothing; ``auto`` is live on a terminal and plain elsewhere.
+            that a log file follows), ``notebook`` redraws an output of the cell, ``quiet`` writes nothing; ``auto`` is
+            live on a terminal, notebook in one, and plain elsewhere.
     """
 
     def __init__(self, console: Console | None = None, *, mode: Mode = "auto") -> None:
-        self.console = console or Console()
-        self.mode: Mode = ("live" if self.console.is_terminal else "plain") if mode == "auto" else mode
+        self.console = console or make_console()
+        self.mode: Mode = self._fitting() if mode == "auto" else mode
+        self._cell: Any = None
+        self._drawn = 0.0
         self._view: ProgressView | None = None
         self._seen = 0.0
         self._last = ""
         self._live: Live | None = None
+
+    def _fitting(self) -> Mode:
+        if self.console.is_terminal:
+            return "live"
+        own = self.console.file is sys.stdout
+        return "notebook" if own and Console().is_jupyter else "plain"
 
     def start(self) -> None:
         """Begin; further calls do nothing."""
@@ -48,6 +70,7 @@ class Progress:
             self._end_phase()
             self._last = ""
         self._view, self._seen = view, time.monotonic()
+        self._redraw(now=begins)
         if begins and self.mode == "plain":
             total = f": {view.total:g} {view.unit}" if view.total else ""
             self._write(f"{view.phase}{total}")
@@ -59,6 +82,7 @@ class Progress:
         update first).
         """
         self._last = " ".join(text.split())
+        self._redraw()
         if self.mode == "plain":
             view = self._view
             place = f"[{view.done:g}/{view.total:g}] " if view is not None and view.total else ""
@@ -74,6 +98,9 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._cell is not None:
+            self._cell.update(_as_html(""))
+            self._cell = None
         self._end_phase()
         self._view = None
 
@@ -87,8 +114,23 @@ class Progress:
         self.stop()
 
     def _end_phase(self) -> None:
-        if self._view is not None and self.mode == "live":
+        if self._view is not None and self.mode in ("live", "notebook"):
             self._write(f"{self._view.phase}: {self._summary(self._view)}")
+
+    def _redraw(self, *, now: bool = False) -> None:
+        """Draw the view in a notebook's cell, not more often than one can look."""
+        if self.mode != "notebook" or not (now or time.monotonic() - self._drawn >= REDRAWN_SECONDS):
+            return
+        from IPython.display import display
+
+        page = Console(file=io.StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False, force_terminal=False)
+        page.print(self._draw())
+        shown = _as_html(page.file.getvalue().rstrip())  # type: ignore[attr-defined]
+        self._drawn = time.monotonic()
+        if self._cell is None:
+            self._cell = display(shown, display_id=True)
+        else:
+            self._cell.update(shown)
 
     def _summary(self, view: ProgressView) -> str:
         if view.complete + view.pruned + view.failed + view.over_budget == 0:
@@ -110,6 +152,12 @@ class Progress:
         since = self._elapsed(view) - view.elapsed_seconds
         left = None if view.left_seconds is None else max(0.0, view.left_seconds - since)
         return live_view(view, elapsed=self._elapsed(view), left=left, last=self._last)
+
+
+def _as_html(text: str) -> Any:
+    from IPython.display import HTML
+
+    return HTML(f"<pre>{html.escape(text)}</pre>" if text else "")
 
 
 def live_view(view: ProgressView, *, elapsed: float, left: float | None, last: str = "") -> RenderableType:

@@ -53,6 +53,7 @@ def _share(share: float | None) -> str:
 
 def _cost_lines(summary: CostSummary) -> list[str]:
     looked = f"{words.count(summary.sampled, 'candidate')} looked at"
+    looked += f" in {words.duration(summary.seconds)}" if summary.seconds is not None else ""
     if summary.fits_all is not None:
         looked += f": {_share(summary.fits_all)} within the budget"
     if summary.unbuildable:
@@ -82,33 +83,46 @@ def front_table(
     limits: Mapping[str, Limit] | None = None,
     finalists: Sequence[FinalistResult] = (),
     task: Task = "classification",
+    note: str | None = None,
 ) -> RenderableType:
     """Return the front, from cheap to dear: trials that none beats in quality and ``costs``; over a limit: dimmed."""
     front = front_records(records, costs)
     if not front:
-        return Text("No trial is complete yet, so there is no front.")
-    others = list(dict.fromkeys(name for record in front for name in record.costs if name not in costs))
+        return Text(note or "No trial is complete yet, so there is no front.")
+    names = cost_columns((name for record in front for name in record.costs), (*costs, *(limits or {})))
     full = {entry.trial: entry for entry in finalists if entry.full is not None}
     table = new_table(f"Front: {words.count(len(front), 'trial')} that no other beats")
-    columns = ["trial", "quality", *costs, *others]
-    add_columns(table, [], [*columns, *["after full distillation"] * bool(full), *["budget"] * bool(limits)])
+    over = any(not within(record.costs, limits or {}) for record in front)
+    columns = ["trial", "quality", *["in full"] * bool(full), *(words.SHORT.get(name, name) for name in names)]
+    add_columns(table, [], [*columns, *["budget"] * over])
     for record in front:
         fits = within(record.costs, limits or {})
         cells = [str(record.number), words.percent(record.final_quality)]
-        cells += [words.cost(name, record.costs.get(name)) for name in (*costs, *others)]
         if full:
             entry = full.get(record.number)
-            cells.append(words.NONE if entry is None else words.percent(entry.full) + (" *" if entry.chosen else "  "))
-        if limits:
-            cells.append("within" if fits else "over " + _over(record.costs, limits))
+            cells.append(words.NONE if entry is None else ("* " if entry.chosen else "") + words.percent(entry.full))
+        cells += [words.cost(name, record.costs.get(name)) for name in names]
+        if over:
+            cells.append("within" if fits else "over " + _over(record.costs, limits or {}))
         add_row(table, cells, style="" if fits else "dim")
-    note = f"quality: validation {QUALITY[task]} after the short distillation."
+    about = f"quality: validation {QUALITY[task]} after the short distillation"
+    about += "; in full: after the full one." if full else "."
     student = next((entry for entry in full.values() if entry.chosen), None)
     if student is not None and any(record.number == student.trial for record in front):
-        note += "  *: the student."
+        about += "  *: the student."
     elif student is not None:
-        note += f"\nThe student, trial {student.trial}, came to {words.percent(student.full)} after full distillation."
-    return Group(table, Text(note, style="dim"))
+        about += f"\nThe student, trial {student.trial}, came to {words.percent(student.full)} after full distillation."
+    return Group(table, *(Text(line, style="dim") for line in (about, note) if line))
+
+
+def cost_columns(known: Iterable[str], first: Iterable[str]) -> list[str]:
+    """Return the costs that a table has columns for: ``first``, then the others.
+
+    Bytes of weights say what parameters say, so both are shown only where ``first`` asks for them.
+    """
+    there, asked = list(dict.fromkeys(known)), list(first)
+    ordered = [name for name in dict.fromkeys((*asked, *there)) if name in there]
+    return [name for name in ordered if name != "weight_bytes" or name in asked or "params" not in there]
 
 
 def _over(costs: Mapping[str, float], limits: Mapping[str, Limit]) -> str:
@@ -161,13 +175,21 @@ def _why(record: TrialRecord) -> list[tuple[str, str]]:
 def new_table(title: str) -> Table:
     """Return an empty table in the style of all reports."""
     text = Text(title, style="bold")
-    return Table(title=text, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(
+        title=text,
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),  # the figures of a search fit 80 columns
+    )
 
 
 def add_columns(table: Table, left: Sequence[str], right: Sequence[str]) -> None:
-    """Add columns of text, which wrap, then columns of figures, whose cells do not."""
+    """Add columns of names, which a narrow terminal does not cut, then columns of figures, whose headers wrap."""
     for name in left:
-        table.add_column(Text(name))
+        table.add_column(Text(name), no_wrap=True)
     for name in right:
         table.add_column(Text(name), justify="right")
 

@@ -69,6 +69,31 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def durations(parts: Mapping[str, float]) -> tuple[str, dict[str, str]]:
+    """Write seconds in total and by part, so that the parts as written add up to the total as written.
+
+    Parts too short for the total's unit (tenths of a second, seconds, or minutes) are left out.
+    """
+    total = sum(parts.values())
+    unit = 0.1 if total < 9.95 else 1.0 if total < 3600 else 60.0
+    written, so_far, before = {}, 0.0, 0
+    for name, seconds in parts.items():
+        so_far += seconds
+        units = round(so_far / unit) - before
+        before += units
+        if units:
+            written[name] = _units(units, unit)
+    return _units(before, unit), written
+
+
+def _units(count: int, unit: float) -> str:
+    if unit < 1:
+        return f"{count / 10:.1f} s"
+    if unit == 1.0:
+        return f"{count} s" if count < 60 else duration(count)
+    return f"{count} min" if count < 60 else duration(60.0 * count)
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """Write a count and its noun: ``"1 trial"``, ``"12,000 trials"``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

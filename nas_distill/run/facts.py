@@ -28,7 +28,9 @@ TEACHER = "teacher"  # name, costs and evaluation of the teacher
 TEACHER_LATENCY = "teacher_latency_ms"  # measured beside the calibration; null where it could not be
 LATENCY_MODEL = "latency_model"
 COSTS_TABLE = "costs_table"  # the table shown before the search
-TIMINGS = "timings"  # seconds of the parts of a run
+TIMINGS = "timings"  # seconds of the phases of a run, over all sessions; "other" is what no phase accounts for
+PHASE = "phase"  # the phase that a run is in
+GUESS = "guess"  # validation quality of always giving the same answer
 STORE = "store"  # key, bytes, samples of the teacher's stored answers, and the seconds they took
 BLOCKS = "blocks"  # alternatives of blocks that were distilled before, and samples presented to them
 BLOCK_WEIGHTS = "block_weights"  # of local scores, fitted to assembled students, and how both rank these
@@ -40,6 +42,7 @@ EVALUATION = "evaluation"
 TASK = "task"  # what networks tell of a sample; a classification unless it is there
 BASE = "base"  # where relative files are looked for, as seen from the run's folder
 ENDED = "ended"  # why the trials ended: a sentence
+OTHER = "other"  # among the timings: the time between phases
 FINISHED = "finished"  # true once there is nothing left to resume
 
 

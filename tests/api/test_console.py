@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from nas_distill.api.console import ConsoleObserver
-from nas_distill.engine.finalists import Finalist
+from nas_distill.engine.finalists import Finalist, FinalProgress
 from nas_distill.engine.progress import Event, Progress
 
 
@@ -77,21 +77,25 @@ def test_an_early_end_is_told_with_its_reason_and_an_expected_one_is_not(told):
     ]
 
 
-def test_finalists_are_told_when_they_end(told):
+def test_finalists_are_told_epoch_by_epoch_with_the_time_left(told):
     observer, written = told
     with observer:
         observer.phase("full distillation")
-        observer.finalist(finalist(qualities=[0.4]))
-        observer.finalist(finalist(qualities=[0.4, 0.75], quality=0.75))
-        observer.finalist(finalist(key="t00003-labels", taught=False, quality=0.7, qualities=[0.7]))
-        observer.finalist(finalist(key="t00004", trial=4, cause="worker died (Aborted)"))
-        observer.finalist(finalist(key="t00005", trial=5, short=float("nan"), quality=0.8))
+        observer.finalist(finalist(qualities=[0.4]), FinalProgress(1, 10, 2, 540.0))
+        observer.finalist(finalist(qualities=[0.4, 0.75]), FinalProgress(2, 10, 2, 480.0))
+        observer.finalist(finalist(qualities=[0.4, 0.75], quality=0.75), FinalProgress(2, 10, 2, 480.0))
+        observer.finalist(
+            finalist(key="t00003-labels", taught=False, quality=0.7, qualities=[0.7]), FinalProgress(4, 10, 2, None)
+        )
+        observer.finalist(finalist(key="t00004", trial=4, cause="worker died (Aborted)"), FinalProgress(4, 8, 2, 1.0))
+        observer.finalist(finalist(key="t00005", trial=5, short=float("nan"), quality=0.8), FinalProgress(8, 8, 2, 0.0))
     assert written().splitlines() == [
         "full distillation",
-        "trial 3 taught: 75.00 % on validation data (short: 50.00 %)",
-        "trial 3 on labels alone: 70.00 % on validation data (short: 50.00 %)",
-        "trial 4 taught failed: worker died (Aborted)",
-        "trial 5 taught: 80.00 % on validation data",
+        "[1/10] trial 3 taught: 40.00 % after epoch 1 of 2; about 9 min 00 s left",
+        "[2/10] trial 3 taught: 75.00 % on validation data (short: 50.00 %)",
+        "[4/10] trial 3 on labels alone: 70.00 % on validation data (short: 50.00 %)",
+        "[4/8] trial 4 taught failed: worker died (Aborted)",
+        "[8/8] trial 5 taught: 80.00 % on validation data",
     ]
 
 
@@ -111,7 +115,7 @@ def test_quiet_says_nothing_at_all():
         observer.phase("search")
         observer.event(Event("complete", 7, "t00007", "text"), lambda: progress(1))
         observer.event(Event("ended", text="nothing new came up"), lambda: progress(1))
-        observer.finalist(finalist(quality=0.7))
+        observer.finalist(finalist(quality=0.7), FinalProgress(1, 1, 1, 0.0))
         observer.step(1, 2, "validation")
         observer.note("Something to know.")
     assert text.getvalue() == ""

@@ -3,7 +3,7 @@
 import pytest
 
 import nas_distill as nd
-from nas_distill.api import pipeline
+from nas_distill.api import pipeline, start
 from nas_distill.api.observer import Silent
 from nas_distill.common.errors import RunError
 from nas_distill.run import facts as names
@@ -18,6 +18,7 @@ PHASES = [
     "full distillation",
     "export",
     "evaluation",
+    "report",
 ]
 
 
@@ -35,7 +36,7 @@ class Listening(Silent):
         if event.kind == "rung":
             self.trained.append(event.key)
 
-    def finalist(self, finalist):
+    def finalist(self, finalist, progress):
         self.finalists.append(finalist.key)
 
     def note(self, text):
@@ -48,7 +49,7 @@ def broken(*_, **__):
 
 @pytest.mark.parametrize(
     "place",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("export_finalists", "evaluate_once")), "write_reports"],
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("export_finalists", "evaluate_once")), "write_run_card"],
 )
 def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, monkeypatch, place):
     run, first = tmp_path / "run", Listening()
@@ -58,12 +59,13 @@ def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, 
         dying.setattr(pipeline, place, broken)
         with pytest.raises(RuntimeError, match="as if it had died"):
             nd.search(**{**given, **settings}, folder=run, observer=first)
-    assert first.phases[: len(PHASES) - 2] == PHASES[:-2]
+    assert first.phases == PHASES[: len(first.phases)]
+    assert len(first.phases) >= len(PHASES) - 2
     assert first.notes == [f"Run: {run}"]
     left = nd.open_run(run)
     assert not left.finished
     assert left.status()["state"] == "stopped"
-    if place != "write_reports":
+    if place != "write_run_card":
         with pytest.raises(RunError, match=r"no finished student yet.*--resume"):
             left.report()
 
@@ -77,15 +79,50 @@ def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, 
     assert resumed.facts[names.LATENCY_MODEL] == left.facts[names.LATENCY_MODEL]
     if place != "export_finalists":
         assert resumed.facts[names.EXPORTS] == left.facts[names.EXPORTS]
-    if place == "write_reports":
+    if place == "write_run_card":
+        assert second.phases == ["teacher store", "survey of the space", "report"]
         assert resumed.facts[names.EVALUATION] == left.facts[names.EVALUATION]
 
 
 def test_the_seconds_of_each_phase_are_added_up(own_run):
     timings = own_run.facts[names.TIMINGS]
-    assert list(timings) == PHASES
+    assert set(timings) == {*PHASES[1:], names.OTHER}  # no latency was wanted
     assert all(seconds >= 0 for seconds in timings.values())
-    assert own_run.report().savings.wall_seconds == pytest.approx(sum(timings.values()))
+    savings = own_run.report().savings
+    assert savings.wall_seconds == pytest.approx(sum(timings.values())) == pytest.approx(sum(savings.phases.values()))
+    assert list(savings.phases)[-1] == names.OTHER
+
+
+@pytest.mark.usefixtures("no_export")
+def test_the_seconds_of_a_run_are_those_of_the_call(given, quick, tmp_path, monkeypatch):
+    """Also what comes before, between and after the phases counts."""
+    watch = Watch()
+    monkeypatch.setattr("time.perf_counter", watch)
+
+    def slowly(function):
+        def slow(*arguments, **keywords):
+            watch.now += 7.0
+            return function(*arguments, **keywords)
+
+        return slow
+
+    for module, name in ((start, "prepare"), (pipeline, "hold_identity"), (pipeline, "evaluate_once")):
+        monkeypatch.setattr(module, name, slowly(getattr(module, name)))
+    run = nd.search(**given, folder=tmp_path / "run", **{**quick, "trials": 1, "seeds": 0})
+    savings = run.report().savings
+    assert savings.wall_seconds == pytest.approx(21.0, abs=0.01)
+    assert (savings.phases["evaluation"], savings.phases["other"]) == pytest.approx((7.0, 14.0), abs=0.01)
+
+
+class Watch:
+    """A clock that moves a little with every look."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        self.now += 1e-6
+        return self.now
 
 
 def test_a_run_remembers_where_it_was_made_and_with_what(own_run):

@@ -11,6 +11,8 @@ import nas_distill as nd
 from nas_distill.api.observer import Silent
 from nas_distill.api.student import Student
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
+from nas_distill.run import facts as names
+from nas_distill.run.facts import Facts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +45,7 @@ def test_a_run_is_opened_by_its_folder_alone(own_run):
     assert opened.best().costs == own_run.best().costs
     assert "finished" in repr(opened)
     assert "<table" in opened._repr_html_()
-    assert repr(opened.best()).startswith(f"Trial({opened.best().record.number}, ")
+    assert repr(opened.best()).startswith(f"Trial({opened.best().record.number}: ")
 
 
 def test_what_came_from_python_is_needed_where_networks_are(own_run, given):
@@ -104,6 +106,68 @@ def test_the_best_under_another_budget_needs_no_training(own_run):
 def test_the_best_is_a_finalist_where_one_fits(own_run):
     (finalist,) = own_run.finalists()
     assert own_run.best().record.number == finalist.trial
+
+
+def test_the_student_of_a_run_is_what_the_search_distilled(copied):
+    """Also after a longer distillation of the same trial, which is its owner's to choose."""
+    student = copied.student()
+    assert student.key == copied.best().record.key
+    assert student.provenance.quality == max(entry.full for entry in copied.finalists() if entry.full is not None)
+    assert torch.equal(student.module(torch.ones(1, 1, 8, 8)), copied.student().module(torch.ones(1, 1, 8, 8)))
+    copied.best().distill(epochs=2, quiet=True)
+    assert copied.student().key == student.key
+
+
+def test_a_run_without_a_finished_student_says_so(copied):
+    copied.facts = Facts({name: value for name, value in copied.facts.items() if name != names.FINALISTS})
+    with pytest.raises(RunError, match="no finished student yet"):
+        copied.student()
+
+
+def test_the_front_has_few_columns_and_the_trials_have_all(own_run):
+    front = own_run.front()
+    assert front.index.name == "trial"
+    assert list(front.columns) == ["quality", "full_quality", "flops", "params"]
+    assert set(front.columns) - {"full_quality"} < set(own_run.trials().columns)
+    full = {entry.trial: entry.full for entry in own_run.finalists()}
+    assert front["full_quality"].dropna().to_dict() == {n: q for n, q in full.items() if n in front.index}
+    assert max(len(line) for line in repr(front).splitlines()) <= 80
+
+
+def test_what_is_no_better_than_guessing_is_on_no_front(copied):
+    complete = sorted((r for r in copied.records if r.state == "complete"), key=lambda r: r.final_quality)
+    assert 0 < copied.facts[names.GUESS] < complete[0].final_quality
+    assert "no better than" not in copied._repr_html_()
+    guess = complete[-1].final_quality
+    copied.facts = Facts({**copied.facts, names.GUESS: guess})
+    assert copied.front().empty
+    assert copied.status()["front"] == 0
+    told = f"{len(complete)} of {len(complete)} complete trial"
+    assert told in copied._repr_html_()
+    assert any(note.startswith(told) for note in copied.report().notes)
+    assert copied.best().record.number == copied.student().trial.record.number
+
+
+def test_a_trial_says_what_it_is_worth(own_run):
+    best, full = own_run.best(), own_run.student().provenance.quality
+    for text in (repr(best), best._repr_html_()):
+        assert f"{100 * full:.2f} %" in text
+        assert f"{100 * best.record.final_quality:.2f} %" in text
+        assert "after full distillation" in text
+    others = {record.number for record in own_run.records} - {entry.trial for entry in own_run.finalists()}
+    assert all("full" not in repr(own_run.trial(number)) for number in others)
+
+
+def test_status_counts_the_epochs_of_the_full_distillations_and_what_is_left(copied):
+    found = copied.status()
+    assert (found["full_epochs"], found["full_epochs_requested"], found["full_seconds_left"]) == (2, 2, None)
+    (taught, labels) = copied.facts[names.FINALISTS].values()
+    going = {**labels, "qualities": [], "quality": None}
+    facts = {**copied.facts, names.FINALISTS: {"a": taught, "b": going}, names.PHASE: "full distillation"}
+    copied.facts = Facts({name: value for name, value in facts.items() if name != names.FINISHED})
+    found = copied.status()
+    assert (found["phase"], found["full_epochs"], found["full_epochs_requested"]) == ("full distillation", 1, 2)
+    assert found["full_seconds_left"] == pytest.approx(taught["seconds"], abs=0.1)
 
 
 def test_unknown_trials_are_refused(own_run):
@@ -168,7 +232,7 @@ def test_a_trial_is_distilled_exported_and_loaded_again(copied, given):
         assert torch.equal(loaded(x), student.module(x))
     assert not loaded.training
     assert list(copied.folder.checkpoints.iterdir()) == []
-    assert repr(student) == f"Student({str(student.folder)!r})"
+    assert repr(student).startswith(f"Student({str(student.folder)!r}, final, ")
 
 
 def test_settings_and_seeds_have_students_of_their_own(copied):

@@ -24,7 +24,6 @@ def test_a_search_of_ones_own_ends_with_a_student(own_run, given):
     assert isinstance(front, pd.DataFrame)
     assert len(front) >= 1
     assert list(front["flops"]) == sorted(front["flops"])
-    assert set(front["state"]) == {"complete"}
     best = own_run.best()
     assert best.record.number in {entry.trial for entry in own_run.finalists()}
     assert set(best.architecture) == {"width", "depth"}
@@ -50,8 +49,8 @@ def test_what_was_given_from_python_is_named_in_the_search_file(own_run):
     assert content["space"]["parameters"]["width"] == [4, 8, 12]
 
 
-def test_nothing_is_printed(given, quick, tmp_path, capfd):
-    nd.search(**given, folder=tmp_path / "run", **{**quick, "trials": 1, "seeds": 0})
+def test_nothing_is_printed_where_it_is_to_be_quiet(given, quick, tmp_path, capfd):
+    nd.search(**given, folder=tmp_path / "run", **{**quick, "trials": 1, "seeds": 0}, quiet=True)
     assert capfd.readouterr() == ("", "")
 
 
@@ -263,3 +262,27 @@ def test_mean_std_and_own_views_of_a_search_file(search_file, tmp_path):
     torch.testing.assert_close(given.batch("train", index)[0], (raw - 0.5) / 0.25)
     assert given.views.recipe()["function"] == "users_own_views:change"
     assert not torch.equal(given.batch("train", index, 0)[0], given.batch("train", index)[0])
+
+
+@pytest.mark.usefixtures("no_export")
+def test_progress_and_result_are_shown_unless_it_is_to_be_quiet(given, quick, tmp_path, capsys):
+    settings = {**given, **quick, "trials": 1, "seeds": 0}
+    run = nd.search(**settings, folder=tmp_path / "shown")
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    for part in (
+        f"Run: {run.folder.path}",
+        "candidates looked at in ",
+        "[1/1] trial ",
+        " on labels alone: ",
+        f"Student: trial {run.best().record.number}",
+        "All in all ",
+    ):
+        assert part in shown.out
+    assert "latency calibration" not in shown.out  # there was none to do
+    nd.search(**settings, folder=tmp_path / "quiet", quiet=True)
+    assert capsys.readouterr() == ("", "")
+    student = run.best().distill(epochs=1)
+    assert f"[1/1] validation {student.provenance.quality:.2%}" in capsys.readouterr().out
+    run.best().distill(epochs=1, seed=3, quiet=True)
+    assert capsys.readouterr() == ("", "")

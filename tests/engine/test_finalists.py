@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +14,7 @@ from nas_distill.engine.finalists import (
     best_finalist,
     choose_finalists,
     expected_quality,
+    final_progress,
     read_finalists,
 )
 from nas_distill.engine.work import Outcome, RungResult
@@ -432,3 +433,32 @@ def test_entries_of_older_journals_are_read():
     del old["recipe"]
     assert read_finalists({FINALISTS: {"t00000": old}})[0].quality == 0.7
     assert read_finalists({}) == []
+
+
+def test_progress_counts_epochs_and_the_baseline_from_the_beginning(make_source):
+    told = []
+    source = make_source(CHOSEN, epochs=2)
+    assert (source.progress().done, source.progress().total, source.progress().seconds_left) == (0, 8, None)
+    run(source, Trains(on_rung=lambda key, rung: told.append(source.progress())))
+    done = [progress.done for progress in told]
+    assert done == sorted(done)
+    assert {progress.total for progress in told} == {8}
+    assert all(progress.seconds_left > 0 for progress in told[1:])
+    end = source.progress()
+    assert (end.done, end.total, end.seconds_left) == (8, 8, 0.0)
+
+
+def test_the_time_left_is_by_each_trainings_own_pace_and_shared_by_workers():
+    def entry(key, epochs, seconds, **more):
+        return finalist(0, None, key=key, qualities=[0.5] * epochs, seconds=seconds, **more)
+
+    slow, fast, new = entry("a", 2, 20.0), entry("b", 4, 4.0), entry("c", 0, 0.0)
+    training = FinalConfig(epochs=6, baseline=False)
+    alone = final_progress([slow, fast, new], training, 1)
+    assert (alone.done, alone.total) == (6, 18)
+    assert alone.seconds_left == pytest.approx(4 * 10.0 + 2 * 1.0 + 6 * 5.5)
+    assert final_progress([slow, fast, new, new], training, 2).seconds_left == pytest.approx(54.0)
+    # One training is not shared.
+    assert final_progress([slow, fast, new], training, 100).seconds_left == pytest.approx(40.0)
+    failed = replace(slow, cause="its loss became NaN")
+    assert final_progress([failed, fast], training, 1).total == 8

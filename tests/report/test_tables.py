@@ -1,4 +1,6 @@
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -82,11 +84,11 @@ def test_the_front_is_from_cheap_to_dear_with_what_became_of_it(run, final):
     numbers = [int(line.split()[0]) for line in text.splitlines() if line.split() and line.split()[0].isdigit()]
     assert numbers == [record.number for record in front]
     assert f"Front: {len(front)} trials" in text
-    assert row_of(text, "trial")[:4] == ["trial", "quality", "flops", "params"]
+    assert row_of(text, "trial")[:6] == ["trial", "quality", "in", "full", "flops", "params"]
     over = next(record for record in front if record.costs["flops"] > 1e6)
     assert row_of(text, str(over.number))[-2:] == ["over", "flops"]
     assert row_of(text, str(front[0].number))[-1] == "within"
-    assert f"{100 * final.finalists[0].full:.2f} % *" in text
+    assert f"* {100 * final.finalists[0].full:.2f} %" in text
 
 
 def test_a_student_off_the_front_is_named_below_it(run):
@@ -181,9 +183,45 @@ def test_finalists_are_listed_best_first_and_failures_last(final):
 
     failed = FinalistResult(99, {"flops": 1e6}, 0.9, None, cause="its loss became NaN")
     text = shown(finalists_table(replace(final, finalists=(failed, *final.finalists))))
-    numbers = [line.split()[0] for line in text.splitlines() if line.split() and line.split()[0].isdigit()]
-    assert numbers[0] == str(final.trial)
-    assert numbers[-1] == "99"
-    assert "the student" in text
-    assert "failed: its loss became NaN" in text
-    assert "+0.90 points" in text
+    rows = [line.replace("*", " ").split() for line in text.splitlines() if " M " in f"{line} "]
+    assert rows[0][0] == str(final.trial)
+    assert rows[-1][0] == "99"
+    assert f"* {final.trial} " in text
+    assert "*: the student." in text
+    assert "Trial 99 failed: its loss became NaN." in text
+    assert "+0.90 " in text
+
+
+@pytest.mark.parametrize("table", ["costs", "front", "final", "finalists"])
+def test_tables_fit_a_narrow_terminal_and_cut_no_name(run, final, table):
+    costs = ("flops", "params", "weight_bytes", "peak_activation_bytes", "latency_ms")
+    paid = {**dict.fromkeys(costs, 123456.0), "latency_ms": 0.123}
+    wide = [replace(record, costs=paid) for record in run]
+    entries = tuple(replace(entry, costs=paid) for entry in final.finalists)
+    rows = tuple(CostRow(name, 1.2e4, 1.4e5, 2.2e5, 2.1e5, Limit(high=2e5), 0.31, name == "flops") for name in costs)
+    models = {name: replace(getattr(final, name), costs=paid) for name in ("teacher", "student", "baseline")}
+    drawn = {
+        "costs": lambda: cost_table(replace(SUMMARY, rows=rows)),
+        "front": lambda: front_table(wide, ["flops"], finalists=entries),
+        "final": lambda: final_table(replace(final, **models)),
+        "finalists": lambda: finalists_table(replace(final, finalists=entries)),
+    }
+    text = shown(drawn[table](), width=80)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    if table in ("costs", "final"):
+        for name in ("flops", "params", "weight_bytes", "peak_activation_bytes"):
+            assert re.search(rf"^ ?{name}\b", text, re.MULTILINE)
+
+
+def test_the_phases_add_up_to_the_whole(final):
+    phases = {"survey of the space": 3.4, "search": 708.5, "full distillation": 1328.4, "report": 0.2, "other": 0.6}
+    savings = Savings(wall_seconds=sum(phases.values()), phases=phases)
+    text = " ".join(shown(final_table(replace(final, savings=savings))).split())
+    found = re.search(r"All in all (.*?): (.*?)\.", text)
+    total, *parts = [found[1], *found[2].split(", ")]
+    assert seconds_of(total) == 2041 == sum(seconds_of(part) for part in parts)
+
+
+def seconds_of(text):
+    found = re.search(r"(?:(\d+) min )?(\d+) s$", text)
+    return 60 * int(found[1] or 0) + int(found[2])

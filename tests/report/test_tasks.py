@@ -99,8 +99,8 @@ def test_files_are_compared_by_what_a_task_has(final, labels, targets):
 
 
 def test_tables_name_the_quality(run, labels, targets):
-    assert str(finalists_table(targets).title) == "Finalists, by validation R²"
-    assert str(finalists_table(labels).title) == "Finalists, by validation mean average precision"
+    assert str(finalists_table(targets).renderables[0].title) == "Finalists, by validation R²"
+    assert str(finalists_table(labels).renderables[0].title) == "Finalists, by validation mean average precision"
     shown = front_table(run, ("flops",), task="regression")
     assert "quality: validation R² after the short distillation." in str(shown.renderables[-1])
 

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -67,3 +68,17 @@ def test_ratios_and_counts():
     assert words.count(1, "trial") == "1 trial"
     assert words.count(12000, "trial") == "12,000 trials"
     assert words.count(0, "class", "classes") == "0 classes"
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 59.0, 3600.0])
+def test_parts_of_a_time_add_up_as_they_are_written(scale):
+    parts = {str(place): scale * share for place, share in enumerate((0.349, 1.26, 0.5, 0.0001, 2.71, 0.448))}
+    total, written = words.durations(parts)
+    assert as_seconds(total) == pytest.approx(sum(map(as_seconds, written.values())))
+    assert as_seconds(total) == pytest.approx(sum(parts.values()), rel=0.02, abs=0.05)
+    assert "3" not in written
+
+
+def as_seconds(text):
+    units = {"h": 3600.0, "min": 60.0, "s": 1.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+) (h|min|s)", text))
