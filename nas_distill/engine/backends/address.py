@@ -1,10 +1,33 @@
-"""The address of a Ray cluster, looked at before Ray does."""
+"""Addresses of Ray: that of a cluster is checked before Ray is given it; without one, Ray listens on loopback only."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from nas_distill.common.errors import RunError, first_line
+from nas_distill.engine.backends.quiet import environment
+
+CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+@contextmanager
+def on_loopback(constants: Any) -> Iterator[None]:
+    """Within the block, Ray starts on 127.0.0.1: its servers and workers then listen there, not on all interfaces.
+
+    On Linux, Ray replaces a loopback address that it is given (``_node_ip_address``) by that of an outer interface,
+    unless clusters are switched off, as they are by default on macOS and Windows. ``constants`` is Ray's module of
+    constants, which it has read from the environment; the processes that it starts read the environment again.
+    """
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with environment({CLUSTER: "0"}):
+            yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def check_address(address: str) -> None:

@@ -13,12 +13,12 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
 
 from nas_distill.common.errors import RunError, first_line
-from nas_distill.engine.backends.address import check_address
+from nas_distill.engine.backends.address import check_address, on_loopback
 from nas_distill.engine.backends.fit import Fit
 from nas_distill.engine.backends.quiet import (
     environment,
@@ -53,6 +53,7 @@ with environment(SETTINGS), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import ray
     from ray import tune
+    from ray._private import ray_constants
     from ray.exceptions import RaySystemError
     from ray.tune.experiment import Trial
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -169,6 +170,7 @@ class TuneBackend:
         where: dict[str, Any] = {"address": self._address}
         if self._address is None:
             where = {"address": "local", "num_cpus": self._workers * self._threads, "include_dashboard": False}
+            where["_node_ip_address"] = "127.0.0.1"
         # Read as a worker imports torch, before it can be told otherwise.
         variables = {"OMP_NUM_THREADS": str(self._threads)}
         home = Path(__file__).parents[3]
@@ -178,12 +180,13 @@ class TuneBackend:
         # On a busy machine Ray's own processes time out waiting for each other; the next time they are in memory.
         for attempt in range(ATTEMPTS):
             try:
-                ray.init(
-                    **where,
-                    runtime_env={"env_vars": variables},
-                    log_to_driver=False,
-                    logging_level=logging.WARNING,
-                )
+                with nullcontext() if self._address is not None else on_loopback(ray_constants):
+                    ray.init(
+                        **where,
+                        runtime_env={"env_vars": variables},
+                        log_to_driver=False,
+                        logging_level=logging.WARNING,
+                    )
                 return
             except Exception as error:
                 _log.exception("Ray did not start")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import signal
 import subprocess
@@ -52,6 +54,39 @@ def test_a_search_runs_in_worker_processes(tmp_path: Path) -> None:
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert {path.name for path in folder.iterdir()} <= {"ray.log"}
     assert backend.startup_seconds > 0
+
+
+def test_all_processes_of_a_search_listen_on_loopback_only(kept_tune: Any, tmp_path: Path) -> None:
+    heard: dict[str, set[str]] = {}
+
+    def look(key: str, rung: int) -> bool:
+        driver = psutil.Process()
+        for process in [driver, *driver.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found = {entry.laddr.ip for entry in process.net_connections("inet") if entry.status == "LISTEN"}
+                heard.setdefault(process.name(), set()).update(found)
+        return rung < 2
+
+    kept_tune.run(Script([make_work(tmp_path, "a"), make_work(tmp_path, "b")], look), Actor())
+    assert any("raylet" in name for name in heard)
+    assert any("gcs_server" in name for name in heard)
+    addresses = {address.removeprefix("::ffff:") for found in heard.values() for address in found}
+    assert addresses
+    assert all(ipaddress.ip_address(address).is_loopback for address in addresses), heard
+
+
+def test_a_stranger_without_the_token_is_refused(kept_tune: Any, tmp_path: Path) -> None:
+    kept_tune.start()
+    import ray
+
+    ask = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).internal_kv_keys(b'', b'')"
+    hidden = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    stranger = {key: value for key, value in os.environ.items() if key not in hidden}
+    stranger |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
+    where = ray.get_runtime_context().gcs_address
+    answer = subprocess.run([sys.executable, "-c", ask, where], env=stranger, capture_output=True, text=True)
+    assert answer.returncode != 0
+    assert "AuthenticationError" in answer.stderr
 
 
 @pytest.mark.slow
