@@ -70,6 +70,14 @@ def run_in_process(*arguments: str | Path) -> Answer:
     return Answer(code, out.getvalue(), err.getvalue())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps notes of runs that tests make away from the user's own, in this process and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def cli() -> Callable[..., Answer]:
     """Runs a command of nas-distill in this process."""

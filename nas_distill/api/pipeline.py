@@ -32,6 +32,7 @@ from nas_distill.api.run import Run, write_picture, write_run_card
 from nas_distill.api.screening import screened_finalists
 from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
 from nas_distill.api.training import blocks_folder, make_evaluator
+from nas_distill.api.trust import remember_run
 from nas_distill.blockwise.library import build_library
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import NasDistillError, RunError
@@ -92,8 +93,10 @@ class Pipeline:
             journal.facts.set(names.DATA, {"name": self.inputs.data.name, "fingerprint": self.inputs.data.fingerprint})
             if self.inputs.data.task != "classification":
                 journal.facts.set(names.TASK, self.inputs.data.task)
-            journal.facts.set(names.BASE, os.path.relpath(self.inputs.base, self.folder.path.resolve()))
+            base = os.path.relpath(self.inputs.base, self.folder.path.resolve())
+            journal.facts.set(names.BASE, base)
             write_text(self.folder.search_yaml, dump_yaml(self.config))
+            remember_run(self.folder, base)
             if self.inputs.cutting is not None:
                 keep_findings(self.inputs.cutting, self.folder.plan)
             try:

@@ -21,6 +21,7 @@ from nas_distill.api.signals import store_contents, store_root
 from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
+from nas_distill.api.trust import guard
 from nas_distill.common.errors import BudgetError, RunError
 from nas_distill.common.task import QUALITY, Task
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
@@ -47,12 +48,14 @@ class Run:
     """A run's folder, read from its journal alone; open one with ``nas_distill.open_run``.
 
     ``data``, ``teacher``, ``space`` and ``builder`` stand in for what the search was given from Python. What was read
-    stays as it was; ``refresh()`` looks again.
+    stays as it was; ``refresh()`` looks again. ``trust``: the code and files that a run of somebody else names may be
+    loaded; the user's own runs need no such word.
     """
 
-    def __init__(self, path: str | Path, *, inputs: Inputs | None = None, **given: Any) -> None:
+    def __init__(self, path: str | Path, *, inputs: Inputs | None = None, trust: bool = False, **given: Any) -> None:
         self.folder = RunFolder(path).require()
         self._inputs = inputs
+        self._trust = trust
         self._given = given
         self.refresh()
 
@@ -74,11 +77,18 @@ class Run:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """Data, teacher and space of the run, loaded when first needed."""
+        """Data, teacher and space of the run, loaded when first needed.
+
+        Raises:
+            TrustError: they are a stranger's code or files.
+        """
         if self._inputs is not None:
             return self._inputs
-        base = self.folder.path / self.facts.get(names.BASE, "..")
-        inputs = resolve(self.config, (base.resolve(), *search_paths(None)), plan=self.folder.plan, **self._given)
+        config, base = self.config, str(self.facts.get(names.BASE, ".."))
+        paths = ((self.folder.path / base).resolve(), *search_paths(None))
+        with guard(self.folder, config, base, self._given, trust=self._trust):
+            inputs = resolve(config, paths, plan=self.folder.plan, **self._given)
+            inputs.space.builder_function()
         known: Mapping[str, str] = self.facts.get(names.IDENTITY, {})
         for section, digest in identity(inputs).items():
             if section in ("data", "teacher") and known.get(section, digest) != digest:

@@ -126,13 +126,17 @@ def open_run(
     teacher: nn.Module | None = None,
     builder: Callable[..., nn.Module] | str | None = None,
     space: SearchSpace | Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Run:
     """Open a run's folder; what a search was given from Python is given again, if it is to train or evaluate.
+
+    Looking at a run is safe whoever made it. Where it is to train, evaluate or export, the code and files that a run of
+    somebody else names (builders, losses, data) are loaded with ``trust=True`` only; nas_distill's own always are.
 
     Raises:
         RunError: there is no run, or its journal cannot be read.
     """
-    return Run(path, data=data, teacher=teacher, builder=builder, space=space)
+    return Run(path, trust=trust, data=data, teacher=teacher, builder=builder, space=space)
 
 
 def prepare(

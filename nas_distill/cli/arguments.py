@@ -16,17 +16,21 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a ru
 TrialArgument = Annotated[int | None, typer.Argument(metavar="[TRIAL]", help="trial number; the best one unless given")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document instead of a table")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="load the code and files that a run of somebody else names; your own need it not"),
+]
 BudgetOption = Annotated[
     list[str] | None,
     typer.Option("--budget", metavar="COST=LIMIT", help="e.g. flops=2M, params=60k, latency_ms=0.5, flops=50%"),
 ]
 
 
-def open_the_run(path: Path) -> Run:
+def open_the_run(path: Path, *, trust: bool = False) -> Run:
     """Open a run's folder."""
     from nas_distill.api import open_run
 
-    return open_run(path)
+    return open_run(path, trust=trust)
 
 
 def parse_budget(entries: list[str] | None) -> dict[str, str] | None:

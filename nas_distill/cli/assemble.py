@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas_distill.cli.arguments import BudgetOption, JsonOption, RunArgument, open_the_run, parse_budget
+from nas_distill.cli.arguments import BudgetOption, JsonOption, RunArgument, TrustOption, open_the_run, parse_budget
 from nas_distill.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -18,13 +18,14 @@ def assemble(
     run: RunArgument,
     budget: BudgetOption = None,
     count: Annotated[int, typer.Option(min=1, help="assemblies to show")] = 10,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Assemble students of a run's distilled blocks within a budget; seconds, and nothing is trained.
 
     For runs of strategy blockwise or hybrid. A search with blockwise: {library: RUN/blocks} trains them.
     """
-    opened = open_the_run(run)
+    opened = open_the_run(run, trust=trust)
     found = opened.assemble(parse_budget(budget), count=count)
     if as_json:
         print_json([entry.row() for entry in found])

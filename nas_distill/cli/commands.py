@@ -17,6 +17,7 @@ from nas_distill.cli.arguments import (
     QuietOption,
     RunArgument,
     TrialArgument,
+    TrustOption,
     open_the_run,
     parse_budget,
 )
@@ -175,11 +176,12 @@ def distill(
         Assistants | None,
         typer.Option(help="who teaches: the next larger member of the front, or its best student so far"),
     ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Distil one trial in full and keep the student."""
-    opened = _chosen(open_the_run(run), trial)
+    opened = _chosen(open_the_run(run, trust=trust), trial)
     with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
         student = opened.distill(
             epochs=epochs, taught=not labels, seed=seed, via=None if via is None else via.value, observer=observer
@@ -193,11 +195,12 @@ def together(
     run: RunArgument,
     trials: Annotated[list[int] | None, typer.Argument(metavar="[TRIAL]...", help="the finalists unless given")] = None,
     epochs: Annotated[float | None, typer.Option(help="length; the run's final.epochs unless given")] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Distil trials side by side, each taught by the teacher and by the others; keep the students."""
-    opened = open_the_run(run)
+    opened = open_the_run(run, trust=trust)
     with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
         students = opened.distill_together(trials or None, epochs=epochs, observer=observer)
     for student in students:
@@ -210,10 +213,11 @@ def evaluate(
     run: RunArgument,
     trial: TrialArgument = None,
     split: Annotated[str | None, typer.Option(help="test (where there is one) or val")] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a finished student: accuracy (or its like), share of the teacher's retained, agreement, calibration."""
-    opened = open_the_run(run)
+    opened = open_the_run(run, trust=trust)
     student = _chosen(opened, trial).student()
     say_student(student, student.evaluate(split), split or opened.inputs.data.splits[-1], as_json)
 
@@ -224,12 +228,13 @@ def export(
     trial: TrialArgument = None,
     format: Annotated[str, typer.Option("--format", help="onnx")] = "onnx",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file; beside the student unless given")] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Export a finished student, hold the file against PyTorch on validation data, and time it."""
     if format != "onnx":
         raise ConfigError(f"Format '{format}' is unknown; known: onnx.")
-    opened = open_the_run(run)
+    opened = open_the_run(run, trust=trust)
     result = _chosen(opened, trial).student().export(output)
     if as_json:
         print_json(result)
@@ -305,10 +310,11 @@ def init(
 def store_verify(
     run: RunArgument,
     samples: Annotated[int, typer.Option(help="stored answers to recompute")] = 256,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run's stored teacher logits with the live teacher's."""
-    opened = open_the_run(run)
+    opened = open_the_run(run, trust=trust)
     found = opened.verify_store(samples)
     if as_json:
         print_json(found)

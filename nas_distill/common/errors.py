@@ -16,6 +16,10 @@ class ConfigError(NasDistillError):
     """The search file, or a value given on the command line, is wrong."""
 
 
+class TrustError(ConfigError):
+    """A file that was not declared trusted names code which would run."""
+
+
 class DataError(NasDistillError):
     """The data set cannot be used as it is."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,69 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def plain_file(folder: Path, name: str, *, largest: int | None = None, links: bool = False) -> Path:
+    """Return the path of a file that may come from a stranger, after a look at what it is.
+
+    Args:
+        folder: where it must be.
+        name: of the file, without slashes.
+        largest: size in bytes that it may have.
+        links: whether a link may lead out of the folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no regular file (a pipe or a device would be read without end), leads out of the folder, or
+            is too large.
+    """
+    path = folder / name
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise ValueError(f"'{name}' is not the name of a file")
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError("not a regular file")
+    if not links and not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"a link that leads out of {folder}")
+    if largest is not None and info.st_size > largest:
+        raise ValueError(f"{info.st_size} bytes, of which {largest} are allowed")
+    return path
+
+
+def links_outside(folder: Path) -> Path | None:
+    """Return a link in a folder, at any depth, that leads out of it; None where there is none."""
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                return path
+    return None
+
+
+def remember_own(folder: Path, *contents: bytes) -> None:
+    """Note outside of the folder that this user has made it, with these contents; nothing where that cannot be kept."""
+    try:
+        write_text(_own(folder, contents), f"{folder.resolve()}\n")
+    except (OSError, RuntimeError):  # no home, or one that is not writable: the user is asked instead
+        return
+
+
+def is_own(folder: Path, *contents: bytes) -> bool:
+    """Say whether ``remember_own`` has noted the folder with these contents at this place."""
+    try:
+        return _own(folder, contents).is_file()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _own(folder: Path, contents: tuple[bytes, ...]) -> Path:
+    state = os.environ.get("XDG_STATE_HOME")
+    home = Path(state) if state else Path.home() / ".local" / "state"
+    digest = hashlib.sha256(os.fsencode(folder.resolve()))
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return home / "nas_distill" / "own" / digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

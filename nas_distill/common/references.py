@@ -1,15 +1,27 @@
-"""Names of user code, ``package.module:function``, resolved to objects."""
+"""Names of user code, ``package.module:function``, resolved to objects.
+
+Importing a module and calling what it defines runs code, so a name is as good as the file that it was read from. Names
+from the user's own files and calls are resolved as Python would. Names from a folder that is not trusted are resolved
+inside ``only_known``, which admits the networks of nas_distill and the builders that this process has used already.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from nas_distill.common.errors import ConfigError, did_you_mean, first_line
+from nas_distill.common.errors import ConfigError, TrustError, did_you_mean, first_line
+
+_NETWORKS = ("nas_distill.models.mbconv", "nas_distill.models.resnet")
+_CUT = "nas_distill.cut.build:build"  # it resolves the name of the teacher's builder in turn, by the same rule
+_distrusted: ContextVar[str | None] = ContextVar("distrusted", default=None)
+_used: dict[str, Any] = {}
 
 
 def is_reference(text: str) -> bool:
@@ -18,14 +30,38 @@ def is_reference(text: str) -> bool:
     return bool(colon) and bool(name) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
 
 
+@contextmanager
+def only_known(folder: str | Path) -> Iterator[None]:
+    """Within the block, ``load_reference`` imports nothing that a stranger could have chosen.
+
+    It resolves functions and network classes that the modules of ``nas_distill.models`` define themselves, the builder
+    of students that are cut from such a teacher, and builders that this process has used (``remember_builder``).
+    ``folder`` is where the names were read; it is named in the TrustError that any other name raises.
+    """
+    token = _distrusted.set(str(folder))
+    try:
+        yield
+    finally:
+        _distrusted.reset(token)
+
+
+def remember_builder(name: str, builder: Any) -> None:
+    """Note a builder that the user's own code or search file uses, so that ``only_known`` admits it by its name."""
+    if _distrusted.get() is None and (inspect.isfunction(builder) or _is_network(builder)):
+        _used[name] = builder
+
+
 def load_reference(text: str, *, what: str, paths: Sequence[str | Path] = ()) -> Any:
     """Import ``package.module:function``; ``paths`` (folders) are searched too, ``what`` names it in errors.
 
     Raises:
         ConfigError: the text is no reference, the module does not import, or it has no such name.
+        TrustError: within ``only_known``, it is not known.
     """
     if not is_reference(text):
         raise ConfigError(f"{what} is '{text}', which is not of the form package.module:function.")
+    if (folder := _distrusted.get()) is not None:
+        return _known(text, what, folder)
     for path in reversed([str(Path(path)) for path in paths]):
         if path not in sys.path:
             sys.path.insert(0, path)
@@ -41,6 +77,26 @@ def load_reference(text: str, *, what: str, paths: Sequence[str | Path] = ()) ->
             raise ConfigError(f"{what}: module '{module_name}' has no '{name}'{did_you_mean(part, names)}")
         found = getattr(found, part)
     return found
+
+
+def _known(text: str, what: str, folder: str) -> Any:
+    if text in _used:
+        return _used[text]
+    module_name, _, name = text.partition(":")
+    if module_name in _NETWORKS or text == _CUT:
+        found = vars(importlib.import_module(module_name)).get(name)
+        if getattr(found, "__module__", None) == module_name and (inspect.isfunction(found) or _is_network(found)):
+            return found
+    raise TrustError(
+        f"{what} is '{text}', which would run code that {folder} names; give trust=True (--trust) if you trust that "
+        "folder."
+    )
+
+
+def _is_network(found: Any) -> bool:
+    from torch import nn
+
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def takes(function: Callable[..., Any], key: str) -> bool:

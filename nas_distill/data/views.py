@@ -174,10 +174,10 @@ class Views:
 
     def _changed(self, x: Tensor, index: Tensor, view: int, where: str) -> Tensor:
         """Return a batch as the function changes it, sample by sample, so that none depends on the others."""
-        results = []
+        function, results = self._callable, []
         for sample, place in zip(x, index.tolist()):
             try:
-                result = self._callable(sample.clone(), torch_generator(self.seed, "view", view, place))
+                result = function(sample.clone(), torch_generator(self.seed, "view", view, place))
             except Exception as error:  # the user's own code
                 raise DataError(f"{where}: the view function {self._name} failed ({first_line(error)}).") from error
             if not isinstance(result, Tensor) or result.shape != sample.shape or result.dtype != sample.dtype:

@@ -11,7 +11,7 @@ import torch
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import TeacherError
-from nas_distill.common.files import write_json, write_text
+from nas_distill.common.files import remember_own, write_json, write_text
 from nas_distill.common.references import load_reference
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.common.task import QUALITY
@@ -97,6 +97,7 @@ def _teach(
     }
     write_text(output / "card.md", _card(config, data, split, evaluation, distiller))
     write_json(output / DESCRIPTION, description)  # last: it says that the teacher is finished
+    remember_own(output, (output / DESCRIPTION).read_bytes())
     for path in checkpoint.glob("*"):
         path.unlink()
     checkpoint.rmdir()

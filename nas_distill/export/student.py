@@ -1,6 +1,7 @@
 """A student in a folder: ``model.safetensors`` (weights) and ``architecture.json`` (everything else).
 
-Both are plain, and load without nas_distill if the builder is importable::
+Both are plain, and load without nas_distill if the builder is importable. These lines import and call what the folder
+names, so they are for folders that you trust::
 
     import importlib, json
     from safetensors.torch import load_file
@@ -22,6 +23,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nas_distill.common.errors import ConfigError, ExportError, NasDistillError, StorageError
-from nas_distill.common.files import atomic_path, write_json
-from nas_distill.common.references import load_reference
+from nas_distill.common.errors import ConfigError, ExportError, NasDistillError, StorageError, TrustError
+from nas_distill.common.files import atomic_path, plain_file, write_json
+from nas_distill.common.references import load_reference, only_known, remember_builder
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.export.program import load_program, save_program
 from nas_distill.export.provenance import Provenance
@@ -41,7 +43,20 @@ from nas_distill.space import Architecture, SearchSpace
 from nas_distill.space.builders import describe
 
 FORMAT = 1
+LARGEST_SPEC = 2**26  # 64 MiB
 WEIGHTS, SPEC, PROGRAM = "model.safetensors", "architecture.json", "model.pt2"
+
+
+_KINDS: dict[str, Any] = {
+    "builder": str,
+    "importable": bool,
+    "keywords": dict | None,
+    "values": dict,
+    "hash": str,
+    "input_shape": list,
+    "num_classes": int,
+    "program": str | None,
+}
 
 
 def save_student(
@@ -112,6 +127,8 @@ def save_student(
         if not spec["importable"] or _is_beside(space, reference):
             spec |= _save_graph(module, shape, folder / PROGRAM)
         write_json(folder / SPEC, spec)
+        if spec["importable"]:
+            remember_builder(reference, builder)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"The student cannot be written to {folder} ({first_cause(error)}); mend that, then resume."
@@ -120,49 +137,63 @@ def save_student(
 
 
 def load_student(
-    folder: str | Path, *, builder: Callable[..., Any] | str | None = None, paths: Sequence[str | Path] = ()
+    folder: str | Path,
+    *,
+    builder: Callable[..., Any] | str | None = None,
+    paths: Sequence[str | Path] = (),
+    trust: bool = False,
 ) -> nn.Module:
     """Return the student of a folder in eval mode on the CPU.
 
     ``builder`` replaces the one that the folder names, and is called with the same keywords (with the searched values
     alone where the fixed arguments could not be written as JSON); ``paths`` are folders to find its module in. Where
-    the folder's builder cannot be imported, the student is loaded from its graph (``model.pt2``) if it has one: a
+    the folder's builder is not imported, the student is loaded from its graph (``model.pt2``) if it has one: a
     warning says so, because such a module predicts and cannot be trained further.
 
-    Nothing is unpickled. Loading does import and call the builder that the folder names, as running its code would: the
-    standard library is refused as a builder, but whose folders to trust is yours to say.
+    Without ``trust``, nothing that the folder holds runs as code: nothing is unpickled or evaluated, no file is
+    written, none is read outside of the folder, and of the builders that it may name, only the networks of nas_distill
+    and those that this process has used itself are called. With ``trust``, the builder that it names is imported and
+    called.
 
     Raises:
-        ExportError: a file is missing or damaged, the builder is unknown, or the weights do not fit its network.
+        ExportError: a file is missing or damaged, the builder is unknown or not trusted and there is no graph, or the
+            weights do not fit its network.
     """
     folder = Path(folder)
-    spec = load_spec(folder)
-    graph = folder / str(spec["program"]) if spec["program"] else None
+    spec = load_spec(folder, links=trust)
+    graph = _graph(spec, folder, links=trust)
     if builder is None and not spec["importable"]:
         return _from_graph(spec, graph, folder)
     try:
-        make = _resolve(builder if builder is not None else spec["builder"], folder, paths)
+        if builder is None:
+            with nullcontext() if trust else only_known(folder):
+                make = _resolve(spec["builder"], folder, paths)
+        else:
+            make = _resolve(builder, folder, paths)
     except ExportError:
         if graph is None:
             raise
         return _from_graph(spec, graph, folder)
-    network = _build(make, spec, folder)
-    _fill(network, folder / WEIGHTS, spec["hash"])
+    with nullcontext() if trust else only_known(folder):
+        network = _build(make, spec, folder)
+    _fill(network, _file(folder, WEIGHTS, links=trust), spec["hash"])
     return network.eval()
 
 
-def load_spec(folder: str | Path) -> dict[str, Any]:
+def load_spec(folder: str | Path, *, links: bool = True) -> dict[str, Any]:
     """Read a student's ``architecture.json``; its keys are those that ``save_student`` writes.
 
+    ``links``: whether the file may be a link out of the folder.
+
     Raises:
-        ExportError: it is missing, damaged, or of a newer format.
+        ExportError: it is missing, damaged, too large, or of a newer format.
     """
     path = Path(folder) / SPEC
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec = json.loads(plain_file(Path(folder), SPEC, largest=LARGEST_SPEC, links=links).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ExportError(f"{folder} holds no student: it has no {SPEC}.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {first_cause(error)}.") from error
     needed = ("builder", "importable", "keywords", "values", "hash", "input_shape", "num_classes", "program")
     missing = [key for key in needed if not isinstance(spec, dict) or key not in spec]
@@ -170,7 +201,29 @@ def load_spec(folder: str | Path) -> dict[str, Any]:
         raise ExportError(f"{path} is no student's: '{missing[0]}' is missing.")
     if spec.get("format") != FORMAT:
         raise ExportError(f"{path} is of format {spec.get('format')}, and this version of nas_distill reads {FORMAT}.")
+    for key, kinds in _KINDS.items():
+        if not isinstance(spec[key], kinds):
+            raise ExportError(f"{path} is damaged: '{key}' is a {type(spec[key]).__name__}.")
+    if not all(type(size) is int for size in spec["input_shape"]):
+        raise ExportError(f"{path} is damaged: 'input_shape' does not hold whole numbers.")
     return spec
+
+
+def _file(folder: Path, name: str, *, links: bool) -> Path:
+    try:
+        return plain_file(folder, name, links=links)
+    except FileNotFoundError as error:
+        raise ExportError(f"{folder / name} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{folder / name} cannot be read: {first_cause(error)}.") from error
+
+
+def _graph(spec: Mapping[str, Any], folder: Path, *, links: bool) -> Path | None:
+    if spec["program"] is None:
+        return None
+    if spec["program"] != PROGRAM:
+        raise ExportError(f"{folder / SPEC} is damaged: its 'program' can only be {PROGRAM}.")
+    return _file(folder, PROGRAM, links=links)
 
 
 def _reference(space: SearchSpace) -> tuple[str, Callable[..., Any] | None, bool]:
@@ -243,8 +296,8 @@ def _from_graph(spec: Mapping[str, Any], graph: Path | None, folder: Path) -> nn
         )
     network = load_program(graph)
     warnings.warn(
-        f"the builder '{spec['builder']}' cannot be imported here, so the student of {folder} was loaded as a graph: "
-        "it predicts and cannot be trained further (give load_student a builder for that)",
+        f"the builder '{spec['builder']}' was not imported, so the student of {folder} was loaded as a graph: it "
+        "predicts and cannot be trained further (for that, give load_student a builder, or trust=True)",
         stacklevel=3,
     )
     return network
@@ -257,6 +310,11 @@ def _resolve(builder: Callable[..., Any] | str, folder: Path, paths: Sequence[st
         raise ExportError(f"{folder / SPEC} names '{builder}' as its builder, which is no builder of networks.")
     try:
         found = load_reference(builder, what=f"{folder / SPEC}: the builder", paths=paths)
+    except TrustError as error:
+        raise ExportError(
+            f"{folder / SPEC} names the builder '{builder}', whose code would run: give load_student that builder, or "
+            "trust=True if you trust the folder."
+        ) from error
     except ConfigError as error:
         raise ExportError(f"{str(error).rstrip('.')}; give load_student a builder, or the paths to find it.") from error
     if not callable(found):
@@ -271,6 +329,8 @@ def _build(builder: Callable[..., Any], spec: Mapping[str, Any], folder: Path) -
     try:
         with seeded_torch(0, "load-student"):
             network = builder(**given)
+    except TrustError as error:
+        raise ExportError(f"{folder / SPEC}: {error}") from error
     except Exception as error:
         raise ExportError(f"{folder / SPEC}: its builder raised {first_cause(error)}.") from error
     if not isinstance(network, nn.Module):

@@ -76,12 +76,20 @@ class RunFolder:
         return self.path / ".lock"
 
     def student(self, key: str) -> Path:
-        """Return the folder of the student called ``key``."""
-        return self.students / key
+        """Return the folder of the student called ``key``.
+
+        Raises:
+            RunError: the key, which may come from a file, is not the name of a folder.
+        """
+        return self.students / _plain(key)
 
     def checkpoint(self, key: str) -> Path:
-        """Return the folder where the training called ``key`` saves itself."""
-        return self.checkpoints / key
+        """Return the folder where the training called ``key`` saves itself.
+
+        Raises:
+            RunError: the key, which may come from a file, is not the name of a folder.
+        """
+        return self.checkpoints / _plain(key)
 
     @property
     def exists(self) -> bool:
@@ -212,3 +220,9 @@ def choose_folder(base: Path, *, resume: bool) -> RunFolder:
     if runs and not read_facts(runs[-1]).finished:
         return runs[-1]
     return free_folder(base)
+
+
+def _plain(key: str) -> str:
+    if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key or "\0" in key:
+        raise RunError(f"The key {key!r} in the run's journal is not the name of a folder; the journal is damaged.")
+    return key

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_distill.common.errors import BuildError, SpaceError, did_you_mean
-from nas_distill.common.references import is_reference, load_reference
+from nas_distill.common.references import is_reference, load_reference, remember_builder
 from nas_distill.space import builders, rows, size, specs, walk
 from nas_distill.space.architecture import Architecture, Scalar, Value
 from nas_distill.space.parameters import Domain
@@ -229,10 +229,12 @@ class SearchSpace:
             BuildError: what has the name cannot be called.
         """
         if not isinstance(self.builder, str):
+            remember_builder(builders.describe(self.builder), self.builder)
             return self.builder
         found = load_reference(self.builder, what=f"the builder of space '{self.name}'", paths=self.paths)
         if not callable(found):
             raise BuildError(f"the builder of space '{self.name}', {self.builder}, is no function.")
+        remember_builder(self.builder, found)
         return found
 
     def build(self, architecture: Architecture, *, input_shape: Sequence[int], num_classes: int) -> nn.Module:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from nas_distill.common.errors import TeacherError, did_you_mean, first_line
-from nas_distill.common.references import load_reference, takes
+from nas_distill.common.errors import TeacherError, TrustError, did_you_mean, first_line
+from nas_distill.common.files import is_own
+from nas_distill.common.references import load_reference, only_known, remember_builder, takes
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TeacherSource
 from nas_distill.data import Dataset
@@ -49,7 +51,8 @@ def load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path] = (
                 f"Teacher '{config.name}' was trained on samples of shape {shape}, but those of data '{data.name}' "
                 f"have shape {data.input_shape}."
             )
-        module = _build_seeded(builder, arguments, data, paths)
+        with _guarded(folder):
+            module = _build_seeded(builder, arguments, data, paths)
         fill(module, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return freeze(module, data, config.name)
     assert config.builder is not None
@@ -75,11 +78,14 @@ def teacher_builder(
     if config.name is not None:
         if config.name.startswith("<"):
             return None
-        builder, arguments, _ = _read_description(_find_folder(config.name, paths) / DESCRIPTION)
+        folder = _find_folder(config.name, paths)
+        builder, arguments, _ = _read_description(folder / DESCRIPTION)
+        with _guarded(folder):
+            function = load_reference(builder, what="teacher builder", paths=paths)
     else:
         assert config.builder is not None
         builder, arguments = config.builder, config.arguments
-    function = load_reference(builder, what="teacher builder", paths=paths)
+        function = load_reference(builder, what="teacher builder", paths=paths)
     return builder, builder_keywords(function, arguments, data)
 
 
@@ -90,6 +96,7 @@ def build_module(builder: str, arguments: Mapping[str, Any], data: Dataset, path
         TeacherError: the builder raises, or returns no module.
     """
     function = load_reference(builder, what="teacher builder", paths=paths)
+    remember_builder(builder, function)
     try:
         module = function(**builder_keywords(function, arguments, data))
     except Exception as error:
@@ -108,6 +115,26 @@ def builder_keywords(function: Callable[..., Any], arguments: Mapping[str, Any],
         if takes(function, key):
             keywords.setdefault(key, value)
     return keywords
+
+
+@contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """Run no code that the description of a teacher names, unless this user has made that folder.
+
+    Raises:
+        TeacherError: it names a builder that is not nas_distill's own.
+    """
+    if folder.parent == Path(str(_SHIPPED)) or is_own(folder, (folder / DESCRIPTION).read_bytes()):
+        yield
+        return
+    try:
+        with only_known(folder):
+            yield
+    except TrustError as error:
+        raise TeacherError(
+            f"{folder / DESCRIPTION} names a builder whose code would run, and was not written by you on this "
+            f"machine; if you trust it, name the builder in the search file, with 'weights: {folder / WEIGHTS}'."
+        ) from error
 
 
 def _build_seeded(builder: str, arguments: Mapping[str, Any], data: Dataset, paths: Sequence[Path]) -> nn.Module:

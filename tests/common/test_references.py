@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from nas_distill.common.errors import ConfigError
-from nas_distill.common.references import is_reference, load_reference, takes
+from nas_distill.common.errors import ConfigError, TrustError
+from nas_distill.common.references import is_reference, load_reference, only_known, remember_builder, takes
 
 
 @pytest.mark.parametrize("text", ["a:b", "a.b.c:d", "a:B.c", "_x:y1"])
@@ -70,3 +70,39 @@ def test_what_a_function_takes():
     assert not takes(given, "d")
     assert takes(lambda **rest: None, "anything")
     assert takes(dict, "anything")  # its signature cannot be read
+
+
+def test_only_our_own_networks_are_known(monkeypatch):
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    with only_known("folder"):
+        for name in (
+            "nas_distill.models.resnet:build",
+            "nas_distill.models.mbconv:build",
+            "nas_distill.cut.build:build",
+        ):
+            assert load_reference(name, what="builder").__name__ == "build"
+        for name in (
+            "nas_distill.models.resnet:nn",
+            "nas_distill.models.resnet:nn.Linear",
+            "nas_distill.cut.build:redraw",
+        ):
+            with pytest.raises(TrustError, match="which would run code that folder names; give trust=True"):
+                load_reference(name, what="builder")
+    assert load_reference("nas_distill.cut.build:redraw", what="builder").__name__ == "redraw"
+
+
+def test_a_builder_that_the_process_used_is_known(monkeypatch, module):
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    folder = module("reference_used", "def build(): return 7\ndef other(): return 8\n")
+    with only_known("folder"):
+        with pytest.raises(TrustError):
+            load_reference("reference_used:build", what="builder", paths=[folder])
+        assert "reference_used" not in sys.modules
+        remember_builder("reference_used:build", takes)  # a stranger's folder cannot make a name known
+        with pytest.raises(TrustError):
+            load_reference("reference_used:build", what="builder")
+    remember_builder("reference_used:build", load_reference("reference_used:build", what="builder", paths=[folder]))
+    with only_known("folder"):
+        assert load_reference("reference_used:build", what="builder")() == 7
+        with pytest.raises(TrustError):
+            load_reference("reference_used:other", what="builder")

@@ -1,19 +1,26 @@
 """Student folders of a stranger that try to run code, write a file or hang: each is refused with an error."""
 
+import ast
 import copy
 import io
 import json
 import os
 import pickle
+import re
 import struct
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import nas_distill
 from nas_distill.common.errors import ExportError
 from nas_distill.export.program import _traced, load_program, save_program
+from nas_distill.export.student import load_student, save_student
+from nas_distill.space import load_space
 
 SHAPE = (1, 8, 8)
 
@@ -350,3 +357,197 @@ def test_what_torch_wrote_and_what_we_wrote_load(clean, tmp_path):
         (tmp_path / "model.pt2").write_bytes(content)
         x = torch.randn(3, *SHAPE)
         torch.testing.assert_close(load_program(tmp_path / "model.pt2")(x), network(x))
+
+
+@pytest.fixture
+def student(tmp_path, monkeypatch):
+    """The folder of a student that anybody may load."""
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    space = load_space("resnet")
+    architecture = space.smallest()
+    network = space.build(architecture, input_shape=SHAPE, num_classes=3)
+    save_student(tmp_path / "student", network, architecture, space, input_shape=SHAPE, num_classes=3)
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    return tmp_path / "student"
+
+
+def names(builder, **keywords):
+    """Let a student name a builder; ``{canary}`` in a keyword is the path of the canary."""
+
+    def attack(folder, canary):
+        given = {
+            key: value.format(canary=canary) if isinstance(value, str) else value for key, value in keywords.items()
+        }
+        edit(folder, builder=builder, importable=True, keywords=given)
+
+    return attack
+
+
+def edit(folder, **changes):
+    path = folder / "architecture.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def module_beside(folder, canary):
+    (folder.parent / "beside.py").write_text(f"import os\nos.mkdir({str(canary)!r})\ndef build(**_): pass\n")
+    edit(folder, builder="beside:build")
+
+
+def a_pipe(name):
+    def attack(folder, canary):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return attack
+
+
+def a_link(name):
+    def attack(folder, canary):
+        outside = folder.parent / "outside"
+        (folder / name).rename(outside)
+        (folder / name).symlink_to(outside)
+
+    return attack
+
+
+def endless_file(folder, canary):
+    with (folder / "architecture.json").open("rb+") as stream:
+        stream.truncate(2**33)  # takes no room on disk
+
+
+def graph_elsewhere(folder, canary):
+    (folder.parent / "other.pt2").write_bytes(b"x")
+    edit(folder, program="../other.pt2")
+
+
+def a_pickle(folder, canary):
+    (folder / "model.safetensors").write_bytes(pickled(canary))
+
+
+def pickled_graph(folder, canary):
+    (folder / "model.pt2").write_bytes(pickled(canary))
+    edit(folder, importable=False, program="model.pt2")
+
+
+COMMAND = "mkdir {canary}"
+FOLDERS = {
+    "os": (names("os:system", command=COMMAND), "no builder"),
+    "posix": (names("posix:system", command=COMMAND), "no builder"),
+    "module in torch": (names("torch:os.system", command=COMMAND), "trust=True"),
+    "module in nas_distill": (names("nas_distill.common.files:os.makedirs", name="{canary}"), "trust=True"),
+    "module in a network's module": (names("nas_distill.models.resnet:torch.os.mkdir", path="{canary}"), "trust=True"),
+    "import in a network's module": (names("nas_distill.models.resnet:nn.Linear", in_features=1), "trust=True"),
+    "globals of a builder": (names("nas_distill.models.resnet:build.__globals__", x=1), "trust=True"),
+    "function of nas_distill": (names("nas_distill.common.files:write_text", path="{canary}", text=""), "trust=True"),
+    "download": (names("torch.hub:load", repo_or_dir="{canary}", model="x", source="local"), "trust=True"),
+    "unsafe yaml": (
+        names("yaml:unsafe_load", stream="!!python/object/apply:os.mkdir ['{canary}']"),
+        "trust=True",
+    ),
+    "numpy": (names("numpy:save", file="{canary}", arr=[1]), "trust=True"),
+    "file of torch": (names("torch:from_file", filename="{canary}", shared=True, size=16), "trust=True"),
+    "pickle of torch": (names("torch:load", f="{canary}", weights_only=False), "trust=True"),
+    "class of torch": (names("torch.nn:Linear", in_features=1, out_features=1), "trust=True"),
+    "installed package": (names("cloudpickle:loads", data="{canary}"), "trust=True"),
+    "module beside": (module_beside, "trust=True"),
+    "module that acts on import": (names("antigravity:geohash"), "no builder|trust=True"),
+    "teacher of a cut student": (
+        names("nas_distill.cut.build:build", teacher="torch:os.mkdir", arguments={"path": "{canary}"}, plan={}),
+        "trust=True",
+    ),
+    "folder of a cut student's teacher": (
+        names("nas_distill.cut.build:build", teacher="beside:build", paths=["."], plan={}),
+        "trust=True",
+    ),
+    "dotted module": (names("os.path:os.system", command=COMMAND), "no builder"),
+    "no reference": (names("torch.os.system('x')"), "not of the form"),
+    "builder of another kind": (lambda folder, canary: edit(folder, builder=["os:system"]), "'builder' is a list"),
+    "graph elsewhere": (graph_elsewhere, "'program' can only be"),
+    "pickle as weights": (a_pickle, "no safetensors file"),
+    "pickle as a graph": (pickled_graph, "is not the graph of a student"),
+    "pipe as a description": (a_pipe("architecture.json"), "not a regular file"),
+    "pipe as weights": (a_pipe("model.safetensors"), "not a regular file"),
+    "link as a description": (a_link("architecture.json"), "leads out"),
+    "link as weights": (a_link("model.safetensors"), "leads out"),
+    "endless description": (endless_file, "are allowed"),
+    "deep description": (
+        lambda folder, canary: (folder / "architecture.json").write_text("[" * 10**6),
+        "cannot be read",
+    ),
+    "number without end": (
+        lambda folder, canary: (folder / "architecture.json").write_text('{"format": ' + "9" * 10**5 + "}"),
+        "cannot be read",
+    ),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_hostile_folder_is_refused(student, canary, monkeypatch, name):
+    attack, said = FOLDERS[name]
+    monkeypatch.syspath_prepend(str(student.parent))  # as where the folder was unpacked in the current directory
+    before = set(sys.modules)
+    attack(student, canary)
+    try:
+        with pytest.raises(ExportError, match=said) as error:
+            load_student(student)
+        assert "\n" not in str(error.value)
+        assert str(student) in str(error.value)
+        assert not {"beside", "antigravity"} & (set(sys.modules) - before)
+    finally:
+        assert not canary.exists()
+
+
+def test_a_student_of_our_own_networks_needs_no_trust(student):
+    assert isinstance(load_student(student), nn.Module)
+
+
+def test_a_graph_stands_in_for_a_builder_that_is_not_trusted(student, canary, clean):
+    (student / "model.pt2").write_bytes(clean[1])
+    edit(student, program="model.pt2")
+    module_beside(student, canary)
+    x = torch.randn(2, *SHAPE)
+    with pytest.warns(UserWarning, match=r"'beside:build' was not imported.*trust=True"):
+        torch.testing.assert_close(load_student(student)(x), clean[0](x))
+    assert not canary.exists()
+
+
+def test_trust_imports_what_the_folder_names(student, canary, monkeypatch):
+    monkeypatch.syspath_prepend(str(student.parent))
+    module_beside(student, canary)
+    with pytest.raises(ExportError, match="returned a NoneType"):
+        load_student(student, trust=True)
+    assert canary.exists()
+    del sys.modules["beside"]
+
+
+def test_trust_follows_links(student, canary):
+    a_link("model.safetensors")(student, canary)
+    assert isinstance(load_student(student, trust=True), nn.Module)
+
+
+UNPICKLERS = {
+    "nas_distill/engine/backends/fit.py",
+    "nas_distill/engine/backends/worker.py",
+}  # of what Ray's workers sent
+
+
+def test_nothing_in_the_package_reads_a_pickle():
+    root = Path(nas_distill.__file__).parents[1]
+    for path in sorted((root / "nas_distill").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if re.search(r"\b(load\w*|eval|exec)\(", text) else ():
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            options = {entry.arg: ast.unparse(entry.value) for entry in node.keywords}
+            where = f"{path}:{node.lineno}"
+            if called == "torch.load":
+                assert options.get("weights_only") == "True", where
+            if called.endswith(("np.load", "numpy.load")):
+                assert options.get("allow_pickle", "False") == "False", where
+            if called == "yaml.load":
+                assert ast.unparse(node.args[1]) == "_Loader", where
+            if called in ("pickle.load", "pickle.loads", "cloudpickle.loads", "joblib.load"):
+                assert str(path.relative_to(root)) in UNPICKLERS, where
+            assert called not in ("eval", "exec", "yaml.unsafe_load", "yaml.full_load", "torch.jit.load"), where

@@ -59,12 +59,18 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+def forget(monkeypatch):
+    """As in a process that has used no builder yet."""
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+
+
 @pytest.fixture
 def builders(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "toy_builders.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
     monkeypatch.delitem(sys.modules, "toy_builders", raising=False)
+    forget(monkeypatch)
     yield importlib.import_module("toy_builders")
     sys.modules.pop("toy_builders", None)
 
@@ -140,7 +146,7 @@ model.eval()
 assert not any(name.startswith("nas_distill") for name in sys.modules)
 
 from nas_distill.export.student import load_student
-other = load_student("s")
+other = load_student("s", trust=True)
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("nas_distill.")}
 assert rooms <= {"common", "export", "space"}, rooms
 assert not {"ray", "optuna", "onnx", "matplotlib", "pandas"} & set(sys.modules)
@@ -168,8 +174,8 @@ def test_the_builders_folder_may_be_given(tmp_path, builders, monkeypatch):
     monkeypatch.delitem(sys.modules, "toy_builders")
     importlib.invalidate_caches()
     with pytest.raises(ExportError, match=r"module 'toy_builders' cannot be imported.*paths"):
-        load_student(tmp_path / "s")
-    same(network, load_student(tmp_path / "s", paths=[tmp_path / "code"]))
+        load_student(tmp_path / "s", trust=True)
+    same(network, load_student(tmp_path / "s", paths=[tmp_path / "code"], trust=True))
 
 
 def test_a_builder_beside_the_search_file_leaves_a_graph_too(tmp_path, builders, monkeypatch):
@@ -181,9 +187,12 @@ def test_a_builder_beside_the_search_file_leaves_a_graph_too(tmp_path, builders,
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path / "code")])
     monkeypatch.delitem(sys.modules, "toy_builders")
     importlib.invalidate_caches()
+    forget(monkeypatch)
+    with pytest.warns(UserWarning, match="toy_builders:build"):
+        same(network, load_student(tmp_path / "s", trust=True))
     with pytest.warns(UserWarning, match="toy_builders:build"):
         same(network, load_student(tmp_path / "s"))
-    assert not isinstance(load_student(tmp_path / "s", paths=[tmp_path / "code"]), Program)
+    assert not isinstance(load_student(tmp_path / "s", paths=[tmp_path / "code"], trust=True), Program)
 
 
 def local_builder(builders):
@@ -282,6 +291,10 @@ def one_sentence(error):
         (lambda f: edit(f, builder="not a reference"), "not of the form"),
         (lambda f: edit(f, builder="toy_builders:__name__"), "cannot be called"),
         (lambda f: edit(f, builder="os:system"), "no builder of networks"),
+        (lambda f: edit(f, builder=3), "'builder' is a int"),
+        (lambda f: edit(f, input_shape=[1, "8", 8]), "whole numbers"),
+        (lambda f: edit(f, keywords=[1]), "'keywords' is a list"),
+        (lambda f: (f / "architecture.json").write_text("[" * 10**5), r"architecture\.json cannot be read"),
         (lambda f: edit(f, builder="toy_builders:broken"), "its builder raised ValueError: no such width"),
         (lambda f: edit(f, builder="toy_builders:nothing"), "returned a int"),
         (lambda f: edit(f, keywords={"width": 6}), "its builder raised TypeError"),
@@ -300,7 +313,7 @@ def test_a_folder_that_does_not_load_says_why(tmp_path, builders, damage, said):
     save(tmp_path, trained(builders.build), builders.build)
     damage(tmp_path)
     with pytest.raises(ExportError, match=said) as error:
-        load_student(tmp_path)
+        load_student(tmp_path, trust=True)
     one_sentence(error)
     assert str(tmp_path) in str(error.value)
 

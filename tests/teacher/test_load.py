@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nas_distill.common.errors import ConfigError, TeacherError
+from nas_distill.common.files import remember_own
 from nas_distill.config import TeacherConfig
 from nas_distill.data import load_dataset
 from nas_distill.evaluate.metrics import accuracy
@@ -120,6 +121,7 @@ def write_folder(folder, module, **changes):
     save_weights(module, folder / "model.safetensors")
     description = {"builder": "user_teacher:build", "arguments": {"width": 8, "num_classes": 3}, **changes}
     (folder / "teacher.json").write_text(json.dumps(description))
+    remember_own(folder, (folder / "teacher.json").read_bytes())
 
 
 def test_a_folder_by_name_or_path(tmp_path, user, data, make_teacher, monkeypatch):
@@ -184,3 +186,15 @@ def test_shipped_teachers_can_be_named(monkeypatch, tmp_path):
     assert shipped_teachers() == ["good"]
     monkeypatch.setattr(load, "_SHIPPED", tmp_path / "nothing")
     assert shipped_teachers() == []
+
+
+def test_the_builder_that_a_strangers_teacher_names_is_not_called(tmp_path, user, data, make_teacher, monkeypatch):
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    write_folder(tmp_path / "mine", make_teacher().module)
+    (tmp_path / "mine").rename(tmp_path / "sent")  # elsewhere it is nobody's own
+    called = []
+    user.build = lambda **keywords: called.append(keywords)
+    with pytest.raises(TeacherError, match=r"teacher\.json names a builder whose code would run.*'weights: ") as error:
+        load_teacher(TeacherConfig(name="sent"), data, [tmp_path])
+    assert "\n" not in str(error.value)
+    assert not called

@@ -1,0 +1,148 @@
+"""Runs of strangers: looked at by anybody, but none of the code and files that they name is loaded unasked."""
+
+import shutil
+import sys
+
+import pytest
+import yaml
+
+import nas_distill as nd
+from nas_distill.common.errors import RunError, TrustError
+from nas_distill.run.folder import RunFolder
+
+BUILDERS = """
+from nas_distill.models.resnet import build as resnet
+
+def build(**keywords):
+    return resnet(**keywords)
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path, finished_run, monkeypatch):
+    """A run that was copied here, as if somebody had sent it; ``beside`` makes a canary when it is imported."""
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    run = tmp_path / "sent"
+    shutil.copytree(finished_run, run)
+    (tmp_path / "beside.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'canary')!r})\nbuild = load = print\n")
+    monkeypatch.chdir(tmp_path)
+    yield run
+    assert not (tmp_path / "canary").exists()
+    assert "beside" not in sys.modules
+
+
+def edit(run, **changes):
+    content = yaml.safe_load((run / "search.yaml").read_text())
+    for key, value in changes.items():
+        known = content[key]
+        content[key] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
+    (run / "search.yaml").write_text(yaml.safe_dump(content))
+
+
+SHIPPED = {"teacher": {"name": "fashion-resnet", "store": None}, "data": {"name": "fashion-mnist"}}
+RESNET = "nas_distill.models.resnet:build"
+SPACE = {"parameters": {"width": [1, 2]}}
+HOSTILE = {
+    "teacher's folder": ({}, "teacher"),
+    "store": ({**SHIPPED, "teacher": {"name": "fashion-resnet", "store": "/tmp/elsewhere"}}, r"teacher\.store"),
+    "data": ({**SHIPPED, "data": {"name": "beside:load"}}, "beside:load"),
+    "data of the standard library": (
+        {**SHIPPED, "data": {"name": "os:mkdir", "arguments": {"path": "canary"}}},
+        "os:mkdir",
+    ),
+    "views": ({**SHIPPED, "data": {"name": "fashion-mnist", "views": {"function": "beside:load"}}}, "beside:load"),
+    "file of data": ({**SHIPPED, "data": {"name": "../x.npz"}}, r"data\.name"),
+    "folder of data": ({**SHIPPED, "data": {"name": "fashion-mnist", "root": "/etc"}}, r"data\.root"),
+    "builder of the teacher": (
+        {**SHIPPED, "teacher": {"name": None, "builder": "beside:build", "store": None}},
+        "beside:build",
+    ),
+    "weights of the teacher": (
+        {**SHIPPED, "teacher": {"name": None, "builder": RESNET, "weights": "/x", "store": None}},
+        r"teacher\.weights",
+    ),
+    "another teacher": (
+        {**SHIPPED, "teacher": {"name": "fashion-resnet", "store": None, "others": [{"name": "../x"}]}},
+        r"teacher\.name",
+    ),
+    "builder": ({**SHIPPED, "space": {"builder": "beside:build", **SPACE}}, "beside:build"),
+    "attribute as a builder": (
+        {**SHIPPED, "space": {"builder": "nas_distill.common.files:os.mkdir", **SPACE}},
+        r"os\.mkdir",
+    ),
+    "file of a space": ({**SHIPPED, "space": "../space.yaml"}, "space"),
+    "loss": ({**SHIPPED, "space": "resnet", "score": {"loss": [{"name": "beside:loss"}]}}, "beside:loss"),
+    "library": ({**SHIPPED, "blockwise": {"library": "/tmp/elsewhere"}}, r"blockwise\.library"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_strangers_run_names_is_not_loaded(stranger, name):
+    changes, said = HOSTILE[name]
+    edit(stranger, **changes)
+    run = nd.open_run(stranger)
+    assert len(run.front()) > 0  # looking at it is safe
+    with pytest.raises(TrustError, match=said) as error:
+        _ = run.inputs
+    assert "\n" not in str(error.value)
+    assert "trust" in str(error.value)
+
+
+def test_a_link_out_of_a_strangers_run_is_refused(stranger, tmp_path):
+    edit(stranger, **SHIPPED)
+    (tmp_path / "home").mkdir()
+    (stranger / "students" / "link").symlink_to(tmp_path / "home")
+    with pytest.raises(TrustError, match="leads out"):
+        _ = nd.open_run(stranger).inputs
+
+
+def test_the_command_line_says_so_and_has_an_option(stranger, cli):
+    answer = cli("evaluate", stranger)
+    assert answer.code == 2
+    assert "--trust" in answer.err
+    assert "Traceback" not in answer.err
+    assert cli("evaluate", stranger, "--trust", "--json").code == 0
+    assert cli("evaluate", stranger, "--json").code == 0  # noted, until what it names changes
+    edit(stranger, seed=7)
+    assert cli("evaluate", stranger).code == 2
+
+
+def test_the_users_own_run_needs_no_trust(finished_run, cli):
+    assert cli("evaluate", finished_run, "--json").code == 0
+
+
+def test_an_own_builder_beside_the_search_file_needs_no_trust(search_file, cli, tmp_path, no_export, monkeypatch):
+    (tmp_path / "own_builders.py").write_text(BUILDERS)
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    space = {
+        "builder": "own_builders:build",
+        "parameters": {"stem": [8], "stages": {"each": [{"depth": [1], "width": [8, 16], "block": ["basic"]}]}},
+    }
+    file = search_file("own.yaml", space=space, search={"trials": 2, "seeds": 2}, final={"baseline": False})
+    assert cli("search", file, "--quiet").code == 0
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    run = nd.open_run(file.with_suffix(""))
+    assert run.best().student().module is not None
+    sys.modules.pop("own_builders")
+
+
+def test_a_key_in_a_journal_is_no_path(tmp_path):
+    for key in ("../x", "/etc", "..", ".", "", "a/b", "a\0b"):
+        with pytest.raises(RunError, match="is not the name of a folder"):
+            RunFolder(tmp_path).student(key)
+        with pytest.raises(RunError, match="is not the name of a folder"):
+            RunFolder(tmp_path).checkpoint(key)
+
+
+def test_a_run_of_nas_distills_own_parts_needs_no_trust(stranger):
+    edit(stranger, **SHIPPED, space="resnet")
+    with pytest.raises(RunError, match="was searched with another"):  # it is loaded, and found to differ
+        _ = nd.open_run(stranger).inputs
+
+
+def test_where_nothing_can_be_noted_the_user_is_asked(stranger, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert nd.open_run(stranger, trust=True).inputs is not None
+    with pytest.raises(TrustError):
+        _ = nd.open_run(stranger).inputs
