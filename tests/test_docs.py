@@ -1,6 +1,7 @@
 """What README, docs and the search file's page say, held against the code."""
 
 import ast
+import csv
 import math
 import re
 import shlex
@@ -239,6 +240,14 @@ def test_links_lead_somewhere(path):
         assert file.exists(), f"{relative(path)} links to {target}, which does not exist"
         if anchor:
             assert anchor in headings(file.read_text(encoding="utf-8")), f"{relative(path)}: there is no #{anchor}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.csv")), ids=lambda path: path.name)
+def test_every_row_of_a_table_has_a_figure_for_each_header(path):
+    with path.open(encoding="utf-8", newline="") as lines:
+        headers, *rows = csv.reader(lines)
+    assert len(set(headers)) == len(headers)
+    assert {len(row) for row in rows} == {len(headers)}
 
 
 def test_files_named_in_the_readme_exist():

@@ -227,5 +227,26 @@ def test_a_rung_at_which_nothing_stops_is_left_out():
     assert any("there is no rung" in reason for reason in found.reasons)
 
 
+SCATTERED = [0.71, 0.64, 0.78, 0.69, 0.74, 0.61, 0.8, 0.66, 0.73, 0.77, 0.63, 0.7]
+
+
+def test_a_slope_that_is_known_is_advised():
+    full = [score + 0.01 * place for place, score in enumerate(SCATTERED)]
+    found = advised(SCATTERED, SCATTERED, full)
+    assert found.keys["final"]["slope"] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_a_slope_that_is_hardly_known_is_not_advised():
+    """Quality rises with the cost, the short score tells next to nothing of it: their ratio could be anything."""
+    noise = [0.006, 0.0, -0.002, 0.005, -0.007, 0.003, 0.004, -0.006, 0.002, 0.007, -0.003, -0.005]
+    full = [0.5 + 0.02 * place + error for place, error in enumerate(noise)]
+    short = [score + error for score, error in zip(SCATTERED, noise)]
+    found = advised(short, short, full)
+    assert "final" not in found.keys
+    (said,) = (reason for reason in found.reasons if reason.startswith("Finalists"))
+    assert "95 % interval" in said
+    assert "not advised: too few networks" in said
+
+
 def test_without_full_trainings_there_is_no_advice():
     assert advise(Study([entry for entry in made(RISING, RISING, RISING) if entry.kind != "full"]), [], ()) is None
