@@ -105,17 +105,23 @@ class Proposals:
         values: Sequence[float] | None = None,
         *,
         constraints: Mapping[str, float] | None = None,
+        repeats: bool = False,
     ) -> None:
         """Tell what became of a proposal: COMPLETE with ``values``, PRUNED, or FAIL (which teaches nothing).
 
-        A stopped candidate may come with the values it had when it was stopped. ``constraints``: above 0 is violated.
+        A stopped candidate may come with the values it had when it was stopped, one over budget with any.
+        ``constraints``: above 0 is violated.
         """
         # An optuna.Trial to set them by would sample the parameters once more, at the price of another proposal.
         told = create_trial(state=TrialState.RUNNING, constraints=dict(constraints or {}))
         for name, value in told.system_attrs.items():
             self._storage.set_trial_system_attr(self._trial(index)._trial_id, name, value)
-        if state is TrialState.PRUNED and values is not None and self._name == "nsga2":
-            # NSGA-II counts completed trials alone, so under pruning its generations would hardly ever fill.
+        if repeats and self._name == "nsga2":
+            # A second copy would take a place in its generation from another architecture.
+            state = TrialState.FAIL
+        elif state is TrialState.PRUNED and values is not None and self._name == "nsga2":
+            # NSGA-II looks at completed trials only. Under pruning its generations would hardly ever fill, and it would
+            # breed over-budget candidates as if none had been seen: constraints count for what is in a generation.
             state = TrialState.COMPLETE
         self._study.tell(index, values if state is TrialState.COMPLETE else None, state)
 

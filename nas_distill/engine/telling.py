@@ -50,10 +50,15 @@ def tell_sampler(proposals: Proposals, ledger: Ledger, entry: Entry, objectives:
         return
     open_twins = [twin for twin in ledger.take_twins(entry) if proposals.is_open(twin.index)]
     for told in [entry, *open_twins]:
-        proposals.settle(told.index, state, _told_values(source, objectives), constraints=constraints(source, budget))
+        values = _told_values(source, objectives)
+        limits = constraints(source, budget)
+        proposals.settle(told.index, state, values, constraints=limits, repeats=told is not source)
 
 
 def _told_values(entry: Entry, objectives: Objectives) -> Sequence[float] | None:
+    if entry.status == "over_budget":
+        # Violations rank such candidates; the costs only keep apart those of equal violation.
+        return objectives.values(0.0, entry.costs)
     if entry.status not in ("complete", "pruned") or entry.quality is None:
         return None
     return objectives.values(entry.quality, entry.costs)

@@ -1,8 +1,12 @@
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from nas_distill.config import SearchConfig
+from nas_distill.cost.budget import Budget
 from nas_distill.engine.proposals import Proposal, Proposals
 
 
@@ -54,6 +58,36 @@ def test_nsga2_breeds_from_inserted_and_from_stopped_candidates(bench: Any) -> N
     for index in range(2, 4):
         settle(found, bench, found.ask(), index)
     assert found.ask().state == {"NSGAIISampler:generation": 1}
+
+
+def test_nsga2_counts_what_is_over_budget_and_no_repeats(bench: Any) -> None:
+    found = proposals(bench, "nsga2")  # populations of four
+    for index in range(3):
+        found.insert(bench.space.sample(np.random.default_rng(index)), "seed")
+        found.settle(index, TrialState.PRUNED, [0.0, 100.0], constraints={"flops": 0.5})
+    repeated = found.ask()
+    assert repeated.state == {"NSGAIISampler:generation": 0}
+    found.settle(3, TrialState.PRUNED, [0.0, 100.0], constraints={"flops": 0.5}, repeats=True)
+    assert found.ask().state == {"NSGAIISampler:generation": 0}
+    found.settle(4, TrialState.COMPLETE, [0.5, 10.0], constraints={"flops": 0.0})
+    assert found.ask().state == {"NSGAIISampler:generation": 1}
+
+
+def test_nsga2_learns_what_is_over_budget(make_bench: Callable[..., Any]) -> None:
+    def over_budget(sampler: str) -> int:
+        found = []
+        for seed in range(2):
+            bench = make_bench(
+                search=SearchConfig(trials=24, seeds=2, sampler=sampler),
+                budget=Budget.parse({"flops": "10k"}),
+                seed=seed,
+            )
+            bench.run()
+            found += [record for record in bench.records() if record.state == "over_budget"]
+        assert all(record.values is None for record in found)  # in the journal they have none
+        return len(found)
+
+    assert over_budget("nsga2") < over_budget("random") / 2
 
 
 def test_unseen_is_what_was_not_seen(bench: Any) -> None:
