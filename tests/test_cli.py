@@ -84,6 +84,7 @@ def test_the_commands_of_the_manual_are_there():
         "teach",
         "init",
         "status",
+        "card",
         "store",
         "together",
         "calibrate",

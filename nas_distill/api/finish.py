@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nas_distill.api.costing import time_teacher
 from nas_distill.api.inputs import Inputs
+from nas_distill.common.seeds import seeded_torch
+from nas_distill.common.task import Task
+from nas_distill.config import LatencyConfig, SearchFile
 from nas_distill.cost.runtime import time_file
 from nas_distill.data import SplitName
 from nas_distill.data.drawing import draw_places
@@ -50,8 +55,44 @@ def export_student(inputs: Inputs, student: nn.Module, architecture: str, path: 
         class_names=data.classes,
     )
     batches = [data.batch("val", index)[0] for index in draw_places(len(data.val), _PARITY_SAMPLES).split(128)]
-    parity = verify_onnx(path, student, batches, task=data.task)
-    sample = time_file(path, inputs.input_shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
+    return _checked(student, path, batches, latency, data.task)
+
+
+def export_loaded(
+    student: nn.Module, spec: Mapping[str, Any], config: SearchFile, path: Path, *, task: Task
+) -> dict[str, Any]:
+    """Export a student of whose run neither data nor builder are at hand; it is compared on random samples.
+
+    Args:
+        student: the network.
+        spec: content of its ``architecture.json``.
+        config: its search file.
+        path: of the ONNX file.
+        task: what the network tells of a sample.
+
+    Returns:
+        As ``export_student``, with ``samples: random``.
+    """
+    shape = tuple(spec["input_shape"])
+    export_onnx(
+        student,
+        shape,
+        path,
+        architecture=spec["hash"],
+        normalisation=spec.get("normalisation"),
+        class_names=spec.get("class_names"),
+    )
+    with seeded_torch(0, "parity"):
+        batches = [torch.randn(128, *shape)]
+    return {**_checked(student, path, batches, config.latency, task), "samples": "random"}
+
+
+def _checked(
+    student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: Task
+) -> dict[str, Any]:
+    parity = verify_onnx(path, student, batches, task=task)
+    shape = tuple(batches[0].shape[1:])
+    sample = time_file(path, shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
     return {
         "format": "onnx",
         "bytes": path.stat().st_size,

@@ -11,7 +11,7 @@ from torch import nn
 
 from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher
 from nas_distill.api.tasks import check_task
-from nas_distill.common.errors import ConfigError
+from nas_distill.common.errors import ConfigError, GivenFromPythonError
 from nas_distill.config import DataConfig, SearchFile, TeacherSource, with_default_losses
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
@@ -143,7 +143,7 @@ def _load_space(content: Any, paths: Sequence[Path], builder: Callable[..., nn.M
     if builder is None and isinstance(content, Mapping):
         named = str(content.get("builder", ""))
         if named.startswith("__main__:") or "<locals>" in named:
-            raise ConfigError(f"This run's builder, {named}, was defined in Python: pass it as 'builder'.")
+            raise GivenFromPythonError(f"This run's builder, {named}, was defined in Python: pass it as 'builder'.")
     if builder is not None and isinstance(content, Mapping):
         return SearchSpace.from_dict(content, builder=builder, paths=paths)
     if builder is not None:
@@ -153,7 +153,7 @@ def _load_space(content: Any, paths: Sequence[Path], builder: Callable[..., nn.M
 
 def _require_named(section: str, name: str) -> None:
     if name.startswith(FROM_PYTHON):
-        raise ConfigError(
+        raise GivenFromPythonError(
             f"This run's {section} was given from Python, so it cannot be loaded again; use "
             f"nas_distill.open_run(folder, {section}=...)."
         )

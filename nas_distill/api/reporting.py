@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from nas_distill.api.costing import LATENCY, Costing
 from nas_distill.api.finish import TEACHER, baseline_of
@@ -16,6 +16,7 @@ from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.evaluate.report import read_evaluation
+from nas_distill.export.student import load_spec
 from nas_distill.report import words
 from nas_distill.report.local_scores import local_ranking
 from nas_distill.report.model import (
@@ -227,6 +228,7 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> C
         num_classes=data.num_classes,
         teacher=inputs.teacher.name,
         builder=builder,
+        loads_by=_way_to_load(folder, facts),
         seed=config.seed,
         samples={split: len(data.split(split)) for split in data.splits},
         class_names=data.classes,
@@ -243,6 +245,15 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> C
         versions=facts.get(names.VERSIONS, {}),
         host=(facts.get(names.HOST) or {}).get("processor"),
     )
+
+
+def _way_to_load(folder: RunFolder, facts: Mapping[str, Any]) -> Literal["builder", "graph", "own builder"]:
+    """Return how another program loads the run's student."""
+    winner = best_finalist(read_finalists(facts))
+    spec = {} if winner is None else load_spec(folder.student(winner.key))
+    if spec.get("program"):
+        return "graph"
+    return "builder" if spec.get("importable") else "own builder"
 
 
 def _term(term: Term) -> str:

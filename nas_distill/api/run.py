@@ -22,7 +22,7 @@ from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
 from nas_distill.api.trust import guard
-from nas_distill.common.errors import BudgetError, RunError
+from nas_distill.common.errors import BudgetError, GivenFromPythonError, RunError
 from nas_distill.common.task import QUALITY, Task
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
@@ -75,6 +75,12 @@ class Run:
             raise RunError(f"{self.folder.path} holds no {self.folder.search_yaml.name}; a resumed search writes it.")
         return load_search_file(self.folder.search_yaml)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The folders that relative files and modules of the search are looked for in."""
+        base = self.folder.path / self.facts.get(names.BASE, "..")
+        return (base.resolve(), *search_paths(None))
+
     @cached_property
     def inputs(self) -> Inputs:
         """Data, teacher and space of the run, loaded when first needed.
@@ -85,9 +91,8 @@ class Run:
         if self._inputs is not None:
             return self._inputs
         config, base = self.config, str(self.facts.get(names.BASE, ".."))
-        paths = ((self.folder.path / base).resolve(), *search_paths(None))
         with guard(self.folder, config, base, self._given, trust=self._trust):
-            inputs = resolve(config, paths, plan=self.folder.plan, **self._given)
+            inputs = resolve(config, self.paths, plan=self.folder.plan, **self._given)
             inputs.space.builder_function()
         known: Mapping[str, str] = self.facts.get(names.IDENTITY, {})
         for section, digest in identity(inputs).items():
@@ -97,6 +102,26 @@ class Run:
                     "as it is now, so its figures do not hold for that one."
                 )
         return inputs
+
+    def inputs_if_given(self) -> Inputs | None:
+        """Return ``inputs``; None where some of them came from Python and are not given now."""
+        try:
+            return self.inputs
+        except GivenFromPythonError:
+            return None
+
+    def card(self) -> str:
+        """Return the card of the search's student, in Markdown, as the search wrote it or as it would.
+
+        Raises:
+            RunError: the run has no finished student yet.
+        """
+        from nas_distill.report.card import card
+
+        report = self.report()
+        if self.folder.card_md.exists():
+            return self.folder.card_md.read_text(encoding="utf-8")
+        return card(report, card_facts(self.folder, self.facts, self.inputs))
 
     @property
     def budget(self) -> Budget:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 from nas_distill.api.console import watched
 from nas_distill.api.costing import LATENCY
 from nas_distill.api.disk import disk_errors
-from nas_distill.api.finish import export_student, read_student
+from nas_distill.api.finish import export_loaded, export_student, read_student
 from nas_distill.api.observer import Observer
 from nas_distill.api.updating import Update, update_student
 from nas_distill.common.errors import ConfigError, ExportError
+from nas_distill.common.files import atomic_path
 from nas_distill.data import Dataset
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.report import AnyEvaluation, evaluate_outputs
 from nas_distill.export.provenance import Provenance, read_provenance
-from nas_distill.export.student import SPEC, load_spec
+from nas_distill.export.student import SPEC, load_spec, load_student
 from nas_distill.report import words
+from nas_distill.run import facts as names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,7 +94,11 @@ class Student:
 
     def load(self) -> nn.Module:
         """Return the network anew, in eval mode."""
-        return read_student(self.trial.run.inputs, self.trial.run.folder, self.key)
+        run = self.trial.run
+        inputs = run.inputs_if_given()
+        if inputs is not None:
+            return read_student(inputs, run.folder, self.key)
+        return load_student(self.folder, paths=run.paths)
 
     def evaluate(self, split: str | None = None) -> AnyEvaluation:
         """Return accuracy, NLL, ECE, agreement with the teacher and share of its accuracy retained.
@@ -106,7 +114,10 @@ class Student:
         return evaluate_outputs(student, data.labels(name), wanted, task=data.task)
 
     def export(self, path: str | Path | None = None) -> dict[str, Any]:
-        """Export to ONNX, hold the file against PyTorch on validation data, time it; return what was found.
+        """Export to ONNX, compare the file with PyTorch on validation data, time it; return what was found.
+
+        Where the run's data came from Python and are not given, a student that the search exported is copied, and
+        another one is compared on random samples.
 
         ``path``: ``model.onnx`` in the student's folder unless given. ``predicted_ms`` of what is returned is the
         latency that the search reckoned with, None where it left latency out.
@@ -117,8 +128,26 @@ class Student:
         target = self.folder / "model.onnx" if path is None else Path(path)
         record = self.trial.record
         with disk_errors(target):
-            result = export_student(self.trial.run.inputs, self.module, record.architecture.hash, target)
+            inputs = self.trial.run.inputs_if_given()
+            if inputs is not None:
+                result = export_student(inputs, self.module, record.architecture.hash, target)
+            else:
+                result = self._export_alone(target)
         return {"path": str(target), **result, "predicted_ms": record.costs.get(LATENCY)}
+
+    def _export_alone(self, target: Path) -> dict[str, Any]:
+        """Export it without the run's data: what the search has exported is copied with what was found then."""
+        run, made = self.trial.run, self.folder / "model.onnx"
+        known = run.facts.get(names.EXPORTS, {}).get(self.key)
+        if known is not None and made.exists():
+            if target != made:
+                with atomic_path(target) as temporary:
+                    shutil.copyfile(made, temporary)
+            return dict(known)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a graph cannot be trained, and is not to be
+            module = self.module
+        return export_loaded(module, load_spec(self.folder), run.config, target, task=run.task)
 
     def __repr__(self) -> str:
         try:

@@ -240,13 +240,20 @@ def export(
         print_json(result)
         return
     parity, latency = result["parity"], result["latency"]
-    same = f"same predictions for {parity['same_predictions']:.2%} of {parity['count']} samples, "
+    samples = f"{result.get('samples', '')} samples".strip()
+    same = f"same predictions for {parity['same_predictions']:.2%} of {parity['count']} {samples}, "
     predicted = "" if result["predicted_ms"] is None else f", predicted {result['predicted_ms']:.3f} ms"
     typer.echo(
         f"{result['path']}: {result['bytes']:,} bytes, logits differ by at most {parity['max_abs_difference']:.2g}, "
         f"{'' if opened.task == 'regression' else same}"
         f"{latency['p50_ms']:.3f} ms (p95 {latency['p95_ms']:.3f} ms{predicted}) on {latency['conditions']}"
     )
+
+
+@app.command()
+def card(run: RunArgument) -> None:
+    """Print the card of a run's student: its worth, its costs, how it was made, how to load it."""
+    typer.echo(open_the_run(run).card(), nl=False)
 
 
 @app.command()

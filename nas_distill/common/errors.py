@@ -20,6 +20,10 @@ class TrustError(ConfigError):
     """A file that was not declared trusted names code which would run."""
 
 
+class GivenFromPythonError(ConfigError):
+    """A run was given data, teacher or builder from Python, and they are not given now."""
+
+
 class DataError(NasDistillError):
     """The data set cannot be used as it is."""
 

@@ -20,6 +20,11 @@ import nas_distill as nd
 
 model = nd.load_student("{folder}")  # an nn.Module in eval mode"""
 
+WITH_BUILDER = """\
+import nas_distill as nd
+
+model = nd.load_student("{folder}", builder=build)  # the function that was given to the search"""
+
 BY_HAND = """\
 import importlib, json
 from safetensors.torch import load_file
@@ -139,13 +144,25 @@ def _rule(normalisation: Mapping[str, Any] | None) -> str:
 
 def _load(report: FinalReport, facts: CardFacts) -> list[str]:
     folder = report.student_folder
+    if facts.loads_by == "own builder":
+        return [
+            "With nas_distill and your builder:",
+            "",
+            *_code(WITH_BUILDER.format(folder=folder)),
+            *_runtime(report, facts),
+        ]
     lines = ["With nas_distill:", "", *_code(WITH.format(folder=folder)), ""]
-    if facts.importable:
+    if facts.loads_by == "builder":
         how = f"By hand, with PyTorch, safetensors and the builder `{facts.builder}`:"
         lines += [how, "", *_code(BY_HAND.format(folder=folder))]
     else:
-        how = f"By hand, with PyTorch, as a graph (its builder, `{facts.builder}`, cannot be imported by name):"
+        how = f"By hand, with PyTorch, as a graph (other programs may not find its builder, `{facts.builder}`):"
         lines += [how, "", *_code(GRAPH.format(folder=folder))]
+    return [*lines, *_runtime(report, facts)]
+
+
+def _runtime(report: FinalReport, facts: CardFacts) -> list[str]:
+    lines = []
     for export in report.exports:
         if export.format == "onnx":
             shape = ", ".join(str(size) for size in facts.input_shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nas_distill.common.task import Task
 from nas_distill.cost.budget import Limit
@@ -245,7 +245,8 @@ class CardFacts:
         normalisation: ``{"scale", "mean", "std"}``; the latter two may be None.
         teacher_fingerprint: digest of the teacher's weights.
         training: how the student was distilled, in words by heading, e.g. {"loss": "KD, T = 4"}.
-        importable: False where the builder cannot be imported by name, so that the folder loads by its graph.
+        loads_by: how another program loads the student: ``builder`` (by its name), ``graph`` (the builder may not be
+            importable there), or ``own builder`` (neither works, so the caller gives one).
         versions: package -> version.
         host: what figures of time were measured on.
         created: a date.
@@ -264,7 +265,7 @@ class CardFacts:
     normalisation: Mapping[str, Any] | None = None
     teacher_fingerprint: str | None = None
     training: Mapping[str, str] = field(default_factory=dict)
-    importable: bool = True
+    loads_by: Literal["builder", "graph", "own builder"] = "builder"
     versions: Mapping[str, str] = field(default_factory=dict)
     host: str | None = None
     created: str | None = None

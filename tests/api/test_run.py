@@ -1,7 +1,10 @@
 """A run as its user holds it."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from nas_distill.api.student import Student
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
+from tests.api.conftest import QUICK
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +54,7 @@ def test_a_run_is_opened_by_its_folder_alone(own_run):
 
 def test_what_came_from_python_is_needed_where_networks_are(own_run, given):
     opened = nd.open_run(own_run.folder.path)
-    for use in (lambda: opened.inputs, opened.best().build, lambda: opened.best().student().evaluate()):
+    for use in (lambda: opened.inputs, opened.best().build, opened.best().student().evaluate):
         with pytest.raises(ConfigError, match=r"given from Python.*open_run\(folder, data=\.\.\.\)"):
             use()
     with pytest.raises(ConfigError, match="teacher was given from Python"):
@@ -322,3 +326,52 @@ def test_relative_files_are_found_wherever_the_run_is_kept(search_file, teacher_
     opened = nd.open_run(run.folder.path)
     assert opened.best().student().evaluate("val").count == 288
     assert opened.verify_store(64).samples == 64
+
+
+@pytest.fixture(scope="module")
+def unnamed(given, tmp_path_factory):
+    """A finished run whose data, teacher and builder only this process has, and its folder."""
+    folder = tmp_path_factory.mktemp("unnamed") / "run"
+
+    def build(width, depth):  # nobody can import what is defined in a function
+        return given["builder"](width, depth, (1, 8, 8), 4)
+
+    settings = {**QUICK, "trials": 1, "seeds": 0}
+    nd.search(**{**given, "builder": build}, folder=folder, quiet=True, **settings)
+    return folder
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_command_line_works_on_a_run_that_came_from_python(unnamed, tmp_path):
+    """In a process of its own, which has neither data nor teacher nor builder."""
+    exported = tmp_path / "student.onnx"
+    commands = [["front", unnamed], ["show", unnamed, "0"], ["status", unnamed], ["card", unnamed]]
+    commands += [["export", unnamed, "--output", exported], ["export", unnamed, "--json"]]
+    code = "import sys, json\nfrom nas_distill.cli import main\nfor line in json.loads(sys.argv[1]): main(line)"
+    code = "import sys, json\nfrom typer.testing import CliRunner\nfrom nas_distill.cli import app\n"
+    code += "for line in json.loads(sys.argv[1]):\n    found = CliRunner().invoke(app, line)\n"
+    code += "    assert found.exit_code == 0, (line, found.output, found.exception)\n"
+    lines = json.dumps([[str(part) for part in line] for line in commands])
+    found = subprocess.run([sys.executable, "-W", "error", "-c", code, lines], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert exported.read_bytes() == next((unnamed / "students").glob("*/model.onnx")).read_bytes()
+
+
+def test_a_student_that_was_not_exported_yet_is_without_the_data(unnamed, tmp_path):
+    opened = nd.open_run(shutil.copytree(unnamed, tmp_path / "run"))
+    (opened.student().folder / "model.onnx").unlink()
+    result = opened.student().export(tmp_path / "student.onnx")
+    assert result["samples"] == "random"
+    assert result["parity"]["same_predictions"] == 1.0
+    assert result["path"] == str(tmp_path / "student.onnx")
+
+
+def test_the_card_shows_a_way_to_load_that_works(unnamed):
+    """What it says of a builder that nobody can import is the graph."""
+    text = nd.open_run(unnamed).card()
+    assert "import_module" not in text
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code) == 3
+    for block in code:
+        found = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr

@@ -78,7 +78,7 @@ def test_its_code_is_code_and_names_the_students_folder(final):
 
 
 def test_a_builder_that_cannot_be_imported_is_loaded_as_a_graph(final):
-    text = card(final, replace(FACTS, importable=False, builder="__main__:build"))
+    text = card(final, replace(FACTS, loads_by="graph", builder="__main__:build"))
     assert "model.pt2" in code_blocks(text)[1]
     assert "load_file" not in text
 
