@@ -135,6 +135,10 @@ class TeacherConfig(TeacherSource):
         return value
 
 
+INHERITED_LR, RECONSTRUCTED_LR = 0.01, 0.05
+"""Rates of ``sgd`` where students begin with the teacher's weights, as they are or reconstructed; see inherit.md."""
+
+
 class OptimizerConfig(Section):
     """``sgd`` (Nesterov momentum) or ``adamw``; ``clip`` bounds the gradient's norm, null leaves it free."""
 
@@ -292,17 +296,18 @@ class FromTeacherConfig(Section):
     """A space of students cut from the teacher: ``space: from_teacher``, or ``space: {from_teacher: {...}}``.
 
     ``widths``: the shares of its units (channels, heads, neurons) that a group may keep, rounded up to ``multiple`` (of
-    heads to one). ``depth``: which blocks may go: ``each`` by itself, or as many as a number says, in the order of
-    measured ``redundancy`` or evenly over the depth (``position``); ``whole`` keeps all. ``kinds``: cheaper kinds that
-    stand in for blocks. ``blocks`` names the trunk's blocks where they are not found.
+    heads to one; null follows the teacher's narrowest width). ``depth``: which blocks may go: ``each`` by itself, or as
+    many as a number says, in the order of measured ``redundancy`` or evenly over the depth (``position``); ``whole``
+    keeps all. ``kinds``: cheaper kinds that stand in for blocks. ``blocks`` names the trunk's blocks where they are not
+    found.
 
     ``start``: students begin with the teacher's weights (``inherited``), with ``random`` ones, or each as it chooses
-    (``both``). ``importance``: the criterion of what is kept. ``reconstruct``: layers make up, by least squares, for
-    the inputs that they lose. ``samples`` of the training split are looked at for each of the two.
+     (``both``). ``importance``: the criterion of what is kept. ``reconstruct``: layers make up, by least squares, for
+     the inputs that they lose. ``samples`` of the training split are looked at for each of the two.
     """
 
     widths: tuple[Fraction, ...] = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-    multiple: int = Field(8, ge=1)
+    multiple: int | None = Field(None, ge=1)
     depth: Literal["each", "redundancy", "position", "whole"] = "each"
     kinds: tuple[str, ...] = ()
     blocks: tuple[str, ...] | None = None
@@ -371,7 +376,7 @@ class SearchConfig(Section):
     workers: int = Field(2, ge=1, le=10_000)
     threads: int = Field(1, ge=1, le=4096)
     gpus_per_worker: float = Field(0.0, ge=0)
-    backend: Literal["tune", "inline"] = "tune"
+    backend: Literal["auto", "tune", "inline"] = "auto"
     address: str | None = None
     retries: int = Field(1, ge=0)
     time_limit_minutes: float | None = Field(None, gt=0)

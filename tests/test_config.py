@@ -162,7 +162,7 @@ def test_the_defaults_are_those_of_the_design():
         ("cross_entropy", 0.1, {}),
         ("kd", 0.9, {"temperature": 4.0}),
     ]
-    assert (config.search.sampler, config.search.backend, config.search.costs) == ("tpe", "tune", ("flops",))
+    assert (config.search.sampler, config.search.backend, config.search.costs) == ("tpe", "auto", ("flops",))
     assert (config.search.pruning.rule, config.search.pruning.min_reports) == ("dominance", 1)
     assert config.search.threads == 1
     assert config.final.baseline

@@ -12,12 +12,16 @@ from nas_distill.api.interruption import Interruption
 from nas_distill.api.observer import Observer
 from nas_distill.config import SearchConfig
 from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.survey import choose_backend
 from nas_distill.engine.work import Backend, Evaluator, WorkSource
 
 
-def make_backend(search: SearchConfig, folder: Path) -> AbstractContextManager[Backend]:
-    """Return the backend of a search file, to be entered; ``folder`` gets its logs."""
-    if search.backend == "inline":
+def make_backend(search: SearchConfig, folder: Path, seconds: float | None = None) -> AbstractContextManager[Backend]:
+    """Return the backend of a search file, to be entered; ``folder`` gets its logs.
+
+    ``seconds`` is what the work takes on one worker, where that is known: ``auto`` chooses by it.
+    """
+    if choose_backend(search, seconds) == "inline":
         return _inline(search.threads)
     from nas_distill.engine.backends.tune import TuneBackend
 

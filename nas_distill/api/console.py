@@ -29,6 +29,7 @@ from nas_distill.report.tables import cost_table
 _WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
 _UNITS = {
     "teacher store": "samples",
+    "survey of the space": "candidates",
     "latency calibration": "networks",
     "calibration": "trainings",
     "full distillation": "epochs",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from nas_distill.common.errors import ConfigError
-from nas_distill.config import FromTeacherConfig, SearchFile, parse
+from nas_distill.config import INHERITED_LR, RECONSTRUCTED_LR, FromTeacherConfig, SearchFile, parse
+from nas_distill.cost.budget import Budget
 from nas_distill.cut.ancestor import Ancestor, make_ancestor
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.find import find_plan
@@ -17,10 +18,11 @@ from nas_distill.cut.kept import Findings, origin_of, read_findings, write_findi
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.redundancy import depth_order
 from nas_distill.cut.shortcuts import rewritten
-from nas_distill.cut.space import cut_space
+from nas_distill.cut.space import cut_space, multiple_for
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
+from nas_distill.engine.survey import Survey
 from nas_distill.report import words
 from nas_distill.space import SearchSpace
 from nas_distill.teacher import Teacher
@@ -29,6 +31,8 @@ from nas_distill.teacher.load import teacher_builder
 FROM_TEACHER = "from_teacher"
 _BUILD = "nas_distill.cut.build:build"
 _SHOWN = 5
+_SCARCE = 0.02
+"""Share of the candidates within the budget below which a search is told what would help."""
 _COMPARED = 4
 """Samples on which layers that are rewritten must equal the teacher's."""
 
@@ -55,12 +59,51 @@ class Cutting:
         return make_ancestor(self.teacher, self.plan, self.data, self.config, seed=self.seed)
 
 
+def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[SearchFile, list[str]]:
+    """Return the search file with the learning rates that suit what students begin with, and a sentence about them.
+
+    A rate, or another optimiser, that the file spells out stays. With random weights the usual rate does.
+    """
+    if cutting is None or cutting.config.start == "random":
+        return config, []
+    reconstructed = cutting.config.reconstruct or cutting.config.start == "both"
+    rate = RECONSTRUCTED_LR if reconstructed else INHERITED_LR
+    sections = {}
+    for name, section in (("score", config.score), ("final", config.final)):
+        optimizer = section.optimizer
+        if "lr" not in optimizer.model_fields_set and optimizer.name == "sgd":
+            sections[name] = section.model_copy(update={"optimizer": optimizer.model_copy(update={"lr": rate})})
+    if not sections:
+        return config, []
+    what = "reconstructed" if reconstructed else "inherited"
+    where = " and ".join(sections)
+    return config.model_copy(update=sections), [
+        f"Learning rate of {where}: {rate:g}, measured for students that begin with {what} weights; "
+        "optimizer: {lr: ...} sets another."
+    ]
+
+
+def untrained_weights(cutting: Cutting | None) -> Ancestor | None:
+    """Return who gives students weights of no order of importance, for what takes as long: nothing is measured."""
+    if cutting is None or cutting.config.start == "random":
+        return None
+    module = rewritten(cutting.teacher.module, cutting.plan.rewrites)
+    return Ancestor(module, cutting.plan, cutting.data, {}, cutting.config.start, cutting.config.samples)
+
+
 def is_from_teacher(space: Any) -> bool:
     """Say whether a search file's space is one cut from the teacher."""
     return space == FROM_TEACHER or (isinstance(space, Mapping) and FROM_TEACHER in space)
 
 
-def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset, kept: Path | None = None) -> Cutting:
+def cut_from(
+    space: Any,
+    config: SearchFile,
+    teacher: Teacher,
+    data: Dataset,
+    kept: Path | None = None,
+    on_phase: Callable[[str], None] | None = None,
+) -> Cutting:
     """Find what can be cut from the teacher, and make the space of it.
 
     Args:
@@ -68,14 +111,19 @@ def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset, ke
         config: the search file; where it names the teacher's builder, students are built by it.
         teacher: what is cut.
         data: whose samples it takes.
-        kept: a file of ``keep_findings``; what it holds of this teacher is not found anew.
+        kept: a file of ``keep_findings``; what it holds of this teacher is not found again.
+        on_phase: told that it is looked for.
 
     Raises:
         ConfigError: a key of the section is wrong.
         SpaceError: nothing in the teacher can be cut.
     """
     options = _options(space)
-    findings = _kept(kept, teacher, data, options) or _find(teacher, data, options)
+    findings = _kept(kept, teacher, data, options)
+    if findings is None:
+        if on_phase is not None:
+            on_phase("finding what can be cut")
+        findings = _find(teacher, data, options)
     plan = findings.plan
     builder, arguments = _builder(config, teacher, plan, data)
     unordered: Literal["each", "whole"] = "whole" if options.depth == "whole" else "each"
@@ -84,7 +132,7 @@ def cut_from(space: Any, config: SearchFile, teacher: Teacher, data: Dataset, ke
         builder=builder,
         arguments=arguments,
         widths=options.widths,
-        multiple=options.multiple,
+        multiple=options.multiple or multiple_for(plan),
         depth=findings.order if findings.order is not None else unordered,
         kinds=options.kinds,
         start=options.start,
@@ -101,6 +149,28 @@ def keep_findings(cutting: Cutting, file: Path) -> None:
     origin = origin_of(cutting.teacher, cutting.data, cutting.config)
     if origin is not None and read_findings(file, origin) != cutting.findings:
         write_findings(file, cutting.findings, origin)
+
+
+def advise(survey: Survey, budget: Budget, cutting: Cutting | None) -> str | None:
+    """Say what would help where next to nothing of a space is within the budget; None where enough is."""
+    if survey.share >= _SCARCE:
+        return None
+    name = min(survey.shares, key=lambda name: survey.shares[name])
+    low, dearest = budget.limits[name].low, survey.dearest.costs[name]
+    below = low is not None and survey.median.costs[name] < low
+    if cutting is None:
+        remedy = f"{'dearer' if below else 'cheaper'} values of the space's parameters"
+    elif below:
+        remedy = "larger shares in 'widths', or depth: whole"
+    else:
+        multiple = cutting.config.multiple or multiple_for(cutting.plan)
+        finer = f", a 'multiple' below {multiple}" if multiple > 1 else ""
+        remedy = f"smaller shares in 'widths'{finer}, 'kinds' of cheaper blocks"
+    return (
+        f"Only {words.percent(survey.share, 1)} of the candidates looked at are within the budget, mostly for '{name}' "
+        f"({budget.limits[name].text(name)}, and the dearest has {words.cost(name, dearest)}), so the search will look "
+        f"long for each; what helps: {remedy}, or another budget."
+    )
 
 
 def describe_cutting(cutting: Cutting | None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher
+from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher, with_rates_of_start
 from nas_distill.api.tasks import check_task
 from nas_distill.common.errors import ConfigError, GivenFromPythonError
 from nas_distill.config import DataConfig, SearchFile, TeacherSource, with_default_losses
@@ -29,7 +29,7 @@ class Inputs:
     """A search file and the objects that it names; ``paths`` are where relative files and modules are looked for.
 
     The first of them is the search file's own folder. ``others`` teach beside ``teacher``. ``cutting``: how students
-    are cut from the teacher, where they are.
+    are cut from the teacher, where they are. ``notes`` are sentences on defaults that follow from all these.
     """
 
     config: SearchFile
@@ -39,6 +39,7 @@ class Inputs:
     paths: tuple[Path, ...]
     others: tuple[Teacher, ...] = ()
     cutting: Cutting | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -60,10 +61,12 @@ def resolve(
     space: Any = None,
     builder: Callable[..., nn.Module] | str | None = None,
     plan: Path | None = None,
+    on_phase: Callable[[str], None] | None = None,
 ) -> Inputs:
     """Load what a search file names; ``data``, ``teacher``, ``space`` and ``builder`` stand in for their sections.
 
-    ``plan`` is the file where their run may have kept what can be cut from the teacher.
+    ``plan`` is the file where their run may have kept what can be cut from the teacher. ``on_phase`` is told when that
+    is looked for, which takes minutes for a large network.
 
     Raises:
         ConfigError: a section came from Python when the run was made, and is not given now.
@@ -89,7 +92,7 @@ def resolve(
             raise ConfigError(
                 "'builder' does not go with a space cut from the teacher, whose builder is the teacher's own."
             )
-        cutting = cut_from(content, config, frozen[0], data, plan)
+        cutting = cut_from(content, config, frozen[0], data, plan, on_phase)
     check_task(config, data.task, None if cutting is None else cutting.config)
     if config.search.strategy != "sample" and (cutting is None or cutting.config.start == "random"):
         raise ConfigError(
@@ -106,8 +109,9 @@ def resolve(
             "score.rungs: [0] judges candidates by the weights that they inherit, untrained: take a space that is cut "
             "from the teacher (space: from_teacher) with start: inherited, or rungs that end with 1."
         )
+    config, notes = with_rates_of_start(config, cutting)
     found = _load_space(content, paths, builder) if cutting is None else cutting.space
-    return Inputs(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting)
+    return Inputs(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting, tuple(notes))
 
 
 def search_paths(file: Path | None) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from nas_distill.api.costing import (
     restore_latency,
     time_teacher,
 )
-from nas_distill.api.cutting import describe_cutting, keep_findings
+from nas_distill.api.cutting import advise, describe_cutting, keep_findings, untrained_weights
 from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import TEACHER, evaluate_once, export_finalists
 from nas_distill.api.inputs import Inputs, identity
@@ -45,7 +45,15 @@ from nas_distill.engine.finalists import FinalistSource, best_finalist
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.probe import NoiseProbe
 from nas_distill.engine.progress import Event
-from nas_distill.engine.survey import Estimate, Survey, estimate_seconds, survey_space, typical_seconds
+from nas_distill.engine.survey import (
+    Estimate,
+    Survey,
+    choose_backend,
+    estimate_seconds,
+    survey_space,
+    typical_judging,
+    typical_seconds,
+)
 from nas_distill.engine.work import Backend, WorkSource
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.evaluate.quality import guessing_quality, quality_of
@@ -111,24 +119,33 @@ class Pipeline:
                         write_csv(read_records(journal.study), self.folder.trials_csv)
 
     def _phases(self, journal: Journal, objectives: Objectives) -> None:
-        for sentence in describe_cutting(self.inputs.cutting):
+        for sentence in (*describe_cutting(self.inputs.cutting), *self.inputs.notes):
             self.observer.note(sentence)
+        if self.inputs.cutting is not None:
+            journal.facts.set(names.WHOLE, [asdict(whole) for whole in self.inputs.cutting.plan.whole])
         costing = self.costing(journal)
-        signal = self._signal(journal)
         try:
             with self._phase(journal, "survey of the space"):
-                survey, estimate = self.survey(costing, signal)
-        except NasDistillError:
+                survey = self.survey(costing)
+        except NasDistillError:  # told before the teacher looks at the data
             self._leave_nothing(journal)
             raise
+        self._keep_teacher(journal, costing)
+        signal = self._signal(journal)
+        with self._phase(journal, "timing a candidate"):
+            estimate = self.estimate(survey, signal)
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, costing, self.inputs)
         assembler = self._assembler(journal, costing)
         evaluator = make_evaluator(self.inputs, signal, self.folder)
-        with make_backend(self.config.search, self.folder.path) as backend:
+        search = self.config.search
+        with ExitStack() as backends:
+            backend = backends.enter_context(make_backend(search, self.folder.path, estimate.trials))
             margin = self._margin(journal, survey, backend, evaluator)
             self._search(journal, objectives, costing, margin, backend, evaluator, assembler)
-            self._finalists(journal, costing, backend, evaluator)
+            if choose_backend(search, estimate.trials) != choose_backend(search, estimate.finalists):
+                backend = backends.enter_context(make_backend(search, self.folder.path, estimate.finalists))
+            self._finalists(journal, costing, backend, evaluator, estimate.final_workers)
         with self._phase(journal, "export", needed=TEACHER not in journal.facts.get(names.EXPORTS, {})):
             export_finalists(self.inputs, self.folder, journal.facts)
         with self._phase(journal, "evaluation", needed=names.EVALUATION not in journal.facts):
@@ -164,20 +181,20 @@ class Pipeline:
             if journal is not None:
                 journal.facts.set(names.LATENCY_MODEL, None if latency is None else latency.to_dict())
                 journal.facts.set(names.TEACHER_LATENCY, measured)
-        costing = make_costing(self.inputs, latency, measured)
-        if journal is not None:
-            journal.facts.set(
-                names.TEACHER,
-                {
-                    "name": self.inputs.teacher.name,
-                    "costs": costing.teacher,
-                    "validation": self._teacher_validation(journal),
-                },
-            )
-            if names.GUESS not in journal.facts:
-                data = self.inputs.data
-                journal.facts.set(names.GUESS, guessing_quality(data.labels("val"), data.task))
-        return costing
+        return make_costing(self.inputs, latency, measured)
+
+    def _keep_teacher(self, journal: Journal, costing: Costing) -> None:
+        journal.facts.set(
+            names.TEACHER,
+            {
+                "name": self.inputs.teacher.name,
+                "costs": costing.teacher,
+                "validation": self._teacher_validation(journal),
+            },
+        )
+        if names.GUESS not in journal.facts:
+            data = self.inputs.data
+            journal.facts.set(names.GUESS, guessing_quality(data.labels("val"), data.task))
 
     def _teacher_validation(self, journal: Journal) -> float:
         known = journal.facts.get(names.TEACHER)
@@ -193,14 +210,33 @@ class Pipeline:
             )
         return found
 
-    def survey(self, costing: Costing, signal: TeacherSignal | None) -> tuple[Survey, Estimate]:
-        """Look at the space and time a training step."""
+    def survey(self, costing: Costing) -> Survey:
+        """Look at the space.
+
+        Raises:
+            BudgetError: nothing in it is within the budget.
+            RunError: nothing in it can be built.
+        """
         config = self.config
         survey = survey_space(
-            self.inputs.space, costing.of, costing.budget, by=config.search.costs[0], seed=config.seed
+            self.inputs.space,
+            costing.of,
+            costing.budget,
+            by=config.search.costs[0],
+            seed=config.seed,
+            on_step=self.observer.step,
         )
-        step = typical_seconds(survey, self.inputs.space, self.inputs.data, signal, config.score, config.device)
-        return survey, estimate_seconds(config, self.inputs.data, step, config.search.trials)
+        if (advice := advise(survey, costing.budget, self.inputs.cutting)) is not None:
+            self.observer.note(advice)
+        return survey
+
+    def estimate(self, survey: Survey, signal: TeacherSignal | None) -> Estimate:
+        """Time a training step of a typical candidate, and what it takes beside its training."""
+        config, inputs = self.config, self.inputs
+        step = typical_seconds(survey, inputs.space, inputs.data, signal, config.score, config.device)
+        weights = untrained_weights(inputs.cutting)
+        judging = typical_judging(survey, inputs.space, inputs.data, weights, config)
+        return estimate_seconds(config, inputs.data, step, config.search.trials, judging)
 
     def _signal(self, journal: Journal) -> TeacherSignal:
         inputs = self.inputs
@@ -228,6 +264,7 @@ class Pipeline:
                 "shares": survey.shares,
                 "candidates": len(survey.candidates),
                 "estimated_seconds": estimate.wall,
+                "final_workers": estimate.final_workers,
                 "samples_per_step": min(self.config.score.batch_size, len(self.inputs.data.train)),
             },
         )
@@ -337,7 +374,9 @@ class Pipeline:
             if fitted is not None:
                 journal.facts.set(names.BLOCK_WEIGHTS, asdict(fitted))
 
-    def _finalists(self, journal: Journal, costing: Costing, backend: Backend, evaluator: StudentEvaluator) -> None:
+    def _finalists(
+        self, journal: Journal, costing: Costing, backend: Backend, evaluator: StudentEvaluator, workers: int
+    ) -> None:
         chosen = screened_finalists(self.inputs, journal.facts, costing.budget, read_records(journal.study))
         source = FinalistSource(
             self.folder,
@@ -345,7 +384,7 @@ class Pipeline:
             self.config.final,
             chosen,
             seed=self.config.seed,
-            workers=self.config.search.workers if self.config.search.backend == "tune" else 1,
+            workers=workers,
             on_event=lambda entry: self.observer.finalist(entry, source.progress()),
         )
         with self._phase(journal, "full distillation", needed=not source.complete):

@@ -70,7 +70,7 @@ def cost_summary(survey: Survey, estimate: Estimate, costing: Costing, inputs: I
         first_cause=survey.failures[0] if survey.failures else None,
         fits_all=survey.share,
         search_seconds=None if estimate.trials is None else estimate.trials / estimate.workers,
-        final_seconds=None if estimate.finalists is None else estimate.finalists / estimate.workers,
+        final_seconds=None if estimate.finalists is None else estimate.finalists / estimate.final_workers,
         conditions=latency.conditions.text() if latency is not None else None,
     )
 
@@ -87,6 +87,7 @@ def progress_view(phase: str, progress: Progress) -> ProgressView:
         pruned=progress.pruned,
         failed=progress.failed,
         over_budget=progress.over_budget,
+        below=progress.below,
         duplicates=progress.duplicates,
         best_quality=best.quality if best else None,
         best_trial=best.number if best else None,
@@ -189,6 +190,7 @@ def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings
     """Return what a search did and did not have to do."""
     finalists = read_finalists(facts)
     trained = [record for record in records if record.trained]
+    limits = Budget.parse(facts.get(names.BUDGET, {}))
 
     def count(state: str) -> int:
         return sum(record.state == state for record in records)
@@ -206,6 +208,7 @@ def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings
         pruned=count("pruned"),
         failed=count("failed"),
         over_budget=count("over_budget"),
+        below=sum(record.state == "over_budget" and limits.below(record.costs) for record in records),
         duplicates=count("duplicate"),
         trained_seconds=sum(record.seconds for record in trained) + sum(entry.seconds for entry in finalists),
         pruning_saved_seconds=sum(record.seconds_saved for record in trained),

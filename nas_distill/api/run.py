@@ -143,6 +143,15 @@ class Run:
         """Return one row a trial, over-budget, stopped and failed ones included."""
         return to_frame(self.records)
 
+    def left_whole(self) -> pd.DataFrame:
+        """Return what of the teacher no student is cut in: a row per module ("" is the network), with the reason.
+
+        Empty where all can be cut, and where students are not cut from the teacher.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.facts.get(names.WHOLE, []), columns=["module", "reason"])
+
     def front(self, budget: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Return the completed trials that no other beats, within ``budget`` (the run's own unless given).
 
@@ -310,7 +319,7 @@ class Run:
         entries, config = read_finalists(self.facts), self.config
         if not entries:
             return {}
-        workers = config.search.workers if config.search.backend == "tune" else 1
+        workers = self.facts.get(names.COSTS_TABLE, {}).get("final_workers", config.search.workers)
         progress = final_progress(entries, config.final, workers)
         left = None if self.finished or progress.seconds_left is None else round(progress.seconds_left, 1)
         return {"full_epochs": progress.done, "full_epochs_requested": progress.total, "full_seconds_left": left}

@@ -88,6 +88,7 @@ def search(
             settings=settings,
             folder=folder,
             resume=resume,
+            on_phase=told.phase,
         )
         chosen = _only_a_run(choose_folder(place, resume=resume))
         with interruptible() as interruption:
@@ -108,14 +109,16 @@ def dry_run(
     Raises:
         NasDistillError: the search could not start.
     """
-    inputs, base = prepare(file, budget=budget, calibration=calibration, settings=settings)
-    for sentence in describe_cutting(inputs.cutting):
+    inputs, base = prepare(file, budget=budget, calibration=calibration, settings=settings, on_phase=observer.phase)
+    for sentence in (*describe_cutting(inputs.cutting), *inputs.notes):
         observer.note(sentence)
     pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
     costing = pipeline.costing(None)
     features = store_contents(inputs, inputs.config.score).features
     observer.phase("survey of the space")
-    survey, estimate = pipeline.survey(costing, LiveSignal(inputs.teacher, features=features))
+    survey = pipeline.survey(costing)
+    observer.phase("timing a candidate")
+    estimate = pipeline.estimate(survey, LiveSignal(inputs.teacher, features=features))
     observer.survey(survey, estimate, costing, inputs)
 
 
@@ -152,10 +155,12 @@ def prepare(
     settings: Mapping[str, Any],
     folder: str | Path | None = None,
     resume: bool = False,
+    on_phase: Callable[[str], None] | None = None,
 ) -> tuple[Inputs, Path]:
     """Return the inputs of a search, and where its run goes: ``folder`` if given.
 
-    With ``resume``, what the run that goes on there has kept of its teacher is not found anew.
+    With ``resume``, what the run that goes on there has kept of its teacher is not found again. ``on_phase`` is told
+    what takes long.
     """
     path = None if file is None else Path(file)
     content = {} if path is None else load_search_file(path).model_dump(mode="json", exclude_unset=True)
@@ -203,6 +208,7 @@ def prepare(
         space=given_space,
         builder=builder,
         plan=choose_folder(place, resume=True).plan if resume else None,
+        on_phase=on_phase,
     )
     inputs.space.builder_function()  # one that does not import would make every candidate fail
     resolve_device(config.device)

@@ -79,6 +79,12 @@ class Budget:
         excess = {name: limit.excess(_of(costs, name)) for name, limit in self._limits.items()}
         return {name: amount for name, amount in excess.items() if amount > 0}
 
+    def below(self, costs: Mapping[str, float]) -> bool:
+        """Say whether limits are not met, and all that are not by costs below their lower ends: nothing is over."""
+        missed = self.violations(costs)
+        lows = ((self._limits[name].low, costs[name]) for name in missed)
+        return bool(missed) and all(low is not None and cost < low for low, cost in lows)
+
     def fits(self, costs: Mapping[str, float]) -> bool:
         """Say whether every limit is met."""
         return not self.violations(costs)

@@ -65,7 +65,8 @@ def find_plan(
             f"({first_line(error, 120)})."
         ) from error
     proposed, unread = _propose(copied, input_shape, order, once)
-    proven, boundaries, whole = prove(copied, proposed, proof)
+    inside = {group.name: block for group in proposed if (block := _inside(group, trunk)) is not None}
+    proven, boundaries, whole = prove(copied, proposed, proof, inside)
     groups = [replace(group, block=_inside(group, trunk)) for group in proven]
     found = find_blocks(trunk, groups, boundaries, proof)
     return Plan(tuple(groups), tuple(found), (*unread, *padded, *whole), tuple(rewrites))

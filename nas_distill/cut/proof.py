@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from nas_distill.common.errors import first_line
 from nas_distill.common.layers import logits_of, tensor_of
 from nas_distill.common.layers.calls import looking
-from nas_distill.common.seeds import torch_generator
+from nas_distill.common.seeds import seeded_torch, torch_generator
 from nas_distill.cut.norms import Norms
 from nas_distill.cut.plan import Block, Group, Plan
 from nas_distill.cut.scramble import scramble, settling
 from nas_distill.cut.surgery import Cut, cut
-from nas_distill.cut.weights import parts_of
+from nas_distill.cut.weights import by_unit, parts_of, weights_of
 
 SAMPLES = 2
 
@@ -123,6 +123,45 @@ class Proof:
         if len(groups) > 1:
             return Verdict()
         return Verdict(narrowed=self._boundaries(groups[0], keep[groups[0].name], seen, zeros))
+
+    def with_part(self, groups: Sequence[Group]) -> set[str]:
+        """Return the names of those groups whose units have a part in the output that can be told.
+
+        To first order: by the derivative of a random sum of the logits along the weights that make each unit.
+        """
+        module = _structure(self._module)
+        weights = list(module.parameters())
+        for weight in weights:
+            weight.requires_grad_(weight.is_floating_point())
+        try:
+            with self._norms.fixed(), seeded_torch(0, "proof"):
+                logits = logits_of(module(self._x.clone()))
+            signs = torch.randn(logits.shape, generator=self._generator, dtype=logits.dtype)
+            (logits * signs).sum().backward()
+            least = self._precision.least * float(self._whole.abs().max())
+            found = set()
+            for group in groups:
+                making = [
+                    (slot, *one) for slot in group.slots if slot.side == "out" for one in weights_of(module, slot)
+                ]
+                effects = [
+                    by_unit((weight.detach() * weight.grad), axis, slot).abs().max()
+                    for slot, weight, axis in making
+                    if weight.grad is not None
+                ]
+                if effects and float(max(effects)) > least:
+                    found.add(group.name)
+            return found
+        except Exception:  # what changes values in place may run, and have no derivative
+            return set()
+        finally:
+            for weight in weights:  # they are those of the network that is proven
+                weight.grad = None
+                weight.requires_grad_(False)
+
+    def untouched(self) -> Boundaries:
+        """Return what a group that is wholly inside of a block does to the blocks' boundaries: nothing."""
+        return dict.fromkeys(self._blocks, (None, None))
 
     def of_drops(self, blocks: Sequence[Block], groups: Sequence[Group]) -> bool:
         """Say whether the network runs without ``blocks``, whole and with half of the units of ``groups``."""

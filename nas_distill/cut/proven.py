@@ -1,8 +1,8 @@
-"""Of the groups that are proposed, those that can be cut: each alone, and all of them together."""
+"""Of the groups that are proposed, those that can be cut: each by itself, and all of them together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -13,20 +13,27 @@ from nas_distill.cut.proof import Boundaries, Proof, Verdict
 from nas_distill.cut.weights import length, named
 
 _SHARES = (0.5, 0.01)  # half of the units, and a single one
+_FEW = 4  # so many are proven each by itself
 
 
 def prove(
-    module: nn.Module, proposed: Sequence[Group], proof: Proof
+    module: nn.Module, proposed: Sequence[Group], proof: Proof, inside: Mapping[str, int] | None = None
 ) -> tuple[list[Group], dict[str, Boundaries], list[Whole]]:
     """Return the groups that hold, what each does to the blocks' boundaries, and what is left whole.
 
     Neurons that do not hold are tried as whole attention heads, and channels that a linear or recurrent layer reads
-    flattened in either order of flattening: the graph does not see what a permutation before it does.
+    flattened in either order of flattening: the graph does not see what a permutation before it does. Groups that are
+    wholly inside of a block, whose index ``inside`` has by their name, are proven many at a time where they all hold.
     """
+    settled = _settled([group for group in proposed if group.name in (inside or {})], inside or {}, proof)
     good: list[Group] = []
     boundaries: dict[str, Boundaries] = {}
     whole: list[Whole] = []
     for group in proposed:
+        if group.name in settled:
+            good.append(group)
+            boundaries[group.name] = proof.untouched()
+            continue
         verdict = proof.of_groups(group)
         heads = as_heads(module, group) if verdict.reason is not None and not verdict.output else None
         if heads is not None and heads.name not in boundaries:
@@ -51,6 +58,30 @@ def prove(
                 whole.append(Whole(group.name, f"it can be cut alone, but not beside other groups: {verdict.reason}"))
         good = held
     return good, boundaries, whole
+
+
+def _settled(groups: Sequence[Group], inside: Mapping[str, int], proof: Proof) -> set[str]:
+    """Return the names of those groups that hold when many are cut at a time.
+
+    Groups of one block, and of blocks next to each other, are never cut in one go: two of them that must be cut
+    together could hold so. Where some do not hold, each half of the blocks is tried by itself.
+    """
+    if len(groups) <= _FEW:
+        return set()
+    rounds: dict[tuple[int, int], list[Group]] = {}
+    seen: dict[int, int] = {}
+    for group in groups:
+        block = inside[group.name]
+        rounds.setdefault((block % 2, seen.get(block, 0)), []).append(group)
+        seen[block] = seen.get(block, 0) + 1
+    if len(seen) > 2 and all(proof.of_groups(*one).reason is None for one in rounds.values()):
+        return {group.name for group in groups} & proof.with_part(groups)
+    blocks = sorted(seen)
+    if len(blocks) < 3:
+        return set()
+    lower = set(blocks[: len(blocks) // 2])
+    halves = [[group for group in groups if (inside[group.name] in lower) is low] for low in (True, False)]
+    return set().union(*(_settled(half, inside, proof) for half in halves))
 
 
 def _flattened(module: nn.Module, group: Group) -> Iterator[Group]:

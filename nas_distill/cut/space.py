@@ -76,6 +76,19 @@ def cut_space(
     )
 
 
+def multiple_for(plan: Plan) -> int:
+    """Return what channels are rounded up to unless told otherwise: a power of two, at most 8.
+
+    It is at most a quarter of the narrowest width that blocks share (of any width, where they share none), so that the
+    narrowest layers have widths to choose from.
+    """
+    widths = [
+        group.size * _channels(group) for group in plan.shared or plan.groups if group.kind in ("channels", "neurons")
+    ]
+    quarter = max(1, min(widths, default=32) // 4)
+    return int(min(8, 2 ** int(math.log2(quarter))))
+
+
 def cut_of(plan: Plan, values: Mapping[str, Any], orders: Mapping[str, Sequence[int]] | None = None) -> Cut:
     """Return what an architecture of ``cut_space`` cuts from the teacher.
 

@@ -193,8 +193,12 @@ class Controller:
 
     def progress(self) -> Progress:
         """Return where the search stands."""
+        below = 0
+        if any(limit.low is not None for limit in self._budget.limits.values()):
+            below = sum(self._budget.below(entry.costs) for entry in self._ledger.having("over_budget"))
         return snapshot(
             self._ledger,
+            below=below,
             requested=self._search.trials,
             costs=self._objectives.costs,
             reference=self._reference,

@@ -42,7 +42,8 @@ class Progress:
     """A snapshot.
 
     ``requested`` trials are to be trained; ``complete``, ``pruned`` and ``failed`` ones have been, ``running`` ones
-    are, ``waiting`` ones were interrupted and come next. ``over_budget`` and ``duplicates`` cost nothing.
+    are, ``waiting`` ones were interrupted and come next. ``over_budget`` and ``duplicates`` cost nothing; ``below`` of
+    the former are not over a limit, but below a lower end.
     ``front_size`` counts completed candidates that nobody beats; ``hypervolume`` in [0, 1] (higher is better) is
     theirs, against ``reference`` (cost -> largest that counts) as ``run/front.py`` defines it. ``seconds_trained``
     is over all workers and sessions; ``seconds_saved`` what stopping saved of it. ``elapsed_seconds`` is this
@@ -67,6 +68,7 @@ class Progress:
     seconds_left: float | None
     stopping: bool
     ended: str | None
+    below: int = 0
 
     @property
     def done(self) -> int:
@@ -84,8 +86,12 @@ def snapshot(
     done_before: int,
     stopping: bool,
     ended: str | None,
+    below: int = 0,
 ) -> Progress:
-    """Sum a ledger up; ``done_before`` trials had ended before this session began."""
+    """Sum a ledger up.
+
+    ``done_before`` trials had ended before this session began; ``below`` of those over budget are below a lower end.
+    """
     done = ledger.count(*COUNTED)
     front = ledger.front
     here = done - done_before
@@ -107,6 +113,7 @@ def snapshot(
         seconds_saved=ledger.seconds_saved,
         elapsed_seconds=elapsed_seconds,
         seconds_left=left,
+        below=below,
         stopping=stopping,
         ended=ended,
     )

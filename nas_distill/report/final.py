@@ -111,13 +111,16 @@ def effort_lines(report: FinalReport) -> list[str]:
     saved = report.savings
     if saved is not None:
         trained = saved.complete + saved.pruned + saved.failed
-        whole = saved.trained_seconds + saved.pruning_saved_seconds
-        share = saved.pruning_saved_seconds / whole if whole > 0 else 0.0
-        less = f"{words.percent(share, 0)} of the training ({words.duration(saved.pruning_saved_seconds)})"
-        lines.append(f"Pruning stopped {saved.pruned} of {words.count(trained, 'trained candidate')} and saved {less}.")
-        over = words.count(saved.over_budget, "candidate")
+        if saved.pruning_saved_seconds > 0:
+            share = saved.pruning_saved_seconds / (saved.trained_seconds + saved.pruning_saved_seconds)
+            less = f"{words.percent(share, 0)} of the training ({words.duration(saved.pruning_saved_seconds)})"
+            stopped = f"Pruning stopped {saved.pruned} of {words.count(trained, 'trained candidate')}"
+            lines.append(f"{stopped} and saved {less}.")
+        over = words.count(saved.over_budget - saved.below, "candidate")
+        under = f", {saved.below} below the lower limit" if saved.below else ""
         failed = f" Failed: {saved.failed}." if saved.failed else ""
-        lines.append(f"Never trained: {over} over budget and {words.count(saved.duplicates, 'repeat')}.{failed}")
+        repeats = words.count(saved.duplicates, "repeat")
+        lines.append(f"Never trained: {over} over budget{under} and {repeats}.{failed}")
         if saved.store_saved_seconds is not None and saved.store_seconds is not None:
             once = f"took {words.duration(saved.store_seconds)}" if saved.store_seconds else "was done before"
             lines.append(

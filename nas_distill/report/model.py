@@ -123,7 +123,8 @@ class Savings:
         complete: candidates trained to the end.
         pruned: candidates that were stopped.
         failed: candidates that failed.
-        over_budget: candidates recorded and never trained.
+        over_budget: candidates outside the budget, recorded and never trained.
+        below: those of them that are over no limit, but below a lower one.
         duplicates: proposed again, and not trained again.
         trained_seconds: spent training, over all workers.
         pruning_saved_seconds: what stopped candidates would have gone on for, each at its own pace.
@@ -144,6 +145,7 @@ class Savings:
     store_saved_seconds: float | None = None
     wall_seconds: float | None = None
     phases: Mapping[str, float] = field(default_factory=dict)
+    below: int = 0
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,7 @@ class ProgressView:
         pruned: trials that were stopped.
         failed: trials that failed.
         over_budget: candidates never trained, for their costs.
+        below: those of them that are over no limit, but below a lower one.
         duplicates: candidates that were proposed again.
         best_quality: highest quality of a complete trial within budget.
         best_trial: its number.
@@ -315,6 +318,7 @@ class ProgressView:
     elapsed_seconds: float = 0.0
     left_seconds: float | None = None
     stopping: bool = False
+    below: int = 0
 
 
 def ratio(above: float | None, below: float | None) -> float | None:

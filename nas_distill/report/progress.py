@@ -186,7 +186,12 @@ def live_view(view: ProgressView, *, elapsed: float, left: float | None, last: s
 
 def counts(view: ProgressView) -> str:
     """Return how many trials ended how: ``"12 complete, 9 stopped early, 31 over budget"``."""
-    parts = [f"{view.complete} complete", f"{view.pruned} stopped early", f"{view.over_budget} over budget"]
+    parts = [
+        f"{view.complete} complete",
+        f"{view.pruned} stopped early",
+        f"{view.over_budget - view.below} over budget",
+    ]
+    parts += [f"{view.below} below the lower limit"] if view.below else []
     parts += [f"{view.failed} failed"] if view.failed else []
     parts += [words.count(view.duplicates, "repeat")] if view.duplicates else []
     return ", ".join(parts)

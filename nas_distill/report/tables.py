@@ -21,7 +21,7 @@ from nas_distill.run.records import TrialRecord
 STATES = {
     "complete": "complete",
     "pruned": "stopped early",
-    "over_budget": "over budget, never trained",
+    "over_budget": "outside the budget, never trained",
     "duplicate": "a repeat, never trained again",
     "failed": "failed",
     "interrupted": "interrupted",
@@ -134,7 +134,7 @@ def trial_table(record: TrialRecord) -> RenderableType:
     rows = [("trial", f"{record.number}: {STATES[record.state]}"), ("architecture", record.architecture.hash)]
     for name, cost in record.costs.items():
         over = record.violations.get(name)
-        rows.append((name, words.cost(name, cost) + (f"  ({100 * over:.0f} % over the limit)" if over else "")))
+        rows.append((name, words.cost(name, cost) + (f"  ({100 * over:.0f} % outside the limit)" if over else "")))
     for rung, report in record.reports.items():
         where = f"after {words.percent(report.share, 0)} of the training, {words.duration(report.seconds)}"
         rows.append((f"rung {rung}", f"{words.percent(report.quality)}  ({where})"))

@@ -32,6 +32,7 @@ TIMINGS = "timings"  # seconds of the phases of a run, over all sessions; "other
 PHASE = "phase"  # the phase that a run is in
 GUESS = "guess"  # validation quality of always giving the same answer
 STORE = "store"  # key, bytes, samples of the teacher's stored answers, and the seconds they took
+WHOLE = "left_whole"  # modules of the teacher that no student is cut in, each with its reason
 BLOCKS = "blocks"  # alternatives of blocks that were distilled before, and samples presented to them
 BLOCK_WEIGHTS = "block_weights"  # of local scores, fitted to assembled students, and how both rank these
 STARTUP = "startup_seconds"  # waited for workers to begin

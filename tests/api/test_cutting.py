@@ -11,16 +11,18 @@ import torch
 from torch import nn
 
 import nas_distill as nd
-from nas_distill.api import cutting
-from nas_distill.api.cutting import describe_cutting
+from nas_distill.api import cutting, pipeline
+from nas_distill.api.cutting import advise, describe_cutting
 from nas_distill.api.inputs import identity
 from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.api.observer import Silent
 from nas_distill.api.start import prepare
 from nas_distill.api.training import initial_weights
 from nas_distill.common.errors import BudgetError, ConfigError, RunError, SpaceError
+from nas_distill.cost.budget import Budget
 from nas_distill.cut.kept import Findings
 from nas_distill.cut.plan import Plan, Whole
+from nas_distill.engine.survey import Candidate, Survey
 from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
 from tests.api.conftest import QUICK, tensors
@@ -347,3 +349,68 @@ def test_a_teacher_without_a_trunk_is_searched_without_blocks(data: nd.Dataset, 
     assert list(run.trials()["state"]).count("complete") == 2
     with pytest.raises(ConfigError, match="no trunk of blocks"):
         nd.search(teacher=Chain(), data=data, space=space, **{**QUICK, "strategy": "blockwise"})
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({}, 0.05),
+        ({"reconstruct": False}, 0.01),
+        ({"start": "both", "reconstruct": False}, 0.05),
+        ({"start": "random"}, 0.1),
+    ],
+)
+def test_learning_rates_suit_what_students_begin_with(
+    teacher: nn.Module, data: nd.Dataset, options: dict[str, Any], rate: float
+) -> None:
+    space = {"from_teacher": options}
+    found = prepared(teacher, data, space)
+    assert found.config.score.optimizer.lr == found.config.final.optimizer.lr == rate
+    assert bool(found.notes) is (rate != 0.1)
+    assert all(f"Learning rate of score and final: {rate}" in note for note in found.notes)
+    own = {**QUICK, "score": {"optimizer": {"lr": 0.2}}, "final": {"optimizer": {"name": "adamw", "lr": 0.002}}}
+    spelt = prepare(None, teacher=teacher, data=data, space=space, settings=own)[0]
+    assert (spelt.config.score.optimizer.lr, spelt.config.final.optimizer.lr) == (0.2, 0.002)
+    assert spelt.notes == ()
+
+
+def test_a_budget_that_nothing_fits_is_told_before_the_teacher_looks_at_the_data(
+    teacher: nn.Module, data: nd.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks(*_: Any, **__: Any) -> None:
+        raise AssertionError("the teacher looks at the data")
+
+    monkeypatch.setattr(pipeline, "predict_logits", looks)
+    monkeypatch.setattr(pipeline, "teacher_signal", looks)
+    place = tmp_path / "run"
+    with pytest.raises(BudgetError, match="binds"):
+        nd.search(teacher=teacher, data=data, space="from_teacher", budget={"flops": 1}, folder=place, **QUICK)
+
+
+class Fixed(Network):
+    """Its code has the width of its stem as a number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)).reshape(-1, 16, 64).amax(2))
+
+
+def test_a_run_says_what_was_left_whole(data: nd.Dataset, tmp_path: Path) -> None:
+    space = {"from_teacher": {"multiple": 2, "samples": 64}}
+    run = nd.search(teacher=Fixed(), data=data, space=space, folder=tmp_path / "run", **{**QUICK, "trials": 2})
+    left = nd.open_run(run.folder.path).left_whole()
+    assert list(left["module"]) == ["stem"]
+    assert "does not run" in left["reason"][0]
+
+
+def test_a_space_of_which_next_to_nothing_fits_is_told_what_helps(teacher: nn.Module, data: nd.Dataset) -> None:
+    found = prepared(teacher, data, {"from_teacher": {"multiple": 4}})
+    costs = [Candidate(found.space.largest(), {"flops": float(cost)}) for cost in range(100, 0, -1)]
+    budget = Budget.parse({"flops": 1})
+    scarce = Survey(tuple(costs[::-1]), (costs[-1],), (), 0.01, {"flops": 0.01})
+    told = str(advise(scarce, budget, found.cutting))
+    assert "1.0 % of the candidates" in told
+    assert "'multiple' below 4" in told
+    assert "cheaper values" in str(advise(scarce, budget, None))
+    assert advise(replace(scarce, share=0.5), budget, found.cutting) is None
+    floor = Budget.parse({"flops": {"min": 100}})
+    assert "larger shares" in str(advise(replace(scarce, shares={"flops": 0.01}), floor, found.cutting))

@@ -12,8 +12,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 PHASES = [
     "latency calibration",
-    "teacher store",
     "survey of the space",
+    "teacher store",
+    "timing a candidate",
     "search",
     "full distillation",
     "export",
@@ -80,7 +81,7 @@ def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, 
     if place != "export_finalists":
         assert resumed.facts[names.EXPORTS] == left.facts[names.EXPORTS]
     if place == "write_run_card":
-        assert second.phases == ["teacher store", "survey of the space", "report"]
+        assert second.phases == ["survey of the space", "teacher store", "timing a candidate", "report"]
         assert resumed.facts[names.EVALUATION] == left.facts[names.EVALUATION]
 
 

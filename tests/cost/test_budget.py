@@ -253,3 +253,11 @@ def test_a_lower_limit_that_nothing_reaches_names_the_dearest():
     budget = Budget.parse({"flops": {"min": "9M"}})
 
     assert budget.infeasible(CANDIDATES).endswith("met by 0 of them; the dearest found has 5 M.")
+
+
+def test_what_is_below_its_lower_ends_is_over_nothing():
+    budget = Budget.parse({"flops": [10, 20], "params": 100})
+    assert budget.below({"flops": 5, "params": 50})
+    assert not budget.below({"flops": 15, "params": 50})
+    assert not budget.below({"flops": 25, "params": 50})
+    assert not budget.below({"flops": 5, "params": 500})

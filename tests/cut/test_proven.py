@@ -1,11 +1,13 @@
+import pytest
 from torch import nn
 
+from nas_distill.cut.find import find_plan
 from nas_distill.cut.graph import read_graph
 from nas_distill.cut.groups import form_groups
 from nas_distill.cut.plan import Group, Slot, Whole
 from nas_distill.cut.proof import Proof, Verdict
 from nas_distill.cut.proven import prove
-from tests.cut.networks import SHAPE, make
+from tests.cut.networks import SHAPE, Pooled, Residual, conv, make
 
 
 def group(name, size=4):
@@ -84,3 +86,28 @@ def test_heads_of_ones_own_attention_hold_where_its_neurons_do_not():
     assert {one.kind for one in proposed} == {"neurons"}
     assert [(one.name, one.kind, one.size) for one in good] == [("layers.0.attention", "heads", 4)]
     assert whole == []
+
+
+class Fixed(nn.Module):
+    """Keeps its width as a number in its code, so that what comes before it cannot be cut."""
+
+    def forward(self, x):
+        return x.reshape(-1, 8, 8, 8)
+
+
+@pytest.mark.parametrize("bad", [None, 3])
+def test_groups_proven_many_at_a_time_are_those_proven_one_by_one(monkeypatch, bad):
+    def block(index):
+        inside = [conv(16, 8), Fixed()] if index == bad else [conv(16, 8)]
+        return Residual(nn.Sequential(*inside, conv(8, 12), conv(12, 16)))
+
+    module = Pooled(conv(3, 16), [block(index) for index in range(6)], 16)
+    runs = []
+    of_groups = Proof.of_groups
+    monkeypatch.setattr(Proof, "of_groups", lambda *args, **options: runs.append(args) or of_groups(*args, **options))
+    together = find_plan(module, SHAPE)
+    many = len(runs)
+    monkeypatch.setattr("nas_distill.cut.proven._settled", lambda *_: set())
+    assert find_plan(module, SHAPE) == together
+    assert bad is not None or many < len(runs) - many
+    assert len(together.whole) == (bad is not None)

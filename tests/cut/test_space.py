@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from nas_distill.common.errors import SpaceError
 from nas_distill.cut.plan import Block, Group, Plan, Slot, Whole
-from nas_distill.cut.space import WIDTHS, cut_of, cut_space
+from nas_distill.cut.space import WIDTHS, cut_of, cut_space, multiple_for
 from nas_distill.cut.surgery import Cut
 from tests.cut.networks import planned
 
@@ -149,3 +151,14 @@ def test_narrower_students_hold_a_part_of_wider_ones():
     orders = {group.name: tuple(int(unit) for unit in rng.permutation(group.size)) for group in plan.groups}
     widths = [cut_of(plan, {"shared": [{"width": width}]}, orders).keep["stem.0"] for width in (4, 8, 12)]
     assert set(widths[0]) < set(widths[1]) < set(widths[2])
+
+
+@pytest.mark.parametrize(("width", "multiple"), [(4, 1), (16, 4), (24, 4), (32, 8), (256, 8)])
+def test_channels_are_rounded_by_the_narrowest_width_unless_told_otherwise(width, multiple):
+    def shared(name, size, kind="channels"):
+        places = tuple((unit,) for unit in range(size))
+        return Group(name, kind, size, (Slot(name, "out", places),), None)
+
+    inner = replace(shared("gate", 2), block=0)
+    plan = Plan((shared("stem", width), shared("wide", 512), shared("heads", 2, "heads"), inner), (), ())
+    assert multiple_for(plan) == multiple

@@ -1,3 +1,4 @@
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,14 @@ from nas_distill.config import SearchFile, TrainingConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.engine import survey as module
-from nas_distill.engine.survey import estimate_seconds, seconds_per_step, survey_space
+from nas_distill.engine.survey import (
+    choose_backend,
+    estimate_seconds,
+    judging_seconds,
+    seconds_per_step,
+    survey_space,
+    typical_judging,
+)
 from nas_distill.space import SearchSpace
 
 torch.set_num_threads(1)
@@ -136,7 +144,8 @@ def test_the_estimate_counts_steps_of_trials_finalists_and_baseline(data):
     estimate = estimate_seconds(given, data, 0.5, trials=10)
     assert estimate.trials == 10 * 2 * 3 * 0.5
     assert estimate.finalists == (3 + 1) * 5 * 2 * 0.5
-    assert estimate.wall == (estimate.trials + estimate.finalists) / 2
+    assert estimate.wall == estimate.trials / estimate.workers + estimate.finalists / estimate.final_workers
+    assert (estimate.workers, estimate.final_workers) == (2, 2)
     without = config(final={"epochs": 5, "batch_size": 16, "count": 3, "baseline": False})
     assert estimate_seconds(without, data, 0.5, trials=10).finalists == 3 * 5 * 2 * 0.5
 
@@ -144,3 +153,70 @@ def test_the_estimate_counts_steps_of_trials_finalists_and_baseline(data):
 def test_a_batch_larger_than_the_data_is_one_step_an_epoch(data):
     given = config(score={"epochs": 3, "batch_size": 1000})
     assert estimate_seconds(given, data, 1.0, trials=1).trials == 3
+
+
+def test_a_survey_that_takes_long_looks_at_fewer_candidates_and_says_how_far_it_is(space, monkeypatch):
+    big = SearchSpace.from_dict({"width": {"int": [4, 4000], "step": 4}, "depth": [1, 2, 3]}, builder=build)
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    told = []
+
+    def slow(architecture):
+        clock.now += 2.0
+        return {"flops": 1.0}
+
+    found = survey_space(big, slow, Budget(), by="flops", seed=0, on_step=lambda *step: told.append(step))
+    assert module._FEWEST <= len(found.candidates) < 40
+    assert [done for done, _ in told] == list(range(len(found.candidates)))
+    assert survey(big).candidates != found.candidates
+
+
+def test_a_step_that_takes_very_long_is_timed_once(space, data, monkeypatch):
+    clock = SimpleNamespace(now=0.0, steps=0)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+
+    class Timed(module.Distiller):
+        def _train_step(self, index, view):
+            clock.now, clock.steps = clock.now + 30.0, clock.steps + 1
+            return super()._train_step(index, view)
+
+    monkeypatch.setattr(module, "Distiller", Timed)
+    assert seconds_per_step(space.largest(), space, data, None, TrainingConfig(batch_size=64), "cpu") == 30.0
+    assert clock.steps == 1
+
+
+def test_candidates_that_train_nothing_take_what_building_and_judging_them_takes(space, data):
+    given = config(score={"rungs": [0]}, final={"count": 1, "baseline": False, "epochs": 1, "batch_size": 16})
+    estimate = estimate_seconds(given, data, 0.5, trials=10, judging=3.0)
+    assert estimate.trials == 30.0
+    assert estimate_seconds(given, data, None, trials=10, judging=3.0).trials == 30.0
+    assert estimate_seconds(given, data, 0.5, trials=10, judging=None).trials is None
+
+
+def test_what_a_candidate_takes_beside_its_training_is_measured(space, data):
+    class Slow:
+        def fill(self, student, architecture):
+            time.sleep(0.05)
+
+    looked = survey(space)
+    built, validated = judging_seconds(looked.typical.architecture, space, data, Slow(), "cpu")
+    assert built >= 0.05
+    assert validated > 0
+    assert typical_judging(looked, space, data, Slow(), config(score={"rungs": [0]})) >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("search", "seconds", "chosen"),
+    [
+        ({}, 0.5, "inline"),
+        ({}, 500.0, "tune"),
+        ({}, None, "tune"),
+        ({"workers": 1}, 500.0, "inline"),
+        ({"workers": 1, "address": "auto"}, 0.5, "tune"),
+        ({"gpus_per_worker": 1}, 0.5, "tune"),
+        ({"backend": "tune"}, 0.5, "tune"),
+        ({"backend": "inline"}, 500.0, "inline"),
+    ],
+)
+def test_workers_are_started_where_they_save_more_than_they_take(search, seconds, chosen):
+    assert choose_backend(config(search=search).search, seconds) == chosen

@@ -116,7 +116,7 @@ def test_a_stopped_trial_names_its_witness(record):
 
 def test_other_ends_of_trials_say_why(record):
     over = record(1, "over_budget", flops=3e6, violations={"flops": 0.5})
-    assert "50 % over the limit" in shown(trial_table(over))
+    assert "50 % outside the limit" in shown(trial_table(over))
     failed = record(2, "failed", cause="ValueError: [bold] is no width")
     assert "cause         ValueError: [bold] is no width" in shown(trial_table(failed))
     assert "trial 1" in shown(trial_table(record(3, "duplicate", duplicate_of=1)))
@@ -175,7 +175,15 @@ def test_an_end_of_which_little_is_known_shows_what_there_is():
 
 def test_nothing_trained_saved_nothing():
     report = FinalReport("r", ModelResult("teacher"), ModelResult("student"), 0, "abc", savings=Savings())
-    assert "stopped 0 of 0 trained candidates and saved 0 %" in shown(final_table(report))
+    assert "saved" not in shown(final_table(report))
+
+
+def test_what_is_below_a_lower_limit_is_not_over_budget():
+    saved = Savings(over_budget=7, below=3)
+    report = FinalReport("r", ModelResult("teacher"), ModelResult("student"), 0, "abc", savings=saved)
+    assert "Never trained: 4 candidates over budget, 3 below the lower limit and 0 repeats." in shown(
+        final_table(report)
+    )
 
 
 def test_finalists_are_listed_best_first_and_failures_last(final):
