@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import combinations
+
+import numpy as np
 
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.cost.budget import Budget, Limit
@@ -16,6 +19,9 @@ from nas_distill.space.spread import at_share, is_ordered
 
 _SHARES = 64
 _RAISES = 48
+ENUMERATED = 256  # architectures that are all looked at for the largest that fits
+_STEPS = 192  # costs looked at on the way to it in larger spaces
+_NEAR = 0.98  # of the limit: near enough
 
 
 def choose_seeds(
@@ -23,8 +29,9 @@ def choose_seeds(
 ) -> list[Architecture]:
     """Return up to ``count`` distinct architectures to try first: cheapest and dearest within budget, then between.
 
-    The third is the largest that fits of those scaled alike in all parameters, which is what one would take without a
-    search.
+    The dearest is exact where the space is small enough to look at all of it; in larger ones it is climbed to from the
+    dearest of a sample. The third is the largest that fits of those scaled alike in all parameters, which is what one
+    would take without a search.
     ``by`` is the cost along which they are spread, evenly on a log scale. Where nothing in a spread-out sample fits,
     the sample's own smallest architectures come back, and will be recorded as over budget. Architectures that cannot
     be built are passed over, unless none can.
@@ -56,7 +63,104 @@ def choose_seeds(
     names = sorted(fitting or priced or pool, key=lambda name: (priced.get(name, 0.0), order.index(name)))
     if not fitting:
         return [pool[name] for name in names[:count]]
-    return [pool[name] for name in _spread_out(names, priced, count, [architecture.hash for architecture in uniform])]
+    picked = [pool[name] for name in _spread_out(names, priced, count, [architecture.hash for architecture in uniform])]
+    if not budget.limits or count == 1:
+        return picked
+    largest = largest_within(space, costs, budget, [pool[name] for name in reversed(names[-3:])], by=by, seed=seed)
+    if largest in picked:
+        return picked
+    kept = picked[1:] if picked[1:2] == uniform else picked[2:]
+    return [picked[0], largest, *kept][:count]
+
+
+def largest_within(
+    space: SearchSpace, costs: Costs, budget: Budget, starts: Sequence[Architecture], *, by: str, seed: int
+) -> Architecture:
+    """Return the architecture of the largest cost ``by`` within the budget, or one near it.
+
+    A space of up to ``ENUMERATED`` architectures is looked at as a whole. In larger ones, ``starts`` (which fit, the
+    dearest first) climb towards the limit by changing one parameter at a time, then two against each other.
+    """
+
+    def paid(architecture: Architecture) -> float:
+        try:
+            found = costs(architecture)
+        except Exception:  # a builder is the user's code
+            return -math.inf
+        return found[by] if math.isfinite(found[by]) and budget.fits(found) else -math.inf
+
+    size = space.size()
+    if size.exact and size.count <= ENUMERATED:
+        return max(space.every(), key=paid)
+    limit = budget.limits.get(by)
+    enough = math.inf if limit is None or limit.high is None else _NEAR * limit.high
+    rng = numpy_rng(seed, "largest")
+    best, left = starts[0], _STEPS
+    for start in starts:
+        if paid(best) >= enough or left <= 0:
+            break
+        found, left = _climbed(space, start, paid, enough, rng, left)
+        best = max(best, found, key=paid)
+    return best
+
+
+def _climbed(
+    space: SearchSpace,
+    start: Architecture,
+    paid: Callable[[Architecture], float],
+    enough: float,
+    rng: np.random.Generator,
+    left: int,
+) -> tuple[Architecture, int]:
+    """Change parameters while that makes it dearer within the budget; return the result and the steps left."""
+    here, value, pairs, tried = start, paid(start), False, {start.hash}
+    while value < enough and left > 0:
+        moves = _moves(space, here)
+        if pairs:
+            moves = [one | other for one, other in combinations(moves, 2) if one.keys() != other.keys()]
+        for place in rng.permutation(len(moves)):
+            there = _moved(space, here, moves[place])
+            if there.hash in tried:
+                continue
+            tried.add(there.hash)
+            left -= 1
+            if paid(there) > value:
+                here, value, pairs = there, paid(there), False
+                break
+            if left <= 0:
+                break
+        else:
+            if pairs:
+                break
+            pairs = True
+    return here, left
+
+
+def _moves(space: SearchSpace, architecture: Architecture) -> list[dict[str, int]]:
+    """Return the changes of one parameter: a step up or down where it has an order, else to each other value."""
+    moves: list[dict[str, int]] = []
+    values = space.flatten(architecture)
+
+    def follow(name: str, domain: Domain) -> Scalar:
+        place = domain.values.index(values[name])
+        near = (place - 1, place + 1) if is_ordered(domain) else range(len(domain))
+        moves.extend({name: other} for other in near if 0 <= other < len(domain) and other != place)
+        return values[name]
+
+    space.draw(follow)
+    return moves
+
+
+def _moved(space: SearchSpace, architecture: Architecture, places: Mapping[str, int]) -> Architecture:
+    """Return an architecture with some parameters at other places of their domains; new ones are at their least."""
+    values = space.flatten(architecture)
+
+    def choose(name: str, domain: Domain) -> Scalar:
+        if name in places:
+            return domain.at(places[name])
+        return values[name] if name in values else domain.at(0)
+
+    return space.draw(choose)
 
 
 def scaled_alike(space: SearchSpace, costs: Costs, budget: Budget) -> list[Architecture]:
@@ -114,18 +218,18 @@ def _filled(space: SearchSpace, architecture: Architecture, fits: Callable[[Arch
 
 def _raised(space: SearchSpace, architecture: Architecture, name: str) -> Architecture | None:
     """Return the architecture with one ordered parameter a step up, new ones at their least; None at the top."""
+    domains: dict[str, Domain] = {}
     values = space.flatten(architecture)
-    changed = False
 
-    def choose(asked: str, domain: Domain) -> Scalar:
-        nonlocal changed
-        place = domain.values.index(values[asked]) if asked in values else 0
-        if asked == name and is_ordered(domain) and place + 1 < len(domain):
-            changed, place = True, place + 1
-        return domain.at(place)
+    def follow(asked: str, domain: Domain) -> Scalar:
+        domains[asked] = domain
+        return values[asked]
 
-    raised = space.draw(choose)
-    return raised if changed else None
+    space.draw(follow)
+    place = domains[name].values.index(values[name]) + 1
+    if not is_ordered(domains[name]) or place == len(domains[name]):
+        return None
+    return _moved(space, architecture, {name: place})
 
 
 def _spread_out(names: list[str], priced: Mapping[str, float], count: int, wanted: list[str]) -> list[str]:

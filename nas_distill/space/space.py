@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +139,26 @@ class SearchSpace:
             SpaceError: an answer is outside its domain.
         """
         return Architecture(walk.draw(self.parameters, choose))
+
+    def every(self) -> Iterator[Architecture]:
+        """Yield every architecture once, later parameters changing first; see ``size`` for how many there are."""
+        places: list[tuple[int, int]] = []  # of the choices made: (index of the value, how many values there are)
+        while True:
+            asked = iter(range(len(places)))
+
+            def choose(_: str, domain: Domain, asked: Iterator[int] = asked) -> Scalar:
+                step = next(asked, None)
+                if step is None:
+                    places.append((0, len(domain)))
+                    return domain.at(0)
+                return domain.at(places[step][0])
+
+            yield self.draw(choose)
+            while places and places[-1][0] + 1 == places[-1][1]:
+                places.pop()
+            if not places:
+                return
+            places[-1] = (places[-1][0] + 1, places[-1][1])
 
     def smallest(self) -> Architecture:
         """Return the architecture of every low end: a choice's first value, a range's lowest, so the shortest lists.

@@ -1,12 +1,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nas_distill.common.errors import BuildError
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.pricing import Pricer
-from nas_distill.engine.seeding import choose_seeds, scaled_alike
+from nas_distill.engine.seeding import ENUMERATED, choose_seeds, scaled_alike
 from nas_distill.space import Architecture, SearchSpace
 
 
@@ -111,3 +114,37 @@ def test_the_one_scaled_alike_is_as_large_as_the_budget_lets_it_be() -> None:
     assert found(10**9) == [32, 32, 32]
     assert scaled_alike(space, costs, Budget.parse({"flops": 10})) == []
     assert scaled_alike(space, costs, Budget.parse({})) == []
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), share=st.floats(0.1, 0.9), slack=st.floats(1.0, 1.1))
+def test_the_dearest_seed_is_the_largest_that_fits(seed: int, share: float, slack: float) -> None:
+    rng = np.random.default_rng(seed)
+    widths = [8 * int(width) for width in np.unique(rng.integers(1, 9, 4))]
+    kernels = [3, 5][: int(rng.integers(1, 3))]
+    space = SearchSpace.from_dict(
+        {
+            "act": ["relu", "silu"],
+            "depth": list(range(1, int(rng.integers(2, 5)))),
+            "stages": {"repeat": "depth", "of": {"width": widths, "kernel": kernels}},
+        },
+        builder="builtins:dict",
+    )
+
+    def costs(architecture: Architecture) -> dict[str, float]:
+        flops, before = 0, 3
+        for stage in architecture.to_dict()["stages"]:
+            flops += before * stage["width"] * stage["kernel"] ** 2
+            before = stage["width"]
+        return {"flops": float(flops)}
+
+    every = sorted(costs(architecture)["flops"] for architecture in space.every())
+    limit = every[int(share * len(every))] * slack
+    best = max(cost for cost in every if cost <= limit)
+    price = Pricer(costs)
+    chosen = choose_seeds(space, price, Budget.parse({"flops": limit}), count=6, by="flops", seed=seed)
+    dearest = max(costs(architecture)["flops"] for architecture in chosen)
+    assert dearest <= limit
+    assert dearest == best if len(every) <= ENUMERATED else dearest >= 0.9 * best
+    assert len(set(chosen)) == len(chosen)
+    assert len(price._known) <= ENUMERATED + 300  # costs are slow to come by

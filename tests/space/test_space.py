@@ -283,3 +283,16 @@ def test_rows_tell_names_values_and_conditions():
         ("ks", "list", "2 entries", ""),
         ("ks.*", "choice", "3", ""),
     ]
+
+
+def test_every_architecture_comes_once() -> None:
+    space = SearchSpace.from_dict(
+        {"act": ["relu", "silu"], "depth": [1, 2, 3], "blocks": {"repeat": "depth", "of": {"kernel": [3, 5]}}},
+        builder="builtins:dict",
+    )
+    every = list(space.every())
+    assert len(every) == len(set(every)) == space.size().count == 2 * (2 + 4 + 8)
+    assert every[0] == space.smallest()
+    assert every[-1] == space.largest()
+    drawn = {space.sample(np.random.default_rng(seed)) for seed in range(300)}
+    assert drawn <= set(every)
