@@ -13,8 +13,11 @@ import pytest
 import typer
 import yaml
 
+import nas_distill as nd
+from nas_distill.api.trust import remember_run
 from nas_distill.cli import app, main
 from nas_distill.config import load_search_file
+from nas_distill.run.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,8 +44,10 @@ ALL = [path for path, _ in commands()]
 
 @pytest.fixture
 def run_copy(finished_run, tmp_path):
-    """A finished run that may be written in."""
-    return Path(shutil.copytree(finished_run, tmp_path / "copied"))
+    """A finished run that may be written in; a copy is the user's own once it was declared trusted."""
+    copied = Path(shutil.copytree(finished_run, tmp_path / "copied"))
+    remember_run(RunFolder(copied), nd.open_run(copied).facts.get("base", ".."))
+    return copied
 
 
 def one_line(answer, code=2):
