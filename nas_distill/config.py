@@ -137,16 +137,28 @@ class TeacherConfig(TeacherSource):
 
 INHERITED_LR, RECONSTRUCTED_LR = 0.01, 0.05
 """Rates of ``sgd`` where students begin with the teacher's weights, as they are or reconstructed; see inherit.md."""
+ADAMW_LR = 0.002
+"""The rate of ``adamw`` where none is given."""
 
 
 class OptimizerConfig(Section):
-    """``sgd`` (Nesterov momentum) or ``adamw``; ``clip`` bounds the gradient's norm, null leaves it free."""
+    """``sgd`` (Nesterov momentum) or ``adamw``; ``clip`` bounds the gradient's norm, null leaves it free.
+
+    Where a search spells none out, it takes ``adamw`` if the teacher attends or reads tokens.
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     clip: float | None = Field(5.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_adamw(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("name") == "adamw" and "lr" not in value:
+            return {**value, "lr": ADAMW_LR}
+        return value
 
 
 class TermConfig(Section):
@@ -450,6 +462,20 @@ def with_default_losses(config: SearchFile, task: Task) -> SearchFile:
         if "loss" not in section.model_fields_set
     }
     return config if task == "classification" else config.model_copy(update=sections)
+
+
+def with_adamw(config: SearchFile) -> tuple[SearchFile, list[str]]:
+    """Return a search file that trains by ``adamw`` where it spells no optimiser out, and the names of those sections.
+
+    A rate without a name is one of ``sgd``, the default that the file's author read of.
+    """
+    adamw = {"name": "adamw", "lr": ADAMW_LR}
+    sections = {
+        name: section.model_copy(update={"optimizer": section.optimizer.model_copy(update=adamw)})
+        for name, section in (("score", config.score), ("final", config.final))
+        if not section.optimizer.model_fields_set & {"name", "lr"}
+    }
+    return config.model_copy(update=sections), list(sections)
 
 
 class TeachFile(Section):

@@ -12,7 +12,8 @@ from torch import nn
 from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher, with_rates_of_start
 from nas_distill.api.tasks import check_task
 from nas_distill.common.errors import ConfigError, GivenFromPythonError
-from nas_distill.config import DataConfig, SearchFile, TeacherSource, with_default_losses
+from nas_distill.config import ADAMW_LR, DataConfig, SearchFile, TeacherSource, with_adamw, with_default_losses
+from nas_distill.cost.recorder import attends
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
@@ -85,6 +86,7 @@ def resolve(
     else:
         given: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
         frozen = [freeze(module, data) for module in given]
+    config, notes = _with_suited_optimizer(config, frozen[0], data)
     content = config.space if space is None else space
     cutting = None
     if is_from_teacher(content):
@@ -109,9 +111,22 @@ def resolve(
             "score.rungs: [0] judges candidates by the weights that they inherit, untrained: take a space that is cut "
             "from the teacher (space: from_teacher) with start: inherited, or rungs that end with 1."
         )
-    config, notes = with_rates_of_start(config, cutting)
+    config, rates = with_rates_of_start(config, cutting)
     found = _load_space(content, paths, builder) if cutting is None else cutting.space
-    return Inputs(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting, tuple(notes))
+    return Inputs(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting, (*notes, *rates))
+
+
+def _with_suited_optimizer(config: SearchFile, teacher: Teacher, data: Dataset) -> tuple[SearchFile, list[str]]:
+    """Return the search file with the optimiser that suits networks of the teacher's kind, and a sentence about it."""
+    if not attends(teacher.module, data.input_shape):
+        return config, []
+    config, sections = with_adamw(config)
+    if not sections:
+        return config, []
+    return config, [
+        f"Optimiser of {' and '.join(sections)}: adamw at a rate of {ADAMW_LR:g}, since the teacher attends or reads "
+        "tokens; optimizer: {name: ..., lr: ...} sets another."
+    ]
 
 
 def search_paths(file: Path | None) -> tuple[Path, ...]:

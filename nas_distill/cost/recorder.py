@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas_distill.common.errors import BuildError, CostError, first_line
+from nas_distill.common.errors import BuildError, CostError, NasDistillError, first_line
 from nas_distill.cost.multiply_adds import multiply_adds
 from nas_distill.cost.ops import Op, Trace
 from nas_distill.cost.undisturbed import device_of, example, input_dtype, refuse_lazy, undisturbed
@@ -37,12 +37,35 @@ _POINTWISE = frozenset(
         *("subtract", "multiply", "divide", "true_divide", "negative", "absolute", "clip"),
     )
 )
+_ATTENDING = frozenset(
+    f"aten::{name}"
+    for name in ("scaled_dot_product_attention", "_native_multi_head_attention", "_transformer_encoder_layer_fwd")
+)
 _GROUPED = frozenset(
     (
         *("aten::_convolution", "aten::convolution", "aten::_convolution_mode"),
         *(f"aten::conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)),
     )
 )
+
+
+def attends(model: nn.Module, input_shape: Sequence[int]) -> bool:
+    """Return whether a model attends or reads tokens: attention as one operation or spelt out, or an embedding.
+
+    Of a model whose operations cannot be recorded, only embeddings are seen.
+    """
+    from torch import nn
+
+    if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
+        return True
+    try:
+        ops = trace(model, input_shape).ops
+    except NasDistillError:
+        return False
+    # Spelt out, it is a product of activations with a softmax (and dropout, maybe) before it.
+    products = [op for op in ops if op.kind in ("aten::matmul", "aten::bmm") and not op.weight]
+    weighed = {made for op in ops if "softmax" in op.kind for made in op.makes}
+    return any(op.kind in _ATTENDING for op in ops) or any(weighed & set(op.reads) for op in products)
 
 
 def trace(model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> Trace:

@@ -14,6 +14,7 @@ import nas_distill as nd
 from nas_distill.api.observer import Silent
 from nas_distill.api.start import dry_run, prepare
 from nas_distill.common.errors import BudgetError, ConfigError, DataError, RunError, SpaceError, TeacherError
+from nas_distill.config import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -286,3 +287,40 @@ def test_progress_and_result_are_shown_unless_it_is_to_be_quiet(given, quick, tm
     assert f"[1/1] validation {student.provenance.quality:.2%}" in capsys.readouterr().out
     run.best().distill(epochs=1, seed=3, quiet=True)
     assert capsys.readouterr() == ("", "")
+
+
+class Attending(nn.Module):
+    """A small transformer over the rows of images (1, 8, 8)."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.out = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 10)
+
+    def forward(self, x):
+        rows = x[:, 0]
+        return self.out(self.attention(rows, rows, rows)[0].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "names"),
+    [
+        (None, ("adamw", "adamw")),
+        ({"clip": 1.0}, ("adamw", "adamw")),
+        ({"name": "sgd"}, ("sgd", "adamw")),
+        ({"lr": 0.3}, ("sgd", "adamw")),
+        ({"name": "adamw", "lr": 0.3}, ("adamw", "adamw")),
+    ],
+)
+def test_the_optimiser_suits_the_teacher_unless_the_file_names_one(search_file, optimizer, names):
+    file = search_file(**({} if optimizer is None else {"score": {"optimizer": optimizer}}))
+    plain, _ = prepare(file, settings={})
+    inputs, _ = prepare(file, teacher=Attending(), settings={})
+    assert not any("adamw" in note for note in plain.notes)
+    assert (inputs.config.score.optimizer.name, inputs.config.final.optimizer.name) == names
+    assert any("adamw" in note for note in inputs.notes)
+    if optimizer is None or "lr" not in optimizer:
+        assert inputs.config.score.optimizer.lr == OptimizerConfig(name=names[0]).lr
+    else:
+        assert inputs.config.score.optimizer.lr == 0.3
+    if optimizer and "clip" in optimizer:
+        assert inputs.config.score.optimizer.clip == 1.0
