@@ -18,9 +18,9 @@ from nas_distill.cost.runtime import conditions, time_modules
 from nas_distill.data import Dataset
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import evaluate_logits
 from nas_distill.export.student import load_student
 from nas_distill.run.front import front_hypervolume
+from nas_distill.tasks.classification import Classification
 
 ROUNDS = 7
 TEACHER = "teacher"
@@ -54,7 +54,7 @@ def _evaluate(run: Run, rivals: Rivals, networks: list[Network]) -> dict[str, An
                 continue
             say(f"Evaluating {key}.")
             logits = _logits(load_student(student), data)
-            found = evaluate_logits(logits, labels, teacher)
+            found = Classification().evaluate(logits, labels, teacher)
             wrong = np.flatnonzero((logits.argmax(1) != labels).numpy())
             book[key] = {
                 "accuracy": found.accuracy,

@@ -10,7 +10,7 @@ from losses_cases import ASSISTANT, INVERTED, NARROW, space_of
 from losses_train import Trainings
 
 from nas_distill.cost.count import count
-from nas_distill.evaluate.report import Evaluation
+from nas_distill.tasks.classification import ClassificationEvaluation
 
 BETTER, WORSE, TIE, FAILED = "better", "worse", "tie", "failed"
 SHOWN = {NARROW: "narrower resnet", INVERTED: "mbconv", ASSISTANT: "assistant"}
@@ -22,7 +22,7 @@ class Row:
 
     name: str
     validation: dict[int, float]
-    tests: dict[int, Evaluation]
+    tests: dict[int, ClassificationEvaluation]
     cause: str | None
 
     @classmethod

@@ -35,8 +35,8 @@ from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Evaluator, Work
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import Evaluation, evaluate_logits
 from nas_distill.export.student import load_student
+from nas_distill.tasks.classification import Classification, ClassificationEvaluation
 from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore, freeze, load_teacher
 from nas_distill.teacher.answer import Feature
 from nas_distill.teacher.combined import CombinedSignal
@@ -114,17 +114,17 @@ class Trainings:
         quality = self.book[key]["quality"]
         return quality is not None and math.isfinite(quality)
 
-    def tested(self, key: str) -> Evaluation:
+    def tested(self, key: str) -> ClassificationEvaluation:
         """Return what a finished training is worth on test data, agreement being with the shipped teacher."""
         return self._evaluated(load_student(self._student(key)))
 
     @cached_property
-    def shipped_tested(self) -> Evaluation:
+    def shipped_tested(self) -> ClassificationEvaluation:
         """What the shipped teacher is worth on test data."""
         return self._evaluated(self.shipped.module)
 
-    def _evaluated(self, module: torch.nn.Module) -> Evaluation:
-        return evaluate_logits(self._test_logits(module), self.data.labels("test"), self._teacher_logits)
+    def _evaluated(self, module: torch.nn.Module) -> ClassificationEvaluation:
+        return Classification().evaluate(self._test_logits(module), self.data.labels("test"), self._teacher_logits)
 
     @cached_property
     def _teacher_logits(self) -> torch.Tensor:

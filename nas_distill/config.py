@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from nas_distill.common.errors import ConfigError
 from nas_distill.common.strict_yaml import load_strict
-from nas_distill.common.task import Task
 from nas_distill.common.validation import explain, union_parts
+from nas_distill.tasks import find_task
 
 Model = TypeVar("Model", bound=BaseModel)
 Fraction = float
@@ -73,7 +73,7 @@ class DataConfig(Section):
     std: float | tuple[float, ...] | None = Field(
         None, description="a number above 0, or a list of one such number per channel"
     )
-    task: Task | None = None
+    task: str | None = None
 
     @model_validator(mode="after")
     def _mean_with_std(self) -> Self:
@@ -197,15 +197,11 @@ def _distillation() -> tuple[TermConfig, ...]:
     return default_loss("classification")
 
 
-def default_loss(task: Task) -> tuple[TermConfig, ...]:
+def default_loss(task: str) -> tuple[TermConfig, ...]:
     """Return the loss of a training that spells none out: the teacher's answers, and a tenth of the labels."""
-    if task == "classification":
-        labels, answers = "cross_entropy", TermConfig.model_validate({"name": "kd", "weight": 0.9, "temperature": 4.0})
-    elif task == "multilabel":
-        labels, answers = "bce", TermConfig(name="bce_kd", weight=0.9)
-    else:
-        labels, answers = "squared_error", TermConfig(name="mse", weight=0.9)
-    return TermConfig(name=labels, weight=0.1), answers
+    kind = find_task(task)
+    answers = TermConfig.model_validate({"name": kind.answers_loss, "weight": 0.9, **kind.answers_options})
+    return TermConfig(name=kind.labels_loss, weight=0.1), answers
 
 
 class CurriculumConfig(Section):
@@ -453,15 +449,17 @@ class SearchFile(Section):
         return value
 
 
-def with_default_losses(config: SearchFile, task: Task) -> SearchFile:
+def with_default_losses(config: SearchFile, task: str) -> SearchFile:
     """Return a search file whose losses, where it does not spell them out, are those of a task."""
-    loss = {"loss": default_loss(task)}
+    loss = default_loss(task)
+    if loss == _distillation():
+        return config
     sections = {
-        name: section.model_copy(update=loss)
+        name: section.model_copy(update={"loss": loss})
         for name, section in (("score", config.score), ("final", config.final))
         if "loss" not in section.model_fields_set
     }
-    return config if task == "classification" else config.model_copy(update=sections)
+    return config.model_copy(update=sections)
 
 
 def with_adamw(config: SearchFile) -> tuple[SearchFile, list[str]]:

@@ -22,7 +22,6 @@ from nas_distill.api.training import make_evaluator
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.seeds import numpy_rng
-from nas_distill.common.task import QUALITY
 from nas_distill.engine.calibration import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
 from nas_distill.report import words
 from nas_distill.report.markdown import markdown_table
@@ -34,6 +33,7 @@ from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import identity_of
 from nas_distill.run.trainings import TrainingTable
 from nas_distill.space import Architecture
+from nas_distill.tasks import find_task
 
 FEWEST = 8
 _TABLE, _NETWORKS, _REPORT, _PICTURE, _ADVICE = (
@@ -242,7 +242,7 @@ def write_calibration(inputs: Inputs, folder: Path, networks: list[Network], tab
             study,
             panels,
             title=f"Short and full distillation: {inputs.space.name}",
-            quality=f"validation {QUALITY[inputs.data.task]}",
+            quality=f"validation {find_task(inputs.data.task).quality_name}",
         ),
         folder / _PICTURE,
     )
@@ -333,8 +333,9 @@ def _report(inputs: Inputs, study: Study, calibration: Calibration) -> str:
         f"{calibration.networks} architectures from {words.cost('flops', study.flops.min())} to "
         f"{words.cost('flops', study.flops.max())} multiply-adds, {trained} trainings"
         + (f" ({calibration.failed} more failed)" if calibration.failed else "")
-        + f"; a full distillation has {config.final.epochs:g} epochs. Quality is {QUALITY[inputs.data.task]} on "
-        f"{len(inputs.data.val):,} validation samples. Between seeds a full distillation differs by "
+        + f"; a full distillation has {config.final.epochs:g} epochs. Quality is "
+        f"{find_task(inputs.data.task).quality_name} on {len(inputs.data.val):,} validation samples. "
+        "Between seeds a full distillation differs by "
         f"{words.percent(calibration.target_noise)} "
         f"(standard deviation), and one seed's ranks another's with τ = {figure(ceiling)}: no score can be asked for "
         "more.",

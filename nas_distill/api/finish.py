@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from nas_distill.api.costing import time_teacher
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.seeds import seeded_torch
-from nas_distill.common.task import Task
 from nas_distill.config import LatencyConfig, SearchFile
 from nas_distill.cost.runtime import time_file
 from nas_distill.data import SplitName
 from nas_distill.data.drawing import draw_places
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import evaluate_outputs
 from nas_distill.export.onnx import export_onnx
 from nas_distill.export.student import load_student
 from nas_distill.export.verify import verify_onnx
@@ -28,6 +26,7 @@ from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
 from nas_distill.space import Architecture
+from nas_distill.tasks import find_task
 
 TEACHER = "teacher"  # its name among exports and evaluations, where students have their trainings'
 _PARITY_SAMPLES = 512
@@ -59,7 +58,7 @@ def export_student(inputs: Inputs, student: nn.Module, architecture: str, path: 
 
 
 def export_loaded(
-    student: nn.Module, spec: Mapping[str, Any], config: SearchFile, path: Path, *, task: Task
+    student: nn.Module, spec: Mapping[str, Any], config: SearchFile, path: Path, *, task: str
 ) -> dict[str, Any]:
     """Export a student of whose run neither data nor builder are at hand; it is compared on random samples.
 
@@ -88,7 +87,7 @@ def export_loaded(
 
 
 def _checked(
-    student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: Task
+    student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: str
 ) -> dict[str, Any]:
     parity = verify_onnx(path, student, batches, task=task)
     shape = tuple(batches[0].shape[1:])
@@ -129,11 +128,11 @@ def evaluate_once(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
         return predict_logits(module, inputs.data.inputs(split))
 
     teacher, task = logits_of(inputs.teacher.module), inputs.data.task
-    results = {TEACHER: asdict(evaluate_outputs(teacher, labels, task=task))}
+    results = {TEACHER: vars(find_task(task).evaluate(teacher, labels))}
     for entry in (winner, baseline_of(winner, read_finalists(facts))):
         if entry is not None and entry.quality is not None:
             student = logits_of(read_student(inputs, folder, entry.key))
-            results[entry.key] = asdict(evaluate_outputs(student, labels, teacher, task=task))
+            results[entry.key] = vars(find_task(task).evaluate(student, labels, teacher))
     facts.set(names.EVALUATION, {"split": split, "student": winner.key, "results": results})
 
 

@@ -9,13 +9,11 @@ from nas_distill.api.costing import LATENCY, Costing
 from nas_distill.api.finish import TEACHER, baseline_of
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.errors import RunError
-from nas_distill.common.task import Task
 from nas_distill.cost.budget import Budget
 from nas_distill.distill.objective import Term, find_terms
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
-from nas_distill.evaluate.report import read_evaluation
 from nas_distill.export.student import load_spec
 from nas_distill.report import words
 from nas_distill.report.local_scores import local_ranking
@@ -37,6 +35,7 @@ from nas_distill.run.facts import OTHER
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture
+from nas_distill.tasks import find_task, read_evaluation
 
 
 def cost_summary(survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> CostSummary:
@@ -150,7 +149,7 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
         run=str(folder.path),
         teacher=ModelResult(
             "teacher",
-            evaluation=read_evaluation(results[TEACHER]),
+            evaluation=read_evaluation(results[TEACHER], task),
             costs=facts[names.TEACHER]["costs"],
             latency_p50_ms=teacher_latency.get("p50_ms"),
             latency_p95_ms=teacher_latency.get("p95_ms"),
@@ -266,14 +265,12 @@ def _term(term: Term) -> str:
     return f"{term.weight:g} x {term.config.name}" + (f" ({', '.join(options)})" if options else "")
 
 
-def _student(
-    entry: Finalist, results: Mapping[str, Any], exported: Mapping[str, Any] | None, task: Task
-) -> ModelResult:
+def _student(entry: Finalist, results: Mapping[str, Any], exported: Mapping[str, Any] | None, task: str) -> ModelResult:
     latency = exported["latency"] if exported else {}
-    alone = "hard labels" if task == "classification" else "labels alone"
+    alone = find_task(task).training_without_teacher
     return ModelResult(
         "student" if entry.taught else f"same architecture, {alone}",
-        evaluation=read_evaluation(results[entry.key]) if entry.key in results else None,
+        evaluation=read_evaluation(results[entry.key], task) if entry.key in results else None,
         validation=entry.quality,
         costs=entry.costs,
         latency_p50_ms=latency.get("p50_ms"),

@@ -23,7 +23,6 @@ from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
 from nas_distill.api.trust import guard
 from nas_distill.common.errors import BudgetError, GivenFromPythonError, RunError
-from nas_distill.common.task import QUALITY, Task
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.finalists import best_finalist, final_progress, read_finalists
@@ -34,6 +33,7 @@ from nas_distill.run.folder import RunFolder
 from nas_distill.run.front import front_records
 from nas_distill.run.journal import read_study
 from nas_distill.run.records import TrialRecord, read_records, to_frame
+from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherStore
 from nas_distill.teacher.store import Verification
 
@@ -129,9 +129,9 @@ class Run:
         return Budget.parse(self.facts.get(names.BUDGET, {}))
 
     @property
-    def task(self) -> Task:
+    def task(self) -> str:
         """What its networks tell of a sample."""
-        task: Task = self.facts.get(names.TASK, "classification")
+        task: str = self.facts.get(names.TASK, "classification")
         return task
 
     @property
@@ -350,7 +350,7 @@ class Run:
             teacher=self._teacher_point(),
             finalists=finalist_results(self.facts),
             baseline=self._baseline_point(),
-            quality=f"validation {QUALITY[self.task]}",
+            quality=f"validation {find_task(self.task).quality_name}",
             guess=self.facts.get(names.GUESS),
         )
 
@@ -380,7 +380,7 @@ class Run:
         finalists = read_finalists(self.facts)
         winner = best_finalist(finalists)
         entry = None if winner is None else baseline_of(winner, finalists)
-        alone = "hard labels" if self.task == "classification" else "labels alone"
+        alone = find_task(self.task).training_without_teacher
         return None if entry is None else ModelResult(alone, validation=entry.quality, costs=entry.costs)
 
     def _repr_html_(self) -> str:

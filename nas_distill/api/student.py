@@ -18,11 +18,11 @@ from nas_distill.common.errors import ConfigError, ExportError
 from nas_distill.common.files import atomic_path
 from nas_distill.data import Dataset
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import AnyEvaluation, evaluate_outputs
 from nas_distill.export.provenance import Provenance, read_provenance
 from nas_distill.export.student import SPEC, load_spec, load_student
 from nas_distill.report import words
 from nas_distill.run import facts as names
+from nas_distill.tasks import Evaluation, find_task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,7 +100,7 @@ class Student:
             return read_student(inputs, run.folder, self.key)
         return load_student(self.folder, paths=run.paths)
 
-    def evaluate(self, split: str | None = None) -> AnyEvaluation:
+    def evaluate(self, split: str | None = None) -> Evaluation:
         """Return accuracy, NLL, ECE, agreement with the teacher and share of its accuracy retained.
 
         Of several labels or of targets, what stands in their place: MultilabelEvaluation or RegressionEvaluation.
@@ -111,7 +111,7 @@ class Student:
         if name not in data.splits:
             raise ConfigError(f"data '{data.name}' has no split '{name}'; known: {', '.join(data.splits)}.")
         student, wanted = (predict_logits(module, data.inputs(name)) for module in (self.module, teacher.module))
-        return evaluate_outputs(student, data.labels(name), wanted, task=data.task)
+        return find_task(data.task).evaluate(student, data.labels(name), wanted)
 
     def export(self, path: str | Path | None = None) -> dict[str, Any]:
         """Export to ONNX, compare the file with PyTorch on validation data, time it; return what was found.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from nas_distill.common.errors import ConfigError
-from nas_distill.common.task import Task
 from nas_distill.config import FromTeacherConfig, SearchFile
+from nas_distill.tasks import find_task
 
 
-def check_task(config: SearchFile, task: Task, cutting: FromTeacherConfig | None) -> None:
+def check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None) -> None:
     """Refuse what knows classes alone, for data of another task, before anything is built.
 
     Args:
@@ -18,15 +18,14 @@ def check_task(config: SearchFile, task: Task, cutting: FromTeacherConfig | None
     Raises:
         ConfigError: a setting needs classes; names it, and what to take instead.
     """
-    if task == "classification":
-        return
-    if cutting is not None and cutting.depth == "redundancy":
+    kind = find_task(task)
+    if not kind.shares and cutting is not None and cutting.depth == "redundancy":
         raise ConfigError(
             f"space.from_teacher.depth: 'redundancy' compares classes' probabilities, and the data are of {task}; take "
             "'position' or 'each'."
         )
     for name, section in (("score", config.score), ("final", config.final)):
-        if task == "regression" and section.curriculum is not None and section.curriculum.by == "teacher_entropy":
+        if not kind.has_entropy and section.curriculum is not None and section.curriculum.by == "teacher_entropy":
             raise ConfigError(
-                f"{name}.curriculum.by: a regression's teacher has no entropy to order samples by; take 'student_loss'."
+                f"{name}.curriculum.by: a {task}'s teacher has no entropy to order samples by; take 'student_loss'."
             )

@@ -8,10 +8,10 @@ from pathlib import Path
 from nas_distill.api.inputs import load_data, search_paths
 from nas_distill.config import load_teach_file
 from nas_distill.distill.teach import TeachProgress, teach
-from nas_distill.evaluate.report import AnyEvaluation
+from nas_distill.tasks import Evaluation
 
 
-def teach_file(file: Path, *, on_epoch: Callable[[TeachProgress], None]) -> tuple[Path, AnyEvaluation, str]:
+def teach_file(file: Path, *, on_epoch: Callable[[TeachProgress], None]) -> tuple[Path, Evaluation, str]:
     """Train the teacher of a teach file; return its folder, what it is worth, and on which split.
 
     A relative ``output`` is beside the file. Called again, it goes on where it was stopped.

@@ -15,14 +15,14 @@ from nas_distill.api.training import initial_weights
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError
 from nas_distill.common.seeds import derive
-from nas_distill.common.task import Task
 from nas_distill.config import TrainingConfig
 from nas_distill.distill import Distiller
-from nas_distill.distill.objective import ANSWERS, find_terms
+from nas_distill.distill.objective import find_terms
 from nas_distill.distill.peers import PeerSignal, advance_together, introduce
 from nas_distill.engine.evaluator import build_student, write_student
 from nas_distill.engine.finalists import recipe_of
 from nas_distill.export.provenance import Provenance
+from nas_distill.tasks import find_task
 
 if TYPE_CHECKING:
     from nas_distill.api.observer import Observer
@@ -104,9 +104,9 @@ def distill_together(
     return [Student(trial, key) for trial, key in zip(trials, keys)]
 
 
-def _temperature(training: TrainingConfig, task: Task) -> float:
+def _temperature(training: TrainingConfig, task: str) -> float:
     """Return that of the term by which peers teach each other; values of a regression have none, so 1."""
-    name = ANSWERS[task]
+    name = find_task(task).answers_loss
     term = next((term for term in training.loss if term.name == name), None)
     if term is None:
         raise ConfigError(f"distill_together(...): the loss has no term '{name}', by which peers teach each other.")

@@ -20,15 +20,14 @@ from nas_distill.api.student import Student
 from nas_distill.api.training import make_evaluator
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
-from nas_distill.common.task import QUALITY
 from nas_distill.engine.finalists import read_finalists, recipe_of
 from nas_distill.engine.work import Work, epoch_rungs, last_rung
-from nas_distill.evaluate.report import read_evaluation
 from nas_distill.export.provenance import DISTILLED, Kind, Provenance
 from nas_distill.report import words
 from nas_distill.report.tables import STATES
 from nas_distill.run import facts as names
 from nas_distill.run.records import TrialRecord
+from nas_distill.tasks import find_task, read_evaluation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -220,11 +219,11 @@ class Trial:
         and after the full training on labels only.
         """
         record, facts = self.record, self.run.facts
-        measure = QUALITY[self.run.task]
+        measure = find_task(self.run.task).quality_name
         found: dict[str, float] = {}
         evaluation = facts.get(names.EVALUATION)
         if evaluation is not None and evaluation["split"] == "test" and evaluation["student"] == record.key:
-            tested = read_evaluation(evaluation["results"][record.key])
+            tested = read_evaluation(evaluation["results"][record.key], self.run.task)
             found[f"test {measure} after full distillation"] = tested.quality
         entries = [entry for entry in read_finalists(facts) if entry.trial == record.number]
         for entry in entries:
@@ -246,7 +245,7 @@ class Trial:
         return f"<table><caption>Trial {self.record.number}</caption>{''.join(cells)}</table>"
 
     def __repr__(self) -> str:
-        measure = f" validation {QUALITY[self.run.task]}"
+        measure = f" validation {find_task(self.run.task).quality_name}"
         told = [f"{words.percent(quality)} {name}" for name, quality in self.worth().items()]
         first = next((place for place, text in enumerate(told) if measure in text), 0)
         told[first + 1 :] = [text.replace(measure, "") for text in told[first + 1 :]]

@@ -12,13 +12,12 @@ from nas_distill.api.disk import disk_errors
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError
 from nas_distill.common.seeds import derive
-from nas_distill.common.task import OUTPUTS, Task
 from nas_distill.config import TrainingConfig, parse
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.objective import ANSWERS, LABELS
 from nas_distill.engine.evaluator import write_student
 from nas_distill.export.provenance import Provenance
+from nas_distill.tasks import find_task
 from nas_distill.teacher import LiveSignal, TeacherSignal, freeze
 from nas_distill.teacher.combined import CombinedSignal
 
@@ -47,7 +46,7 @@ class Update:
         labels: bool,
         teacher: bool,
         changes: dict[str, Any],
-        task: Task = "classification",
+        task: str = "classification",
     ) -> Update:
         """Check the settings.
 
@@ -58,10 +57,10 @@ class Update:
             raise ConfigError(f"update(...): 'keep' is {keep:g}; it is a weight, from 0.")
         if not labels and not teacher and not keep:
             raise ConfigError("update(...): without labels, teacher and 'keep' there is nothing to learn from.")
-        loss: list[dict[str, Any]] = [{"name": LABELS[task], "weight": 1.0}] if labels else []
+        loss: list[dict[str, Any]] = [{"name": find_task(task).labels_loss, "weight": 1.0}] if labels else []
         if keep or teacher:
-            softened = {} if task == "regression" else {"temperature": TEMPERATURE}
-            loss.append({"name": ANSWERS[task], "weight": keep or 1.0, **softened})
+            softened = {"temperature": TEMPERATURE} if find_task(task).softened else {}
+            loss.append({"name": find_task(task).answers_loss, "weight": keep or 1.0, **softened})
         # Trained weights want smaller steps than fresh ones.
         settings = {"epochs": epochs, "loss": loss, "optimizer": {"lr": 0.01}, **changes}
         return cls(keep, labels, teacher, parse(TrainingConfig, settings, source="update(...)"))
@@ -145,10 +144,11 @@ def _check(student: Student, data: Dataset) -> None:
             f"Student {student.key} was trained for {known.task}, and data '{data.name}' is of {data.task}."
         )
     if data.input_shape != known.input_shape or data.num_classes != known.num_classes:
+        kind = find_task(data.task)
         raise ConfigError(
             f"Student {student.key} takes samples of shape {known.input_shape} and tells {known.num_classes} "
-            f"{OUTPUTS[data.task]}{' apart' if data.task == 'classification' else ''}; data '{data.name}' has shape "
-            f"{data.input_shape} and {data.num_classes} {OUTPUTS[data.task]}."
+            f"{kind.outputs}{' apart' if kind.shares else ''}; data '{data.name}' has shape {data.input_shape} and "
+            f"{data.num_classes} {kind.outputs}."
         )
     if data.normalisation() != known.normalisation():
         raise ConfigError(

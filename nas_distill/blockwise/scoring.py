@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from nas_distill.blockwise.channels import along, axis_of, by_channel, fill, put_first, restrict
 from nas_distill.blockwise.growing import channels_of
 from nas_distill.blockwise.training import BATCH, LocalTraining, Signal
 from nas_distill.blockwise.watching import Passage
-from nas_distill.common.task import Task
 from nas_distill.cut.ancestor import Ancestor
 from nas_distill.cut.space import cut_of
 from nas_distill.cut.statistics import anew
+from nas_distill.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,9 @@ class Score:
             Moons et al., 2021, arXiv:2012.08859). 1 is as bad as the mean.
         relative_l1: mean absolute error over the standard deviation of all the block's values (Li et al., 2020,
             arXiv:1911.13053).
-        kl: ``divergence`` of the answers from the teacher's, all the rest being the teacher's, also the channels that
-            the alternative does not return (replacing one block: Molchanov et al., 2022, arXiv:2107.10624).
+        kl: the task's divergence of the answers from the teacher's, all the rest being the teacher's, also the
+            channels that the alternative does not return (replacing one block: Molchanov et al., 2022,
+            arXiv:2107.10624).
     """
 
     nsr: float
@@ -48,8 +48,8 @@ class _Sums:
     """Means over samples of what a score is made of."""
 
     def __init__(self, training: LocalTraining) -> None:
-        self._task = training.data.task
-        self._answers = training.answers
+        self._task = find_task(training.data.task)
+        self._variance = training.answers.variance
         self._count = 0
         self._totals = [0.0, 0.0, 0.0]
 
@@ -61,28 +61,12 @@ class _Sums:
         self._count += samples
 
     def add_logits(self, ours: Tensor, wanted: Tensor) -> None:
-        self._totals[2] += float(divergence(ours, wanted, self._task, self._answers).sum())
+        self._totals[2] += float(self._task.divergence(ours, wanted, self._variance).sum())
 
     def score(self) -> Score:
         means = [total / self._count for total in self._totals]
         # Rounding may leave a divergence a hair below 0.
         return Score(*(max(0.0, mean) if math.isfinite(mean) else math.inf for mean in means))
-
-
-def divergence(ours: Tensor, wanted: Tensor, task: Task, answers: Signal) -> Tensor:
-    """Return KL(teacher ‖ ours) of each sample (B,), in nats, from logits (B, outputs).
-
-    Of classes; of several labels, the sum over labels; of numbers, as if they were the means of normal distributions
-    with the teacher's variance in each output over samples (``answers``).
-    """
-    ours, wanted = ours.double(), wanted.double()
-    if task == "regression":
-        return ((ours - wanted).square() / (2 * answers.variance.double())).sum(1)
-    if task == "multilabel":
-        # Two classes a label, with the logits 0 and the label's own.
-        ours, wanted = (torch.stack([torch.zeros_like(one), one], -1) for one in (ours, wanted))
-    log_ours, log_wanted = ours.log_softmax(-1), wanted.log_softmax(-1)
-    return functional.kl_div(log_ours, log_wanted, reduction="none", log_target=True).flatten(1).sum(1)
 
 
 @torch.no_grad()

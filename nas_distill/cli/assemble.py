@@ -11,7 +11,6 @@ from nas_distill.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from nas_distill.api.assembling import Assembled
-    from nas_distill.common.task import Task
 
 
 def assemble(
@@ -33,10 +32,10 @@ def assemble(
         _say(found, opened.task)
 
 
-def _say(found: list[Assembled], task: Task) -> None:
-    from nas_distill.common.task import QUALITY
+def _say(found: list[Assembled], task: str) -> None:
     from nas_distill.report import words
     from nas_distill.report.tables import add_columns, add_row, new_table
+    from nas_distill.tasks import find_task
 
     table = new_table("Assemblies of distilled blocks, best first")
     names = list(found[0].predicted)
@@ -52,4 +51,6 @@ def _say(found: list[Assembled], task: Task) -> None:
     if found[0].expected is None:
         typer.echo("Nothing is expected of them yet: too few trials of such blocks came to their end.")
     else:
-        typer.echo(f"Expected: {QUALITY[task]} of a short distillation, by the trials that came to their end.")
+        typer.echo(
+            f"Expected: {find_task(task).quality_name} of a short distillation, by the trials that came to their end."
+        )

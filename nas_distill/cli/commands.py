@@ -242,10 +242,12 @@ def export(
     parity, latency = result["parity"], result["latency"]
     samples = f"{result.get('samples', '')} samples".strip()
     same = f"same predictions for {parity['same_predictions']:.2%} of {parity['count']} {samples}, "
+    from nas_distill.tasks import find_task
+
     predicted = "" if result["predicted_ms"] is None else f", predicted {result['predicted_ms']:.3f} ms"
     typer.echo(
         f"{result['path']}: {result['bytes']:,} bytes, logits differ by at most {parity['max_abs_difference']:.2g}, "
-        f"{'' if opened.task == 'regression' else same}"
+        f"{same if find_task(opened.task).same else ''}"
         f"{latency['p50_ms']:.3f} ms (p95 {latency['p95_ms']:.3f} ms{predicted}) on {latency['conditions']}"
     )
 
@@ -326,9 +328,9 @@ def store_verify(
     if as_json:
         print_json(found)
         return
-    from nas_distill.report.figures import SAME
+    from nas_distill.tasks import find_task
 
-    same = SAME[opened.task]
+    same = find_task(opened.task).same
     typer.echo(
         f"{found.samples} stored answers: largest difference {found.max_difference:.2g}"
         + (f", {same} for {found.same_class:.2%}" if same else "")

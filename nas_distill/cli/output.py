@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from nas_distill.api import Student
-    from nas_distill.evaluate.report import AnyEvaluation
+    from nas_distill.tasks import Evaluation
 
 
 def print_table(renderable: Any) -> None:
@@ -26,22 +26,23 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(to_plain(value), indent=2, default=str))
 
 
-def say_student(student: Student, evaluation: AnyEvaluation, split: str, as_json: bool) -> None:
+def say_student(student: Student, evaluation: Evaluation, split: str, as_json: bool) -> None:
     """Say what a student is worth on a split."""
     if as_json:
         print_json({"student": str(student.folder), "split": split, **vars(evaluation)})
         return
-    from nas_distill.common.task import QUALITY
-    from nas_distill.evaluate.report import Evaluation, RegressionEvaluation
     from nas_distill.report import words
+    from nas_distill.tasks import find_task
 
-    what = "" if isinstance(evaluation, Evaluation) else f"{QUALITY[student.trial.run.task]} "
-    if isinstance(evaluation, RegressionEvaluation):
-        further = f"RMSE {evaluation.rmse:.4g}, MAE {evaluation.mae:.4g}"
-    else:
-        further = f"ECE {evaluation.ece:.4f}, NLL {evaluation.nll:.4f}"
+    task = find_task(student.trial.run.task)
+    apart = ("retained", "agreement")
+    further = [
+        f"{figure.title.partition(' (')[0]} {words.figure(getattr(evaluation, figure.field), figure)}"
+        for figure in task.figures[1:]
+        if figure.field not in apart
+    ]
     typer.echo(
-        f"{student.folder}: {what}{words.percent(evaluation.quality)} on {evaluation.count:,} {split} samples "
-        f"({words.percent(evaluation.retained)} of the teacher's, agreement {words.percent(evaluation.agreement)}, "
-        f"{further})"
+        f"{student.folder}: {task.quality_name} {words.percent(evaluation.quality)} on {evaluation.count:,} {split} "
+        f"samples ({words.percent(evaluation.retained)} of the teacher's, agreement "
+        f"{words.percent(evaluation.agreement)}, {', '.join(further)})"
     )

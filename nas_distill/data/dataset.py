@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_distill.common.errors import DataError, did_you_mean
-from nas_distill.common.task import OUTPUT, OUTPUTS, TASKS, Task
+from nas_distill.common.errors import DataError
 from nas_distill.data.arrays import as_tensor_readonly
-from nas_distill.data.checks import check_samples, check_targets
-from nas_distill.data.splits import Split, carve, make_split, to_array
-from nas_distill.data.targets import infer_task
+from nas_distill.data.splits import Split, carve, check_samples, make_split, to_array
 from nas_distill.data.views import Views
+from nas_distill.tasks import find_task, infer_task
 
 SplitName = Literal["train", "val", "test"]
 _SPLIT_WORDS: dict[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
@@ -48,18 +46,16 @@ class Dataset:
     std: tuple[float, ...] | None = None
     views: Views = field(default_factory=Views)
     classes: tuple[str, ...] | None = None
-    task: Task = "classification"
+    task: str = "classification"
 
     def __post_init__(self) -> None:
-        where = f"Data '{self.name}'"
+        where, kind = f"Data '{self.name}'", find_task(self.task)
         for name in self.splits:
             here, part = f"{where}, {_SPLIT_WORDS[name]} split", self.split(name)
             check_samples(part, self.train, self.task, here)
-            check_targets(part, self.task, self.num_classes, where, here)
+            kind.check(part.y, self.num_classes, where, here)
         if self.classes is not None and len(self.classes) != self.num_classes:
-            raise DataError(
-                f"{where}: {len(self.classes)} {OUTPUT[self.task]} names for {self.num_classes} {OUTPUTS[self.task]}."
-            )
+            raise DataError(f"{where}: {len(self.classes)} {kind.output} names for {self.num_classes} {kind.outputs}.")
         if (self.mean is None) != (self.std is None):
             raise DataError(f"{where}: give both 'mean' and 'std', or neither.")
         for key, values in (("mean", self.mean), ("std", self.std)):
@@ -86,7 +82,7 @@ class Dataset:
         std: Sequence[float] | None = None,
         views: Views | None = None,
         classes: Sequence[str] | None = None,
-        task: Task | None = None,
+        task: str | None = None,
         name: str = "tensors",
         seed: int = 0,
     ) -> Dataset:
@@ -114,8 +110,7 @@ class Dataset:
         x, y = to_array(x, f"Data '{name}': x"), to_array(y, f"Data '{name}': y")
         if task is None:
             task = infer_task(y, f"Data '{name}'")
-        if task not in TASKS:
-            raise DataError(f"Data '{name}': there is no task '{task}'{did_you_mean(str(task), TASKS)}")
+        kind = find_task(task, where=f"Data '{name}'")
         train = make_split(x, y, f"Data '{name}'", task)
         test_split = None
         if isinstance(test, tuple | list):
@@ -126,11 +121,8 @@ class Dataset:
             val_split = make_split(*_pair(val, "val", name), f"Data '{name}', validation split", task)
         else:
             train, val_split = carve(train, val, seed, "val", name)
-        if task != "classification":
-            num_classes = train.y.shape[1] if num_classes is None else num_classes
-        elif num_classes is None:
-            parts = [part.y for part in (train, val_split, test_split) if part is not None and len(part)]
-            num_classes = int(max(part.max() for part in parts)) + 1 if parts else 0
+        if num_classes is None:
+            num_classes = kind.count_outputs([part.y for part in (train, val_split, test_split) if part is not None])
         return cls(
             name=name,
             train=train,

@@ -10,7 +10,6 @@ import numpy as np
 
 from nas_distill.common.errors import DataError, did_you_mean, first_line
 from nas_distill.common.references import is_reference, load_reference
-from nas_distill.common.task import Task
 from nas_distill.data.dataset import Dataset
 from nas_distill.data.digits import load_digits
 from nas_distill.data.fashion import load_fashion
@@ -28,7 +27,7 @@ def load_dataset(
     views: Views | None = None,
     arguments: Mapping[str, Any] | None = None,
     paths: Sequence[Path] = (),
-    task: Task | None = None,
+    task: str | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Load a data set.
@@ -77,7 +76,7 @@ def as_dataset(
     name: str = "data",
     val: float = 0.2,
     views: Views | None = None,
-    task: Task | None = None,
+    task: str | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Make a Dataset of what a user has.
@@ -174,7 +173,7 @@ def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, options: Mapp
     return Dataset.from_tensors(arrays[x_key], arrays[y_key], val=pair("val") or val, test=pair("test"), **options)
 
 
-def _load_npz(path: Path, val: float, views: Views | None, task: Task | None, seed: int) -> Dataset:
+def _load_npz(path: Path, val: float, views: Views | None, task: str | None, seed: int) -> Dataset:
     try:
         # NumPy leaves a file that it opened itself open when it is no archive.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from nas_distill.common.errors import DataError, first_line
 from nas_distill.common.seeds import numpy_rng
-from nas_distill.common.task import Task
-from nas_distill.data.targets import as_targets
+from nas_distill.tasks import find_task
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class Split:
         return len(self.y)
 
 
-def make_split(x: Any, y: Any, where: str, task: Task = "classification") -> Split:
+def make_split(x: Any, y: Any, where: str, task: str = "classification") -> Split:
     """Make a Split of tensors, arrays or nested lists; ``where`` begins the message of an error.
 
     uint8 samples stay so, all other numbers become float32.
@@ -47,13 +46,41 @@ def make_split(x: Any, y: Any, where: str, task: Task = "classification") -> Spl
     samples, labels = to_array(x, f"{where}: x"), to_array(y, f"{where}: y")
     if samples.ndim < 2:
         raise DataError(f"{where}: x has shape {samples.shape}; it needs samples along its first axis, (N, ...).")
-    targets = as_targets(labels, len(samples), task, where)
+    targets = find_task(task).targets(labels, len(samples), where)
     if samples.dtype.kind not in "iufb":
         raise DataError(f"{where}: x is {samples.dtype}; it must be numbers.")
     if samples.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the Dataset refuses that
             samples = samples.astype(np.float32, copy=False)
     return Split(np.ascontiguousarray(samples), np.ascontiguousarray(targets))
+
+
+def check_samples(part: Split, train: Split, task: str, where: str) -> None:
+    """Refuse samples that are of another kind than the training split's, or hold NaN.
+
+    Raises:
+        DataError: see above; or the split is empty or not of the types that a Split for ``task`` has.
+    """
+    x, y = part.x, part.y
+    kind = find_task(task)
+    if x.dtype not in (np.uint8, np.float32) or not kind.fits(y):
+        raise DataError(
+            f"{where}: samples are {x.dtype} and labels {y.dtype} of shape {y.shape}; a Split for {task} holds uint8 "
+            f"or float32 and {kind.stored_as}, which Dataset.from_tensors sees to."
+        )
+    if x.ndim < 2 or len(x) != len(y):
+        raise DataError(f"{where}: samples of shape {x.shape} do not go with {len(y)} labels.")
+    if len(part) == 0:
+        raise DataError(f"{where} is empty.")
+    if x.shape[1:] != train.x.shape[1:]:
+        raise DataError(f"{where}: samples have shape {x.shape[1:]}, but training samples {train.x.shape[1:]}.")
+    if x.dtype != train.x.dtype:
+        raise DataError(f"{where}: samples are {x.dtype}, but training samples {train.x.dtype}.")
+    if x.size == 0:
+        raise DataError(f"{where}: samples of shape {x.shape[1:]} have no values.")
+    if x.dtype != np.uint8 and not np.isfinite(x).all():
+        bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(part), -1)).all(axis=1))[0])
+        raise DataError(f"{where}: sample {bad} holds NaN or infinity; remove or mend it.")
 
 
 def to_array(values: Any, what: str) -> np.ndarray:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from nas_distill.common.task import Task
 from nas_distill.config import CurriculumConfig
+from nas_distill.tasks import find_task
 
 
 def share_that_counts(done: float, curriculum: CurriculumConfig) -> float:
@@ -28,26 +27,16 @@ def easiest(hardness: Tensor, share: float) -> Tensor:
     return hardness.topk(count, largest=False).indices.sort().values
 
 
-def hardness(logits: Tensor, teacher: Tensor | None, labels: Tensor, by: str, task: Task = "classification") -> Tensor:
+def hardness(logits: Tensor, teacher: Tensor | None, labels: Tensor, by: str, task: str = "classification") -> Tensor:
     """Return how hard samples are (B,): the entropy of the teacher's classes or labels, or the student's own loss.
 
     The student's loss is cross-entropy, summed over labels, or the squared error. A regression has no entropy.
     By the teacher's entropy where there is no teacher, all are alike. Samples that are hard for the student because
     their labels are wrong come last too (self-paced learning; Kumar et al., 2010).
     """
+    kind = find_task(task)
     if by == "student_loss":
-        return _losses(logits.detach(), labels, task)
+        return kind.losses(logits.detach(), labels)
     if teacher is None:
         return torch.zeros(len(labels), device=labels.device)
-    if task == "multilabel":
-        return _losses(teacher, teacher.sigmoid(), task)
-    log_shares = functional.log_softmax(teacher, dim=1)
-    return -(log_shares.exp() * log_shares).sum(dim=1)
-
-
-def _losses(outputs: Tensor, labels: Tensor, task: Task) -> Tensor:
-    if task == "classification":
-        return functional.cross_entropy(outputs, labels, reduction="none")
-    if task == "multilabel":
-        return functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none").sum(dim=1)
-    return (outputs - labels).square().mean(dim=1)
+    return kind.entropies(teacher)

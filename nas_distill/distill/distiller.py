@@ -20,7 +20,6 @@ from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import TrainingError, first_line
 from nas_distill.common.layers import Tap
 from nas_distill.common.seeds import derive, seeded_torch, torch_generator
-from nas_distill.common.task import OUTPUTS
 from nas_distill.config import OptimizerConfig, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
@@ -31,7 +30,7 @@ from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
 from nas_distill.distill.pairing import TermPairs, pair_layers
 from nas_distill.distill.schedule import constant, warmup_cosine
 from nas_distill.evaluate.predict import eval_mode, predict_logits
-from nas_distill.evaluate.quality import quality_of
+from nas_distill.tasks import find_task
 from nas_distill.teacher.answer import Answer
 from nas_distill.teacher.signal import TeacherSignal
 
@@ -144,7 +143,7 @@ class Distiller:
         # A diverged network is worth nothing, which is for whoever asked to say.
         if not bool(torch.isfinite(logits).all()):
             return math.nan
-        return quality_of(logits, self.data.labels("val"), self.data.task)
+        return find_task(self.data.task).quality(logits, self.data.labels("val"))
 
     def validation_logits(self, *, last: bool = False) -> Tensor:
         """Return the averaged weights' logits (N, classes) on the validation split, on the CPU; see ``quality``."""
@@ -320,9 +319,9 @@ class Distiller:
     def _check_fit(self) -> None:
         classes, task = self.data.num_classes, self.data.task
         curriculum = self.training.curriculum
-        if task == "regression" and curriculum is not None and curriculum.by == "teacher_entropy":
+        if not find_task(task).has_entropy and curriculum is not None and curriculum.by == "teacher_entropy":
             raise TrainingError(
-                "A regression's teacher has no entropy to order samples by; give curriculum 'by: student_loss'."
+                f"A {task}'s teacher has no entropy to order samples by; give curriculum 'by: student_loss'."
             )
         if self.signal is not None:
             self.signal.check(self.data)
@@ -337,8 +336,8 @@ class Distiller:
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(x), classes):
             shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise TrainingError(
-                f"The student returns {shown} for a batch of {len(x)}; with {classes} {OUTPUTS[task]} it must return "
-                f"({len(x)}, {classes})."
+                f"The student returns {shown} for a batch of {len(x)}; with {classes} {find_task(task).outputs} it "
+                f"must return ({len(x)}, {classes})."
             )
 
     def _identity(self) -> str:

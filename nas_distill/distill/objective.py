@@ -10,16 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import ConfigError
-from nas_distill.common.task import Task
 from nas_distill.config import TermConfig
 from nas_distill.distill.losses import Batch, Loss, LossSpec, Outputs, Shapes, find_loss
 from nas_distill.distill.schedule import ramp
-
-LABELS: dict[Task, str] = {"classification": "cross_entropy", "multilabel": "bce", "regression": "squared_error"}
-"""The term by which a task's labels teach."""
-
-ANSWERS: dict[Task, str] = {"classification": "kd", "multilabel": "bce_kd", "regression": "mse"}
-"""The plain term by which a teacher's outputs teach."""
+from nas_distill.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Term:
 
 
 def find_terms(
-    terms: Sequence[TermConfig], *, where: str = "loss", paths: Sequence[Path] = (), task: Task | None = None
+    terms: Sequence[TermConfig], *, where: str = "loss", paths: Sequence[Path] = (), task: str | None = None
 ) -> list[Term]:
     """Find the losses that a search file names, those of weight 0 left out.
 
@@ -62,11 +56,11 @@ def find_terms(
     return found
 
 
-def on_labels_alone(terms: Sequence[Term], task: Task = "classification") -> list[Term]:
+def on_labels_alone(terms: Sequence[Term], task: str = "classification") -> list[Term]:
     """Return what is left without a teacher: the labels' term of weight 1, with the options that it has beside one."""
-    given = next((term for term in terms if term.config.name == LABELS[task]), None)
+    given = next((term for term in terms if term.config.name == find_task(task).labels_loss), None)
     if given is None:
-        return find_terms([TermConfig(name=LABELS[task], weight=1.0)])
+        return find_terms([TermConfig(name=find_task(task).labels_loss, weight=1.0)])
     kept = given.config.model_copy(update={"weight": 1.0, "start": 0.0, "stop": 1.0, "warmup": 0.0})
     return [Term(kept, given.spec, given.options)]
 
@@ -112,11 +106,12 @@ class Objective(nn.Module):
         return value
 
 
-def _check_task(spec: LossSpec, task: Task, where: str) -> None:
-    if task not in spec.tasks:
+def _check_task(spec: LossSpec, task: str, where: str) -> None:
+    kind = find_task(task)
+    if spec.tasks and task not in spec.tasks:
         raise ConfigError(
             f"{where}: the loss '{spec.name}' is for {' and '.join(spec.tasks)}, and the data are of {task}; take "
-            f"'{LABELS[task]}' for the labels and '{ANSWERS[task]}' for the teacher's outputs."
+            f"'{kind.labels_loss}' for the labels and '{kind.answers_loss}' for the teacher's outputs."
         )
 
 

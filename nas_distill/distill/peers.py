@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nas_distill.common.task import Task
 from nas_distill.data import Dataset, SplitName
 from nas_distill.distill.distiller import Distiller
 from nas_distill.teacher.answer import Answer
@@ -25,7 +24,7 @@ class PeerSignal:
     ``peers`` is filled once all students exist; until then the teacher answers alone.
     """
 
-    def __init__(self, teacher: TeacherSignal, temperature: float, task: Task = "classification") -> None:
+    def __init__(self, teacher: TeacherSignal, temperature: float, task: str = "classification") -> None:
         self.teacher = teacher
         self.temperature = temperature
         self.task = task

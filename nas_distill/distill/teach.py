@@ -14,12 +14,11 @@ from nas_distill.common.errors import TeacherError
 from nas_distill.common.files import remember_own, write_json, write_text
 from nas_distill.common.references import load_reference
 from nas_distill.common.seeds import seeded_torch
-from nas_distill.common.task import QUALITY
 from nas_distill.config import TeachFile, dump_yaml
 from nas_distill.data import Dataset
 from nas_distill.distill.distiller import Distiller
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.report import AnyEvaluation, Evaluation, RegressionEvaluation, evaluate_outputs
+from nas_distill.tasks import Evaluation, Task, find_task
 from nas_distill.teacher.load import DESCRIPTION, WEIGHTS, build_module, builder_keywords
 from nas_distill.teacher.weights import save_weights
 
@@ -41,7 +40,7 @@ def teach(
     *,
     paths: Sequence[Path] = (),
     on_epoch: Callable[[TeachProgress], None] = lambda progress: None,
-) -> AnyEvaluation:
+) -> Evaluation:
     """Train a teacher and write its folder: weights, description, card.
 
     It saves itself after each epoch and goes on from there when called again. The last averaged weights are the
@@ -68,7 +67,7 @@ def teach(
 
 def _teach(
     config: TeachFile, data: Dataset, output: Path, paths: Sequence[Path], on_epoch: Callable[[TeachProgress], None]
-) -> AnyEvaluation:
+) -> Evaluation:
     with seeded_torch(config.seed, "init"):
         model = build_module(config.builder, config.arguments, data, paths)
     device = resolve_device(config.device)
@@ -79,7 +78,7 @@ def _teach(
     student = distiller.student()
     split = data.splits[-1]
     logits = predict_logits(student, data.inputs(split))
-    evaluation = evaluate_outputs(logits, data.labels(split), task=data.task)
+    evaluation = find_task(data.task).evaluate(logits, data.labels(split))
     save_weights(student, output / WEIGHTS)
     builder = load_reference(config.builder, what="teacher builder", paths=paths)
     description = {
@@ -91,7 +90,8 @@ def _teach(
         "data": data.name,
         "normalisation": data.normalisation(),
         "split": split,
-        **_worth(evaluation, distiller.quality()),
+        "quality": evaluation.quality,
+        "validation_quality": distiller.quality(),
         "seconds": round(distiller.seconds, 1),
         "torch": torch.__version__,
     }
@@ -104,25 +104,23 @@ def _teach(
     return evaluation
 
 
-def _further(evaluation: AnyEvaluation, split: str) -> str:
-    if isinstance(evaluation, RegressionEvaluation):
-        rows = [("root mean squared error", evaluation.rmse), ("mean absolute error", evaluation.mae)]
-        return "".join(f"| {name} ({split}) | {value:.4g} |\n" for name, value in rows)
-    return (
-        f"| negative log-likelihood ({split}) | {evaluation.nll:.4f} |\n"
-        f"| expected calibration error ({split}, 15 bins) | {evaluation.ece:.4f} |\n"
+def _further(evaluation: Evaluation, task: Task, split: str) -> str:
+    """Return the rows of the figures beside quality that need no other model."""
+    rows = [
+        (figure, value)
+        for figure in task.figures[1:]
+        if (value := getattr(evaluation, figure.field)) is not None and figure.field != "retained"
+    ]
+    return "".join(
+        f"| {figure.title} ({split}) | {f'{value:.2%}' if figure.form == 'percent' else format(value, figure.form)} |\n"
+        for figure, value in rows
     )
 
 
-def _worth(evaluation: AnyEvaluation, validation: float) -> dict[str, float | str]:
-    if isinstance(evaluation, Evaluation):
-        return {"accuracy": evaluation.accuracy, "validation_accuracy": validation}
-    return {"quality": evaluation.quality, "validation_quality": validation}
-
-
-def _card(config: TeachFile, data: Dataset, split: str, evaluation: AnyEvaluation, distiller: Distiller) -> str:
+def _card(config: TeachFile, data: Dataset, split: str, evaluation: Evaluation, distiller: Distiller) -> str:
     parameters = sum(weight.numel() for weight in distiller.model.parameters())
-    quality = QUALITY[data.task]
+    task = find_task(data.task)
+    quality = task.quality_name
     return f"""# Teacher for {data.name}
 
 Trained by `nas-distill teach` on labels alone, by the same loop that distils students. No epoch was chosen by its
@@ -132,7 +130,7 @@ result: these are the averaged weights at the end.
 |---|---|
 | {quality} ({split}, {evaluation.count:,} samples) | {evaluation.quality:.2%} |
 | {quality} (val, {len(data.val):,} samples, never trained on) | {distiller.quality():.2%} |
-{_further(evaluation, split)}| training samples | {len(data.train):,} |
+{_further(evaluation, task, split)}| training samples | {len(data.train):,} |
 | parameters | {parameters:,} |
 | builder | `{config.builder}` |
 | seed | {config.seed} |

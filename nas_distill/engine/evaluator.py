@@ -11,13 +11,13 @@ from torch import nn
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.seeds import seeded_torch
-from nas_distill.common.task import QUALITY
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.engine.work import RungResult, Work, last_rung
 from nas_distill.export.provenance import Provenance
 from nas_distill.export.student import save_student
 from nas_distill.space import Architecture, SearchSpace
+from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherSignal
 
 
@@ -168,7 +168,7 @@ def write_student(
             update={
                 "data": data.fingerprint,
                 "data_name": data.name,
-                "measure": QUALITY[data.task],
+                "measure": find_task(data.task).quality_name,
                 "quality": quality,
                 "split": "val",
             }

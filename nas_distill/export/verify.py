@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import ExportError
-from nas_distill.common.task import Task
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.quality import same_answers
 from nas_distill.export.onnx import INPUT, OUTPUT, load_onnx
 from nas_distill.export.quiet import first_cause
+from nas_distill.tasks import find_task
 
 TOLERANCE = 1e-3
 
@@ -52,7 +51,7 @@ def verify_onnx(
     inputs: Tensor | Iterable[Tensor],
     *,
     tolerance: float = TOLERANCE,
-    task: Task = "classification",
+    task: str = "classification",
 ) -> Parity:
     """Check an ONNX file and compare it with its network on ONNX Runtime's CPU.
 
@@ -106,7 +105,7 @@ def _run(session: Any, batch: Tensor, path: Path) -> Tensor:
     return torch.from_numpy(logits)
 
 
-def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], tolerance: float, task: Task) -> Parity:
+def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], tolerance: float, task: str) -> Parity:
     if found.shape != wanted.shape:
         raise ExportError(
             f"{path} gives logits of shape {tuple(found.shape)} where its network gives {tuple(wanted.shape)}."
@@ -122,5 +121,5 @@ def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], 
             f"{path} does not compute what its network computes: logits differ by up to {difference:.3g}, "
             f"{difference / (scale or 1.0):.2%} of their scale ({tolerance:.2%} is allowed)."
         )
-    same = same_answers(wanted, found, task)[1:]
+    same = find_task(task).same_answers(wanted, found)[1:]
     return Parity(difference, scale, float(same.double().mean()), len(same), sizes)

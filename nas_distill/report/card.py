@@ -9,11 +9,11 @@ from typing import Any
 
 from nas_distill.common.errors import RunError
 from nas_distill.common.files import write_text
-from nas_distill.common.task import OUTPUTS, QUALITY, Task
 from nas_distill.report import words
 from nas_distill.report.final import effort_lines, export_lines, final_rows, models_of, result_lines
 from nas_distill.report.markdown import markdown_table
 from nas_distill.report.model import CardFacts, FinalReport
+from nas_distill.tasks import find_task
 
 WITH = """\
 import nas_distill as nd
@@ -78,11 +78,8 @@ def card(report: FinalReport, facts: CardFacts) -> str:
 
 def _what(report: FinalReport, facts: CardFacts) -> str:
     costs = words.costs(report.student.costs, ("params", "flops", "weight_bytes"))
-    what = {
-        "classification": f"A classifier of {facts.num_classes} classes",
-        "multilabel": f"A network that tells which of {words.count(facts.num_classes, 'label')} a sample has",
-        "regression": f"A network that tells {words.count(facts.num_classes, 'number')} of a sample (a regression)",
-    }[report.task]
+    task = find_task(report.task)
+    what = task.purpose.format(count=words.count(facts.num_classes, task.output, task.outputs))
     text = f"{what}, distilled from {facts.teacher} on {facts.data}"
     text += f"; {costs}" if costs else ""
     budget = ", ".join(f"{name} {limit.text(name)}" for name, limit in report.limits.items())
@@ -109,23 +106,19 @@ def _made(report: FinalReport, facts: CardFacts) -> list[str]:
     lines = [f"Data: {facts.data}{f' ({samples})' if samples else ''}.", f"Teacher: {facts.teacher}."]
     lines += [f"{name.capitalize()}: {text.rstrip('.')}." for name, text in facts.training.items()]
     chosen = f"Finalists distilled in full: {len(report.finalists)}"
-    lines += [f"{chosen}; the best by validation {QUALITY[report.task]} is this one."]
+    lines += [f"{chosen}; the best by validation {find_task(report.task).quality_name} is this one."]
     return _bullets([*lines, *effort_lines(report), *report.notes])
 
 
-def _input(facts: CardFacts, task: Task) -> list[str]:
+def _input(facts: CardFacts, task: str) -> list[str]:
     shape = ", ".join(str(size) for size in facts.input_shape)
-    what = {
-        "classification": "logits",
-        "multilabel": "logits, one a label (its sigmoid is the label's probability),",
-        "regression": "values, in units of the targets,",
-    }[task]
+    what = find_task(task).result
     lines = [f"Input: float32 of shape (batch, {shape})", f"Output: {what} of shape (batch, {facts.num_classes})"]
     if rule := _rule(facts.normalisation):
         lines.insert(1, rule)
     if facts.class_names:
         lines.append(
-            f"{OUTPUTS[task].capitalize()}: "
+            f"{find_task(task).outputs.capitalize()}: "
             + ", ".join(f"{index} {name}" for index, name in enumerate(facts.class_names))
         )
     return _bullets([f"{line}." for line in lines])
@@ -175,15 +168,11 @@ def _code(text: str) -> list[str]:
 
 
 def _limits(report: FinalReport, facts: CardFacts) -> list[str]:
-    tells = {
-        "classification": f"the {facts.num_classes} classes of {facts.data} and nothing else, and names one of them "
-        "whatever it is shown",
-        "multilabel": f"the {words.count(facts.num_classes, 'label')} of {facts.data} and nothing else",
-        "regression": f"the {words.count(facts.num_classes, 'target')} of {facts.data} and nothing else, and gives a "
-        "number whatever it is shown",
-    }[report.task]
+    task = find_task(report.task)
+    count = words.count(facts.num_classes, task.output, task.outputs)
     lines = [
-        f"It knows {tells}. Inputs must look like that data, normalised as above.",
+        f"It knows the {count} of {facts.data} and nothing else{task.limits}. Inputs must look like that data, "
+        "normalised as above.",
         f"Figures are of the {report.split} data of {facts.data}; elsewhere it may do better or worse.",
     ]
     if report.conditions:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nas_distill.common.task import QUALITY
 from nas_distill.report import words
-from nas_distill.report.figures import FIGURES, SAME
 from nas_distill.report.model import FinalReport, ModelResult, ratio
 from nas_distill.report.tables import add_columns, add_row, cost_columns, new_table
+from nas_distill.tasks import Figure, find_task
 
 Cell = Callable[[ModelResult], str]
 _NAMES = 22  # columns for the names of figures, so that a table of three models fits 80
@@ -49,8 +47,8 @@ def final_rows(report: FinalReport) -> list[list[str]]:
     rows = [
         [name, *(cell(model) for model in models), ""]
         for name, cell in (
-            *((name, _figure(write)) for name, write in FIGURES[report.task]),
-            (f"validation {QUALITY[report.task]}", lambda model: words.percent(model.validation)),
+            *((figure.title, _cell(figure)) for figure in find_task(report.task).figures),
+            (f"validation {find_task(report.task).quality_name}", lambda model: words.percent(model.validation)),
         )
     ]
     for name in dict.fromkeys(name for model in models for name in model.costs):
@@ -75,10 +73,9 @@ def result_lines(report: FinalReport) -> list[str]:
             if (shrunk := ratio(report.teacher.costs.get(name), report.student.costs.get(name))) and shrunk >= 1.05
         ]
         size = f" with {' and '.join(smaller)}" if smaller else ""
-        what = QUALITY[report.task]
-        read = "accuracies are" if report.task == "classification" else "it is"
+        what = find_task(report.task).quality_name
         many = words.count(student.count, "sample")
-        known = f"{read} known to within ±{100 * student.error:.1f} points ({many}, 95 %)"
+        known = f"{what} is known to within ±{100 * student.error:.1f} points ({many}, 95 %)"
         share = ratio(student.quality, teacher.quality)
         if share is not None:
             lines.append(f"The student keeps {words.percent(share)} of the teacher's {what}{size}; {known}.")
@@ -101,7 +98,7 @@ def _baseline_line(report: FinalReport) -> list[str]:
     # Both were read on the same samples, so this is wider than it need be: a cautious reading of a small gain.
     noise = math.hypot(ours.error, theirs.error)
     verdict = "a gain" if gain > noise else "a loss: it did not help" if gain < -noise else "which may be chance"
-    alone = "hard labels" if report.task == "classification" else "labels alone"
+    alone = find_task(report.task).training_without_teacher
     return [f"Distillation against {alone}, same architecture: {words.points(gain)}, {verdict}."]
 
 
@@ -157,7 +154,7 @@ def trust_lines(report: FinalReport) -> list[str]:
 
 def export_lines(report: FinalReport) -> list[str]:
     """Return one sentence a file that was exported."""
-    same = SAME[report.task]
+    same = find_task(report.task).same
     return [
         f"{export.path}: {words.cost('weight_bytes', export.bytes)}, differs from PyTorch by at most "
         f"{export.max_abs_difference:.1e}"
@@ -166,8 +163,8 @@ def export_lines(report: FinalReport) -> list[str]:
     ]
 
 
-def _figure(cell: Callable[[Any], str]) -> Cell:
-    return lambda model: words.NONE if model.evaluation is None else cell(model.evaluation)
+def _cell(figure: Figure) -> Cell:
+    return lambda model: words.figure(getattr(model.evaluation, figure.field, None), figure)
 
 
 def _speed_up(report: FinalReport, model: ModelResult) -> str:
@@ -178,7 +175,7 @@ def _speed_up(report: FinalReport, model: ModelResult) -> str:
 
 def finalists_table(report: FinalReport) -> RenderableType:
     """Return the finalists: short and full quality, what the full distillation gained, the chosen one marked."""
-    table = new_table(f"Finalists, by validation {QUALITY[report.task]}")
+    table = new_table(f"Finalists, by validation {find_task(report.task).quality_name}")
     names = cost_columns((name for entry in report.finalists for name in entry.costs), report.limits)
     costs = [words.SHORT.get(name, name) for name in names]
     add_columns(table, [], ["trial", "short", "full", "gained, points", *costs])

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nas_distill.common.task import Task
 from nas_distill.cost.budget import Limit
-from nas_distill.evaluate.report import AnyEvaluation
+from nas_distill.tasks import Evaluation
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class ModelResult:
     """
 
     name: str
-    evaluation: AnyEvaluation | None = None
+    evaluation: Evaluation | None = None
     validation: float | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     latency_p50_ms: float | None = None
@@ -217,7 +216,7 @@ class FinalReport:
     conditions: str | None = None
     notes: tuple[str, ...] = ()
     split: str = "test"
-    task: Task = "classification"
+    task: str = "classification"
 
     @property
     def student_folder(self) -> str:

@@ -10,13 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nas_distill.common.task import QUALITY, Task
 from nas_distill.cost.budget import Limit
 from nas_distill.report import words
 from nas_distill.report.layers import within
 from nas_distill.report.model import CostSummary, FinalistResult
 from nas_distill.run.front import front_records
 from nas_distill.run.records import TrialRecord
+from nas_distill.tasks import find_task
 
 STATES = {
     "complete": "complete",
@@ -82,7 +82,7 @@ def front_table(
     *,
     limits: Mapping[str, Limit] | None = None,
     finalists: Sequence[FinalistResult] = (),
-    task: Task = "classification",
+    task: str = "classification",
     note: str | None = None,
 ) -> RenderableType:
     """Return the front, from cheap to dear: trials that none beats in quality and ``costs``; over a limit: dimmed."""
@@ -105,7 +105,7 @@ def front_table(
         if over:
             cells.append("within" if fits else "over " + _over(record.costs, limits or {}))
         add_row(table, cells, style="" if fits else "dim")
-    about = f"quality: validation {QUALITY[task]} after the short distillation"
+    about = f"quality: validation {find_task(task).quality_name} after the short distillation"
     about += "; in full: after the full one." if full else "."
     student = next((entry for entry in full.values() if entry.chosen), None)
     if student is not None and any(record.number == student.trial for record in front):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from nas_distill.cost.budget import Limit
 from nas_distill.cost.registry import COSTS, format_cost
+from nas_distill.tasks import Figure
 
 NONE = "-"
 SHORT = {"weight_bytes": "weights", "peak_activation_bytes": "peak activations", "latency_ms": "latency"}
@@ -15,6 +16,13 @@ SHORT = {"weight_bytes": "weights", "peak_activation_bytes": "peak activations",
 def percent(share: float | None, digits: int = 2) -> str:
     """Write a share of 1 as percent: ``"93.25 %"``; a dash for None and NaN."""
     return NONE if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
+
+
+def figure(value: float | None, row: Figure) -> str:
+    """Write a figure of an evaluation in the form of its row; a dash for None and NaN."""
+    if row.form == "percent" or value is None:
+        return percent(value)
+    return format(value, row.form)
 
 
 def points(difference: float, digits: int = 2) -> str:

@@ -8,11 +8,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from nas_distill.common.errors import TeacherError
-from nas_distill.common.task import Task
 from nas_distill.data import Dataset, SplitName
+from nas_distill.tasks import find_task
 from nas_distill.teacher.answer import Answer
 from nas_distill.teacher.signal import TeacherSignal
 
@@ -44,10 +43,9 @@ class CombinedSignal:
         self.num_classes = self.signals[0].num_classes
         self.features = self.signals[0].features
         self.task = data.task
-        if self.task == "regression" and by != "mean":
+        if not find_task(self.task).has_entropy and by != "mean":
             raise TeacherError(
-                f"Teachers are combined by '{by}', which weighs how sure they are of classes; for a regression take "
-                "mean."
+                f"Teachers are combined by '{by}', which weighs how sure they are; for a {self.task} take mean."
             )
         self._labels: dict[SplitName, Tensor] = {"train": data.labels("train"), "val": data.labels("val")}
 
@@ -69,7 +67,7 @@ class CombinedSignal:
             signal.check(data)
 
 
-def mixture(logits: Tensor, weights: Tensor, temperature: float, task: Task = "classification") -> Tensor:
+def mixture(logits: Tensor, weights: Tensor, temperature: float, task: str = "classification") -> Tensor:
     """Return the logits (B, classes) at ``temperature`` of probabilities mixed; a regression's values averaged.
 
     Args:
@@ -78,51 +76,25 @@ def mixture(logits: Tensor, weights: Tensor, temperature: float, task: Task = "c
         temperature: above 0.
         task: what the logits are of.
     """
-    if task == "regression":
-        return (weights[:, :, None] * logits).sum(dim=0)
-    if task == "multilabel":
-        log_weights = weights.clamp_min(1e-30).log()[:, :, None]
-        yes, no = (
-            torch.logsumexp(functional.logsigmoid(sign * logits / temperature) + log_weights, dim=0) for sign in (1, -1)
-        )
-        return temperature * (yes - no)
-    log_shares = functional.log_softmax(logits / temperature, dim=2)
-    return temperature * torch.logsumexp(log_shares + weights.clamp_min(1e-30).log()[:, :, None], dim=0)
+    return find_task(task).mixture(logits, weights, temperature)
 
 
-def teacher_weights(logits: Tensor, labels: Tensor, by: Weighting, task: Task = "classification") -> Tensor:
+def teacher_weights(logits: Tensor, labels: Tensor, by: Weighting, task: str = "classification") -> Tensor:
     """Return each teacher's weight for each sample (K, B), summing to 1 over the K teachers.
 
     Args:
         logits: (K, B, classes) of K teachers.
         labels: (B,) int64 classes, or (B, classes) labels.
         by: see CombinedSignal.
-        task: what they are of; a regression knows ``mean`` alone.
+        task: what they are of; one whose outputs have no entropy knows only ``mean``.
     """
     count = len(logits)
     if by == "mean" or count == 1:
         return torch.full(logits.shape[:2], 1 / count, device=logits.device)
     if by == "entropy":
-        entropy = _entropies(logits, task) + 1e-12
+        entropy = find_task(task).entropies(logits) + 1e-12
         shares = entropy / entropy.sum(dim=0)
     else:
-        wrong = _misses(logits, labels, task)
+        wrong = find_task(task).losses(logits, labels)
         shares = wrong.clamp_max(math.sqrt(torch.finfo(wrong.dtype).max)).softmax(dim=0)
     return (1 - shares) / (count - 1)
-
-
-def _entropies(logits: Tensor, task: Task) -> Tensor:
-    """Return the entropy of classes, or the sum of labels' (K, B)."""
-    if task == "multilabel":
-        return _misses(logits, logits.sigmoid(), task)
-    log_shares = functional.log_softmax(logits, dim=2)
-    return -(log_shares.exp() * log_shares).sum(dim=2)
-
-
-def _misses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Return the cross-entropy of classes, or the sum of labels' (K, B)."""
-    if task == "multilabel":
-        labels = labels.expand_as(logits).to(logits.dtype)
-        return functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(dim=2)
-    log_shares = functional.log_softmax(logits, dim=2)
-    return -log_shares.gather(2, labels.expand(len(logits), -1)[:, :, None])[:, :, 0]

@@ -12,8 +12,8 @@ from torch import Tensor
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import TeacherError
 from nas_distill.common.layers import Tap
-from nas_distill.common.task import OUTPUTS
 from nas_distill.data import Dataset, SplitName
+from nas_distill.tasks import find_task
 from nas_distill.teacher.answer import Answer, Feature, reduce_feature
 from nas_distill.teacher.teacher import Teacher
 
@@ -102,7 +102,7 @@ class LiveSignal:
 def check_classes(num_classes: int, data: Dataset) -> None:
     """Raise TeacherError unless ``data`` has ``num_classes`` classes, labels or targets."""
     if num_classes != data.num_classes:
-        what = OUTPUTS[data.task]
+        what = find_task(data.task).outputs
         raise TeacherError(
             f"The teacher tells {num_classes} {'classes apart' if what == 'classes' else what}, but data '{data.name}' "
             f"has {data.num_classes}."

@@ -22,10 +22,9 @@ from torch import Tensor
 from nas_distill.common.errors import TeacherError, first_line
 from nas_distill.common.layers import Layer
 from nas_distill.common.seeds import torch_generator
-from nas_distill.common.task import Task
 from nas_distill.data import Dataset, SplitName
 from nas_distill.data.arrays import as_tensor_readonly
-from nas_distill.evaluate.quality import same_answers
+from nas_distill.tasks import find_task
 from nas_distill.teacher.answer import Answer, Feature
 from nas_distill.teacher.signal import LiveSignal, check_classes
 from nas_distill.teacher.store_writer import (
@@ -250,7 +249,7 @@ class TeacherStore:
                         f"(fp16 explains {tolerance:.3g}); delete it and let it be written again."
                     )
                 worst = max(worst, difference)
-            same += int(same_answers(logits, stored.logits, data.task).sum())
+            same += int(find_task(data.task).same_answers(logits, stored.logits).sum())
         return Verification(worst, same / samples, samples)
 
 
@@ -261,9 +260,9 @@ def expand(values: Tensor, classes: Tensor, num_classes: int, missing: Missing) 
     return others.expand(-1, num_classes).scatter(1, classes, values[:, :-1])
 
 
-def check_contents(contents: Contents, num_classes: int, task: Task = "classification") -> None:
+def check_contents(contents: Contents, num_classes: int, task: str = "classification") -> None:
     """Raise TeacherError unless ``contents`` fit a teacher of ``num_classes`` classes and a store."""
-    if contents.top_k is not None and task != "classification":
+    if contents.top_k is not None and not find_task(task).shares:
         raise TeacherError(
             f"teacher.top_k keeps the largest of logits that are classes' shares of one, and the data are of {task}; "
             "leave it out."

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from nas_distill.common.device import device_of
 from nas_distill.common.errors import TeacherError, first_line
-from nas_distill.common.task import OUTPUTS
 from nas_distill.data import Dataset
+from nas_distill.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise TeacherError(f"Teacher '{name}' returns {shown} for a batch of {samples}; it must return (B, classes).")
     if logits.shape[1] != data.num_classes:
-        what = OUTPUTS[data.task]
+        what = find_task(data.task).outputs
         tells = f"tells {logits.shape[1]} classes apart" if what == "classes" else f"tells {logits.shape[1]} {what}"
         raise TeacherError(
             f"Teacher '{name}' {tells}, but data '{data.name}' has {data.num_classes}; they must be the same {what} in "

@@ -17,11 +17,11 @@ from nas_distill.api.assembling import STEP, LibraryAssembler
 from nas_distill.blockwise.assembled import Assembly
 from nas_distill.blockwise.fit import MINIMUM
 from nas_distill.common.errors import RunError
-from nas_distill.common.task import QUALITY, TASKS, Task
 from nas_distill.config import BlockwiseConfig, TrainingConfig
 from nas_distill.cost.budget import Limit
 from nas_distill.distill import Distiller
 from nas_distill.space import Architecture, SearchSpace
+from nas_distill.tasks import find_task, task_names
 from tests.api.conftest import QUICK, tensors
 
 SPACE = SearchSpace.from_dict({"a": {"int": [0, 60]}, "b": {"int": [0, 60]}}, builder="builtins:dict")
@@ -121,7 +121,7 @@ class Case:
     """A finished search of strategy blockwise."""
 
     run: nd.Run
-    task: Task
+    task: str
 
 
 class Residual(nn.Module):
@@ -145,7 +145,7 @@ class Network(nn.Module):
         return self.head(self.blocks(self.stem(x)).amax((2, 3)))
 
 
-def labels(task: Task, y: torch.Tensor) -> torch.Tensor:
+def labels(task: str, y: torch.Tensor) -> torch.Tensor:
     return {
         "multilabel": torch.stack([y % 2, y > 1, y == 0], 1).float(),
         "regression": torch.stack([y - 1.5, (y - 1.5) ** 2 - 1.25], 1).float(),
@@ -162,13 +162,13 @@ def taught(data: nd.Dataset) -> nn.Module:
     return distiller.student()
 
 
-@pytest.fixture(scope="module", params=[task for task in TASKS if task != "classification"])
+@pytest.fixture(scope="module", params=[task for task in task_names() if task != "classification"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         x, y = tensors()
-        task: Task = request.param
+        task: str = request.param
         data = nd.Dataset.from_tensors(x, labels(task, y), val=0.2, task=task)
         folder = tmp_path_factory.mktemp("assembled") / task
         blockwise = {"trunk": [0.5, 1], "widths": [0.5, 1], "epochs": 1, "heldout": 32, "overlap": 1, "score": "kl"}
@@ -208,9 +208,9 @@ def test_the_command_names_the_quality_of_the_task(
     monkeypatch.setattr("nas_distill.cli.assemble.open_the_run", lambda path: case.run)
     answer = cli("assemble", case.run.folder.path, "--budget", "flops=60%", "--count", 2)
     assert (answer.code, answer.err) == (0, "")
-    quality = QUALITY[case.task]
+    quality = find_task(case.task).quality_name
     assert f"Expected: {quality} of a short distillation" in answer.out
-    assert not any(other in answer.out for other in QUALITY.values() if other != quality)
+    assert not any(other in answer.out for name in task_names() if (other := find_task(name).quality_name) != quality)
     rows = cli("assemble", case.run.folder.path, "--budget", "flops=60%", "--count", 2, "--json").json
     assert [row["score"] for row in rows] == [entry.score for entry in case.run.assemble({"flops": "60%"}, count=2)]
     names = "".join(answer.out.split())

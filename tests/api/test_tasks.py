@@ -20,9 +20,10 @@ from nas_distill.config import SearchFile, TrainingConfig, default_loss, with_de
 from nas_distill.data import load_dataset
 from nas_distill.distill import Distiller
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.evaluate.quality import quality_of
+from nas_distill.export.provenance import read_provenance
 from nas_distill.report.final import result_lines
 from nas_distill.run.folder import RunFolder
+from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherStore, freeze
 from nas_distill.teacher.store_writer import Contents
 
@@ -121,14 +122,12 @@ def test_scores_are_qualities_of_the_task(found):
     student = found.run.best().student()
     outputs = predict_logits(student.load(), [found.data.batch("val", torch.arange(len(found.data.val)))[0]])
     (chosen,) = [entry for entry in found.run.finalists() if entry.chosen]
-    assert quality_of(outputs, found.data.labels("val"), found.data.task) == pytest.approx(chosen.full, abs=1e-6)
-    spec = json.loads((student.folder / "architecture.json").read_text())
-    assert spec["metadata"]["validation_quality"] == pytest.approx(chosen.full, abs=1e-6)
+    assert find_task(found.data.task).quality(outputs, found.data.labels("val")) == pytest.approx(chosen.full, abs=1e-6)
+    assert read_provenance(student.folder).quality == pytest.approx(chosen.full, abs=1e-6)
     assert found.run.facts["teacher"]["validation"] == pytest.approx(
-        quality_of(
+        find_task(found.data.task).quality(
             predict_logits(found.teacher, [found.data.batch("val", torch.arange(len(found.data.val)))[0]]),
             found.data.labels("val"),
-            found.data.task,
         )
     )
 
@@ -146,7 +145,7 @@ def test_report_card_picture_and_file_are_of_the_task(found):
     report = found.run.report()
     quality = {"multilabel": "mean average precision", "regression": "R²"}[found.data.task]
     assert f"of the teacher's {quality}" in result_lines(report)[0]
-    assert "labels alone" in result_lines(report)[1]
+    assert "labels only" in result_lines(report)[1]
     text = found.run.folder.card_md.read_text(encoding="utf-8")
     assert f"| {quality} |" in text
     assert f"validation {quality}" in text

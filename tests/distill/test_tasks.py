@@ -12,8 +12,8 @@ from nas_distill.config import CurriculumConfig, TrainingConfig, default_loss
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.curriculum import hardness
-from nas_distill.distill.objective import ANSWERS, LABELS, find_terms, on_labels_alone
-from nas_distill.evaluate.quality import quality_of
+from nas_distill.distill.objective import find_terms, on_labels_alone
+from nas_distill.tasks import find_task
 from nas_distill.teacher import LiveSignal, freeze
 
 TASKS = ["multilabel", "regression"]
@@ -53,19 +53,19 @@ def taught(request):
 def test_the_labels_alone_teach(taught):
     data, teacher = taught
     training = distiller(data)
-    assert [term.config.name for term in training.objective.terms] == [LABELS[data.task]]
+    assert [term.config.name for term in training.objective.terms] == [find_task(data.task).labels_loss]
     before = training.quality()
     training.advance(10**6)
     assert training.quality() > before + 0.2
     outputs = training.validation_logits()
-    assert training.quality() == quality_of(outputs, data.labels("val"), data.task)
-    assert quality_of(teacher(data.batch("val", torch.arange(100))[0]), data.labels("val"), data.task) > 0.85
+    assert training.quality() == find_task(data.task).quality(outputs, data.labels("val"))
+    assert find_task(data.task).quality(teacher(data.batch("val", torch.arange(100))[0]), data.labels("val")) > 0.85
 
 
 def test_a_teacher_teaches_what_it_says(taught):
     """By its answers alone, the labels out of the sum, a student learns the task from it, right or wrong."""
     data, teacher = taught
-    alone = [term for term in default_loss(data.task) if term.name == ANSWERS[data.task]]
+    alone = [term for term in default_loss(data.task) if term.name == find_task(data.task).answers_loss]
     training = distiller(data, teacher=teacher, loss=alone)
     training.advance(10**6)
     assert training.quality() > 0.75
@@ -77,7 +77,7 @@ def test_a_teacher_teaches_what_it_says(taught):
     x = data.batch("val", torch.arange(100))[0]
     with torch.no_grad():
         said = -teacher(x)
-    assert quality_of(-wrong.validation_logits(), data.labels("val"), data.task) > 0.75
+    assert find_task(data.task).quality(-wrong.validation_logits(), data.labels("val")) > 0.75
     assert float((wrong.validation_logits() - said).square().mean()) < float(said.square().mean())
 
 
@@ -100,8 +100,7 @@ def test_losses_of_another_task_are_refused(taught):
     data, teacher = taught
     with pytest.raises(
         ConfigError,
-        match=rf"loss.0: the loss 'cross_entropy' is for classification, and the data are of "
-        rf"{data.task}; take '{LABELS[data.task]}' for the labels and '{ANSWERS[data.task]}'",
+        match=rf"'cross_entropy' is for classification, and the data are of {data.task}",
     ):
         distiller(data, teacher=teacher, loss=TrainingConfig().loss)
     assert find_terms(TrainingConfig().loss, task="classification")

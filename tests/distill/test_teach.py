@@ -65,8 +65,8 @@ def test_a_teacher_is_trained_written_and_loaded(tmp_path, config, data):
     description = json.loads((tmp_path / "out" / "teacher.json").read_text())
     assert description["arguments"] == {"width": 8, "num_classes": 3}
     assert description["input_shape"] == [1, 6, 6]
-    assert description["accuracy"] == evaluation.accuracy
-    assert description["validation_accuracy"] == told[-1].quality
+    assert description["quality"] == evaluation.accuracy
+    assert description["validation_quality"] == told[-1].quality
 
 
 def test_without_test_data_validation_data_are_looked_at(tmp_path, config, data):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from nas_distill.cost.budget import Limit
-from nas_distill.evaluate.report import Evaluation
 from nas_distill.report.model import ExportResult, FinalistResult, FinalReport, ModelResult, Savings
 from nas_distill.report.trust import rank_trust
 from nas_distill.run.records import Rung, Stop, TrialRecord
 from nas_distill.space import Architecture
+from nas_distill.tasks.classification import ClassificationEvaluation as Evaluation
 
 SHARES = (1 / 9, 1 / 3, 1.0)
 

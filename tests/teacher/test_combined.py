@@ -209,5 +209,5 @@ def test_values_are_averaged():
     found = CombinedSignal(signals, data).answer("train", index, None, batch).logits
     each = [signal.answer("train", index, None, batch).logits for signal in signals]
     torch.testing.assert_close(found, (each[0] + each[1]) / 2)
-    with pytest.raises(TeacherError, match="by 'entropy', which weighs how sure they are of classes; for a regression"):
+    with pytest.raises(TeacherError, match="by 'entropy', which weighs how sure they are"):
         CombinedSignal(signals, data, by="entropy")

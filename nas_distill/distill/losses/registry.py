@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nas_distill.common.errors import ConfigError, did_you_mean
 from nas_distill.common.references import is_reference, load_reference
-from nas_distill.common.task import TASKS, Task
 from nas_distill.common.validation import explain
 from nas_distill.distill.losses.loss import Loss
 from nas_distill.teacher.answer import Reduction
@@ -35,8 +34,8 @@ class LossSpec:
     ``make``: a function (student, teacher, batch, *, options) or a subclass of Loss (shapes, *, options). ``weight`` is
     its paper's, for the reduction that it has here. ``layers``: which layers it reads unless told. ``own``: they are
     the student's alone. ``reduction``: what it gets of the teacher's. ``taught`` False: it needs no teacher. ``parts``:
-    options that weigh its parts, of which one at least must be above 0. ``tasks``: whose outputs or labels it can
-    read.
+    options that weigh its parts, of which one at least must be above 0. ``tasks``: names of those whose outputs or
+    labels it can read; empty for all.
     """
 
     name: str
@@ -47,7 +46,7 @@ class LossSpec:
     reduction: Reduction
     taught: bool
     parts: tuple[str, ...]
-    tasks: tuple[Task, ...]
+    tasks: tuple[str, ...]
     options: type[BaseModel]
 
     @property
@@ -82,7 +81,7 @@ def loss(
     reduction: Reduction = "full",
     taught: bool = True,
     parts: Sequence[str] = (),
-    tasks: Sequence[Task] = TASKS,
+    tasks: Sequence[str] = (),
 ) -> Callable[[Made], Made]:
     """Register a function or a Loss; its keyword-only parameters, with annotations and defaults, are its options.
 
@@ -113,7 +112,7 @@ def find_loss(name: str, *, where: str = "loss", paths: Sequence[Path] = ()) -> 
         if spec is None or (isinstance(found, type) and spec.make is not found):
             if not callable(found) or (isinstance(found, type) and not issubclass(found, Loss)):
                 raise ConfigError(f"{where}: '{name}' is neither a function nor a subclass of nas_distill's Loss.")
-            return LossSpec(name, found, 1.0, "none", False, "full", True, (), TASKS, _options(found))
+            return LossSpec(name, found, 1.0, "none", False, "full", True, (), (), _options(found))
         assert isinstance(spec, LossSpec)
         return spec
     known = _built_in()

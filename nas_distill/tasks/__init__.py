@@ -1,0 +1,6 @@
+"""Tasks: what a network tells of a sample, one file each."""
+
+from nas_distill.tasks.registry import find_task, infer_task, read_evaluation, task_names
+from nas_distill.tasks.task import Evaluation, Figure, Task
+
+__all__ = ["Evaluation", "Figure", "Task", "find_task", "infer_task", "read_evaluation", "task_names"]

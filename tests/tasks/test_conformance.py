@@ -1,0 +1,156 @@
+"""Rules that hold for every task, built in or a user's own."""
+
+import numpy as np
+import pytest
+import torch
+
+from nas_distill.common.errors import ConfigError, DataError
+from nas_distill.config import TrainingConfig, default_loss
+from nas_distill.data import Dataset
+from nas_distill.distill.losses import find_loss
+from nas_distill.tasks import Task, find_task, infer_task, read_evaluation, task_names
+
+N, K = 12, 3
+
+
+def labels_of(task: Task) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    given = {
+        "(N,) int64": np.arange(N) % K,
+        "(N, K) float32": rng.random((N, K)) if task.name == "regression" else np.arange(N * K).reshape(N, K) % 2,
+    }[task.stored_as]
+    return task.targets(given, N, "here")
+
+
+def perfect(task: Task, labels: torch.Tensor) -> torch.Tensor:
+    """Outputs that are exactly right."""
+    if labels.dim() == 1:
+        return 20.0 * torch.nn.functional.one_hot(labels, K) - 10.0
+    return labels.clone() if task.name == "regression" else 20.0 * labels - 10.0
+
+
+@pytest.fixture(params=[*task_names(), "own"])
+def task(request):
+    return find_task(request.getfixturevalue("own") if request.param == "own" else request.param)
+
+
+@pytest.fixture
+def labels(task):
+    return torch.from_numpy(labels_of(task))
+
+
+def test_labels_are_stored_as_stated_and_pass_their_own_check(task, labels):
+    assert task.fits(labels.numpy())
+    task.check(labels.numpy(), K, "Data 'x'", "here")
+    assert task.count_outputs([labels.numpy()]) == K
+
+
+def test_labels_of_another_length_are_refused(task, labels):
+    with pytest.raises(DataError, match=r"^here"):
+        task.targets(labels.numpy(), N + 1, "here")
+
+
+def test_the_truth_has_quality_one_and_noise_less(task, labels):
+    noise = torch.randn(N, K, generator=torch.Generator().manual_seed(0))
+
+    assert task.quality(perfect(task, labels), labels) == pytest.approx(1)
+    assert task.quality(noise, labels) < 1
+
+
+def test_guessing_is_worth_what_the_best_constant_answer_is(task, labels):
+    if labels.dim() == 1:
+        constant = torch.nn.functional.one_hot(labels.mode().values, K).float()
+    else:
+        constant = labels.mean(dim=0) if task.name == "regression" else torch.zeros(K)
+    worth = task.quality(constant.expand(N, K), labels)
+
+    assert task.guess(labels) >= worth - 1e-6
+    if task.name in task_names():
+        assert task.guess(labels) == pytest.approx(worth)
+
+
+def test_an_evaluation_has_its_figures_and_is_read_back(task, labels):
+    outputs = perfect(task, labels) + torch.randn(N, K, generator=torch.Generator().manual_seed(1))
+    found = task.evaluate(outputs, labels, perfect(task, labels))
+
+    assert isinstance(found, task.record)
+    assert found.quality == getattr(found, task.figures[0].field)
+    assert found.count == N
+    assert found.error >= 0
+    assert all(hasattr(found, figure.field) for figure in task.figures)
+    assert read_evaluation(vars(found), task.name if task.name in task_names() else "classification") == found
+    assert task.evaluate(outputs, labels).retained is None
+
+
+def test_a_network_agrees_with_itself(task, labels):
+    outputs = perfect(task, labels)
+
+    assert task.same_answers(outputs, outputs).all()
+    assert task.evaluate(outputs, labels, outputs).retained == pytest.approx(1)
+    assert torch.allclose(task.divergence(outputs, outputs, torch.ones(K)), torch.zeros(N, dtype=torch.double))
+
+
+def test_the_truth_has_the_smallest_loss(task, labels):
+    right, wrong = perfect(task, labels), -perfect(task, labels) + 0.1
+    losses = task.losses(torch.stack([right, wrong]), labels)
+
+    assert losses.shape == (2, N)
+    assert (losses[0] < losses[1]).all()
+
+
+def test_equal_answers_mix_to_themselves(task, labels):
+    outputs = torch.randn(N, K, generator=torch.Generator().manual_seed(2))
+    mixed = task.mixture(torch.stack([outputs, outputs]), torch.full((2, N), 0.5), 4.0)
+
+    probabilities = (lambda x: x.softmax(1)) if task.shares else (lambda x: x)
+    assert torch.allclose(probabilities(mixed), probabilities(outputs), atol=1e-5)
+
+
+def test_entropy_is_highest_where_nothing_is_known(task):
+    if not task.has_entropy:
+        with pytest.raises(NotImplementedError):
+            task.entropies(torch.zeros(1, K))
+        return
+    unsure, sure = task.entropies(torch.tensor([[0.0] * K, [9.0, -9.0, -9.0]]))
+    assert unsure > sure >= 0
+
+
+def test_its_losses_exist_and_are_those_of_the_default_training(task):
+    labels, answers = default_loss(task.name) if task.name in task_names() else TrainingConfig().loss
+
+    assert find_loss(labels.name).name == task.labels_loss
+    assert find_loss(answers.name).name == task.answers_loss
+    assert not find_loss(labels.name).taught
+    assert find_loss(answers.name).taught
+
+
+def test_a_users_own_task_goes_with_data_and_is_judged_by_its_own_quality(own):
+    x, y = np.zeros((20, 2), dtype=np.float32), np.arange(20) % 5
+    data = Dataset.from_tensors(x, y, val=0.25, task=own)
+    outputs = torch.nn.functional.one_hot((data.labels("val") + 1).clamp(max=4), 5).float()
+
+    assert data.task == own
+    assert 0.5 <= find_task(own).quality(outputs, data.labels("val")) < 1
+
+
+def test_an_unknown_task_and_what_is_no_task_are_refused():
+    with pytest.raises(ConfigError, match="did you mean 'regression'"):
+        find_task("regresion")
+    with pytest.raises(ConfigError, match="no subclass"):
+        find_task("collections:OrderedDict")
+    with pytest.raises(ConfigError, match="no task 'regresion'"):
+        Dataset.from_tensors(np.zeros((4, 2)), np.arange(4) % 2, task="regresion")
+    assert infer_task(np.arange(4), "x") in task_names()
+
+
+def test_divergences_by_hand():
+    ours, wanted = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    variance = torch.tensor([1.0, 2.0, 4.0])
+    classes = find_task("classification").divergence(ours, wanted, variance)
+    torch.testing.assert_close(classes, (wanted.softmax(1) * (wanted.log_softmax(1) - ours.log_softmax(1))).sum(1))
+    p, q = wanted.sigmoid(), ours.sigmoid()
+    labels = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(1)
+    torch.testing.assert_close(find_task("multilabel").divergence(ours, wanted, variance), labels)
+    normal = [torch.distributions.Normal(one, variance.double().sqrt()) for one in (wanted, ours)]
+    numbers = torch.distributions.kl_divergence(*normal).sum(1)
+    torch.testing.assert_close(find_task("regression").divergence(ours, wanted, variance), numbers)
