@@ -123,7 +123,8 @@ def test_scores_are_qualities_of_the_task(found):
     outputs = predict_logits(student.load(), [found.data.batch("val", torch.arange(len(found.data.val)))[0]])
     (chosen,) = [entry for entry in found.run.finalists() if entry.chosen]
     assert find_task(found.data.task).quality(outputs, found.data.labels("val")) == pytest.approx(chosen.full, abs=1e-6)
-    assert read_provenance(student.folder).quality == pytest.approx(chosen.full, abs=1e-6)
+    path = student.folder / "architecture.json"
+    assert read_provenance(json.loads(path.read_text()), path).quality == pytest.approx(chosen.full, abs=1e-6)
     assert found.run.facts["teacher"]["validation"] == pytest.approx(
         find_task(found.data.task).quality(
             predict_logits(found.teacher, [found.data.batch("val", torch.arange(len(found.data.val)))[0]]),
