@@ -118,6 +118,11 @@ def mutated(rng: random.Random, base: Any) -> bytes:
     tree = thaw(base)
     for _ in range(rng.choice([1, 1, 2, 3])):
         holder, index = rng.choice(slots(tree) or [([tree], 0)])
+        numbers = [(held, at) for held, at in slots(tree) if isinstance(held[at], int | float)]
+        if numbers and rng.random() < 0.3:  # what may well be accepted
+            holder, index = rng.choice(numbers)
+            holder[index] = rng.choice([0, 1, 2, holder[index] * 2, holder[index] / 2, -holder[index], 1e9, 0.5, True])
+            continue
         here, pair = holder[index], isinstance(holder[index], Pair)
         action = rng.choice(["replace"] * 5 + ["delete", "duplicate", "rename", "nest", "alias", "swap", "tag"])
         if isinstance(holder, Pair) and action in ("delete", "duplicate", "rename"):
@@ -193,15 +198,16 @@ def quick_dry_run(monkeypatch) -> None:
 
         return call
 
-    def survey(pipeline: Any, found: Any, signal: Any) -> Any:
-        config, data = pipeline.config, pipeline.inputs.data
-        names = {config.search.costs[0], *found.budget.names, "flops", "params"}
-        fake = dict.fromkeys(names, 1.0)
-        looked = survey_space(
-            pipeline.inputs.space, lambda _: fake, costing.Budget(), by=config.search.costs[0], seed=config.seed
-        )
-        return looked, estimate_seconds(config, data, 0.01, config.search.trials)
+    def survey(pipeline: Any, found: Any) -> Any:
+        config = pipeline.config
+        fake = dict.fromkeys([config.search.costs[0], *found.budget.names, "flops", "params"], 1.0)
+        space, first = pipeline.inputs.space, config.search.costs[0]
+        return survey_space(space, lambda _: fake, costing.Budget(), by=first, seed=config.seed)
 
+    def estimate(pipeline: Any, *_: Any) -> Any:
+        return estimate_seconds(pipeline.config, pipeline.inputs.data, 0.01, pipeline.config.search.trials)
+
+    monkeypatch.setattr(start.Pipeline, "estimate", estimate)
     monkeypatch.setattr(start.Pipeline, "survey", survey)
     monkeypatch.setattr(start.Pipeline, "costing", lambda self, _: costing.make_costing(self.inputs, None, 1.0))
     monkeypatch.setattr(inputs, "load_data", once(inputs.load_data, lambda c, _, seed: (c.model_dump_json(), seed)))
