@@ -24,7 +24,7 @@ from common import PAGES, parser, publish, table
 
 from nas_distill.config import ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.progress import Event
@@ -144,7 +144,7 @@ def measure(sampler: str, trials: int, *, watched: bool) -> Row:
         # A backend's own checkpoints are none of this: the folder of each is only looked for.
         with timed(Proposals, ("ask", "insert", "settle"), asked), timed(os, ("fsync",), written):
             started = time.perf_counter()
-            InlineBackend().run(controller, Instant())
+            InProcessBackend().run(controller, Instant())
             seconds = time.perf_counter() - started
         proposals = len(controller._ledger)
     last = [1e3 * (end - begin) / (trials // TENTH) for begin, end in zip(marks[-1 - trials // TENTH], marks[-1])]

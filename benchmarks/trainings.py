@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.common.files import write_json
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.work import Backend, Evaluator, Outcome, RungResult, Work, WorkRun
 
@@ -104,7 +104,7 @@ class Evaluators:
 def backend_of(workers: int, folder: Path) -> Iterator[Backend]:
     """Give what executes trainings: this process itself for one worker, processes for more."""
     if workers == 1:
-        yield InlineBackend()
+        yield InProcessBackend()
         return
     with TuneBackend(workers=workers, retries=1, folder=folder) as backend:
         yield backend

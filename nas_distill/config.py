@@ -388,6 +388,7 @@ class SearchConfig(Section):
     address: str | None = None
     retries: int = Field(1, ge=0)
     time_limit_minutes: float | None = Field(None, gt=0)
+    trial_limit_minutes: float | None = Field(None, gt=0)
 
     @field_validator("costs")
     @classmethod

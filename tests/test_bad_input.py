@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nas_distill.engine.backends.in_process import InProcessBackend
+
 pytestmark = pytest.mark.usefixtures("one_thread", "no_export", "_own_modules")
 
 PARAMETERS = {"width": [8, 16], "depth": [1, 2]}
@@ -528,6 +530,7 @@ def test_a_full_disk_ends_the_search_and_keeps_what_was_finished(cli, refused, s
 
 def test_a_checkpoint_that_cannot_be_written_interrupts_its_trial(cli, refused, search_file, tmp_path, monkeypatch):
     """What the system would say on a full disk, at the layer where it would."""
+    monkeypatch.setattr("nas_distill.api.backends.InlineBackend", lambda **_: InProcessBackend())
     real, full = Path.write_bytes, True
 
     def write_bytes(self, data):

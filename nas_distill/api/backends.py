@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-
-import torch
 
 from nas_distill.api.interruption import Interruption
 from nas_distill.api.observer import Observer
+from nas_distill.common.disk import places_written
 from nas_distill.config import SearchConfig
 from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.survey import choose_backend
-from nas_distill.engine.work import Backend, Evaluator, WorkSource
+from nas_distill.engine.work import Backend, Evaluator, Limit, WorkSource
 
 
-def make_backend(search: SearchConfig, folder: Path, seconds: float | None = None) -> AbstractContextManager[Backend]:
-    """Return the backend of a search file, to be entered; ``folder`` gets its logs.
+def make_backend(
+    search: SearchConfig, folder: Path, limit: Limit, seconds: float | None = None
+) -> AbstractContextManager[Backend]:
+    """Return the backend of a search file, to be entered; ``folder`` gets its logs, ``limit`` ends what takes long.
 
     ``seconds`` is what the work takes on one worker, where that is known: ``auto`` chooses by it.
     """
     if choose_backend(search, seconds) == "inline":
-        return _inline(search.threads)
+        return nullcontext(
+            InlineBackend(threads=search.threads, retries=search.retries, limit=limit, places=places_written(folder))
+        )
     from nas_distill.engine.backends.tune import TuneBackend
 
     return TuneBackend(
@@ -32,6 +34,7 @@ def make_backend(search: SearchConfig, folder: Path, seconds: float | None = Non
         retries=search.retries,
         address=search.address,
         folder=folder,
+        limit=limit,
     )
 
 
@@ -47,14 +50,3 @@ def run_stoppably(
 
     with interruption.stopping(stop):
         backend.run(source, evaluator)
-
-
-@contextmanager
-def _inline(threads: int) -> Iterator[Backend]:
-    """Train in this process as a worker would: results may depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield InlineBackend()
-    finally:
-        torch.set_num_threads(before)

@@ -12,17 +12,18 @@ from nas_distill.api.advice import MARGINS, Advice, Stopping, advise, stopping, 
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import LATENCY, Costing, asked_costs, make_costing, time_teacher
 from nas_distill.api.costing import calibrate as calibrate_latency
-from nas_distill.api.disk import disk_errors
 from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.start import prepare
 from nas_distill.api.training import make_evaluator
+from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.engine.calibration import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
+from nas_distill.engine.survey import trial_limit
 from nas_distill.report import words
 from nas_distill.report.markdown import markdown_table
 from nas_distill.report.plots import save_figure
@@ -195,7 +196,7 @@ class _Calibrating:
         self.observer.phase("calibration")
         self.observer.note(f"{len(networks)} networks, {source.total - source.done} of {source.total} trainings to do.")
 
-        with make_backend(config.search, self.path) as backend:
+        with make_backend(config.search, self.path, trial_limit(config, self.inputs.data)) as backend:
             run_stoppably(backend, source, evaluator, self.interruption, self.observer)
         if source.stopping:
             raise InterruptedSearchError(self._how_to_resume())

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from nas_distill.api.inputs import Inputs
-from nas_distill.common.errors import CostError
-from nas_distill.common.seeds import numpy_rng, seeded_torch
+from nas_distill.common.errors import BuildError, CostError, NasDistillError
+from nas_distill.common.seeds import numpy_rng
 from nas_distill.config import SearchFile
 from nas_distill.cost.budget import Budget
 from nas_distill.cost.count import COUNTED
-from nas_distill.cost.latency import FEWEST, LatencyModel
+from nas_distill.cost.latency import FEWEST, LatencyModel, Prepared, prepare
 from nas_distill.cost.model import CostModel
 from nas_distill.cost.registry import cost_info
-from nas_distill.cost.runtime import LatencySample, time_module
+from nas_distill.cost.runtime import LatencySample, export_for_timing, time_module, time_modules
+from nas_distill.engine.candidates import Candidates
 from nas_distill.space import Architecture
 
 LATENCY = "latency_ms"
@@ -57,26 +59,44 @@ def _count_teacher(inputs: Inputs) -> dict[str, float]:
     return dict(CostModel(COUNTED, inputs.input_shape).costs(inputs.teacher.module))
 
 
-def make_costing(inputs: Inputs, latency: LatencyModel | None, teacher_latency_ms: float | None) -> Costing:
+def candidates_of(inputs: Inputs, places: Sequence[Path] = ()) -> Candidates:
+    """Return what builds a search's candidates in a process of its own; ``places``: folders that are written to."""
+    minutes = inputs.config.search.trial_limit_minutes
+    return Candidates(
+        inputs.space,
+        input_shape=inputs.input_shape,
+        num_classes=inputs.data.num_classes,
+        seed=inputs.config.seed,
+        seconds=None if minutes is None else 60 * minutes,
+        places=places,
+    )
+
+
+def make_costing(
+    inputs: Inputs,
+    latency: LatencyModel | None,
+    teacher_latency_ms: float | None,
+    candidates: Candidates | None = None,
+) -> Costing:
     """Put together what a search pays.
 
     Args:
         inputs: teacher, space, data and search file.
         latency: the fitted predictor; None leaves latency out.
         teacher_latency_ms: measured, beside the predictor.
+        candidates: builds them; one of its own unless given.
 
     Raises:
         BudgetError: the budget cannot be read.
         CostError: the teacher's costs are needed and cannot be counted.
     """
-    config, space = inputs.config, inputs.space
+    config = inputs.config
+    builder = candidates or candidates_of(inputs)
     names = (*COUNTED, *((LATENCY,) if latency is not None else ()))
     model = CostModel(names, inputs.input_shape, latency)
 
     def cost_of(architecture: Architecture) -> dict[str, float]:
-        with seeded_torch(config.seed, "costing"):
-            module = space.build(architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes)
-        return dict(model.costs(module))
+        return dict(builder.look(architecture, _costs, model))
 
     teacher = _count_teacher(inputs)
     if teacher_latency_ms is not None:
@@ -89,7 +109,13 @@ def networks_to_time(config: SearchFile) -> int:
     return config.latency.calibrate or (30 if LATENCY in asked_costs(config) else 0)
 
 
-def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyModel | None:
+def _costs(module: nn.Module, model: CostModel) -> dict[str, float]:
+    return dict(model.costs(module))
+
+
+def calibrate(
+    inputs: Inputs, on_step: Callable[[int, int], None], candidates: Candidates | None = None
+) -> LatencyModel | None:
     """Time candidates from small to large and fit the latency predictor; None where latency is left out.
 
     Of a space with fewer architectures than a fit needs, each is timed more than once.
@@ -102,33 +128,46 @@ def calibrate(inputs: Inputs, on_step: Callable[[int, int], None]) -> LatencyMod
     config = inputs.config
     asked = LATENCY in asked_costs(config)
     count = networks_to_time(config)
-    models: list[Any] = []
-    architectures = inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
-    if architectures and len(architectures) < FEWEST <= count:
-        architectures = [architectures[place % len(architectures)] for place in range(FEWEST)]
-    for architecture in architectures:
-        try:
-            with seeded_torch(config.seed, "costing"):
-                models.append(
-                    inputs.space.build(
-                        architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
-                    )
-                )
-        except Exception:  # the builder is the user's code; such candidates fail when their turn comes
-            continue
+    builder, shape = candidates or candidates_of(inputs), inputs.input_shape
+    chosen = inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
+    if chosen and len(chosen) < FEWEST <= count:
+        chosen = [chosen[place % len(chosen)] for place in range(FEWEST)]
+
+    def prepared() -> Iterator[Prepared | NasDistillError]:
+        for architecture in chosen:
+            try:
+                yield builder.look(architecture, prepare, shape, config.latency.batch)
+            except BuildError as error:  # such candidates fail when their turn comes
+                yield error
+
     try:
         return LatencyModel.calibrate(
-            models,
-            inputs.input_shape,
+            prepared(),
+            shape,
             batch=config.latency.batch,
             threads=config.latency.threads,
             repeats=config.latency.repeats,
-            progress=lambda done: on_step(done, len(models)),
+            progress=lambda done: on_step(done, len(chosen)),
         )
     except CostError:
         if asked:
             raise
         return None
+
+
+def time_candidate(inputs: Inputs, candidates: Candidates, architecture: Architecture) -> LatencySample:
+    """Time an architecture's network as the search file says; run it while nothing else does.
+
+    Raises:
+        BuildError: it cannot be built or exported.
+        CostError: it does not run.
+    """
+    latency, shape = inputs.config.latency, inputs.input_shape
+    exported = candidates.look(architecture, export_for_timing, (latency.batch, *shape))
+    (found,) = time_modules([exported], shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
+    if isinstance(found, NasDistillError):
+        raise found
+    return found
 
 
 def time_network(inputs: Inputs, module: nn.Module) -> LatencySample:

@@ -17,13 +17,13 @@ from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import (
     Costing,
     calibrate,
+    candidates_of,
     make_costing,
     networks_to_time,
     restore_latency,
     time_teacher,
 )
 from nas_distill.api.cutting import advise, describe_cutting, keep_findings, untrained_weights
-from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import TEACHER, evaluate_once, export_finalists
 from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
@@ -35,10 +35,12 @@ from nas_distill.api.training import blocks_folder, make_evaluator
 from nas_distill.api.trust import remember_run
 from nas_distill.blockwise.library import build_library
 from nas_distill.common.device import resolve_device
+from nas_distill.common.disk import disk_errors, places_written
 from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
 from nas_distill.cost.count import count
+from nas_distill.engine.child import warm_up
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import FinalistSource, best_finalist
@@ -51,6 +53,7 @@ from nas_distill.engine.survey import (
     choose_backend,
     estimate_seconds,
     survey_space,
+    trial_limit,
     typical_judging,
     typical_seconds,
 )
@@ -84,6 +87,7 @@ class Pipeline:
         self.folder = folder
         self.observer = observer
         self.interruption = interruption
+        self.candidates = candidates_of(inputs, places_written(folder.path))
 
     def run(self) -> None:
         """Search, distil the finalists, export and time them, look at test data once, and report.
@@ -93,11 +97,13 @@ class Pipeline:
             NasDistillError: what is wrong with the inputs or the run folder.
         """
         self.observer.note(f"Run: {self.folder.path}")
-        with disk_errors(self.folder.path), self.folder.lock():
+        with disk_errors(self.folder.path), self.folder.lock(), self.candidates:
+            warm_up()
             objectives = Objectives.from_config(self.config.search, self._teacher_costs_for_scalar())
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
             hold_identity(self.folder, journal.facts, identity(self.inputs))
             journal.facts.record_environment(self.config.seed)
+            self._note_versions(journal)
             journal.facts.set(names.DATA, {"name": self.inputs.data.name, "fingerprint": self.inputs.data.fingerprint})
             if self.inputs.data.task != "classification":
                 journal.facts.set(names.TASK, self.inputs.data.task)
@@ -139,12 +145,13 @@ class Pipeline:
         assembler = self._assembler(journal, costing)
         evaluator = make_evaluator(self.inputs, signal, self.folder)
         search = self.config.search
+        limit = trial_limit(self.config, self.inputs.data, estimate.step, survey.spread(search.costs[0]))
         with ExitStack() as backends:
-            backend = backends.enter_context(make_backend(search, self.folder.path, estimate.trials))
+            backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.trials))
             margin = self._margin(journal, survey, backend, evaluator)
             self._search(journal, objectives, costing, margin, backend, evaluator, assembler)
             if choose_backend(search, estimate.trials) != choose_backend(search, estimate.finalists):
-                backend = backends.enter_context(make_backend(search, self.folder.path, estimate.finalists))
+                backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.finalists))
             self._finalists(journal, costing, backend, evaluator, estimate.final_workers)
         with self._phase(journal, "export", needed=TEACHER not in journal.facts.get(names.EXPORTS, {})):
             export_finalists(self.inputs, self.folder, journal.facts)
@@ -158,6 +165,15 @@ class Pipeline:
         journal.facts.set(names.PHASE, None)
         journal.facts.set(names.FINISHED, True)
         self.observer.finished(run.report())
+
+    def _note_versions(self, journal: Journal) -> None:
+        changed = journal.facts.changed_versions()
+        if changed:
+            then = ", ".join(f"{name} {before}" for name, (before, _) in changed.items())
+            now = ", ".join(f"{name} {after}" for name, (_, after) in changed.items())
+            self.observer.note(
+                f"This run was begun under {then} and continues under {now}: scores of before and after may differ."
+            )
 
     def _leave_nothing(self, journal: Journal) -> None:
         """Take a run away that found nothing to train, so that the next one, of a mended file, gets its place."""
@@ -175,13 +191,13 @@ class Pipeline:
             latency, measured = restore_latency(stored[names.LATENCY_MODEL]), stored[names.TEACHER_LATENCY]
         else:
             with self._phase(journal, "latency calibration", needed=networks_to_time(self.config) > 0):
-                latency = calibrate(self.inputs, self.observer.step)
+                latency = calibrate(self.inputs, self.observer.step, self.candidates)
                 sample = time_teacher(self.inputs) if latency is not None else None
                 measured = None if sample is None else sample.p50_ms
             if journal is not None:
                 journal.facts.set(names.LATENCY_MODEL, None if latency is None else latency.to_dict())
                 journal.facts.set(names.TEACHER_LATENCY, measured)
-        return make_costing(self.inputs, latency, measured)
+        return make_costing(self.inputs, latency, measured, self.candidates)
 
     def _keep_teacher(self, journal: Journal, costing: Costing) -> None:
         journal.facts.set(
@@ -242,7 +258,7 @@ class Pipeline:
         inputs = self.inputs
         with self._phase(journal, "teacher store", needed=self.config.teacher.signal != "live"):
             signal = teacher_signal(inputs, self.folder, self.observer, self.config.score)
-        for sentence in compared_layers(inputs):
+        for sentence in compared_layers(inputs, self.candidates):
             self.observer.note(sentence)
         if not isinstance(signal, TeacherStore):
             return signal
@@ -405,7 +421,7 @@ class Pipeline:
 
     def _execute(self, backend: Backend, source: WorkSource, evaluator: StudentEvaluator) -> None:
         run_stoppably(backend, source, evaluator, self.interruption, self.observer)
-        if source.stopping:
+        if self.interruption.asked:
             raise InterruptedSearchError(self._how_to_resume())
 
     @contextmanager

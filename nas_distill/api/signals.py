@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
+from nas_distill.common.errors import BuildError, TrainingError
 from nas_distill.common.layers import describe_pairs
-from nas_distill.config import TrainingConfig
+from nas_distill.config import TermConfig, TrainingConfig
 from nas_distill.distill.objective import find_terms
 from nas_distill.distill.pairing import pair_layers, teacher_features
+from nas_distill.engine.candidates import Candidates
 from nas_distill.report import words
 from nas_distill.run.folder import RunFolder
 from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore
@@ -39,8 +41,10 @@ def _samples(inputs: Inputs) -> Tensor:
     return data.batch("val", torch.arange(min(3, len(data.val))))[0]
 
 
-def compared_layers(inputs: Inputs) -> list[str]:
+def compared_layers(inputs: Inputs, candidates: Candidates) -> list[str]:
     """Say which layers the terms of both losses compare in the space's smallest student, a sentence a term.
+
+    ``candidates`` builds that student; where it cannot be built, nothing is said.
 
     Raises:
         TrainingError: a term finds nothing to compare in it.
@@ -52,15 +56,30 @@ def compared_layers(inputs: Inputs) -> list[str]:
         if all(term.spec.layers == "none" for term in terms):
             continue
         features = teacher_features(terms, inputs.teacher.module, x)
-        smallest = inputs.space.build(
-            inputs.space.smallest(), input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
-        )
-        for term in terms:
-            pairs = pair_layers(term, smallest, features, x).pairs
-            if pairs:
-                rows = "; ".join(f"{ours} from {theirs}" for ours, theirs in describe_pairs(pairs))
-                said[f"'{term.config.name}' compares, in the smallest student: {rows}."] = None
+        try:
+            rows, error = candidates.look(inputs.space.smallest(), _compared, section.loss, inputs.paths, features, x)
+        except BuildError:  # it fails when its turn comes
+            continue
+        if error is not None:
+            raise TrainingError(error)
+        said |= {f"'{name}' compares, in the smallest student: {pairs}.": None for name, pairs in rows}
     return list(said)
+
+
+def _compared(
+    student: nn.Module, loss: Sequence[TermConfig], paths: Sequence[Path], features: Sequence[Feature], x: Tensor
+) -> tuple[list[tuple[str, str]], str | None]:
+    """Return which layers each term compares in a student, or why one finds nothing to compare."""
+    rows = []
+    try:
+        for term in find_terms(loss, paths=paths):
+            pairs = pair_layers(term, student, features, x).pairs
+            if pairs:
+                described = "; ".join(f"{ours} from {theirs}" for ours, theirs in describe_pairs(pairs))
+                rows.append((term.config.name, described))
+    except TrainingError as error:
+        return [], str(error)
+    return rows, None
 
 
 def store_contents(inputs: Inputs, *trainings: TrainingConfig) -> Contents:

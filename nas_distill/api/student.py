@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from nas_distill.api.console import watched
 from nas_distill.api.costing import LATENCY
-from nas_distill.api.disk import disk_errors
 from nas_distill.api.finish import export_loaded, export_student, read_student
 from nas_distill.api.observer import Observer
 from nas_distill.api.updating import Update, update_student
+from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, ExportError
 from nas_distill.common.files import atomic_path
 from nas_distill.data import Dataset

@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nas_distill.api.disk import disk_errors
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
 from nas_distill.api.training import initial_weights
 from nas_distill.common.device import resolve_device
+from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, RunError
 from nas_distill.common.seeds import derive
 from nas_distill.config import TrainingConfig

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from nas_distill.api.assistants import Via, find_assistant
 from nas_distill.api.console import watched
-from nas_distill.api.disk import disk_errors
 from nas_distill.api.observer import Observer
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
 from nas_distill.api.training import make_evaluator
+from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
 from nas_distill.engine.finalists import read_finalists, recipe_of

@@ -8,8 +8,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas_distill.api.disk import disk_errors
 from nas_distill.common.device import resolve_device
+from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError
 from nas_distill.common.seeds import derive
 from nas_distill.config import TrainingConfig, parse

@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from nas_distill.api.disk import disk_sentence
 from nas_distill.api.interruption import InterruptedSearchError, interruptible
 from nas_distill.cli.commands import app
+from nas_distill.common.disk import disk_sentence
 from nas_distill.common.errors import NasDistillError, first_line
 
 __all__ = ["app", "main"]

@@ -66,7 +66,7 @@ def search(
     workers: Annotated[int | None, typer.Option(help="trainings at a time")] = None,
     budget: BudgetOption = None,
     address: Annotated[str | None, typer.Option(help="address of a Ray cluster")] = None,
-    backend: Annotated[str | None, typer.Option(help="tune (Ray) or inline (one process)")] = None,
+    backend: Annotated[str | None, typer.Option(help="tune (Ray) or inline (one worker process)")] = None,
     folder: Annotated[Path | None, typer.Option(help="folder of the run; beside the file unless given")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what candidates cost and stop")] = False,
     calibration: Annotated[

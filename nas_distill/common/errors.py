@@ -80,6 +80,15 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 def first_line(error: BaseException, limit: int = 300) -> str:
     """Return the error as one line, ``TypeName: message``, for records and messages; never with a full stop."""
-    text = " ".join(str(error).split()).rstrip(".")
+    try:
+        said = str(error)
+    except BaseException:  # an exception of the user's may fail even at this
+        said = ""
+    text = " ".join(said.split()).rstrip(".")
     named = text if isinstance(error, NasDistillError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
     return named if len(named) <= limit else named[: limit - 1] + "…"
+
+
+def in_words(error: BaseException) -> str:
+    """Return the cause of a failure on one line; where the code raised no Exception (SystemExit, say), it says so."""
+    return first_line(error) if isinstance(error, Exception) else f"its code raised {first_line(error)}"

@@ -12,7 +12,7 @@ import numpy as np
 from nas_distill.common.errors import CostError, NasDistillError, first_line
 from nas_distill.cost.features import FEATURES, features
 from nas_distill.cost.recorder import trace
-from nas_distill.cost.runtime import Conditions, LatencySample, conditions, time_modules
+from nas_distill.cost.runtime import Conditions, LatencySample, conditions, export_for_timing, time_modules
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,28 @@ class LatencyError:
             f"median error {self.median:.1%}, 95th percentile {self.p95:.1%}, rank correlation {self.spearman:.3f} "
             f"(each of {self.count} networks predicted from the others)"
         )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that timing takes of a network, so that the network itself can be elsewhere.
+
+    ``features`` as of ``cost.features``, ``exported`` as of ``export_for_timing``, both at the batch of the timing.
+    """
+
+    features: dict[str, float]
+    exported: bytes
+
+
+def prepare(model: nn.Module, input_shape: Sequence[int], batch: int, dtype: torch.dtype | None = None) -> Prepared:
+    """Prepare a model for a calibration.
+
+    Raises:
+        BuildError: the model's forward fails on this shape.
+        CostError: it cannot be traced or exported.
+    """
+    found = features(trace(model, input_shape, dtype), batch)
+    return Prepared(found, export_for_timing(model, (batch, *(int(size) for size in input_shape)), dtype))
 
 
 @dataclass(frozen=True)
@@ -82,7 +104,7 @@ class LatencyModel:
     @classmethod
     def calibrate(
         cls,
-        models: Iterable[nn.Module],
+        models: Iterable[nn.Module | Prepared | NasDistillError],
         input_shape: Sequence[int],
         *,
         batch: int = 1,
@@ -93,7 +115,8 @@ class LatencyModel:
     ) -> Self:
         """Time ``models`` on ONNX Runtime (about thirty, spread over the space) and fit to them.
 
-        A model that cannot run, be traced or be exported is left out. ``progress`` is told how many are prepared.
+        Models may be prepared already, or have failed at that. One that cannot run, be traced or be exported is left
+        out. ``progress`` is told how many are prepared.
         Nothing else should run meanwhile.
 
         Raises:
@@ -102,9 +125,15 @@ class LatencyModel:
         stated = conditions(batch, threads)
         inside: list[dict[str, float] | NasDistillError] = []
 
-        def look() -> Iterable[nn.Module]:
+        def look() -> Iterable[nn.Module | bytes | NasDistillError]:
             for model in models:
+                if isinstance(model, Prepared):
+                    inside.append(model.features)
+                    yield model.exported
+                    continue
                 try:
+                    if isinstance(model, NasDistillError):
+                        raise model
                     inside.append(features(trace(model, input_shape, dtype), batch))
                 except NasDistillError as error:
                     inside.append(error)

@@ -104,7 +104,7 @@ def time_module(
 
 
 def time_modules(
-    models: Iterable[nn.Module],
+    models: Iterable[nn.Module | bytes | NasDistillError],
     input_shape: Sequence[int],
     *,
     batch: int = 1,
@@ -115,7 +115,8 @@ def time_modules(
 ) -> list[LatencySample | NasDistillError]:
     """Time several models under equal conditions: visited in turn, so that a drift of the machine meets all alike.
 
-    A model that cannot be timed has its error in its place in the list. ``progress`` is told how many are exported.
+    A model may have been exported by ``export_for_timing`` already, or have failed at that. One that cannot be timed
+    has its error in its place in the list. ``progress`` is told how many are exported.
 
     Raises:
         CostError: batch, threads or repeats below 1, or ONNX Runtime is not installed.
@@ -127,7 +128,9 @@ def time_modules(
     held = 0
     for place, model in enumerate(models):
         try:
-            exported = export_for_timing(model, shape, dtype)
+            if isinstance(model, NasDistillError):
+                raise model
+            exported = model if isinstance(model, bytes) else export_for_timing(model, shape, dtype)
             if group and held + len(exported) > GROUP_BYTES:
                 _fill(results, group, repeats, stated)
                 held = 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas_distill.common.errors import StorageError
 from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, ScoreConfig, TrainingConfig
 from nas_distill.engine.work import Outcome, RungResult, Work
@@ -199,6 +200,8 @@ def draw_networks(
     for architecture in dict.fromkeys(drawn):
         try:
             found = dict(costs(architecture))
+        except StorageError:
+            raise
         except Exception:  # the builder is the user's code
             continue
         if fits(found) and found[by] > 0:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from nas_distill.common.errors import first_line
+from nas_distill.common.errors import RunError, StorageError, first_line
 from nas_distill.common.seeds import derive
 from nas_distill.config import ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
@@ -115,8 +115,8 @@ class Controller:
 
     @property
     def stopping(self) -> bool:
-        """True once ``stop`` was called: what is in flight is to end as interrupted."""
-        return self._stopping
+        """True once ``stop`` was called or the time limit is reached: what is in flight is to end as interrupted."""
+        return self._stopping or self._time_is_up()
 
     def stop(self) -> None:
         """Ask the search to stop; safe from a signal handler. Resuming the run goes on with what was in flight."""
@@ -186,8 +186,15 @@ class Controller:
             RunError: no candidate came through to its end; gives the first cause.
         """
         if not self._stopping:
+            if self._ended is None and self._time_is_up():
+                self._end(self._time_limit_reached)
             if self._ended is not None:
                 self._journal.facts.set(names.ENDED, self._ended)
+            if self._ended == self._time_limit_reached and not self._ledger.count("complete"):
+                raise RunError(
+                    f"{self._ended} before any candidate was trained to its end; resume with a longer "
+                    "search.time_limit_minutes (--resume)."
+                )
             require_one(self._ledger, self._ended)
         return self.progress()
 
@@ -236,13 +243,20 @@ class Controller:
             return "the search was asked to stop"
         if ledger.count(*COUNTED, "running") >= self._search.trials:
             return f"all {self._search.trials} trials are done or under way"
-        limit = self._search.time_limit_minutes
-        if limit is not None and self._clock() - self._began >= 60 * limit:
-            return f"the time limit of {limit:g} minutes is reached"
+        if self._time_is_up():
+            return self._time_limit_reached
         give_up(ledger, after=max(REPEATS, len(self._seeds) + 10))
         if ledger.count("waiting"):
             return None
         return nothing_new(ledger, self._size, self._budget, self._patience)
+
+    def _time_is_up(self) -> bool:
+        limit = self._search.time_limit_minutes
+        return limit is not None and self._clock() - self._began >= 60 * limit
+
+    @property
+    def _time_limit_reached(self) -> str:
+        return f"the time limit of {self._search.time_limit_minutes or 0:g} minutes is reached"
 
     def _go_on_with(self, entry: Entry) -> Work | None:
         """Hand out an interrupted candidate again, unless the process dies on it every time."""
@@ -291,6 +305,8 @@ class Controller:
     def _price_entry(self, entry: Entry) -> None:
         try:
             entry.costs = self._price(entry.proposal.architecture)
+        except StorageError:  # no fault of the candidate's
+            raise
         except Exception as error:  # the builder is the user's code: whatever it raises is this candidate's failure
             entry.cause = first_line(error)
             entry.status = "failed"

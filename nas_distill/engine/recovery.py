@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_distill.common.disk import names_full_disk
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.ledger import Ledger, chains, entry_of
 from nas_distill.engine.objectives import Objectives
@@ -30,11 +31,14 @@ def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budg
     trials = {trial.number: trial for trial in journal.study.get_trials(deepcopy=False)}
     index_of = {record.number: record.index for record in records}
     ledger = Ledger(objectives.costs)
+    none_came_through = not any(record.state in ("complete", "pruned") for record in records)
     for chain in chains(records):
         first = chain[0]
         proposal = proposal_of(trials[first.number], first.architecture, first.origin)
         twin = chain[-1].duplicate_of
         entry = entry_of(chain, proposal, None if twin is None else index_of[twin])
+        if entry.status == "failed" and _blameless(entry.cause or "", none_came_through):
+            entry.status, entry.cause = "waiting", None
         proposals.restore(proposal)
         ledger.append(entry)
     for entry in ledger:
@@ -42,6 +46,15 @@ def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budg
             tell_sampler(proposals, ledger, entry, objectives, budget)
     proposals.restored()
     return ledger
+
+
+def _blameless(cause: str, none_came_through: bool) -> bool:
+    """Say whether a candidate failed for want of room on a disk, and so is to be trained again.
+
+    Where no candidate ever came through, every worker that died is taken to have died of the machine's state.
+    """
+    died = cause.startswith(("worker died", "worker failed", "worker did not start", "Ray Tune"))
+    return names_full_disk(cause) or (none_came_through and died)
 
 
 def _end(journal: Journal, trial: FrozenTrial, objectives: Objectives, last_rung: int) -> None:

@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
+from nas_distill.common.errors import StorageError
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.cost.budget import Budget, Limit
 from nas_distill.engine.pricing import Costs
@@ -50,6 +51,8 @@ def choose_seeds(
             pool[architecture.hash] = architecture
             try:
                 found = costs(architecture)
+            except StorageError:
+                raise
             except Exception:  # a builder is the user's code; the search itself records what it raises
                 continue
             if math.isfinite(found[by]):
@@ -177,6 +180,8 @@ def scaled_alike(space: SearchSpace, costs: Costs, budget: Budget) -> list[Archi
     def fits(architecture: Architecture, within: Budget = upper) -> bool:
         try:
             return within.fits(costs(architecture))
+        except StorageError:
+            raise
         except Exception:  # a builder is the user's code
             return False
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from nas_distill.common.device import resolve_device
-from nas_distill.common.errors import BudgetError, RunError, first_line
+from nas_distill.common.errors import BudgetError, RunError, StorageError, first_line
 from nas_distill.common.seeds import numpy_rng, seeded_torch
 from nas_distill.config import SearchConfig, SearchFile, TrainingConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
-from nas_distill.engine.apart import compute_apart
+from nas_distill.engine.child import CallError, CallTimeoutError, Child
 from nas_distill.engine.evaluator import InitialWeights, build_student
+from nas_distill.engine.work import Limit, Work
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.teacher import TeacherSignal
@@ -34,6 +34,9 @@ _TIMED_CANDIDATES = 3
 _TIMED_SECONDS = 20.0
 _STARTUP_SECONDS = 8.0
 """What worker processes take to start, on a machine of two cores."""
+_GENEROUS = 10.0  # workers share processors, and with them caches and memory
+_LEAST_SECONDS = 600.0
+_UNKNOWN_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Survey:
         """The dearest candidate."""
         return self.candidates[-1]
 
+    def spread(self, by: str) -> float:
+        """Return how many times the cost ``by`` of the typical candidate the dearest within the budget has."""
+        typical = self.typical.costs[by]
+        return max(1.0, self.fitting[-1].costs[by] / typical) if typical > 0 else 1.0
+
     @property
     def typical(self) -> Candidate:
         """The middle one of those within the budget: what a trial of the search is like."""
@@ -96,6 +104,7 @@ def survey_space(
     Raises:
         BudgetError: none of them fits; names the limit that binds and the cheapest candidate found.
         RunError: none of them can be built; gives the first cause.
+        StorageError: a disk is full.
     """
     rng = numpy_rng(seed, "survey")
     wanted = dict.fromkeys([space.smallest(), space.largest(), *(space.sample(rng) for _ in range(samples))])
@@ -109,6 +118,8 @@ def survey_space(
             on_step(place, len(wanted))
         try:
             found.append(Candidate(architecture, dict(costs(architecture))))
+        except StorageError:
+            raise
         except Exception as error:  # the builder is the user's code
             failures.append(first_line(error))
     if not found:
@@ -137,29 +148,40 @@ def typical_seconds(
 ) -> float | None:
     """Return the seconds of one training step of a typical candidate; None where a few of them do not tell.
 
-    On the CPU they are trained in a copy of this process: a candidate that crashes it is a failed trial when its turn
-    comes, on a worker, and must not end the search here.
+    They are trained in a process of their own: a candidate that crashes it is a failed trial when its turn comes, and
+    must not end the search here.
+
+    Raises:
+        RunError: data or teacher cannot be sent to another process.
+        StorageError: a disk is full.
     """
-    # With its first optimiser torch imports a good deal, which a copy would do for itself alone.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     middle = len(survey.fitting) // 2
     nearest = sorted(range(len(survey.fitting)), key=lambda place: abs(place - middle))
-    for place in nearest[:_TIMED_CANDIDATES]:
-        architecture = survey.fitting[place].architecture
-
-        def measure(architecture: Architecture = architecture) -> float:
-            torch.set_num_threads(1)
-            return seconds_per_step(architecture, space, data, signal, training, device)
-
-        try:
-            if resolve_device(device).type == "cpu":
-                return compute_apart(measure, seconds=_TIMED_SECONDS)
-            return seconds_per_step(architecture, space, data, signal, training, device)
-        except TimeoutError:  # the others are no smaller
-            return None
-        except Exception:  # the builder is the user's code
-            continue
+    with Child(_Stepping(space, data, signal, training, device)) as child:
+        for place in nearest[:_TIMED_CANDIDATES]:
+            try:
+                found = child.call("seconds", survey.fitting[place].architecture, seconds=_TIMED_SECONDS)
+                return float(found)
+            except CallTimeoutError:  # the others are no smaller
+                return None
+            except CallError:
+                continue
     return None
+
+
+@dataclass(frozen=True)
+class _Stepping:
+    """What the process that times training steps holds."""
+
+    space: SearchSpace
+    data: Dataset
+    signal: TeacherSignal | None
+    training: TrainingConfig
+    device: str
+
+    def seconds(self, architecture: Architecture) -> float:
+        """Return the seconds of a training step."""
+        return seconds_per_step(architecture, self.space, self.data, self.signal, self.training, self.device)
 
 
 def seconds_per_step(
@@ -218,33 +240,42 @@ def typical_judging(
 
     They are measured as those of the steps are.
     """
+    with Child(_Judging(space, data, weights, config.device)) as child:
+        try:
+            built, validated = child.call("seconds", survey.typical.architecture, seconds=_TIMED_SECONDS)
+        except CallTimeoutError:
+            return None
+        except CallError:  # the builder is the user's code; the candidate fails when its turn comes
+            return 0.0
+    return float(built + len(config.score.rungs) * validated)
 
-    def measure() -> float:
-        torch.set_num_threads(1)
-        built, validated = judging_seconds(survey.typical.architecture, space, data, weights, config.device)
-        return built + len(config.score.rungs) * validated
 
-    try:
-        if resolve_device(config.device).type == "cpu":
-            return compute_apart(measure, seconds=_TIMED_SECONDS)
-        return measure()
-    except TimeoutError:
-        return None
-    except Exception:  # the builder is the user's code; the candidate fails when its turn comes
-        return 0.0
+@dataclass(frozen=True)
+class _Judging:
+    """What the process that times the rest of a trial holds."""
+
+    space: SearchSpace
+    data: Dataset
+    weights: InitialWeights | None
+    device: str
+
+    def seconds(self, architecture: Architecture) -> tuple[float, float]:
+        """Return the seconds of building a candidate, and of one look at validation data."""
+        return judging_seconds(architecture, self.space, self.data, self.weights, self.device)
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Seconds that a search takes if nothing is pruned: the trials on ``workers`` workers, the finalists on theirs.
 
-    None where that cannot be foreseen.
+    ``step``: of one training step of a typical candidate. None where that cannot be foreseen.
     """
 
     trials: float | None
     finalists: float | None
     workers: int
     final_workers: int
+    step: float | None = None
 
     @property
     def wall(self) -> float | None:
@@ -279,15 +310,36 @@ def estimate_seconds(
         judging: seconds that a candidate takes beside its steps, None where they are not known.
     """
 
-    def steps(training: TrainingConfig) -> float:
-        return training.epochs * (len(data.train) // min(training.batch_size, len(data.train)))
-
     runs = config.final.count + (1 if config.final.baseline else 0)
-    scored = config.score.rungs[-1] * steps(config.score)
+    scored = config.score.rungs[-1] * _steps(config.score, data)
     scoring = None if judging is None or (scored and step is None) else trials * (scored * (step or 0.0) + judging)
-    finishing = None if step is None else runs * steps(config.final) * step
+    finishing = None if step is None else runs * _steps(config.final, data) * step
 
     def workers(seconds: float | None) -> int:
         return config.search.workers if choose_backend(config.search, seconds) == "tune" else 1
 
-    return Estimate(scoring, finishing, workers(scoring), workers(finishing))
+    return Estimate(scoring, finishing, workers(scoring), workers(finishing), step)
+
+
+def trial_limit(config: SearchFile, data: Dataset, step: float | None = None, spread: float = 1.0) -> Limit:
+    """Return how long a training may take before it is ended as failed.
+
+    Args:
+        config: may say so itself, for short distillations; a longer training gets more in proportion to its steps.
+        data: that is trained on.
+        step: seconds of a typical training step, None where they are not known.
+        spread: how much dearer the dearest candidate within the budget is than the typical one.
+    """
+    minutes = config.search.trial_limit_minutes
+
+    def limit(work: Work) -> float | None:
+        steps = _steps(work.training, data)
+        if minutes is not None:
+            return 60 * minutes * max(1.0, steps / _steps(config.score, data))
+        return _UNKNOWN_SECONDS if step is None else max(_LEAST_SECONDS, _GENEROUS * spread * step * steps)
+
+    return limit
+
+
+def _steps(training: TrainingConfig, data: Dataset) -> float:
+    return training.epochs * (len(data.train) // min(training.batch_size, len(data.train)))

@@ -7,6 +7,7 @@ it decides nothing. An evaluator trains one piece of work, rung by rung; it know
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -127,6 +128,17 @@ class Backend(Protocol):
         the source itself are raised here, after the workers have been ended.
         """
         ...
+
+
+Limit = Callable[[Work], float | None]
+"""Seconds that a work may take from its first beginning in this session; None for as long as it likes."""
+
+
+def over_limit(seconds: float) -> str:
+    """Return the cause of a work that was ended for taking longer."""
+    return (
+        f"it was ended because it took longer than its limit of {seconds / 60:.3g} minutes (search.trial_limit_minutes)"
+    )
 
 
 def last_rung(work: Work) -> int:

@@ -89,6 +89,15 @@ class Facts(Mapping[str, Any]):
             if name not in self._values:
                 self.set(name, value)
 
+    def changed_versions(self) -> dict[str, tuple[str, str]]:
+        """Return what computes scores and is of another version now than when the run began: name -> (then, now)."""
+        then, now = self._values.get(VERSIONS, {}), versions()
+        return {
+            name: (then[name], now[name])
+            for name in ("python", "nas-distill", "torch")
+            if name in then and name in now and then[name] != now[name]
+        }
+
 
 def read_facts(folder: RunFolder) -> Facts:
     """Read a run's facts without touching it, also while another process writes it.

@@ -8,7 +8,7 @@ What a trial's user attributes hold (written by ``engine/scribe.py``):
 ``costs``         cost -> value; ``violations``: limit -> relative excess, for candidates over budget
 ``rung:<k>``      what was reported at rung k: quality, step, seconds, share, and ``stop`` when that ended the trial
 ``duplicate_of``  number of the trial that has the same architecture
-``retry_of``      number of the interrupted trial that it goes on with
+``retry_of``      number of the interrupted trial that it goes on with (or one that failed only because a disk was full)
 ``interrupted``   ``stopped`` (the search was asked to stop) or ``died`` (its process was gone)
 ``cause``         why it failed
 """
@@ -19,7 +19,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -224,14 +224,18 @@ def recorded_rungs(attrs: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def read_records(study: optuna.Study) -> list[TrialRecord]:
-    """Return all trials of a study, by number.
+    """Return all trials of a study, by number; one that failed and was continued by another counts as interrupted.
 
     Raises:
         RunError: a trial lacks what every trial of a run has, or trials do not follow from one another.
     """
     records = [from_trial(trial) for trial in study.get_trials(deepcopy=False)]
     check_sequence(records)
-    return records
+    continued = {record.retry_of for record in records}
+    return [
+        replace(record, state="interrupted") if record.state == "failed" and record.number in continued else record
+        for record in records
+    ]
 
 
 def training_key(number: int) -> str:

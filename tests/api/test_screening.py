@@ -1,9 +1,11 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from nas_distill.api import screening
 from nas_distill.api.screening import screened_finalists
+from nas_distill.common.errors import BuildError
 from nas_distill.cost.budget import Budget
 from nas_distill.run.facts import MEASURED_LATENCY, Facts
 from nas_distill.run.records import Rung, TrialRecord
@@ -37,7 +39,8 @@ def record(number: int, quality: float, flops: float) -> TrialRecord:
 
 
 @pytest.fixture
-def inputs():
+def inputs(monkeypatch):
+    monkeypatch.setattr(screening, "candidates_of", lambda _: nullcontext(None))
     config = SimpleNamespace(search=SimpleNamespace(costs=("flops",)), final=SimpleNamespace(count=2, slope=0.0))
     return SimpleNamespace(config=config)
 
@@ -47,7 +50,7 @@ RECORDS = [record(0, 0.80, 10), record(1, 0.85, 50), record(2, 0.90, 100)]
 
 def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(inputs, monkeypatch):
     times = {"t00000": 0.1, "t00001": 0.5, "t00002": 1.2}
-    monkeypatch.setattr(screening, "_measure", lambda _, entry: times[entry.key])
+    monkeypatch.setattr(screening, "_measure", lambda _, entry, __: times[entry.key])
     facts = Kept({})
     chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [1, 0]
@@ -68,6 +71,17 @@ def test_if_none_measures_within_the_limit_the_choice_stands(inputs, monkeypatch
     monkeypatch.setattr(screening, "_measure", lambda *_: 9.0)
     chosen = screened_finalists(inputs, Kept({}), Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
+
+
+def test_a_finalist_that_cannot_be_timed_makes_room_for_the_next(inputs, monkeypatch):
+    def measure(_, entry, __):
+        if entry.number == 2:
+            raise BuildError("its process died")
+        return 0.5
+
+    monkeypatch.setattr(screening, "_measure", measure)
+    chosen = screened_finalists(inputs, Kept({}), Budget.parse({"latency_ms": 1.0}), RECORDS)
+    assert [entry.number for entry in chosen] == [1, 0]
 
 
 def test_nothing_is_measured_without_a_latency_limit(inputs):

@@ -16,7 +16,7 @@ import pytest
 
 from nas_distill.config import ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.ledger import Status
 from nas_distill.engine.objectives import Objectives
@@ -120,7 +120,7 @@ class Bench:
 
     def run(self, **options: Any) -> Controller:
         with self.controller(**options) as controller:
-            InlineBackend().run(controller, self.evaluator)
+            InProcessBackend().run(controller, self.evaluator)
             check_sums(controller)
             return controller
 

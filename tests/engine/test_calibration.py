@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.config import FinalConfig, ScoreConfig
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.calibration import (
     CalibrationSource,
     Network,
@@ -97,7 +97,7 @@ def test_networks_come_one_after_the_other_with_all_of_their_trainings(make):
 
 def test_everything_ends_in_the_table_and_a_second_source_has_nothing_to_do(make, table, tmp_path):
     told = []
-    InlineBackend().run(make(on_done=lambda *said: told.append(said)), Trains())
+    InProcessBackend().run(make(on_done=lambda *said: told.append(said)), Trains())
     assert told[-1][:2] == (16, 16)
     full = [entry for entry in table.readings if entry.training == ("net-02", "full", 1)]
     assert [(entry.epochs, entry.quality, entry.last, entry.loss) for entry in full] == [
@@ -115,7 +115,7 @@ def test_a_failed_training_is_kept_with_its_cause_and_not_tried_again(make, tabl
         if work.key == "net-01-kd@3-0" and rung == 1:
             raise ValueError("no luck")
 
-    InlineBackend().run(make(), Trains(fail))
+    InProcessBackend().run(make(), Trains(fail))
     (lost,) = [entry for entry in table.readings if entry.cause]
     assert lost.training == ("net-01", "kd@3", 0)
     assert lost.cause == "ValueError: no luck"
@@ -125,7 +125,7 @@ def test_a_failed_training_is_kept_with_its_cause_and_not_tried_again(make, tabl
 
 def test_what_was_interrupted_is_done_again_from_its_beginning(make, table, tmp_path):
     source = make()
-    InlineBackend().run(source, Trains(lambda work, rung: work.key == "net-01-full-1" and source.stop()))
+    InProcessBackend().run(source, Trains(lambda work, rung: work.key == "net-01-full-1" and source.stop()))
     assert [entry.training[2] for entry in table.readings] == [0, 0, 0]
     (tmp_path / "checkpoints" / "net-01-full-1").mkdir(exist_ok=True)
     again = make()

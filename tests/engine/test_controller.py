@@ -10,11 +10,11 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
-from nas_distill.common.errors import BudgetError, BuildError, RunError
+from nas_distill.common.errors import BudgetError, BuildError, RunError, StorageError
 from nas_distill.common.seeds import derive
 from nas_distill.config import PruningConfig, ScalarConfig, ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.controller import DEATHS, REPEATS, Controller
 from nas_distill.engine.dominance import NoRule
 from nas_distill.engine.ledger import Ledger
@@ -132,7 +132,7 @@ def test_deciding_lists_no_trials(
             patch.setattr(optuna.Study, "get_trials", listed)
             patch.setattr(JournalStorage, "get_all_trials", listed)
             patch.setattr(Ledger, "__iter__", listed)
-            InlineBackend().run(controller, bench.evaluator)
+            InProcessBackend().run(controller, bench.evaluator)
         assert controller.progress().done == 20
 
 
@@ -295,7 +295,7 @@ def test_after_twenty_repeats_in_a_row_something_unseen_is_drawn(
         proposals = controller._proposals
         smallest = bench.space.smallest()
         monkeypatch.setattr(proposals, "ask", lambda: proposals.insert(smallest, "sampler"))
-        InlineBackend().run(controller, bench.evaluator)
+        InProcessBackend().run(controller, bench.evaluator)
     origins = [record.origin for record in bench.records()]
     assert origins == ["seed", *[*["sampler"] * REPEATS, "random"] * 3]
     assert len({record.architecture for record in bench.records()}) == 4
@@ -400,7 +400,7 @@ def test_stopping_interrupts_and_resuming_goes_on(make_bench: Callable[..., Any]
                 controller.stop()
 
         controller._on_event = stop_at_fifth
-        InlineBackend().run(controller, bench.evaluator)
+        InProcessBackend().run(controller, bench.evaluator)
         assert controller.stopping
         assert controller.next() is None
         assert controller.conclude().waiting == 1
@@ -433,7 +433,7 @@ def test_asked_to_stop_while_it_looks_at_a_candidate_it_looks_at_no_other(
             return {"flops": 2000.0}
 
         controller._price = costs
-        InlineBackend().run(controller, bench.evaluator)
+        InProcessBackend().run(controller, bench.evaluator)
     assert [record.state for record in bench.records()] == states
     assert bench.evaluator.started == []
 
@@ -461,20 +461,45 @@ def test_asked_to_stop_among_repeated_proposals_it_makes_no_more_and_goes_on_whe
     assert sum(record.trained for record in bench.records()) == 6
 
 
-def test_after_the_time_limit_nothing_new_begins_but_what_runs_may_end(make_bench: Callable[..., Any]) -> None:
+def test_the_time_limit_ends_what_runs_as_interrupted_and_it_is_continued(make_bench: Callable[..., Any]) -> None:
     now = [0.0]
-    bench = make_bench(search=SearchConfig(trials=20, time_limit_minutes=2), options={"clock": lambda: now[0]})
+    search = SearchConfig(trials=20, time_limit_minutes=2)
+    bench = make_bench(search=search, options={"clock": lambda: now[0]})
     with bench.controller() as controller:
-        work = next_work(controller)
-        now[0] = 121
-        assert controller.next() is None
+        done, running = next_work(controller), next_work(controller)
+        assert train(controller, done, 0.1, 0.2, 0.3)
+        controller.finish(done.key, Outcome("complete"))
         assert not controller.stopping
-        assert train(controller, work, 0.1, 0.2, 0.3)
-        controller.finish(work.key, Outcome("complete"))
+        now[0] = 121
+        assert controller.stopping
+        assert controller.next() is None
+        controller.finish(running.key, Outcome("interrupted"))
         progress = controller.conclude()
     assert progress.ended == "the time limit of 2 minutes is reached"
     assert progress.complete == 1
-    assert progress.seconds_left == 19 * 121
+    with bench.controller() as controller:
+        assert next_work(controller).key == running.key
+
+
+def test_a_time_limit_before_the_first_end_is_an_error_that_says_so(make_bench: Callable[..., Any]) -> None:
+    now = [0.0]
+    bench = make_bench(search=SearchConfig(trials=20, time_limit_minutes=2), options={"clock": lambda: now[0]})
+    with bench.controller() as controller:
+        running = next_work(controller)
+        now[0] = 121
+        controller.finish(running.key, Outcome("interrupted"))
+        with pytest.raises(RunError, match="before any candidate was trained to its end"):
+            controller.conclude()
+
+
+def test_a_full_disk_as_costs_are_counted_is_no_fault_of_a_candidate(make_bench: Callable[..., Any]) -> None:
+    def full(architecture: Any) -> dict[str, float]:
+        raise StorageError("the disk is full.")
+
+    bench = make_bench(search=SearchConfig(trials=3, seeds=0), costs=full)
+    with bench.controller() as controller, pytest.raises(StorageError):
+        controller.next()
+    assert bench.records() == []
 
 
 def story(bench: Any) -> list[Any]:
@@ -570,7 +595,7 @@ def test_progress_is_readable_at_every_event(bench: Any) -> None:
     seen = []
     with bench.controller() as controller:
         controller._on_event = lambda event: seen.append((event.kind, controller.progress()))
-        InlineBackend().run(controller, bench.evaluator)
+        InProcessBackend().run(controller, bench.evaluator)
     kinds = Counter(kind for kind, _ in seen)
     assert kinds["started"] == kinds["complete"] + kinds["pruned"] == 12
     assert kinds["ended"] == 1

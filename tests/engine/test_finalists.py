@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_distill.config import FinalConfig
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.finalists import (
     Finalist,
     FinalistSource,
@@ -255,7 +255,7 @@ class Training:
 def run(source, evaluator=None):
     evaluator = evaluator or Trains()
     while not source.complete and not source.stopping:
-        InlineBackend().run(source, evaluator)
+        InProcessBackend().run(source, evaluator)
     return evaluator
 
 

@@ -25,7 +25,7 @@ from nas_distill.config import ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.journal import open_journal
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.work import RungResult
@@ -76,7 +76,7 @@ with folder.lock():
         score=ScoreConfig(),
         seed=1,
     )
-    InlineBackend().run(controller, Instant())
+    InProcessBackend().run(controller, Instant())
     print(json.dumps(controller.conclude().done), flush=True)
 """
 

@@ -3,7 +3,7 @@ import pytest
 
 from nas_distill.common.errors import RunError
 from nas_distill.config import ScoreConfig
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.probe import NoiseProbe
 from nas_distill.engine.work import Outcome, RungResult
 from nas_distill.run.folder import RunFolder
@@ -96,14 +96,14 @@ class Trains:
 
 def test_checkpoints_go_when_they_are_no_longer_needed(make_probe, tmp_path):
     probe = make_probe()
-    InlineBackend().run(probe, Trains())
+    InProcessBackend().run(probe, Trains())
     assert probe.margins(1.0) == (0.0, 0.0)
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_stop_keeps_the_checkpoint_of_what_was_in_flight(make_probe, tmp_path):
     probe = make_probe()
-    InlineBackend().run(probe, Trains(on_rung=probe.stop))
+    InProcessBackend().run(probe, Trains(on_rung=probe.stop))
     assert probe.stopping
     assert probe.next() is None
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["probe-0"]

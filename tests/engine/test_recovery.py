@@ -264,3 +264,34 @@ def test_a_trial_left_waiting_or_running_by_hand_does_not_survive(make_bench: Ca
         pass
     assert [trial.state for trial in read_study(bench.folder).trials] == [TrialState.FAIL]
     assert bench.records()[0].interrupted == "died"
+
+
+@pytest.mark.parametrize("cause", ["worker died (Ray does not say why), 2 times", "OSError: No space left on device"])
+def test_a_run_of_which_every_worker_died_is_not_dead(make_bench: Callable[..., Any], cause: str) -> None:
+    bench = make_bench(search=SearchConfig(trials=3, seeds=2, pruning={"rule": "none"}))
+    with bench.controller() as controller:
+        for _ in range(3):
+            work = controller.next()
+            while work is None:
+                work = controller.next()
+            controller.finish(work.key, Outcome("failed", cause))
+        with pytest.raises(RunError, match="all of the first 3 candidates failed"):
+            controller.conclude()
+    bench.run()
+    states = Counter(record.state for record in bench.records() if record.state not in ("duplicate", "over_budget"))
+    assert states == {"interrupted": 3, "complete": 3}
+
+
+def test_a_candidate_that_failed_by_itself_stays_so(make_bench: Callable[..., Any]) -> None:
+    bench = make_bench(search=SearchConfig(trials=3, seeds=2, pruning={"rule": "none"}))
+    with bench.controller() as controller:
+        first, second = controller.next(), controller.next()
+        assert first is not None
+        assert second is not None
+        controller.finish(first.key, Outcome("failed", "worker died (Segmentation fault)"))
+        for rung in range(len(second.rungs)):
+            controller.report(second.key, RungResult(rung, 1, 0.5, 1.0))
+        controller.finish(second.key, Outcome("complete"))
+    bench.run()
+    states = Counter(record.state for record in bench.records() if record.state not in ("duplicate", "over_budget"))
+    assert states == {"failed": 1, "complete": 2}

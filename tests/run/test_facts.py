@@ -69,3 +69,16 @@ def test_a_key_that_is_null_is_as_if_it_were_not_there():
     known["loss"] = [{key: value for key, value in term.items() if value is not None} for term in known["loss"]]
     assert identity_of(score=score) == identity_of(score=known)
     assert identity_of(score=ScoreConfig(curriculum=CurriculumConfig())) != identity_of(score=known)
+
+
+def test_versions_that_changed_since_the_run_began_are_told(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        facts = open_journal(folder, directions=["maximize"], names=["quality"]).facts
+        facts.record_environment(1)
+        assert facts.changed_versions() == {}
+        then = facts["versions"]["torch"]
+        monkeypatch.setattr(
+            "nas_distill.run.facts.versions", lambda: {**facts["versions"], "torch": "99.0", "optuna": "99.0"}
+        )
+        assert facts.changed_versions() == {"torch": (then, "99.0")}

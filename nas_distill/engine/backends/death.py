@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from pathlib import Path
 
 from nas_distill.common.errors import first_line
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def fault_file(folder: Path, key: str) -> Path:
@@ -15,9 +19,14 @@ def fault_file(folder: Path, key: str) -> Path:
 def read_fault(folder: Path, key: str) -> str | None:
     """Return the native crash of work ``key`` in words, such as ``Segmentation fault in conv2d, layers.py:12``."""
     try:
-        lines = fault_file(folder, key).read_text(encoding="utf-8", errors="replace").splitlines()
+        return fault_in(fault_file(folder, key).read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
+
+
+def fault_in(trace: str) -> str | None:
+    """Return the native crash that a trace of Python's tells of, in words; None where it tells of none."""
+    lines = trace.splitlines()
     what = next((line.removeprefix("Fatal Python error: ") for line in lines if line.startswith("Fatal Python")), None)
     if what is None:
         return None
@@ -29,13 +38,24 @@ def read_fault(folder: Path, key: str) -> str | None:
     return f"{what} in {function}, {Path(path).name}:{number}"
 
 
+def ended_as(code: int | None, fault: str | None) -> str:
+    """Say why a worker died whose exit code is known, that of a signal being negative; None where it is not."""
+    if fault is not None:
+        return f"worker died ({fault})"
+    if code == -signal.SIGKILL:
+        return "worker died (killed by signal 9: by hand, or because memory ran short)"
+    if code is not None and code < 0:
+        return f"worker died (killed by signal {-code})"
+    return "worker died" if code is None else f"worker died (its code ended the process with exit code {code})"
+
+
 def cause_of_death(error: BaseException | None, fault: str | None) -> str:
     """Say in a few words why a worker died.
 
     ``error`` is what Ray raised for it, and ``fault`` what ``read_fault`` found. Ray does not know the signal by which
     a worker was killed, only that it went without a word; a crash that Python has traced is known exactly.
     """
-    said = str(error)
+    said = _COLOURS.sub("", str(error))
     if (inner := getattr(error, "as_instanceof_cause", None)) is not None:  # raised on the worker, not by the training
         return f"worker failed ({first_line(inner())})"
     if getattr(error, "actor_init_failed", False):
@@ -45,5 +65,5 @@ def cause_of_death(error: BaseException | None, fault: str | None) -> str:
     if "OUT_OF_MEMORY" in said:
         return "worker died (ended by Ray, because memory ran short)"
     if "SYSTEM_ERROR" in said:
-        return "worker died (killed, most likely by signal 9: by hand, or because memory ran short)"
+        return "worker died (killed, by hand or because memory ran short, or ended by its own code)"
     return f"worker died ({first_line(error, 200) if error else 'Ray does not say why'})"

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from nas_distill.common.errors import StorageError
 from nas_distill.engine.backends.death import cause_of_death, read_fault
 from nas_distill.engine.backends.relay import Relay
 from nas_distill.engine.backends.worker import Message
+from nas_distill.engine.work import Limit, over_limit
 
 
 class Fit:
     """One fit of Tune's: which trial is which work, whose worker died, and how to end those in flight.
 
     ``faults`` is the folder of the traces of native crashes, ``began`` when the waiting for workers began (Unix time),
-    ``kill`` ends a worker at once. ``startup_seconds`` is what that waiting took, None before the first word.
+    ``kill`` ends a worker at once, ``limit`` says how long a work may take. ``startup_seconds`` is what that waiting
+    took, None before the first word.
     """
 
-    def __init__(self, relay: Relay, *, faults: Path, began: float, kill: Callable[[Any], None]) -> None:
+    def __init__(
+        self, relay: Relay, *, faults: Path, began: float, kill: Callable[[Any], None], limit: Limit | None = None
+    ) -> None:
         self.relay = relay
         self.startup_seconds: float | None = None
         self._faults = faults
         self._began = began
         self._kill = kill
+        self._limit = limit
+        self._running_since: dict[str, float] = {}
         self._deaths: set[tuple[str, str | None]] = set()
         self._trials: dict[str, Any] = {}
 
@@ -46,13 +52,7 @@ class Fit:
         """Pass what a worker said on, and say whether its work goes on."""
         if self.startup_seconds is None:
             self.startup_seconds = max(0.0, message.begun - self._began)
-        if message.result is not None:
-            return self.relay.report(message.key, message.result)
-        if message.storage:
-            self.relay.give_up(StorageError(f"{message.cause}."))
-            return False
-        self.relay.fail(message.key, message.cause or "the evaluation failed")
-        return False
+        return self.relay.take(message)
 
     def died(self, trial: Any) -> None:
         """Count the death of a trial's worker, which Tune tells twice if it happens between two works."""
@@ -62,12 +62,30 @@ class Fit:
             self._deaths.add(death)
             self.relay.died(key, cause_of_death(error, read_fault(self._faults, key)))
 
+    def end_overdue(self) -> None:
+        """End works that take longer than their limit; they have failed, and are not tried again."""
+        for trial in self._trials.values() if self._limit is not None else ():
+            key = str(trial.config["key"])
+            work = self.relay.open_work(key)
+            if trial.status != "RUNNING" or work is None or self._limit is None:
+                continue
+            since = self._running_since.setdefault(key, time.monotonic())
+            limit = self._limit(work)
+            if limit is not None and time.monotonic() - since > limit:
+                self.relay.fail(key, over_limit(limit))
+                trial.max_failures = trial.run_metadata.num_failures  # Tune must not try it again either
+                self._kill_worker(trial)
+
     def kill_workers(self) -> None:
         """End the workers in flight at once; a graceful end would wait for their rung."""
         for trial in self._trials.values():
-            if trial.status == "RUNNING" and (actor := trial.temporary_state.ray_actor) is not None:
-                with suppress(Exception):  # it may be dead already, and so may Ray
-                    self._kill(actor)
+            if trial.status == "RUNNING":
+                self._kill_worker(trial)
+
+    def _kill_worker(self, trial: Any) -> None:
+        if (actor := trial.temporary_state.ray_actor) is not None:
+            with suppress(Exception):  # it may be dead already, and so may Ray
+                self._kill(actor)
 
 
 def _error(trial: Any) -> Exception | None:

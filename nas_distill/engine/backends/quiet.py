@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 def log_to_file(logger_name: str, path: Path) -> Iterator[None]:
     """Send a logger and those below it to ``path`` (appended) and nowhere else."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _PatientHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     below = [name for name in logging.root.manager.loggerDict if name.startswith(f"{logger_name}.")]
     loggers = [logging.getLogger(name) for name in (logger_name, *below)]
@@ -47,7 +47,15 @@ def log_to_file(logger_name: str, path: Path) -> Iterator[None]:
             logger.handlers[:] = handlers
             logger.propagate = propagate
             logger.setLevel(level)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class _PatientHandler(logging.FileHandler):
+    """Loses what cannot be written (the disk is full, say), where others print a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing."""
 
 
 @contextmanager
@@ -90,3 +98,25 @@ def signal_handlers_kept() -> Iterator[None]:
         for number, handler in before:
             if handler is not None:  # None: set from outside Python, which cannot be put back
                 signal.signal(number, handler)
+
+
+@contextmanager
+def standard_error_to(path: Path) -> Iterator[None]:
+    """Send what native code writes to standard error, past Python, to a file (appended); nowhere if that cannot be."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        before = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        try:
+            target = os.open(path, flags)
+        except OSError:
+            target = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(target, 2)
+        os.close(target)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+from nas_distill.common.disk import first_full, full_sentence, names_full_disk
+from nas_distill.common.errors import StorageError
+from nas_distill.engine.backends.worker import Message
 from nas_distill.engine.work import Outcome, RungResult, Work, WorkSource, last_rung
 
 Answer = TypeVar("Answer")
@@ -16,13 +20,16 @@ class Relay:
 
     Each work handed out is finished exactly once; a source that raised is never called again (``error`` keeps what it
     raised, for the backend to raise once the workers have ended); a work whose worker died is handed out again up to
-    ``retries`` times. Not thread-safe: everything is called from the one thread that runs the backend.
+    ``retries`` times. Where a worker dies while one of the folders ``places`` has no room left to write, no work is
+    blamed: everything ends as interrupted, with a StorageError. Not thread-safe: everything is called from the one
+    thread that runs the backend.
     """
 
-    def __init__(self, source: WorkSource, *, retries: int) -> None:
+    def __init__(self, source: WorkSource, *, retries: int, places: Sequence[Path] = ()) -> None:
         self.error: BaseException | None = None
         self._source = source
         self._retries = retries
+        self._places = places
         self._open: dict[str, Work] = {}
         self._again: deque[str] = deque()
         self._deaths: dict[str, int] = {}
@@ -42,6 +49,10 @@ class Relay:
     def in_flight(self) -> tuple[str, ...]:
         """Keys handed out and not finished."""
         return tuple(self._open)
+
+    def open_work(self, key: str) -> Work | None:
+        """Return a work that was handed out and not finished; None if there is none of that key."""
+        return self._open.get(key)
 
     def next(self) -> Work | None:
         """Return the next work to execute: one to be tried again, else the source's next; None when there is none."""
@@ -74,13 +85,31 @@ class Relay:
             self._finish(key, Outcome("complete"))
         return key in self._open
 
+    def take(self, message: Message) -> bool:
+        """Pass what a worker said on, and say whether its work goes on."""
+        if message.result is not None:
+            return self.report(message.key, message.result)
+        cause = message.cause or "the evaluation failed"
+        if message.storage or names_full_disk(cause):
+            self.give_up(StorageError(f"{cause.rstrip('.')}."))
+        else:
+            self.fail(message.key, cause)
+        return False
+
+    def blame_disk(self) -> bool:
+        """Say whether a disk is full, so that no work is to blame for a failure; if so, everything has been ended."""
+        place = first_full(self._places)
+        if place is not None:
+            self.give_up(StorageError(full_sentence(place)))
+        return place is not None
+
     def fail(self, key: str, cause: str) -> None:
         """Finish a work whose evaluator raised; it is not tried again, since it would raise again."""
         self._finish(key, Outcome("failed", cause))
 
     def died(self, key: str, cause: str) -> bool:
         """Record that the worker of ``key`` died; True if it may be tried again, else it is finished as failed."""
-        if key not in self._open:
+        if key not in self._open or self.blame_disk():
             return False
         self._deaths[key] = self._deaths.get(key, 0) + 1
         if self._deaths[key] <= self._retries:

@@ -17,7 +17,8 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
 
-from nas_distill.common.errors import RunError, first_line
+from nas_distill.common.disk import disk_sentence, first_full, full_disk_error, full_sentence, places_written
+from nas_distill.common.errors import RunError, StorageError, first_line
 from nas_distill.engine.backends.address import check_address, on_loopback
 from nas_distill.engine.backends.fit import Fit
 from nas_distill.engine.backends.quiet import (
@@ -25,11 +26,13 @@ from nas_distill.engine.backends.quiet import (
     log_to_file,
     printing_logged,
     signal_handlers_kept,
+    standard_error_to,
     warnings_ignored_from,
 )
 from nas_distill.engine.backends.relay import Relay
+from nas_distill.engine.backends.scratch import Scratch, sweep
 from nas_distill.engine.backends.worker import Parcel, Worker
-from nas_distill.engine.work import Evaluator, WorkSource
+from nas_distill.engine.work import Evaluator, Limit, WorkSource
 
 # Ray reads some of these when it is imported, others when it starts or fits.
 SETTINGS = {
@@ -44,6 +47,7 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # never restored, so never saved while it runs
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     # How long Ray's processes wait for each other: on a busy machine, its defaults are too short.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # on a full disk, each line that it cannot log is told on the terminal
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_worker_register_timeout_seconds": "300",
 }
@@ -54,7 +58,7 @@ with environment(SETTINGS), warnings.catch_warnings():
     import ray
     from ray import tune
     from ray._private import ray_constants
-    from ray.exceptions import RaySystemError
+    from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RaySystemError
     from ray.tune.experiment import Trial
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
     from ray.tune.search import Searcher
@@ -69,7 +73,8 @@ class TuneBackend:
 
     ``workers`` processes at a time, each with ``threads`` torch threads (and as many CPUs of Ray) and
     ``gpus_per_worker`` GPUs (may be a fraction, which shares a GPU without isolating its users). A work whose worker
-    died is started again from its checkpoint up to ``retries`` times. ``address`` is that of a Ray cluster, whose nodes
+    died is started again from its checkpoint up to ``retries`` times; one that takes longer than ``limit`` says is
+    ended as failed. ``address`` is that of a Ray cluster, whose nodes
     must see the run folder under the same path; None starts Ray on this machine, on loopback. ``folder`` gets
     ``ray.log``.
 
@@ -89,6 +94,7 @@ class TuneBackend:
         retries: int = 1,
         address: str | None = None,
         folder: Path,
+        limit: Limit | None = None,
     ) -> None:
         self.startup_seconds = 0.0
         self._workers = workers
@@ -97,7 +103,9 @@ class TuneBackend:
         self._retries = retries
         self._address = address
         self._folder = Path(folder)
+        self._limit = limit
         self._silence: ExitStack | None = None
+        self._scratch: Scratch | None = None
         self._sent: tuple[Evaluator, ray.ObjectRef] | None = None
         self._started = False
         self._kept = False
@@ -118,11 +126,11 @@ class TuneBackend:
             Exception: whatever the source raised, after the workers have been ended.
         """
         began = time.time()
-        relay = Relay(source, retries=self._retries)
+        relay = Relay(source, retries=self._retries, places=places_written(self._folder))
         try:
-            self.start()
+            scratch = self._begin()
             with environment(SETTINGS), warnings_ignored_from("ray"), signal_handlers_kept():
-                self._run(relay, evaluator, began)
+                self._run(relay, evaluator, began, scratch)
         finally:
             relay.interrupt()
             if not self._kept:
@@ -135,7 +143,11 @@ class TuneBackend:
 
         Raises:
             RunError: Ray cannot be started or reached, or has no room for a single worker.
+            StorageError: a disk that it writes to is full.
         """
+        self._begin()
+
+    def _begin(self) -> Scratch:
         if self._silence is None:
             self._silence = ExitStack()
             self._silence.enter_context(log_to_file("ray", self._folder / "ray.log"))
@@ -144,14 +156,37 @@ class TuneBackend:
             # Tune looks for the files of its loggers, which are off, and tells of each trial that it has found none.
             logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
         try:
+            if self._scratch is None:
+                sweep()
+                self._scratch = Scratch()
             if not ray.is_initialized():
-                with environment(SETTINGS), warnings_ignored_from("ray"), signal_handlers_kept():
+                talk = standard_error_to(self._folder / "ray.log")  # of log levels, before they count
+                with environment(SETTINGS), warnings_ignored_from("ray"), signal_handlers_kept(), talk:
                     self._init()
                 self._started = True
+                if self._address is None and (session := _session_folder()) is not None:
+                    self._scratch.note_session(session)
             self._check_room()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, Exception):
+                self._blame_disk(error)
             raise
+        return self._scratch
+
+    def _blame_disk(self, error: Exception) -> None:
+        """Raise a StorageError where an error of Ray's is that of a full disk."""
+        full = full_disk_error(error)
+        place = first_full(places_written(self._folder))
+        if place is not None:
+            raise StorageError(full_sentence(place)) from error
+        if full is not None:
+            raise StorageError(disk_sentence(full)) from error
+        if isinstance(error.__cause__ or error, (ObjectStoreFullError, OutOfDiskError)):
+            raise StorageError(
+                "Ray's object store has no room left (it lies in shared memory, /dev/shm, or on the disk of temporary "
+                "files); what was finished is kept: make space, then go on."
+            ) from error
 
     def close(self) -> None:
         """End Ray if this backend has started it, and give its log and messages their old ways."""
@@ -160,6 +195,9 @@ class TuneBackend:
             self._started = False
             with warnings_ignored_from("ray"), signal_handlers_kept():
                 ray.shutdown()
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
         if self._silence is not None:
             self._silence.close()
             self._silence = None
@@ -204,17 +242,19 @@ class TuneBackend:
                 "lower 'search.threads' or 'search.gpus_per_worker'."
             )
 
-    def _run(self, relay: Relay, evaluator: Evaluator, began: float) -> None:
+    def _run(self, relay: Relay, evaluator: Evaluator, began: float, scratch: Scratch) -> None:
         """Fit until the relay is done; a fit that falls over is followed by another one for what it left behind."""
-        with tempfile.TemporaryDirectory(prefix="nas_distill-", ignore_cleanup_errors=True) as scratch:
-            trainable = self._trainable(evaluator, Path(scratch))
+        with tempfile.TemporaryDirectory(dir=scratch.path, prefix="fit-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            trainable = self._trainable(evaluator, folder)
             while not relay.done and not relay.ending:
-                fit = Fit(relay, faults=Path(scratch), began=began, kill=ray.kill)
+                fit = Fit(relay, faults=folder, began=began, kill=ray.kill, limit=self._limit)
                 cause = "Ray Tune lost it"
                 try:
-                    self._tuner(fit, trainable, Path(scratch)).fit()
+                    self._tuner(fit, trainable, folder).fit()
                 except Exception as error:
                     _log.exception("Tune fell over")
+                    self._blame_disk(error)
                     cause = f"Ray Tune ended with an error ({first_line(error)}); see {self._folder / 'ray.log'}"
                     if not relay.in_flight:
                         raise RunError(f"{cause}.") from error
@@ -230,9 +270,10 @@ class TuneBackend:
             try:
                 self._sent = evaluator, ray.put(evaluator)
             except Exception as error:
+                self._blame_disk(error)
                 raise RunError(
-                    f"The evaluation cannot be sent to worker processes ({first_line(error)}); "
-                    "make what it holds picklable, or use 'search.backend: inline'."
+                    f"The evaluation cannot be sent to worker processes ({first_line(error)}); make what it holds "
+                    "picklable."
                 ) from error
         worker = {
             "threads": self._threads,
@@ -267,6 +308,14 @@ class TuneBackend:
         )
 
 
+def _session_folder() -> Path | None:
+    """Return where Ray keeps the logs and sockets of the session that this process has started."""
+    try:
+        return Path(ray._private.worker._global_node.get_session_dir_path())
+    except Exception:  # it is no public interface
+        return None
+
+
 class _Trainable(tune.Trainable):
     """A worker as Tune sees it; a step is a rung."""
 
@@ -287,6 +336,7 @@ class _Trainable(tune.Trainable):
                 raise RunError(f"the evaluation does not unpack on a worker ({said})") from error
 
         self._worker = Worker(fetch, **worker)
+        self._worker.prepare()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -359,6 +409,7 @@ class _Stopper(Stopper):
 
     def stop_all(self) -> bool:
         if not self._fit.relay.ending:
+            self._fit.end_overdue()
             return False
         self._fit.kill_workers()
         return True

@@ -20,7 +20,8 @@ from typing import cast
 
 import numpy as np
 
-from nas_distill.common.errors import StorageError, first_line
+from nas_distill.common.disk import disk_sentence, full_disk_error
+from nas_distill.common.errors import StorageError, in_words
 from nas_distill.common.seeds import derive
 from nas_distill.engine.backends.death import fault_file
 from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_rung
@@ -61,11 +62,14 @@ class Worker:
 
     ``fetch`` returns the evaluator (called once, on the first work, so that an evaluator that cannot be unpickled here
     fails works instead of killing the process). ``threads`` torch threads are used. ``faults`` is a folder for the
-    traces of native crashes, one file a work. ``paths`` are the driver's import paths, so that what it could import can
-    be imported here. Ctrl-C, which a terminal sends to every process, is left to the driver.
+    traces of native crashes, one file a work; None where they are looked after. ``paths`` are the driver's import
+    paths, so that what it could import can be imported here. Ctrl-C, which a terminal sends to every process, is left
+    to the driver.
     """
 
-    def __init__(self, fetch: Callable[[], Evaluator], *, threads: int, faults: Path, paths: Sequence[str]) -> None:
+    def __init__(
+        self, fetch: Callable[[], Evaluator], *, threads: int, faults: Path | None = None, paths: Sequence[str] = ()
+    ) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             # Ray would turn it into SystemExit within the training, which would look like a fault of the builder's.
@@ -78,6 +82,11 @@ class Worker:
         self._work: Work | None = None
         self._run: WorkRun | None = None
         self._trace: int | None = None
+
+    def prepare(self) -> None:
+        """Fetch the evaluator before the first work, whose time it does not count to; that fails where this does."""
+        with contextlib.suppress(BaseException):
+            self._evaluator = self._evaluator or self._fetch()
 
     def load(self, work: Work) -> None:
         """Take a work; the one before it is closed."""
@@ -97,10 +106,13 @@ class Worker:
                 begun = time.time()
                 self._run = evaluator.start(work)
             result = self._run.next_rung()
-        except (Exception, SystemExit) as error:  # SystemExit would end the process, and a retry would meet it again
-            traceback.print_exc()
+        except BaseException as error:  # SystemExit, say, would end the process, and a retry would meet it again
+            _print(error)
             self.close()
-            return Message(work.key, begun, cause=first_line(error), storage=isinstance(error, StorageError))
+            full = full_disk_error(error)
+            if full is not None and not isinstance(error, StorageError):
+                error = StorageError(disk_sentence(full))
+            return Message(work.key, begun, cause=in_words(error), storage=isinstance(error, StorageError))
         if result.rung >= last_rung(work):
             self.close()
         return Message(work.key, begun, result=result)
@@ -112,8 +124,8 @@ class Worker:
             return
         try:
             run.close()
-        except Exception:  # its results are in; there is nobody left to tell but the worker's log
-            traceback.print_exc()
+        except BaseException as error:  # its results are in; there is nobody left to tell but the worker's log
+            _print(error)
         del run
         gc.collect()
 
@@ -138,9 +150,17 @@ class Worker:
 
     def _watch(self, key: str) -> None:
         """Have Python write the trace of a native crash where the driver finds it."""
+        if self._faults is None:
+            return
         with contextlib.suppress(OSError):  # a node without the driver's folder goes without traces
             trace = os.open(fault_file(self._faults, key), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             faulthandler.enable(trace, all_threads=False)
             if self._trace is not None:
                 os.close(self._trace)
             self._trace = trace
+
+
+def _print(error: BaseException) -> None:
+    """Print a traceback for the worker's log; an exception of the user's may fail even at that."""
+    with contextlib.suppress(BaseException):
+        traceback.print_exception(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -23,8 +24,17 @@ from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.space import Architecture
 
 
+class PanicError(BaseException):
+    """No Exception."""
+
+
+class WordlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
 def make_work(folder: Path, key: str, act: str = "train", *, rungs: int = 3, at: int = 1, seed: int = 0) -> Work:
-    """A work of ``rungs`` rungs that does ``act`` at rung ``at``."""
+    """A work of ``rungs`` rungs that does ``act`` at rung ``at``, or as it starts (-1)."""
     shares = tuple((rung + 1) / rungs for rung in range(rungs))
     architecture = Architecture({"act": act, "at": at})
     return Work(key, architecture, TrainingConfig(), shares, seed, folder / "checkpoints" / key)
@@ -109,6 +119,8 @@ class ActorRun:
             raise BuildError("this architecture cannot be built")
         if self.values["act"] == "raise at start":
             raise ZeroDivisionError("at the start")
+        if self.values["at"] == -1:
+            self.act(str(self.values["act"]), 0.0, {})
 
     def say(self, line: str) -> None:
         with (self.work.checkpoint / "diary.txt").open("a") as stream:
@@ -136,6 +148,21 @@ class ActorRun:
             return float("nan")
         if name == "infinite":
             return float("inf")
+        if name == "find no room":
+            raise RuntimeError("cannot save") from OSError(errno.ENOSPC, "No space left on device", "/somewhere/it")
+        if name == "interrupt":
+            raise KeyboardInterrupt
+        if name == "panic":
+            raise PanicError("over and out")
+        if name == "raise what has no words":
+            raise WordlessError
+        if name == "talk and leave a thread":
+            print("words " * 1000)
+            print("more " * 1000, file=sys.stderr)
+            threading.Thread(target=time.sleep, args=(600,)).start()
+        if name == "loop":
+            while True:
+                pass
         if name == "exit politely":
             sys.exit(3)
         if name == "exit":

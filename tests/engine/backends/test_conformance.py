@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from backend_toys import Actor, Script, diary, make_work
 from backend_trainer import Trainer
 
-from nas_distill.common.errors import StorageError
+from nas_distill.common.errors import RunError, StorageError
 from nas_distill.engine.work import Outcome, Work
 
 
@@ -97,6 +98,58 @@ def test_an_error_of_the_evaluation_fails_its_work_alone(
     assert script.kinds()["before"] == script.kinds()["after"] == "complete"
     assert set(script.finished.values()) == {1}
     assert [line for line in diary(works[1]) if line.startswith("start")] == ["start 0"]  # it is not tried again
+
+
+HOSTILE = {
+    "exit politely": "SystemExit: 3",
+    "exit": "worker died",
+    "null": "worker died (Segmentation fault in string_at",
+    "abort": "worker died (Aborted in act",
+    "interrupt": "KeyboardInterrupt",
+    "panic": "PanicError: over and out",
+    "raise what has no words": "WordlessError",
+}
+
+
+@pytest.mark.parametrize("at", [-1, 1])
+def test_whatever_a_network_does_to_its_process_one_work_is_lost(backend: Any, tmp_path: Path, at: int) -> None:
+    works = [make_work(tmp_path, act.replace(" ", "-"), act, at=at) for act in HOSTILE]
+    talker = make_work(tmp_path, "talker", "talk and leave a thread", at=at)
+    script = Script([*works, talker, *(make_work(tmp_path, f"w{i}") for i in range(2))])
+    backend.run(script, Actor())
+    for work, cause in zip(works, HOSTILE.values()):
+        outcome = script.outcomes[work.key]
+        assert outcome.kind == "failed"
+        assert cause in (outcome.cause or "")
+        assert not {"\n", "\x1b"} & set(outcome.cause or "")
+        assert "Traceback" not in (outcome.cause or "")
+    assert {script.kinds()[key] for key in ("talker", "w0", "w1")} == {"complete"}
+    assert set(script.finished.values()) == {1}
+
+
+@pytest.mark.parametrize("at", [-1, 1])
+def test_a_work_over_its_time_is_ended_and_not_tried_again(limited: Any, tmp_path: Path, at: int) -> None:
+    works = [make_work(tmp_path, "endless", "loop", at=at), make_work(tmp_path, "after")]
+    script = Script(works)
+    limited.run(script, Actor())
+    assert script.outcomes["endless"].kind == "failed"
+    assert "longer than its limit of 0.05 minutes" in (script.outcomes["endless"].cause or "")
+    assert script.kinds()["after"] == "complete"
+    assert len([line for line in diary(works[0]) if line.startswith("start")]) == 1
+
+
+def test_a_full_disk_behind_an_error_is_no_fault_of_the_work(backend: Any, tmp_path: Path) -> None:
+    script = Script([make_work(tmp_path, "w", "find no room")])
+    with pytest.raises(StorageError, match="the disk is full"):
+        backend.run(script, Actor())
+    assert script.kinds() == {"w": "interrupted"}
+
+
+def test_what_cannot_be_sent_to_workers_is_said(backend: Any, tmp_path: Path) -> None:
+    script = Script([make_work(tmp_path, "w")])
+    evaluator: Any = threading.Lock()
+    with pytest.raises(RunError, match="cannot be sent to worker processes"):
+        backend.run(script, evaluator)
 
 
 @pytest.mark.parametrize("act", ["nan", "infinite"])

@@ -55,7 +55,7 @@ class InitError(Exception):
         (
             Exception("Worker exit type: SYSTEM_ERROR Worker exit detail: connection error code 2"),
             None,
-            "worker died (killed, most likely by signal 9: by hand, or because memory ran short)",
+            "worker died (killed, by hand or because memory ran short, or ended by its own code)",
         ),
         (
             Exception("Worker exit type: NODE_OUT_OF_MEMORY"),

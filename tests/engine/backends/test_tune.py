@@ -24,7 +24,7 @@ from nas_distill.common.errors import RunError
 from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.work import Outcome, Work
 
-KILLED = "worker died (killed, most likely by signal 9: by hand, or because memory ran short)"
+KILLED = "worker died (killed, by hand or because memory ran short, or ended by its own code)"
 TORCH_BUG = "import backend_crash; backend_crash.convolve()"
 
 
@@ -170,7 +170,7 @@ class TestFailures:
         work = make_work(tmp_path, "w", "exit politely")
         script = Script([work])
         kept_tune.run(script, Actor())
-        assert script.outcomes == {"w": Outcome("failed", "SystemExit: 3")}
+        assert script.outcomes == {"w": Outcome("failed", "its code raised SystemExit: 3")}
         assert starts(work) == ["start 0"]
 
     def test_an_evaluation_that_cannot_be_sent_is_said_before_anything_is_handed_out(
@@ -179,7 +179,7 @@ class TestFailures:
         evaluator = Actor()
         evaluator.lock = threading.Lock()  # type: ignore[attr-defined]
         script = Script([make_work(tmp_path, "w")])
-        with pytest.raises(RunError, match=r"cannot be sent to worker processes \(.*lock.*'search.backend: inline'"):
+        with pytest.raises(RunError, match=r"cannot be sent to worker processes \(.*lock"):
             kept_tune.run(script, evaluator)
         assert script.events == []
 

@@ -74,7 +74,7 @@ def test_a_stopped_work_is_closed_when_the_next_is_loaded(tmp_path: Path) -> Non
     [
         ("fail to start", "this architecture cannot be built"),
         ("raise", r"KeyError: 'no such\nthing'"),
-        ("exit politely", "SystemExit: 3"),
+        ("exit politely", "its code raised SystemExit: 3"),
     ],
 )
 def test_errors_come_back_as_words(tmp_path: Path, act: str, cause: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from nas_distill.common.errors import TrainingError
 from nas_distill.config import TrainingConfig
-from nas_distill.engine.backends.inline import InlineBackend
+from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.space import Architecture
 
@@ -63,7 +63,7 @@ class Run:
 
 def test_works_run_one_after_another_to_their_end() -> None:
     source, trainer = Source(2), Trainer()
-    InlineBackend().run(source, trainer)
+    InProcessBackend().run(source, trainer)
     assert source.heard == [
         *[("w0", 0), ("w0", 1), ("w0", 2), ("w0", "complete", None)],
         *[("w1", 0), ("w1", 1), ("w1", 2), ("w1", "complete", None)],
@@ -73,13 +73,13 @@ def test_works_run_one_after_another_to_their_end() -> None:
 
 def test_a_work_that_goes_on_from_a_checkpoint_ends_at_its_last_rung() -> None:
     source = Source(1)
-    InlineBackend().run(source, Trainer(first=2))
+    InProcessBackend().run(source, Trainer(first=2))
     assert source.heard == [("w0", 2), ("w0", "complete", None)]
 
 
 def test_the_source_stops_a_work() -> None:
     source, trainer = Source(1, lambda key, result: result.rung < 1), Trainer()
-    InlineBackend().run(source, trainer)
+    InProcessBackend().run(source, trainer)
     assert source.heard == [("w0", 0), ("w0", 1), ("w0", "stopped", None)]
     assert trainer.closed == ["w0"]
 
@@ -91,7 +91,7 @@ def test_the_source_stops_a_work() -> None:
 )
 def test_what_a_training_raises_fails_it_and_the_next_begins(at: int, error: Exception, cause: str) -> None:
     source, trainer = Source(2), Trainer(error, at)
-    InlineBackend().run(source, trainer)
+    InProcessBackend().run(source, trainer)
     assert [heard for heard in source.heard if len(heard) == 3] == [("w0", "failed", cause), ("w1", "failed", cause)]
     assert trainer.closed == ([] if at == -1 else ["w0", "w1"])
 
@@ -102,7 +102,7 @@ def test_a_stopping_source_gets_what_is_in_flight_back_as_interrupted() -> None:
         return True
 
     source = Source(2, stop)
-    InlineBackend().run(source, Trainer())
+    InProcessBackend().run(source, Trainer())
     assert source.heard == [("w0", 0), ("w0", "interrupted", None)]
 
 
@@ -113,7 +113,7 @@ def test_what_is_handed_out_as_the_source_is_asked_to_stop_is_not_begun() -> Non
             return super().next()
 
     source, trainer = Asked(2), Trainer(ZeroDivisionError())
-    InlineBackend().run(source, trainer)
+    InProcessBackend().run(source, trainer)
     assert source.heard == [("w0", "interrupted", None)]
 
 
@@ -123,14 +123,14 @@ def test_a_source_that_stops_at_the_last_rung_has_a_complete_work() -> None:
         return True
 
     source = Source(2, stop)
-    InlineBackend().run(source, Trainer())
+    InProcessBackend().run(source, Trainer())
     assert source.heard[-1] == ("w0", "complete", None)
 
 
 def test_a_keyboard_interrupt_interrupts_the_work_and_is_raised() -> None:
     source, trainer = Source(2), Trainer(KeyboardInterrupt(), at=1)
     with pytest.raises(KeyboardInterrupt):
-        InlineBackend().run(source, trainer)
+        InProcessBackend().run(source, trainer)
     assert source.heard == [("w0", 0), ("w0", "interrupted", None)]
     assert trainer.closed == ["w0"]
 
@@ -141,6 +141,6 @@ def test_errors_of_the_source_are_raised_after_the_training_is_closed() -> None:
 
     source, trainer = Source(2, broken), Trainer()
     with pytest.raises(ZeroDivisionError):
-        InlineBackend().run(source, trainer)
+        InProcessBackend().run(source, trainer)
     assert source.heard == [("w0", 0)]
     assert trainer.closed == ["w0"]

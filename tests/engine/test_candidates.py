@@ -1,0 +1,103 @@
+"""Candidates whose builders do what they should not."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+from torch import nn
+
+from nas_distill.common.errors import BuildError
+from nas_distill.engine import candidates as module
+from nas_distill.engine.candidates import Candidates
+from nas_distill.engine.child import Child
+from nas_distill.space import Architecture, SearchSpace
+
+
+def build(*, act: str, place: str, input_shape: Any, num_classes: int) -> nn.Module:
+    def misbehave() -> None:
+        if act == "exit":
+            os._exit(7)
+        if act == "interrupt":
+            raise KeyboardInterrupt
+        if act == "loop":
+            while True:
+                time.sleep(0.01)
+
+    class Network(nn.Sequential):
+        def forward(self, x: Any) -> Any:
+            misbehave()
+            return super().forward(x)
+
+    if place == "build":
+        misbehave()
+    return Network(nn.Flatten(), nn.Linear(4, num_classes))
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def run(network: nn.Module) -> int:
+    import torch
+
+    network(torch.zeros(1, 1, 2, 2))
+    return parameters(network)
+
+
+@pytest.fixture
+def candidates() -> Any:
+    space = SearchSpace.from_dict(
+        {"act": ["nothing", "exit", "interrupt", "loop"], "place": ["build", "forward"]}, builder=build
+    )
+    with Candidates(space, input_shape=(1, 2, 2), num_classes=3, seed=0, seconds=2) as made:
+        yield made
+
+
+def architecture(act: str, place: str = "build") -> Architecture:
+    return Architecture({"act": act, "place": place})
+
+
+@pytest.mark.parametrize("place", ["build", "forward"])
+@pytest.mark.parametrize(
+    ("act", "cause"),
+    [("exit", "exit code 7"), ("interrupt", "KeyboardInterrupt"), ("loop", "longer than 2 seconds")],
+)
+def test_whatever_a_builder_does_is_that_candidates_failure(candidates, act, place, cause):
+    with pytest.raises(BuildError, match=cause):
+        candidates.look(architecture(act, place), run)
+    assert candidates.look(architecture("nothing"), run) == 15
+
+
+def test_what_was_lost_is_not_tried_again(candidates, monkeypatch):
+    with pytest.raises(BuildError):
+        candidates.look(architecture("loop"), run)
+    monkeypatch.setattr(Child, "call", lambda *_, **__: pytest.fail("it was tried again"))
+    with pytest.raises(BuildError, match="longer than 2 seconds"):
+        candidates.look(architecture("loop"), run)
+
+
+def test_the_network_is_the_same_whoever_was_built_before(candidates):
+    first = candidates.look(architecture("nothing"), state)
+    candidates.look(architecture("nothing", "forward"), run)
+    assert candidates.look(architecture("nothing"), state) == first
+
+
+def state(network: nn.Module) -> list[float]:
+    return [float(parameter.sum()) for parameter in network.parameters()]
+
+
+def test_a_process_that_died_of_an_earlier_candidate_is_not_the_next_ones_fault(candidates):
+    pid = candidates.look(architecture("nothing"), lambda network: os.getpid())
+    os.kill(pid, 9)
+    assert candidates.look(architecture("nothing"), run) == 15
+
+
+def test_there_is_a_limit_where_none_is_given(monkeypatch):
+    monkeypatch.setattr(module, "LEAST_SECONDS", 0.5)
+    space = SearchSpace.from_dict({"act": ["nothing", "loop"], "place": ["build"]}, builder=build)
+    made = Candidates(space, input_shape=(1, 2, 2), num_classes=3, seed=0)
+    with made, pytest.raises(BuildError, match="longer than"):
+        made.look(architecture("loop"), run)
