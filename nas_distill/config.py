@@ -137,7 +137,7 @@ class TeacherConfig(TeacherSource):
 
 INHERITED_LR, RECONSTRUCTED_LR = 0.01, 0.05
 """Rates of ``sgd`` where students begin with the teacher's weights, as they are or reconstructed; see inherit.md."""
-ADAMW_LR = 0.002
+ADAMW_LR = 0.005
 """The rate of ``adamw`` where none is given."""
 
 
