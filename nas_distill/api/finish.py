@@ -133,7 +133,10 @@ def evaluate_once(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
         if entry is not None and entry.quality is not None:
             student = logits_of(read_student(inputs, folder, entry.key))
             results[entry.key] = vars(find_task(task).evaluate(student, labels, teacher))
-    facts.set(names.EVALUATION, {"split": split, "student": winner.key, "results": results})
+    validated = len(inputs.data.val)
+    facts.set(
+        names.EVALUATION, {"split": split, "student": winner.key, "results": results, "validation_samples": validated}
+    )
 
 
 def baseline_of(winner: Finalist, finalists: list[Finalist]) -> Finalist | None:

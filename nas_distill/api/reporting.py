@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -117,6 +118,27 @@ def finalist_results(facts: Mapping[str, Any]) -> tuple[FinalistResult, ...]:
     )
 
 
+def teacher_note(facts: Mapping[str, Any]) -> list[str]:
+    """Return a warning where the teacher does better on validation than on test data, beyond what chance explains.
+
+    It has then probably seen the validation samples. The threshold is 1.5 times the 95 % interval of the difference,
+    about 3 standard errors: a false warning in one of some 600 searches. Test data is only reported on here.
+    """
+    evaluation, teacher = facts[names.EVALUATION], facts[names.TEACHER]
+    samples = evaluation.get("validation_samples")
+    if evaluation["split"] != "test" or not samples:
+        return []
+    tested = read_evaluation(evaluation["results"][TEACHER], facts.get(names.TASK, "classification"))
+    gap = teacher["validation"] - tested.quality
+    if not gap > 1.5 * tested.error * math.sqrt(1 + tested.count / samples):
+        return []
+    return [
+        f"The teacher is {100 * gap:.1f} points better on validation than on test data, beyond chance. If it "
+        "was trained on the validation samples, validation figures flatter teacher and students; search with samples "
+        "that it has not seen."
+    ]
+
+
 def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> FinalReport:
     """Return the end of a search.
 
@@ -133,6 +155,7 @@ def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[
     baseline = baseline_of(winner, finalists)
     split, task = evaluation["split"], facts.get(names.TASK, "classification")
     notes = [] if split == "test" else ["There is no test data; validation data chose the student and flatters it."]
+    notes += teacher_note(facts)
     starts = compare_starts(records)
     if starts is not None:
         notes.append(starts)
