@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +18,11 @@ from nas_distill.engine.survey import (
     judging_seconds,
     seconds_per_step,
     survey_space,
+    trial_limit,
     typical_judging,
 )
-from nas_distill.space import SearchSpace
+from nas_distill.engine.work import Work
+from nas_distill.space import Architecture, SearchSpace
 
 torch.set_num_threads(1)
 
@@ -220,3 +223,18 @@ def test_what_a_candidate_takes_beside_its_training_is_measured(space, data):
 )
 def test_workers_are_started_where_they_save_more_than_they_take(search, seconds, chosen):
     assert choose_backend(config(search=search).search, seconds) == chosen
+
+
+def test_the_limit_of_a_trial_is_generous_and_grows_with_its_steps(data):
+    def work(training):
+        return Work("w", Architecture({}), training, (1.0,), 0, Path())
+
+    given = config(score={"epochs": 4, "batch_size": 16}, final={"epochs": 40, "batch_size": 16})
+    short, full = work(given.score), work(given.final)
+    assert trial_limit(given, data, 0.001)(short) == 600  # a floor of minutes
+    assert trial_limit(given, data, 100.0)(short) == 10 * 100.0 * 8
+    assert trial_limit(given, data, 100.0, spread=3.0)(full) == 30 * 100.0 * 80
+    assert trial_limit(given, data)(short) == 24 * 3600
+    given = config(score={"epochs": 4, "batch_size": 16}, search={"trial_limit_minutes": 5})
+    assert trial_limit(given, data, 100.0)(short) == 300
+    assert trial_limit(given, data, 100.0)(full) == 3000
