@@ -1,7 +1,8 @@
 """The cost of a trial's bookkeeping as a search grows: proposals, costs, journal and decisions, without any training.
 
-Searches whose trainings end at once, in one process. Time is split into that of the sampler (Optuna's samplers and
-their study in memory), that of the disk (``fsync`` of each journal line), and the rest, which is the package's own.
+Searches whose trainings end at once, in one process. Processor time is split into that of the sampler (Optuna's
+samplers and their study in memory) and the rest, which is the package's own. The wait for the disk (``fsync`` of each
+journal line) is wall-clock time, and apart.
 
     python benchmarks/bookkeeping.py [--trials 500 2000 5000] [--samplers random tpe]
 """
@@ -47,7 +48,7 @@ TENTH = 10
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds of one search; ``last_*`` are milliseconds per trial over the last tenth of its trials."""
+    """Seconds of one search, of the processor except for the disk; ``last_*``: per trial, over the last tenth."""
 
     sampler: str
     trials: int
@@ -93,17 +94,19 @@ def costs(architecture: Architecture) -> dict[str, float]:
 
 
 @contextmanager
-def timed(owner: Any, names: tuple[str, ...], total: list[float]) -> Iterator[None]:
+def timed(
+    owner: Any, names: tuple[str, ...], total: list[float], clock: Callable[[], float] = time.process_time
+) -> Iterator[None]:
     """Add the seconds of all calls of methods within the block to ``total[0]``."""
     before = {name: getattr(owner, name) for name in names}
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **keywords: Any) -> Any:
-            started = time.perf_counter()
+            started = clock()
             try:
                 return original(*arguments, **keywords)
             finally:
-                total[0] += time.perf_counter() - started
+                total[0] += clock() - started
 
         return run
 
@@ -138,14 +141,14 @@ def measure(sampler: str, trials: int, *, watched: bool) -> Row:
             if watched:
                 controller.progress()
             if event.kind in ("complete", "pruned"):
-                marks.append((time.perf_counter(), asked[0], written[0]))
+                marks.append((time.process_time(), asked[0], written[0]))
 
         controller._on_event = on_event
         # A backend's own checkpoints are none of this: the folder of each is only looked for.
-        with timed(Proposals, ("ask", "insert", "settle"), asked), timed(os, ("fsync",), written):
-            started = time.perf_counter()
+        with timed(Proposals, ("ask", "insert", "settle"), asked), timed(os, ("fsync",), written, time.perf_counter):
+            started = time.process_time()
             InProcessBackend().run(controller, Instant())
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
         proposals = len(controller._ledger)
     last = [1e3 * (end - begin) / (trials // TENTH) for begin, end in zip(marks[-1 - trials // TENTH], marks[-1])]
     return Row(
@@ -155,10 +158,10 @@ def measure(sampler: str, trials: int, *, watched: bool) -> Row:
         seconds,
         asked[0],
         written[0],
-        seconds - asked[0] - written[0],
+        seconds - asked[0],
         last[1],
         last[2],
-        last[0] - last[1] - last[2],
+        last[0] - last[1],
     )
 
 
@@ -198,10 +201,10 @@ def _short(value: Any) -> Any:
 
 def _parts(rows: list[Row], watched: bool) -> list[str]:
     seen = "A snapshot is taken at every event, as a terminal does." if watched else "Nobody looks at the progress."
-    about = f"""Milliseconds per trained trial, in searches whose trainings take no time; what a trial shares of the
-proposals over budget is included. *Sampler* is the time within Optuna's sampler and its study in memory, *disk* that of
-`fsync` for each line of the journal, *own* everything else: ledger, costs, dominance rule, journal. "At the end" is the
-mean over the last tenth of the trials. {seen} Rows: [bookkeeping.csv](bookkeeping.csv)."""
+    about = f"""Milliseconds of processor time per trained trial, in searches whose trainings take no time; what a trial
+shares of the proposals over budget is included. *Sampler* is the time within Optuna's sampler and its study in memory,
+*own* everything else: ledger, costs, dominance rule, journal. *Disk* is the wait for `fsync` of each line of the
+journal. "At the end" is the mean over the last tenth of the trials. {seen} Rows: [bookkeeping.csv](bookkeeping.csv)."""
     headers = [
         "sampler",
         "trials",

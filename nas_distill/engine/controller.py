@@ -34,7 +34,8 @@ from nas_distill.run.journal import Journal
 from nas_distill.run.records import Rung, Stop
 from nas_distill.space import SearchSpace
 
-REPEATS = 20  # repeated proposals in a row before one is drawn at random from what is unseen
+REPEATS = 20  # proposals of the sampler in a row with nothing to train before others are drawn from what is unseen
+SAMPLER_TURN = 5  # from then on every so many proposals are the sampler's, until one of its own is trained
 PATIENCE = 2000  # proposals in a row with nothing to train before the search gives up
 DEATHS = 5  # times in a row that the whole process may die on one candidate with nothing gained
 DRAWS = 20_000  # random draws in search of something unseen
@@ -297,7 +298,8 @@ class Controller:
         sown = self._ledger.from_origin("seed")
         if sown < len(self._seeds):
             return self._proposals.insert(self._seeds[sown], "seed")
-        if self._ledger.run_of("duplicate") >= REPEATS:
+        # The sampler has nothing left to give, or has not learned yet: what is unseen, and now and then the sampler.
+        if self._ledger.barren >= REPEATS and len(self._ledger) % SAMPLER_TURN:
             architecture = self._proposals.unseen(self._ledger.seen, DRAWS)
             return None if architecture is None else self._proposals.insert(architecture, "random")
         return self._proposals.ask()

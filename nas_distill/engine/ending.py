@@ -21,6 +21,9 @@ def nothing_new(ledger: Ledger, size: SpaceSize, budget: Budget, patience: int) 
     """
     if size.exact and len(ledger.seen) >= size.count:
         reason = f"all {size.count} architectures of the space have been tried"
+        if budget.limits:
+            fitting = size.count - len({entry.proposal.architecture.hash for entry in ledger.having("over_budget")})
+            reason += f", of which {fitting} {'is' if fitting == 1 else 'are'} within the budget"
     elif ledger.run_of("over_budget", "duplicate") >= patience:
         reason = f"nothing new within the budget came up in {patience} proposals"
     else:

@@ -79,6 +79,7 @@ class Ledger:
         self._histories: dict[int, History] = defaultdict(History)  # by rung
         self._places: dict[tuple[int, int], int] = {}  # (rung, index) -> place in the rung's history
         self._twins: dict[int, list[int]] = defaultdict(list)  # original -> duplicates that wait for its end
+        self.barren = 0  # proposals of the sampler in a row, with others between them, that brought nothing to train
         self._front: RunningFront[int] = RunningFront([True, *(False for _ in self._costs)])
         self.seconds_trained = 0.0
         self.seconds_saved = 0.0
@@ -108,6 +109,8 @@ class Ledger:
         self._entries.append(entry)
         self._first.setdefault(entry.proposal.architecture.hash, entry.index)
         self._origins[entry.proposal.origin] += 1
+        if entry.proposal.origin == "sampler":
+            self.barren = self.barren + 1 if entry.status in ("over_budget", "duplicate") else 0
         if entry.original is not None:
             self._twins[entry.original].append(entry.index)
         for rung, report in entry.reports.items():

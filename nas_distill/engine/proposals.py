@@ -21,6 +21,8 @@ from nas_distill.engine.samplers import as_params, make_sampler, suggest
 from nas_distill.run.quiet import quiet_optuna
 from nas_distill.space import Architecture, SearchSpace
 
+_TRIES = 100  # random draws before a small space is listed for what is unseen
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -72,9 +74,21 @@ class Proposals:
         return Proposal(architecture, params, distributions, origin, _kept(self._trial(trial.number)))
 
     def unseen(self, seen: Collection[str], draws: int) -> Architecture | None:
-        """Draw at random until an architecture comes whose hash is not in ``seen``; None after ``draws`` tries."""
+        """Return a random architecture whose hash is not in ``seen``; None when there is none.
+
+        Of a space of up to ``draws`` architectures it is drawn from all that are unseen; in larger ones None may also
+        mean that so many draws brought nothing new.
+        """
         rng = numpy_rng(self._seed, "unseen", len(self))
-        for _ in range(draws):
+        for _ in range(min(draws, _TRIES)):
+            architecture = self._space.sample(rng)
+            if architecture.hash not in seen:
+                return architecture
+        size = self._space.size()
+        if size.exact and size.count <= draws:
+            left = [architecture for architecture in self._space.every() if architecture.hash not in seen]
+            return left[int(rng.integers(len(left)))] if left else None
+        for _ in range(draws - _TRIES):
             architecture = self._space.sample(rng)
             if architecture.hash not in seen:
                 return architecture

@@ -297,7 +297,8 @@ def test_after_twenty_repeats_in_a_row_something_unseen_is_drawn(
         monkeypatch.setattr(proposals, "ask", lambda: proposals.insert(smallest, "sampler"))
         InProcessBackend().run(controller, bench.evaluator)
     origins = [record.origin for record in bench.records()]
-    assert origins == ["seed", *[*["sampler"] * REPEATS, "random"] * 3]
+    # And no twenty more before the next: the sampler has to bring something of its own first.
+    assert origins == ["seed", *["sampler"] * REPEATS, *["random"] * 3]
     assert len({record.architecture for record in bench.records()}) == 4
 
 
@@ -664,3 +665,27 @@ def test_a_path_with_spaces_serves(make_bench: Callable[..., Any], tmp_path: Pat
 def test_score_with_one_rung_judges_nobody(make_bench: Callable[..., Any]) -> None:
     bench = make_bench(score=ScoreConfig(rungs=(1.0,)))
     assert bench.run().progress().complete == 12
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_space_with_one_feasible_architecture_ends_when_all_are_seen(
+    make_bench: Callable[..., Any], sampler: str
+) -> None:
+    space = SearchSpace.from_dict(
+        {"width": [8, 16, 24, 32, 40, 48], "depth": [1, 2, 3, 4], "kernel": [3, 5, 7]}, builder="builtins:dict"
+    )
+    bench = small(
+        make_bench,
+        space=space,
+        search=SearchConfig(trials=30, seeds=2, sampler=sampler),
+        budget=Budget.parse({"flops": 23}),
+        costs=lambda architecture: {
+            "flops": float(math.prod(architecture.values[name] for name in ("width", "depth", "kernel"))) - 1
+        },
+    )
+    progress = bench.run().conclude()
+    records = bench.records()
+    assert progress.done == 1
+    assert progress.ended == "all 72 architectures of the space have been tried, of which 1 is within the budget"
+    assert len({record.architecture for record in records}) == 72
+    assert len(records) < 72 + 72

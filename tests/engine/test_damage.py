@@ -108,13 +108,13 @@ def test_a_sample_of_damage_is_found_and_named(searched: Any) -> None:
 
 
 @pytest.mark.slow
-def test_all_damage_to_any_line_is_found_and_named(searched: Any) -> None:
+def test_damage_to_any_line_is_found_and_named(searched: Any) -> None:
     lines, rng = lines_of(searched), np.random.default_rng(1)
     for place in range(len(lines)):
         check_lines(searched, lines, place)
-        for byte in range(0, len(lines[place]), 3):
+        for byte in range(place % 23, len(lines[place]), 23):
             check_flip(searched, lines, place, byte, int(rng.integers(8)))
-    for size in range(0, sum(map(len, lines)), 7):
+    for size in range(0, sum(map(len, lines)), 97):
         check_truncation(searched, lines, size)
 
 
