@@ -205,7 +205,7 @@ def test_what_is_expected_of_assemblies_is_the_quality_of_the_task(case: Case) -
 def test_the_command_names_the_quality_of_the_task(
     case: Case, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas_distill.cli.assemble.open_the_run", lambda path: case.run)
+    monkeypatch.setattr("nas_distill.cli.assemble.open_the_run", lambda path, trust=False: case.run)
     answer = cli("assemble", case.run.folder.path, "--budget", "flops=60%", "--count", 2)
     assert (answer.code, answer.err) == (0, "")
     quality = find_task(case.task).quality_name
@@ -220,7 +220,7 @@ def test_the_command_names_the_quality_of_the_task(
 def test_while_too_few_were_trained_nothing_is_expected(
     case: Case, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas_distill.cli.assemble.open_the_run", lambda path: case.run)
+    monkeypatch.setattr("nas_distill.cli.assemble.open_the_run", lambda path, trust=False: case.run)
     monkeypatch.setattr(assembling, "MINIMUM", 1000)
     said = cli("assemble", case.run.folder.path).out
     assert "Nothing is expected of them yet: too few trials" in said
