@@ -13,7 +13,7 @@ from trainings import Book, say
 
 from nas_distill.api import Run
 from nas_distill.common.errors import NasDistillError
-from nas_distill.cost.budget import format_cost
+from nas_distill.cost import format_cost
 from nas_distill.cost.runtime import conditions, time_modules
 from nas_distill.data import Dataset
 from nas_distill.evaluate.metrics import accuracy

@@ -12,7 +12,7 @@ from common import spread, table
 from importance_train import CHANCE, DEEP, DEEP_EPOCHS, DRAWS, ORDERS, REFERENCE, Study, Way
 from inherit_arms.networks import CUTTING
 
-from nas_distill.cost.budget import format_cost
+from nas_distill.cost import format_cost
 from nas_distill.cost.count import count
 from nas_distill.cut.importance import CRITERIA
 from nas_distill.evaluate.intervals import crossed_interval

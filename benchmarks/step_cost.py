@@ -148,7 +148,8 @@ def _measure(
         def timed() -> float:
             started = clock()
             train()
-            return 1e3 * (clock() - started) / options.steps
+            result: float = 1e3 * (clock() - started) / options.steps
+            return result
 
         return timed
 
@@ -221,7 +222,8 @@ def _pieces(
             started = clock()
             for _ in range(options.steps):
                 run()
-            return 1e3 * (clock() - started) / options.steps
+            result: float = 1e3 * (clock() - started) / options.steps
+            return result
 
         return measure
 

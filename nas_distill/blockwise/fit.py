@@ -128,7 +128,8 @@ def _taus(signs: Sequence[Array], times: Array) -> Array:
         for table in (signs[0] * signs[1], *(np.abs(sign) for sign in signs))
     )
     scale = np.sqrt(varied[0] * varied[1])
-    return np.divide(agreed, scale, out=np.full(len(times), np.nan), where=scale > 0)
+    result: Array = np.divide(agreed, scale, out=np.full(len(times), np.nan), where=scale > 0)
+    return result
 
 
 def _prediction(x: Array, y: Array, student: Array) -> float:

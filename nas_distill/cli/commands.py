@@ -290,7 +290,8 @@ def teach(
     quiet: QuietOption = False,
 ) -> None:
     """Train a teacher on labels alone, by the same loop that distils students; goes on where it was stopped."""
-    from nas_distill.api.teaching import TeachProgress, teach_file
+    from nas_distill.api.teaching import teach_file
+    from nas_distill.distill.teach import TeachProgress
 
     def say(done: TeachProgress) -> None:
         if not (quiet or as_json):

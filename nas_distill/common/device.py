@@ -45,4 +45,5 @@ def device_of(module: nn.Module) -> torch.device:
 
 def place(module: nn.Module, device: torch.device | str, layout: torch.memory_format) -> nn.Module:
     """Move a module, in place, to a device and a memory layout."""
-    return module.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack the layout
+    result: nn.Module = module.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack the layout
+    return result

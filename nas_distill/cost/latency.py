@@ -210,7 +210,8 @@ def solve(table: np.ndarray, times: np.ndarray) -> np.ndarray:
     columns = table.shape[1]
     penalty = math.sqrt(RIDGE * len(times)) * np.eye(columns)
     weights, _ = nnls(np.vstack([relative / size, penalty]), np.concatenate([np.ones(len(times)), np.zeros(columns)]))
-    return np.asarray(weights) / size
+    result: np.ndarray = np.asarray(weights) / size
+    return result
 
 
 def leave_one_out(table: np.ndarray, times: np.ndarray) -> LatencyError:

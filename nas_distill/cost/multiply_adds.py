@@ -181,4 +181,5 @@ def _replay(operation: Any, arguments: Mapping[str, Any]) -> int:
             *(value for name, value in replayed.items() if name not in keyword),
             **{name: value for name, value in replayed.items() if name in keyword},
         )
-    return counter.total
+    found: int = counter.total
+    return found

@@ -67,7 +67,10 @@ class GatedNetwork:
             warnings.filterwarnings("ignore", message="There is a performance drop")
             if self._vmapped:
                 try:
-                    return vmap(grad(along), in_dims=(None, 0, 0), randomness="different")(self._ones, x, directions)
+                    result: Gates = vmap(grad(along), in_dims=(None, 0, 0), randomness="different")(
+                        self._ones, x, directions
+                    )
+                    return result
                 except RuntimeError:
                     self._vmapped = False
             each = [self._one_sample(along, *pair) for pair in zip(x, directions, strict=True)]
@@ -106,7 +109,8 @@ class GatedNetwork:
         def along(gates: Gates, x: Tensor, direction: Tensor) -> Tensor:
             current.update(gates)
             weights = {name: self._gated_weight(name, gates) for name in self._on_weights}
-            return (functional_call(self._module, weights, (x[None],))[0] * direction).sum()
+            result: Tensor = (functional_call(self._module, weights, (x[None],))[0] * direction).sum()
+            return result
 
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[Any, Any]:
             gated: dict[int, Tensor] = {}  # what is the same tensor stays the same one

@@ -31,7 +31,8 @@ class Separable(nn.Module):
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         made = self.body(x)
-        return self.last(made + x if self.residual else made)
+        result: Tensor = self.last(made + x if self.residual else made)
+        return result
 
 
 class Linear(nn.Module):

@@ -90,4 +90,5 @@ def _log_probabilities(copied: nn.Module, x: Tensor) -> Tensor:
     for norm in batch_norms([copied]):
         norm.train()
     with torch.no_grad():
-        return copied(x).double().log_softmax(1)
+        result: Tensor = copied(x).double().log_softmax(1)
+        return result

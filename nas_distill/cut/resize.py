@@ -15,7 +15,8 @@ _WIDTHS = ("all_head_size", "inner_dim", "attn_dim")
 def size_of(module: nn.Module, side: Side) -> int:
     """Return how many channels (or heads) a module has on one side; 0 for what is not known."""
     if isinstance(module, nn.MultiheadAttention):
-        return module.embed_dim if side == "in" else 3 * module.num_heads * module.head_dim
+        result: int = module.embed_dim if side == "in" else 3 * module.num_heads * module.head_dim
+        return result
     if isinstance(module, _ConvNd):
         return module.in_channels if side == "in" else module.out_channels
     if isinstance(module, nn.Linear):

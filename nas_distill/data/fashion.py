@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from nas_distill.common.errors import DataError, first_line
-from nas_distill.data.dataset import Dataset, Split
+from nas_distill.data.dataset import Dataset
+from nas_distill.data.splits import Split
 from nas_distill.data.views import Views
 
 CLASSES = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

@@ -248,11 +248,13 @@ class Distiller:
         curriculum = self.training.curriculum
         share = 1.0 if curriculum is None else share_that_counts(batch.done, curriculum)
         if curriculum is None or share >= 1:
-            return self.objective(outputs, batch)
+            result: Tensor = self.objective(outputs, batch)
+            return result
         hard = hardness(logits, None if answer is None else answer.logits, batch.labels, curriculum.by, self.data.task)
         places = easiest(hard, share)
         chosen = [(ours.at(places), None if theirs is None else theirs.at(places)) for ours, theirs in outputs]
-        return self.objective(chosen, batch.at(places))
+        counted: Tensor = self.objective(chosen, batch.at(places))
+        return counted
 
     def _outputs(self, logits: Tensor, answer: Answer | None) -> list[tuple[Outputs, Outputs | None]]:
         """Return for each term what it compares."""

@@ -32,7 +32,8 @@ class Projector(nn.Module):
     def forward(self, student: Tensor) -> Tensor:
         """Return the projected feature (B, ...) of the student."""
         weight = next(self.body.parameters(), None)
-        return self.body(student if weight is None else student.to(weight.dtype))
+        result: Tensor = self.body(student if weight is None else student.to(weight.dtype))
+        return result
 
     def target(self, teacher: Tensor) -> Tensor:
         """Return what the teacher's feature (B, ...) is compared as; it has no weights."""

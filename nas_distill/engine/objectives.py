@@ -27,7 +27,8 @@ class Scalar:
         A quality below 0, as R^2 may have, is divided by the factor, so that a dearer network never gains by its cost.
         """
         factor = max(costs[self.cost] / self.target, 1e-9) ** self.exponent
-        return quality * factor if quality >= 0 else quality / factor
+        result: float = quality * factor if quality >= 0 else quality / factor
+        return result
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Program(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch."""
-        return self.graph(x)
+        result: Tensor = self.graph(x)
+        return result
 
     def train(self, mode: bool = True) -> Program:
         """Refuse training mode: a graph holds the eval behaviour alone.

@@ -206,7 +206,8 @@ def load_spec(folder: str | Path, *, links: bool = True) -> dict[str, Any]:
             raise ExportError(f"{path} is damaged: '{key}' is a {type(spec[key]).__name__}.")
     if not all(type(size) is int for size in spec["input_shape"]):
         raise ExportError(f"{path} is damaged: 'input_shape' does not hold whole numbers.")
-    return spec
+    checked: dict[str, Any] = spec
+    return checked
 
 
 def _file(folder: Path, name: str, *, links: bool) -> Path:
@@ -319,7 +320,8 @@ def _resolve(builder: Callable[..., Any] | str, folder: Path, paths: Sequence[st
         raise ExportError(f"{str(error).rstrip('.')}; give load_student a builder, or the paths to find it.") from error
     if not callable(found):
         raise ExportError(f"{folder / SPEC} names '{builder}' as its builder, which cannot be called.")
-    return found
+    builds: Callable[..., Any] = found
+    return builds
 
 
 def _build(builder: Callable[..., Any], spec: Mapping[str, Any], folder: Path) -> nn.Module:

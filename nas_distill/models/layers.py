@@ -41,7 +41,8 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weighed feature maps."""
-        return x * self.gate(x.mean(dim=(2, 3)))[:, :, None, None]
+        result: Tensor = x * self.gate(x.mean(dim=(2, 3)))[:, :, None, None]
+        return result
 
 
 class Classifier(nn.Module):
@@ -53,7 +54,8 @@ class Classifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits of a batch of feature maps."""
-        return self.linear(features.mean(dim=(2, 3)))
+        result: Tensor = self.linear(features.mean(dim=(2, 3)))
+        return result
 
 
 def initialise(module: nn.Module) -> None:

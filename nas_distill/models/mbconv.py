@@ -36,7 +36,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
-        return x + self.body(x) if self.residual else self.body(x)
+        result: Tensor = x + self.body(x) if self.residual else self.body(x)
+        return result
 
 
 class MBConvNet(nn.Module):
@@ -72,7 +73,8 @@ class MBConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images."""
-        return self.head(self.features(self.blocks(self.stem(x))))
+        result: Tensor = self.head(self.features(self.blocks(self.stem(x))))
+        return result
 
 
 def build(

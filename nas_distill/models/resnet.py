@@ -40,7 +40,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
-        return self.relu(self.body(x) + self.shortcut(x))
+        result: Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return result
 
 
 class ResNet(nn.Module):
@@ -70,7 +71,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images."""
-        return self.head(self.blocks(self.stem(x)))
+        result: Tensor = self.head(self.blocks(self.stem(x)))
+        return result
 
 
 def build(

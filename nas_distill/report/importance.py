@@ -120,11 +120,13 @@ def _column(values: list[object]) -> NDArray[np.float64]:
 
 def _beyond(quality: NDArray[np.float64], log_cost: NDArray[np.float64]) -> NDArray[np.float64]:
     if np.ptp(log_cost) == 0:
-        return quality - quality.mean()
+        result: NDArray[np.float64] = quality - quality.mean()
+        return result
     centred = (log_cost - log_cost.mean()) / log_cost.std()
     terms = np.column_stack([np.ones_like(centred), centred, centred**2])
     weights, *_ = np.linalg.lstsq(terms, quality, rcond=None)
-    return quality - terms @ weights
+    residual: NDArray[np.float64] = quality - terms @ weights
+    return residual
 
 
 def _importances(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> tuple[float, NDArray[np.float64]]:

@@ -175,7 +175,8 @@ def _slopes(score: Array, doublings: Array, target: Array, weights: Array) -> Ar
     (ss, sd, st), (_, dd, dt) = products[:, 0].T, products[:, 1].T
     by_score, by_cost = st * dd - dt * sd, dt * ss - st * sd  # both times the determinant, which is above 0
     known = (by_score > 0) & (ss * dd - sd**2 > 1e-12 * ss * dd)
-    return np.divide(by_cost, by_score, out=np.full(len(weights), np.nan), where=known)
+    slopes: NDArray[np.float64] = np.divide(by_cost, by_score, out=np.full(len(weights), np.nan), where=known)
+    return slopes
 
 
 def seed_deviation(seeds: Sequence[ArrayLike]) -> float | None:

@@ -234,7 +234,7 @@ def _end_of_last_line(stream: Any, size: int) -> int:
     while end > 0:
         start = max(0, end - 65536)
         stream.seek(start)
-        at = stream.read(end - start).rfind(b"\n")
+        at: int = stream.read(end - start).rfind(b"\n")
         if at >= 0:
             return start + at + 1
         end = start

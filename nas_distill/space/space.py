@@ -233,7 +233,8 @@ class SearchSpace:
         for name in flat:
             if name not in asked:
                 raise SpaceError(f"parameter '{name}' is unknown, or does not apply here{did_you_mean(name, asked)}")
-        return architecture
+        result: Architecture = architecture
+        return result
 
     def size(self) -> size.SpaceSize:
         """Return how many distinct architectures there are."""
@@ -255,7 +256,8 @@ class SearchSpace:
         if not callable(found):
             raise BuildError(f"the builder of space '{self.name}', {self.builder}, is no function.")
         remember_builder(self.builder, found)
-        return found
+        builds: Callable[..., Any] = found
+        return builds
 
     def build(self, architecture: Architecture, *, input_shape: Sequence[int], num_classes: int) -> nn.Module:
         """Build the network of an architecture for (C, H, W) images and ``num_classes`` logits.

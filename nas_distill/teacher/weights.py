@@ -33,7 +33,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise TeacherError(f"Weights {path} do not exist.")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            result: dict[str, Tensor] = load_file(path)
+            return result
         except (SafetensorError, OSError, ValueError) as error:
             raise TeacherError(f"Weights {path} are no whole safetensors file ({first_line(error)}).") from error
     try:

@@ -74,7 +74,8 @@ class MaskedReconstruction(Loss):
         instead = self.stand_in[:, None, None] if x.dim() == 4 else self.stand_in
         seen = torch.where(mask, instead, x)
         made = self.decoder(exact(student.again(seen).features[0]).to(self.stand_in.dtype))
-        return ((made - x).abs() * mask).sum() / mask.expand_as(x).sum()
+        result: Tensor = ((made - x).abs() * mask).sum() / mask.expand_as(x).sum()
+        return result
 
     def _mask(self, x: Tensor) -> Tensor:
         """Return what is hidden, bool: (B, 1, H, W) of images, (B, N, 1) of sequences, (B, F) of values."""

@@ -21,7 +21,8 @@ def distances(vectors: Tensor) -> Tensor:
     """Return (B, B) Euclidean distances of vectors (B, D), over their mean between different samples."""
     found = torch.linalg.vector_norm(scaled(vectors)[:, None] - scaled(vectors)[None], dim=2)
     mean = found.sum() / max(1, len(vectors) * (len(vectors) - 1))
-    return found / mean.clamp_min(1e-12)
+    result: Tensor = found / mean.clamp_min(1e-12)
+    return result
 
 
 def angles(vectors: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ def unit(x: Tensor, dim: int | tuple[int, ...] = 1, *, floor: float = 1e-6) -> T
     dim = (dim,) if isinstance(dim, int) else dim
     x = scaled(x, dim, floor=floor)
     # Its largest element is 1, so the norm is not below 1, but where all is below the floor.
-    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(0.5)
+    result: Tensor = x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(0.5)
+    return result
 
 
 def pooled_to(x: Tensor, size: tuple[int, int]) -> Tensor:

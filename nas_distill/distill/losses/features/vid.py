@@ -47,7 +47,8 @@ class Gaussian(nn.Module):
         """
         variance = (functional.softplus(self.rho) + _LEAST)[:, None]
         mean = self.mean(student.to(self.rho.dtype))
-        return 0.5 * ((teacher - mean).square() / variance + variance.log()).mean()
+        result: Tensor = 0.5 * ((teacher - mean).square() / variance + variance.log()).mean()
+        return result
 
 
 @loss("vid", layers="stages")
