@@ -34,8 +34,7 @@ if __name__ == "__main__":
 
     data = nd.Dataset.from_tensors(x[:1200], y[:1200], val=0.2, test=(x[1200:], y[1200:]), name="digits")
     space = {"width": [4, 8, 12, 16, 24], "depth": [1, 2, 3]}
-    folder = sys.argv[1] if len(sys.argv) > 1 else "runs/own_model"
-    goal = {"budget": {"flops": "5%"}, "trials": 8, "folder": folder}
+    goal = {"budget": {"flops": "5%"}, "trials": 8, "folder": (sys.argv[1:] or ["runs/own_model"])[0]}
     run = nd.search(teacher=teacher, data=data, builder=build, space=space, **goal)
     print(run.front())
-    run.student().export(f"{folder}/student.onnx")
+    run.student().export(run.folder.path / "student.onnx")

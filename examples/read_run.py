@@ -11,7 +11,6 @@ if __name__ == "__main__":
     run = nd.open_run(sys.argv[1] if len(sys.argv) > 1 else "runs/example")
     print(run.front())
     best = run.best()
-    print(best)
-    print(best.params, best.costs)
+    print(best, best.architecture)
     print(run.best(budget={"flops": "500k"}))
     print(run.report().trust)

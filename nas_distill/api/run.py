@@ -161,6 +161,8 @@ class Run:
         """
         frame = to_frame(self.front_records(budget))
         costs = dict.fromkeys((*self.config.search.costs, *self.budget_of(budget).limits))
+        if frame.empty:
+            return frame.reindex(columns=["quality", *costs])
         shown = [name for name in ("quality", *costs) if name in frame]
         full = {entry.trial: entry.full for entry in self.finalists() if entry.full is not None}
         if not full.keys().isdisjoint(frame.index):

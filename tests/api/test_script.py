@@ -34,7 +34,7 @@ model = Net(64, 2)
 run = nd.search(teacher=model, data=nd.Dataset.from_tensors(x, y, val=0.2), builder=build,
                 space={"width": [8, 16, 24], "depth": [1, 2, 3]}, budget={"flops": "50%", "params": "60k"}, trials=4,
                 latency={"calibrate": 9, "repeats": 5}, score={"epochs": 1})
-print(run.front()[["quality", "flops", "latency_ms"]])
+print(run.front()[["quality", "flops", "params"]], run.trials()[["latency_ms"]])
 student = run.best().distill(epochs=2)
 print(student.export("student.onnx")["parity"])
 print(run.folder.path, student.folder)
