@@ -43,8 +43,9 @@ def _run(options: argparse.Namespace) -> None:
         limits=options.limits,
         depths=not options.no_depths,
     )
-    with resumable(options.minutes), interruptible() as interruption:
-        study.run(interruption, workers=options.workers)
+    if not options.page:
+        with resumable(options.minutes), interruptible() as interruption:
+            study.run(interruption, workers=options.workers)
     publish("importance", "What is kept of a teacher", page(study), options)
     if options.output is not None or not options.quick:
         write_text((options.output or PAGES / "importance.md").with_suffix(".csv"), raw(study))
@@ -56,6 +57,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--epochs", type=float, default=1.0, help="of the short distillation")
     made.add_argument("--rate", type=float, default=0.02, help="its learning rate")
     made.add_argument("--limits", type=float, nargs="+", default=[0.1, 0.2, 0.4], help="shares of the teacher's FLOPs")
+    made.add_argument("--page", action="store_true", help="only write the page of what there is")
     made.add_argument("--no-depths", action="store_true", help="leave out which blocks go")
     made.add_argument("--seeds", type=int, default=3, help="of each row, 2 or more")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")

@@ -21,13 +21,13 @@ from nas_distill.evaluate.intervals import crossed_interval
 def page(study: Study) -> list[str]:
     """Return the page's parts."""
     return [
+        *_unfinished(study),
         _about(study),
         "## Which channels stay",
         _widths_text(study),
         _table(study, study.widths, lambda way: f"{study.flops(way):.1%}", "FLOPs"),
         _said(study, study.widths, list(CRITERIA)),
-        "## How much an order depends on the draw",
-        _orders(study),
+        *_orders(study),
         "## What the reconstruction is worth",
         _PLAIN,
         _table(study, study.plain, lambda way: f"{study.flops(way):.1%}", "FLOPs"),
@@ -37,12 +37,23 @@ def page(study: Study) -> list[str]:
     ]
 
 
+def _unfinished(study: Study) -> list[str]:
+    keys = [way.key(place) for way in study.ways for place in way.seeds]
+    done = sum(key in study.after for key in keys)
+    if done == len(keys):
+        return []
+    return [f"**Not finished**: {done} of {len(keys)} distillations are done; `{MISSING}` is what is missing."]
+
+
 def _blocks(study: Study) -> list[str]:
     if not study.depths:
         return []
     rows = _table(study, study.depths, lambda way: f"{way.much:g} of {_droppable(study)}", "blocks gone")
     return ["## Which blocks go", _depths_text(study), rows, _said(study, study.depths, list(ORDERS))]
 
+
+MISSING = "-"
+Right = np.ndarray | None
 
 _PLAIN = """The same without it: kept weights stay as they were in the teacher. Under the table, what the reconstruction
 adds to each row: points, with its 95 % interval."""
@@ -55,9 +66,10 @@ def raw(study: Study) -> str:
     writer.writerow(["part", "by", "much", "seed", "flops_share", "before", "after", "wrong_before", "wrong_after"])
     for way in study.ways:
         for place in way.seeds:
-            wrong = [book[way.key(place)]["wrong"] for book in (study.before, study.after)]
-            shown = [f"{1 - len(one) / len(study.data.val):.4f}" for one in wrong]
-            bits = [f"{sum(1 << image for image in one):x}" for one in wrong]
+            key = way.key(place)
+            wrong = [book[key]["wrong"] if key in book else None for book in (study.before, study.after)]
+            shown = ["" if one is None else f"{1 - len(one) / len(study.data.val):.4f}" for one in wrong]
+            bits = ["" if one is None else f"{sum(1 << image for image in one):x}" for one in wrong]
             writer.writerow([way.part, way.how, way.much, place, f"{study.flops(way):.5f}", *shown, *bits])
     return text.getvalue()
 
@@ -89,13 +101,15 @@ criteria, reconstruction and batch norm look at, which is one for all rows. Each
 [here](importance.csv), with the images that it gets wrong."""
 
 
-def _orders(study: Study) -> str:
+def _orders(study: Study) -> list[str]:
+    if "orders" not in study.before:
+        return []
     found = study.before["orders"]
     rows = [[f"`{name}`", f"{fmean(values):.3f}", f"{min(values):.3f}"] for name, values in found.items()]
     text = f"""Spearman's rank correlation of `taylor` on {CUTTING.samples:,} samples with `taylor` on
 {REFERENCE:,} samples and other directions, over {DRAWS} draws of directions. The {CUTTING.samples:,} are among the
 {REFERENCE:,}, so this says how much directions and number matter, not which samples are drawn."""
-    return f"{text}\n\n{table(['group', 'mean', 'lowest'], rows)}"
+    return ["## How much an order depends on the draw", text, table(["group", "mean", "lowest"], rows)]
 
 
 def _widths_text(study: Study) -> str:
@@ -129,28 +143,30 @@ def _table(study: Study, ways: Sequence[Way], much: Callable[[Way], str], header
             [
                 much(way),
                 f"`{way.how}`",
-                spread(_seeds(before)),
+                _seeds(before),
                 "" if way.how == CHANCE else _gain(before, _before(study, chance)),
-                spread(_seeds(after)),
+                _seeds(after),
                 "" if way.how == CHANCE else _gain(after, _after(study, chance)),
             ]
         )
     return table([header, "by", "before", "against chance", "after", "against chance"], rows)
 
 
-def _before(study: Study, way: Way) -> np.ndarray:
+def _before(study: Study, way: Way) -> Right:
     return study.right(way, trained=False)
 
 
-def _after(study: Study, way: Way) -> np.ndarray:
+def _after(study: Study, way: Way) -> Right:
     return study.right(way, trained=True)
 
 
-def _seeds(right: np.ndarray) -> list[float]:
-    return [float(value) for value in right.mean(axis=1)]
+def _seeds(right: Right) -> str:
+    return MISSING if right is None else spread([float(value) for value in right.mean(axis=1)])
 
 
-def _gain(right: np.ndarray, chance: np.ndarray) -> str:
+def _gain(right: Right, chance: Right) -> str:
+    if right is None or chance is None:
+        return MISSING
     mean, halfwidth = crossed_interval(right - chance)
     return f"{100 * mean:+.2f} ± {100 * halfwidth:.2f}"
 
@@ -159,7 +175,10 @@ def _said(study: Study, ways: Sequence[Way], names: Sequence[str]) -> str:
     """Say which is best averaged over all amounts, before and after, and by how much."""
     told = []
     for word, figures in (("Before training", _before), ("After", _after)):
-        means = {how: np.mean([figures(study, way) for way in ways if way.how == how], axis=0) for how in names}
+        rows = {how: [figures(study, way) for way in ways if way.how == how] for how in names}
+        if any(row is None for found in rows.values() for row in found):
+            continue
+        means = {how: np.mean(found, axis=0) for how, found in rows.items()}
         ranked = sorted(names, key=lambda how: -float(means[how].mean()))
         shown = ", ".join(f"`{how}` {means[how].mean():.2%}" for how in ranked)
         best = ", ".join(f"{_gain(means[ranked[0]], means[how])} against `{how}`" for how in ranked[1:])

@@ -103,23 +103,30 @@ class Study:
         Raises:
             InterruptedSearchError: it was asked to stop.
         """
+        narrowed = sorted([*self.widths, *self.plain], key=lambda way: way.much)  # the cheap ones first
+        for way in narrowed:
+            for place in way.seeds:
+                self._cut(way, place)
+        self._compare_orders()
         with backend_of(workers, self.folder) as backend:
-            self._cut_and_train(backend, [*self.widths, *self.plain], interruption)
-            self._compare_orders()
+            self._train_ways(backend, narrowed, interruption)
             if self.depths:
                 training = TrainingConfig(epochs=DEEP_EPOCHS)
                 teach = self._work(DEEP, _deep_space().smallest(), 0, training=training, taught=False)
                 self._train(backend, [teach], self._plain(_deep_space(), self.shipped), interruption)
-                self._cut_and_train(backend, self.depths, interruption)
+                for way in self.depths:
+                    for place in way.seeds:
+                        self._cut(way, place)
+                self._train_ways(backend, self.depths, interruption)
 
-    def _cut_and_train(self, backend: Backend, ways: Sequence[Way], interruption: Interruption) -> None:
-        for way in ways:
-            for place in way.seeds:
-                self._cut(way, place)
-        self._train(backend, self._works(ways), self._evaluators(ways), interruption)
-        for way in ways:
-            for place in way.seeds:
-                self._look(way.key(place))
+    def _train_ways(self, backend: Backend, ways: Sequence[Way], interruption: Interruption) -> None:
+        try:
+            self._train(backend, self._works(ways), self._evaluators(ways), interruption)
+        finally:
+            for way in ways:
+                for place in way.seeds:
+                    if way.key(place) in self.book and self.book[way.key(place)]["quality"] is not None:
+                        self._look(way.key(place))
 
     @cached_property
     def shipped(self) -> Teacher:
@@ -139,9 +146,14 @@ class Study:
         found = predict_logits(module, self.data.inputs("val")).argmax(1) != self.data.labels("val")
         return [int(place) for place in found.nonzero().flatten()]
 
-    def right(self, way: Way, *, trained: bool) -> np.ndarray:
-        """Return (seeds, images), 1 where the network of a seed is right, before or after its training; else 0."""
+    def right(self, way: Way, *, trained: bool) -> np.ndarray | None:
+        """Return (seeds, images), 1 where the network of a seed is right, before or after its training; else 0.
+
+        None if that is not finished.
+        """
         book = self.after if trained else self.before
+        if any(way.key(place) not in book for place in way.seeds):
+            return None
         found = np.ones((len(way.seeds), len(self.data.val)))
         for row, place in zip(found, way.seeds, strict=True):
             row[book[way.key(place)]["wrong"]] = 0
