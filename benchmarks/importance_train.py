@@ -91,6 +91,7 @@ class Study:
         self.book = Book(folder / "results.json")
         self.before = Book(folder / "before.json")
         self.after = Book(folder / "after.json")
+        self._flops: dict[str, float] = {}
         self.book.hold({"epochs": epochs, "rate": rate, "data": data.fingerprint, "deep": DEEP_ARGUMENTS})
         places = tuple(range(seeds))
         self.widths = [Way("width", how, share, places) for share in limits for how in CRITERIA]
@@ -161,12 +162,15 @@ class Study:
 
     def flops(self, way: Way) -> float:
         """Return the share of its teacher's FLOPs that a cut network has."""
-        teacher = self.deep if way.part == DEPTH else self.shipped
-        module = self._space(way).build(
-            self._architecture(way, 0), input_shape=self.data.input_shape, num_classes=self.data.num_classes
-        )
-        own, whole = (count(each, self.data.input_shape, ["flops"])["flops"] for each in (module, teacher.module))
-        return own / whole
+        key = f"{way.how}-{way.much:g}" if way.part == DEPTH else f"{way.much:g}"
+        if key not in self._flops:
+            teacher = self.deep if way.part == DEPTH else self.shipped
+            module = self._space(way).build(
+                self._architecture(way, 0), input_shape=self.data.input_shape, num_classes=self.data.num_classes
+            )
+            own, whole = (count(each, self.data.input_shape, ["flops"])["flops"] for each in (module, teacher.module))
+            self._flops[key] = own / whole
+        return self._flops[key]
 
     def _cut(self, way: Way, place: int) -> None:
         """Cut a teacher and note what it is worth before it is trained, and how long the choice took."""
