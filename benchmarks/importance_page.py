@@ -176,9 +176,10 @@ def _said(study: Study, ways: Sequence[Way], names: Sequence[str]) -> str:
     told = []
     for word, figures in (("Before training", _before), ("After", _after)):
         rows = {how: [figures(study, way) for way in ways if way.how == how] for how in names}
-        if any(row is None for found in rows.values() for row in found):
+        finished = {how: [row for row in found if row is not None] for how, found in rows.items()}
+        if any(len(finished[how]) < len(found) for how, found in rows.items()):
             continue
-        means = {how: np.mean(found, axis=0) for how, found in rows.items()}
+        means = {how: np.mean(found, axis=0) for how, found in finished.items()}
         ranked = sorted(names, key=lambda how: -float(means[how].mean()))
         shown = ", ".join(f"`{how}` {means[how].mean():.2%}" for how in ranked)
         best = ", ".join(f"{_gain(means[ranked[0]], means[how])} against `{how}`" for how in ranked[1:])
