@@ -13,7 +13,8 @@ from common import table
 from scipy.stats import t as student_t
 
 from nas_distill.blockwise.assembled import SCORES
-from nas_distill.blockwise.fit import MINIMUM, RankCorrelation, fit, rank_correlation
+from nas_distill.blockwise.fit import MINIMUM, fit
+from nas_distill.evaluate.intervals import RankCorrelation, rank_correlation
 
 _NAMES = {"kl": "replace-one-block KL", "nsr": "noise-to-signal ratio", "relative_l1": "relative L1"}
 

@@ -16,27 +16,13 @@ import numpy as np
 from scipy.optimize import nnls
 
 from nas_distill.common.errors import ConfigError
-from nas_distill.common.seeds import numpy_rng
+from nas_distill.evaluate.intervals import RankCorrelation, rank_correlation
 
 Array = np.ndarray
 
 MINIMUM = 12
 """Students below which no weights are fitted."""
 _STRENGTHS = (*(10.0**power for power in range(-2, 3)), math.inf)
-_DRAWS = 2000
-
-
-@dataclass(frozen=True)
-class RankCorrelation:
-    """Kendall's tau-b of ``count`` pairs, in [-1, 1], higher is better, with its 95 % bootstrap interval.
-
-    0, with the interval [-1, 1], where one of the two does not vary and so orders nothing.
-    """
-
-    tau: float
-    low: float
-    high: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -93,43 +79,6 @@ def fit(scores: Sequence[Sequence[float]], qualities: Sequence[float], *, seed: 
         fitted=rank_correlation(held_out, y, seed=seed),
         held_out=tuple(float(one) for one in held_out),
     )
-
-
-def rank_correlation(
-    predicted: Sequence[float] | Array,
-    measured: Sequence[float] | Array,
-    *,
-    seed: int,
-    groups: Sequence[object] | None = None,
-) -> RankCorrelation:
-    """Return how well predictions order what was measured; the interval is of percentiles over draws of the pairs.
-
-    ``groups``: one an entry; entries are then compared within their group alone (students of about equal cost, say).
-    """
-    first, second = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
-    count = len(first)
-    signs = [np.sign(np.subtract.outer(values, values)) for values in (first, second)]
-    if groups is not None:
-        together = np.array([[one == other for other in groups] for one in groups])
-        signs = [np.where(together, sign, 0.0) for sign in signs]
-    times = numpy_rng(seed, "bootstrap", count).multinomial(count, np.full(count, 1 / count), _DRAWS)
-    tau, draws = _taus(signs, np.ones((1, count)))[0], _taus(signs, times)
-    draws = draws[np.isfinite(draws)]
-    if not math.isfinite(tau) or not len(draws):
-        return RankCorrelation(0.0, -1.0, 1.0, count)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return RankCorrelation(float(tau), float(low), float(high), count)
-
-
-def _taus(signs: Sequence[Array], times: Array) -> Array:
-    """Return tau-b (draws,) where each entry counts ``times`` (draws, entries); NaN where one does not vary."""
-    agreed, *varied = (
-        np.einsum("dn,dn->d", times @ table, times)
-        for table in (signs[0] * signs[1], *(np.abs(sign) for sign in signs))
-    )
-    scale = np.sqrt(varied[0] * varied[1])
-    result: Array = np.divide(agreed, scale, out=np.full(len(times), np.nan), where=scale > 0)
-    return result
 
 
 def _prediction(x: Array, y: Array, student: Array) -> float:

@@ -9,12 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nas_distill.common.seeds import numpy_rng
-from nas_distill.report.trust import kendall
+from nas_distill.evaluate.intervals import Array, bootstrap_weights, percentile_interval
 
-Array = NDArray[np.float64]
-DRAWS = 2000
-LEVEL = 95.0
 MISSING = 0.05
 """Share of bootstrap draws without a slope above which none is advised."""
 
@@ -25,55 +21,6 @@ def near(costs: ArrayLike, factor: float) -> NDArray[np.bool_]:
     close = np.abs(np.subtract.outer(logs, logs)) < math.log(factor)
     np.fill_diagonal(close, False)
     return np.array(close, dtype=bool)
-
-
-def tau(score: ArrayLike, target: ArrayLike, among: NDArray[np.bool_] | None = None) -> float | None:
-    """Return Kendall's tau-b of score and target [N], in [-1, 1], higher is better; None where one does not vary.
-
-    With ``among`` [N, N] (symmetric) only those pairs count.
-    """
-    if among is None:
-        return kendall(np.asarray(score, dtype=float), np.asarray(target, dtype=float))
-    value = float(weighted_taus(score, target, np.ones((1, len(among))), among)[0])
-    return None if math.isnan(value) else value
-
-
-def bootstrap_weights(count: int, draws: int = DRAWS) -> Array:
-    """Return how often each of ``count`` networks comes up [draws, count] when as many are drawn with replacement.
-
-    The draws are seeded, and the same for whatever is compared on the same networks, so differences are paired.
-    """
-    rng = numpy_rng(0, "bootstrap", count)
-    return np.array(rng.multinomial(count, np.full(count, 1 / count), size=draws), dtype=float)
-
-
-def weighted_taus(
-    score: ArrayLike, target: ArrayLike, weights: ArrayLike, among: NDArray[np.bool_] | None = None
-) -> Array:
-    """Return tau-b [D] of samples in which network i comes up ``weights[d, i]`` times; NaN where one does not vary."""
-    signs = [np.sign(np.subtract.outer(values, values)) for values in map(_floats, (score, target))]
-    if among is not None:
-        signs = [np.where(among, sign, 0.0) for sign in signs]
-    one, two = signs
-    counts = np.asarray(weights, dtype=float)
-
-    def pairs(matrix: Array) -> Array:
-        return np.array(((counts @ matrix) * counts).sum(axis=1), dtype=float)
-
-    scale = np.sqrt(pairs(one**2) * pairs(two**2))
-    found = np.full(len(counts), np.nan)
-    np.divide(pairs(one * two), scale, out=found, where=scale > 0)
-    return found
-
-
-def interval(draws: ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the percentile interval of bootstrap draws, those without a value left out; None if there are none."""
-    values = _floats(draws)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None
-    low, high = np.percentile(values, [(100 - level) / 2, (100 + level) / 2])
-    return float(low), float(high)
 
 
 def top_recall(score: ArrayLike, target: ArrayLike, k: int) -> float:
@@ -163,7 +110,7 @@ def cost_slope(score: ArrayLike, cost: ArrayLike, target: ArrayLike) -> CostSlop
     if math.isnan(whole):
         return None
     draws = _slopes(values, doublings, aims, bootstrap_weights(len(aims)))
-    return CostSlope(whole, errors[0], errors[1], interval(draws), float(np.isnan(draws).mean()))
+    return CostSlope(whole, errors[0], errors[1], percentile_interval(draws), float(np.isnan(draws).mean()))
 
 
 def _slopes(score: Array, doublings: Array, target: Array, weights: Array) -> Array:

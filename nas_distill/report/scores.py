@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nas_distill.evaluate.intervals import Array, bootstrap_weights, kendall_tau, percentile_interval, weighted_taus
 from nas_distill.report import ranking
-from nas_distill.report.ranking import Array
 from nas_distill.run.trainings import Reading
 
 FULL, LABELS, CONSTANT = "full", "full-labels", "kd-constant"
@@ -200,16 +200,16 @@ def rank(
     shown = [(values[known], aim[known]) for values, aim in pairs]
     if score.fitted:
         shown = [(ranking.leave_one_out([values, *costs], aim), aim) for values, aim in shown]
-    weights, close = ranking.bootstrap_weights(count), ranking.near(study.flops[known], BAND)
-    draws = _mean([ranking.weighted_taus(values, aim, weights) for values, aim in shown])
+    weights, close = bootstrap_weights(count), ranking.near(study.flops[known], BAND)
+    draws = _mean([weighted_taus(values, aim, weights) for values, aim in shown])
     top = max(1, round(count / _TOP))
     full = study.seconds(FULL, study.length(FULL)) if study.target else None
     return Ranking(
         name=score.name,
         count=count,
-        tau=_mean_or_none([ranking.tau(values, aim) for values, aim in shown]),
-        interval=ranking.interval(draws),
-        band=_mean_or_none([ranking.tau(values, aim, close) for values, aim in shown]),
+        tau=_mean_or_none([kendall_tau(values, aim) for values, aim in shown]),
+        interval=percentile_interval(draws),
+        band=_mean_or_none([kendall_tau(values, aim, close) for values, aim in shown]),
         top=top,
         recall=float(np.mean([ranking.top_recall(values, aim, top) for values, aim in shown])),
         regret=float(np.mean([ranking.regret(values, aim) for values, aim in shown])),
@@ -245,7 +245,7 @@ def difference(
     ours, theirs = (rank(study, score, target, among) for score in (one, other))
     if ours is None or theirs is None or ours.tau is None or theirs.tau is None:
         return None
-    found = ranking.interval(ours.draws - theirs.draws)
+    found = percentile_interval(ours.draws - theirs.draws)
     return None if found is None else Difference(ours.tau - theirs.tau, found)
 
 

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import kendalltau
 
+from nas_distill.evaluate.intervals import DRAWS, Array, kendall_tau, percentile_interval, weighted_taus
 from nas_distill.report.model import FinalistResult, Trust
 
 ENOUGH = 5
-DRAWS = 2000
 
 
 def rank_trust(finalists: Sequence[FinalistResult]) -> Trust:
@@ -29,22 +28,10 @@ def rank_trust(finalists: Sequence[FinalistResult]) -> Trust:
     short, full = array[:, 0], array[:, 1]
     # Where several share the highest short score, each would have been as likely a choice.
     regret = float(full.max() - full[short == short.max()].mean())
-    return Trust(len(array), kendall(short, full), _interval(array) if len(array) >= ENOUGH else None, regret)
+    return Trust(len(array), kendall_tau(short, full), _interval(short, full) if len(array) >= ENOUGH else None, regret)
 
 
-def kendall(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Return Kendall's tau-b of two samples [N], in [-1, 1]; None where one of them does not vary."""
-    if len(a) < 2:
-        return None
-    found = float(kendalltau(a, b).statistic)
-    return None if math.isnan(found) else found
-
-
-def _interval(array: np.ndarray) -> tuple[float, float] | None:
-    rng = np.random.default_rng(0)
-    drawn = (array[rng.integers(len(array), size=len(array))] for _ in range(DRAWS))
-    taus = [tau for sample in drawn if (tau := kendall(sample[:, 0], sample[:, 1])) is not None]
-    if not taus:
-        return None
-    low, high = np.percentile(taus, [2.5, 97.5])
-    return float(low), float(high)
+def _interval(short: Array, full: Array) -> tuple[float, float] | None:
+    drawn = np.random.default_rng(0).integers(len(short), size=(DRAWS, len(short)))
+    times = (drawn[:, :, None] == np.arange(len(short))).sum(axis=1)
+    return percentile_interval(weighted_taus(short, full, times))

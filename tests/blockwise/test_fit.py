@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.blockwise.fit import fit, rank_correlation
+from nas_distill.blockwise.fit import fit
 from nas_distill.common.errors import ConfigError
+from nas_distill.evaluate.intervals import rank_correlation
 
 
 def students(count: int, blocks: int, seed: int = 0) -> np.ndarray:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
+from nas_distill.evaluate.intervals import bootstrap_weights, kendall_tau, percentile_interval, weighted_taus
 from nas_distill.report import ranking
 
 SMALL = st.integers(-3, 3).map(float)
@@ -16,8 +17,8 @@ PAIRS = st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=12)
 
 def test_tau_of_five_by_hand():
     # Of ten pairs (1,2) and (4,5) are the wrong way round.
-    assert ranking.tau([1, 2, 3, 4, 5], [2, 1, 3, 5, 4]) == pytest.approx(0.6)
-    assert ranking.tau([1, 1, 1], [1, 2, 3]) is None
+    assert kendall_tau([1, 2, 3, 4, 5], [2, 1, 3, 5, 4]) == pytest.approx(0.6)
+    assert kendall_tau([1, 1, 1], [1, 2, 3]) is None
 
 
 def test_tau_among_near_ones_counts_no_other_pair():
@@ -27,15 +28,15 @@ def test_tau_among_near_ones_counts_no_other_pair():
     assert not close.diagonal().any()
     # Over the range the score is right about cheap and dear, and within each pair it is wrong.
     score, target = [2, 1, 4, 3], [1, 2, 3, 4]
-    assert ranking.tau(score, target) == pytest.approx(1 / 3)
-    assert ranking.tau(score, target, close) == pytest.approx(-1.0)
-    assert ranking.tau(score, target, ranking.near(costs, 1.01)) is None
+    assert kendall_tau(score, target) == pytest.approx(1 / 3)
+    assert kendall_tau(score, target, close) == pytest.approx(-1.0)
+    assert kendall_tau(score, target, ranking.near(costs, 1.01)) is None
 
 
 @given(PAIRS)
 def test_weights_of_one_give_the_usual_tau(pairs):
     one, two = np.array(pairs).T
-    found = float(ranking.weighted_taus(one, two, np.ones((1, len(one))))[0])
+    found = float(weighted_taus(one, two, np.ones((1, len(one))))[0])
     expected = float(kendalltau(one, two).statistic)
     assert found == pytest.approx(expected, nan_ok=True)
 
@@ -45,20 +46,20 @@ def test_weights_are_how_often_a_network_was_drawn(pairs, random):
     one, two = np.array(pairs).T
     drawn = [random.randrange(len(one)) for _ in one]
     weights = np.bincount(drawn, minlength=len(one)).astype(float)
-    found = float(ranking.weighted_taus(one, two, weights[None])[0])
+    found = float(weighted_taus(one, two, weights[None])[0])
     assert found == pytest.approx(float(kendalltau(one[drawn], two[drawn]).statistic), nan_ok=True)
 
 
 def test_bootstrap_draws_as_many_as_there_are_and_always_the_same():
-    weights = ranking.bootstrap_weights(7, 50)
+    weights = bootstrap_weights(7, 50)
     assert weights.shape == (50, 7)
     assert (weights.sum(axis=1) == 7).all()
-    assert (weights == ranking.bootstrap_weights(7, 50)).all()
+    assert (weights == bootstrap_weights(7, 50)).all()
 
 
 def test_the_interval_is_of_percentiles_and_leaves_out_what_has_no_value():
-    assert ranking.interval([*range(101), math.nan]) == pytest.approx((2.5, 97.5))
-    assert ranking.interval([math.nan]) is None
+    assert percentile_interval([*range(101), math.nan]) == pytest.approx((2.5, 97.5))
+    assert percentile_interval([math.nan]) is None
 
 
 def test_recall_of_the_best_shares_places_among_equals():
@@ -99,7 +100,7 @@ def test_leave_one_out_is_a_fit_without_that_one():
 def test_a_useless_figure_is_not_flattered_by_its_fit():
     rng = np.random.default_rng(1)
     y, noise = rng.normal(size=(2, 40))
-    assert ranking.tau(ranking.leave_one_out([noise], y), y) < 0.1
+    assert kendall_tau(ranking.leave_one_out([noise], y), y) < 0.1
 
 
 def test_a_constant_figure_is_left_out_of_the_fit_and_too_few_are_refused():

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from nas_distill.evaluate.intervals import kendall_tau
 from nas_distill.report.model import FinalistResult
-from nas_distill.report.trust import kendall, rank_trust
+from nas_distill.report.trust import rank_trust
 
 
 def finalists(*pairs):
@@ -13,10 +14,10 @@ def finalists(*pairs):
 
 def test_kendall_counts_pairs():
     """Of six pairs one is tied in the second figure; three agree and two do not, or all five agree."""
-    assert kendall(np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 3, 2.5])) == pytest.approx(1 / math.sqrt(30))
-    assert kendall(np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 4, 4])) == pytest.approx(5 / math.sqrt(30))
-    assert kendall(np.array([1.0, 1.0]), np.array([1.0, 2.0])) is None
-    assert kendall(np.array([1.0]), np.array([2.0])) is None
+    assert kendall_tau(np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 3, 2.5])) == pytest.approx(1 / math.sqrt(30))
+    assert kendall_tau(np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 4, 4])) == pytest.approx(5 / math.sqrt(30))
+    assert kendall_tau(np.array([1.0, 1.0]), np.array([1.0, 2.0])) is None
+    assert kendall_tau(np.array([1.0]), np.array([2.0])) is None
 
 
 def test_perfect_and_reversed_rankings():
