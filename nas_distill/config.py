@@ -11,31 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas_distill.common.errors import ConfigError
 from nas_distill.common.strict_yaml import load_strict
-from nas_distill.common.validation import explain, union_parts
+from nas_distill.common.validation import Closed, explain
 from nas_distill.tasks import find_task
 
 Model = TypeVar("Model", bound=BaseModel)
 Fraction = float
 
 
-class Section(BaseModel):
-    """A part of a search file: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain_value(cls, value: Any, info: ValidationInfo) -> Any:
-        # YAML reads yes, no, on and off as booleans, and Python would count them as 1 and 0.
-        if isinstance(value, bool) and not {bool, Any} & union_parts(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError(f"must not be {'yes' if value else 'no'}")
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError("must not contain a NUL character")  # no name or path may
-        return value
+class Section(Closed):
+    """A part of a search file."""
 
 
 _Pad = Annotated[int, Field(ge=0, le=4096)]

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, as one sentence for people."""
+"""Checked values of search files: frozen models, and what pydantic finds wrong as one sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from nas_distill.common.errors import did_you_mean
 
@@ -22,6 +22,22 @@ _EXPECTED = {
     **dict.fromkeys(["tuple_type", "list_type"], "a list"),
     "string_type": "text",
 }
+
+
+class Closed(BaseModel):
+    """A frozen model that refuses unknown keys, infinite numbers, and booleans in place of numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_value(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes, no, on and off as booleans, and Python would count them as 1 and 0.
+        if isinstance(value, bool) and not {bool, Any} & union_parts(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"must not be {'yes' if value else 'no'}")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("must not contain a NUL character")  # no name or path may
+        return value
 
 
 def explain(model: type[BaseModel], content: Any, error: ValidationError) -> str:

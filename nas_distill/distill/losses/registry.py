@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel
 
 from nas_distill.common.errors import ConfigError, did_you_mean
 from nas_distill.common.references import is_reference, load_reference
-from nas_distill.common.validation import explain
+from nas_distill.common.registry import about, check_options, read_options
 from nas_distill.distill.losses.loss import Loss
 from nas_distill.teacher.answer import Reduction
 
@@ -52,7 +51,7 @@ class LossSpec:
     @property
     def about(self) -> str:
         """The first line of its docstring."""
-        return (inspect.getdoc(self.make) or "").partition("\n")[0]
+        return about(self.make)
 
     def check(self, given: dict[str, Any], where: str) -> dict[str, Any]:
         """Return the options, checked and completed.
@@ -60,10 +59,7 @@ class LossSpec:
         Raises:
             ConfigError: an unknown option, a wrong value, or nothing left to learn; names ``where``.
         """
-        try:
-            found = self.options.model_validate(given).model_dump()
-        except ValidationError as error:
-            raise ConfigError(f"{where} ({self.name}): {explain(self.options, given, error)}") from error
+        found = check_options(self.options, given, f"{where} ({self.name})").model_dump()
         if self.parts and not any(found[part] for part in self.parts):
             named = " and ".join(f"'{part}'" for part in self.parts)
             raise ConfigError(
@@ -91,7 +87,9 @@ def loss(
 
     def register(made: Made) -> Made:
         known = name or made.__name__
-        spec = LossSpec(known, made, weight, layers, own, reduction, taught, tuple(parts), tuple(tasks), _options(made))
+        spec = LossSpec(
+            known, made, weight, layers, own, reduction, taught, tuple(parts), tuple(tasks), read_options(made)
+        )
         setattr(made, _SPEC, spec)
         if name:
             _BUILT_IN[name] = spec
@@ -112,7 +110,7 @@ def find_loss(name: str, *, where: str = "loss", paths: Sequence[Path] = ()) -> 
         if spec is None or (isinstance(found, type) and spec.make is not found):
             if not callable(found) or (isinstance(found, type) and not issubclass(found, Loss)):
                 raise ConfigError(f"{where}: '{name}' is neither a function nor a subclass of nas_distill's Loss.")
-            return LossSpec(name, found, 1.0, "none", False, "full", True, (), (), _options(found))
+            return LossSpec(name, found, 1.0, "none", False, "full", True, (), (), read_options(found))
         assert isinstance(spec, LossSpec)
         return spec
     known = _built_in()
@@ -132,16 +130,3 @@ def _built_in() -> dict[str, LossSpec]:
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
     return _BUILT_IN
-
-
-def _options(made: Callable[..., Any]) -> type[BaseModel]:
-    """Make a model of the keyword-only parameters, so that options are checked as every other key is."""
-    fields: dict[str, Any] = {}
-    for parameter in inspect.signature(made, eval_str=True).parameters.values():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            annotation = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[parameter.name] = (annotation, default)
-    closed = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-    model: type[BaseModel] = create_model(f"{made.__name__}_options", __config__=closed, **fields)
-    return model
