@@ -2,7 +2,9 @@
 
 These are the operators of ATen that ``torch.export`` writes for networks in eval mode, and arithmetic on sizes. All of
 them compute tensors from tensors. Operators that open files (``from_file``, ``save``), print, take or return Python
-objects, reinterpret storage without checks, or belong to another namespace are not in the list.
+objects, or belong to another namespace are not in the list. Nor are operators that leave checking their arguments to
+the functions of torch that call them (``_reshape_alias``, ``native_batch_norm``, ``_weight_norm``): called with other
+arguments, they read and write memory outside of their tensors.
 """
 
 from __future__ import annotations
@@ -25,32 +27,28 @@ _LAYERS = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
     adaptive_max_pool3d alpha_dropout avg_pool1d avg_pool2d avg_pool3d batch_norm bilinear binary_cross_entropy
     channel_shuffle conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
-    cosine_similarity dropout embedding embedding_bag feature_alpha_dropout feature_dropout fractional_max_pool2d
-    group_norm gru gru_cell instance_norm im2col col2im layer_norm linear log_softmax logcumsumexp
-    lstm lstm_cell max_pool1d max_pool1d_with_indices max_pool2d
-    max_pool2d_with_indices max_pool3d max_pool3d_with_indices max_unpool2d max_unpool3d native_batch_norm
-    native_channel_shuffle native_dropout native_group_norm native_layer_norm pairwise_distance pixel_shuffle
-    pixel_unshuffle rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention softmax
-    unfold upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d upsample_trilinear3d affine_grid_generator grid_sampler grid_sampler_2d grid_sampler_3d
-    _adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _convolution
-    _fused_rms_norm _log_softmax _native_batch_norm_legit_no_training _native_multi_head_attention _softmax
-    _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu _transformer_encoder_layer_fwd
-    _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
-    _upsample_nearest_exact3d _weight_norm _weight_norm_interface
+    cosine_similarity dropout embedding embedding_bag feature_alpha_dropout feature_dropout group_norm gru gru_cell
+    instance_norm im2col col2im layer_norm linear log_softmax logcumsumexp lstm lstm_cell max_pool1d
+    max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices max_unpool2d
+    max_unpool3d pairwise_distance pixel_shuffle pixel_unshuffle rms_norm rnn_relu rnn_relu_cell rnn_tanh
+    rnn_tanh_cell scaled_dot_product_attention softmax unfold upsample_bicubic2d upsample_bilinear2d
+    upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
+    affine_grid_generator grid_sampler grid_sampler_2d grid_sampler_3d _adaptive_avg_pool2d _adaptive_avg_pool3d
+    _convolution _log_softmax _softmax _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d
 """
 _SHAPES = """
-    alias atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
-    concat concatenate constant_pad_nd contiguous copy detach diag diag_embed diagonal diagonal_scatter diff
-    dsplit dstack expand expand_as expand_copy flatten flip fliplr flipud gather hsplit hstack index index_add
-    index_copy index_fill index_put index_select kron lift lift_fresh lift_fresh_copy masked_scatter masked_select
-    meshgrid moveaxis movedim mT mH matrix_H numpy_T narrow pad pad_sequence permute pin_memory ravel
-    reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
-    replication_pad3d reshape reshape_as resolve_conj resolve_neg roll rot90 scatter scatter_add scatter_reduce
-    select select_scatter slice slice_scatter split split_with_sizes squeeze stack sum_to_size swapaxes swapdims t take
-    take_along_dim tensor_split tile to transpose tril triu type_as unbind unflatten unsafe_chunk unsafe_split
-    unsafe_split_with_sizes unsqueeze view view_as vsplit vstack _reshape_alias _shape_as_tensor _to_copy _unsafe_view
-    adjoint as_strided index_reduce
+    alias atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack concat
+    concatenate constant_pad_nd contiguous copy detach diag diag_embed diagonal diagonal_scatter diff dsplit dstack
+    expand expand_as expand_copy flatten flip fliplr flipud gather hsplit hstack index index_add index_copy
+    index_fill index_put index_select kron lift lift_fresh lift_fresh_copy masked_scatter masked_select meshgrid
+    moveaxis movedim mT mH matrix_H numpy_T narrow pad pad_sequence permute pin_memory ravel reflection_pad1d
+    reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
+    reshape reshape_as resolve_conj resolve_neg roll rot90 scatter scatter_add scatter_reduce select select_scatter
+    slice slice_scatter split split_with_sizes squeeze stack sum_to_size swapaxes swapdims t take take_along_dim
+    tensor_split tile to transpose tril triu type_as unbind unflatten unsafe_chunk unsafe_split
+    unsafe_split_with_sizes unsqueeze view view_as vsplit vstack _shape_as_tensor _to_copy _unsafe_view adjoint
+    as_strided index_reduce
 """
 _REDUCTIONS = """
     all amax amin aminmax any argmax argmin argsort bincount bucketize count_nonzero cummax cummin cumprod cumsum
@@ -76,6 +74,9 @@ _SIZES = """
     sym_constrain_range_for_size is_nonzero _assert_async _assert_scalar _assert_tensor_metadata _local_scalar_dense
 """
 
+_UNCHECKED = {("repeat_interleave", "Tensor"), ("repeat_interleave", "self_Tensor")}
+"""Overloads that write outside of their result for some arguments (negative repeats)."""
+
 ATEN = frozenset(" ".join((_POINTWISE, _LAYERS, _SHAPES, _REDUCTIONS, _PRODUCTS, _NEW_TENSORS, _SIZES)).split())
 _ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)", re.ASCII)
 _ON_SIZES = re.compile(
@@ -97,5 +98,7 @@ def is_allowed(target: object) -> bool:
     if found is None:
         return False
     name, overload = found.groups()
+    if (name, overload) in _UNCHECKED:
+        return False
     in_place = name.endswith("_") and not name.endswith("__")
     return (name in ATEN or (in_place and name[:-1] in ATEN)) and "out" not in overload.split("_")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from nas_distill.common.errors import ExportError
 from nas_distill.common.files import atomic_path
@@ -95,7 +96,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     batch = torch.export.Dim("batch")
     with quiet(), torch.no_grad():
-        module = frozen_copy(module)
+        module = _without_weight_norm(frozen_copy(module))
         program = torch.export.export(module, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
         for node in program.graph.nodes:
             # Stack traces name the user's folders, and are no part of what is computed.
@@ -105,6 +106,16 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:
         stream = io.BytesIO()
         torch.export.save(program, stream)
     return stream.getvalue()
+
+
+def _without_weight_norm(module: nn.Module) -> nn.Module:
+    """Give layers under ``weight_norm`` their weights as they are; a graph may not call what computes them."""
+    for part in list(module.modules()):
+        steps = getattr(part, "parametrizations", None)
+        for name, chain in list(steps.items()) if isinstance(steps, nn.ModuleDict) else ():
+            if isinstance(chain, parametrize.ParametrizationList) and type(chain[0]).__name__ == "_WeightNorm":
+                parametrize.remove_parametrizations(part, name)
+    return module
 
 
 def _load(fresh: bytes) -> nn.Module:

@@ -161,6 +161,15 @@ def from_file(graph, canary):
     node["inputs"] = [{"name": name, "arg": arg, "kind": 1} for name, arg in named.items()]
 
 
+def memory_outside(graph, canary):
+    """Read a million numbers from where a batch is, as a tensor that claims to be as large."""
+    node = graph["graph"]["nodes"][2]
+    source = next(entry for entry in node["inputs"] if "as_tensor" in entry["arg"])
+    node["target"] = "torch.ops.aten._reshape_alias.default"
+    given = {"size": {"as_ints": [10**6]}, "stride": {"as_ints": [1]}}
+    node["inputs"] = [{**source, "name": "self"}, *({"name": key, "arg": arg, "kind": 1} for key, arg in given.items())]
+
+
 def renamed(old, new):
     """Give an input of the graph another name wherever it is used."""
 
@@ -276,6 +285,7 @@ ARCHIVES = {
         "no student",
     ),
     "file as a tensor": (with_graph(from_file), r"aten\.from_file"),
+    "memory outside of a tensor": (with_graph(memory_outside), r"aten\._reshape_alias"),
     "function of torch": (call("torch.os.mkdir"), r"torch\.os\.mkdir"),
     "save": (call("torch.ops.aten.save.default"), r"aten\.save"),
     "other namespace": (call("torch.ops.inductor.resize_storage_bytes_.default"), "inductor"),
