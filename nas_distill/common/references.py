@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -28,6 +28,21 @@ def is_reference(text: str) -> bool:
     """Say whether ``text`` has the form ``package.module:function``."""
     module, colon, name = text.partition(":")
     return bool(colon) and bool(name) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
+
+
+def search_first(folders: Iterable[str | Path]) -> None:
+    """Put folders at the front of the import path, in their order; those that are on it already are moved there.
+
+    The driver does this with the folders of a search file, and each worker process with the whole import path of the
+    driver (``import_path``), so a name means the same module in all of them.
+    """
+    first = list(dict.fromkeys(str(Path(folder).absolute()) for folder in folders))
+    sys.path[:] = [*first, *(path for path in sys.path if path not in first)]
+
+
+def import_path() -> list[str]:
+    """Return the folders in which this process looks for modules, absolute, for ``search_first`` in another one."""
+    return [str(Path(path).absolute()) for path in sys.path]
 
 
 @contextmanager
@@ -62,9 +77,7 @@ def load_reference(text: str, *, what: str, paths: Sequence[str | Path] = ()) ->
         raise ConfigError(f"{what} is '{text}', which is not of the form package.module:function.")
     if (folder := _distrusted.get()) is not None:
         return _known(text, what, folder)
-    for path in reversed([str(Path(path)) for path in paths]):
-        if path not in sys.path:
-            sys.path.insert(0, path)
+    search_first(paths)
     module_name, _, name = text.partition(":")
     importlib.invalidate_caches()  # the module may have been written since its folder was last looked into
     try:

@@ -24,6 +24,7 @@ from typing import Any, Self
 import cloudpickle
 
 from nas_distill.common.errors import NasDistillError, RunError, StorageError, first_line
+from nas_distill.common.references import import_path
 from nas_distill.engine.backends.death import ended_as, fault_in
 from nas_distill.engine.fork_server import FORK, KILL, NUMBER
 
@@ -119,7 +120,7 @@ class Child:
                 {
                     "environment": dict(os.environ),
                     "folder": _folder(),
-                    "paths": [str(Path(path).absolute()) for path in sys.path],
+                    "paths": import_path(),
                     "threads": self._threads,
                     "target": self._target,
                 }

@@ -24,6 +24,7 @@ from typing import Any
 
 from nas_distill.common.disk import disk_sentence, full_disk_error
 from nas_distill.common.errors import StorageError, in_words
+from nas_distill.common.references import search_first
 
 # Imported once, before the first fork; a worker imports whatever else it needs.
 PRELOADED = ("nas_distill.engine.evaluator", "nas_distill.cost.model", "nas_distill.cost.runtime", "fvcore.nn")
@@ -144,7 +145,7 @@ def serve(talk: int, fault: int) -> None:
             os.environ.update(about["environment"])
             with contextlib.suppress(OSError):  # the driver's folder may be gone
                 os.chdir(about["folder"])
-            sys.path[:] = about["paths"]
+            search_first(about["paths"])
             torch = sys.modules["torch"]
             torch.set_num_threads(about["threads"])
             connection.send_bytes(READY)

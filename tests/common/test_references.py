@@ -42,6 +42,15 @@ def test_a_module_beside_the_search_file_is_found(module):
     assert sys.path.count(str(folder)) == 1
 
 
+def test_the_folders_of_a_search_file_come_first_even_if_they_are_on_the_path(module, tmp_path_factory):
+    folder = module("reference_twice", "PLACE = 'here'\n")
+    other = tmp_path_factory.mktemp("other")
+    (other / "reference_twice.py").write_text("PLACE = 'other'\n")
+    sys.path[:0] = [str(other), str(folder)]
+    assert load_reference("reference_twice:PLACE", what="place", paths=[folder]) == "here"
+    assert sys.path.index(str(folder)) < sys.path.index(str(other))
+
+
 def test_a_misspelt_function_suggests_the_near_one(module):
     folder = module("reference_misspelt", "def build(): pass\n")
     with pytest.raises(ConfigError, match="module 'reference_misspelt' has no 'biuld'; did you mean 'build'"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -19,6 +18,7 @@ from typing import Any, Self, cast
 
 from nas_distill.common.disk import disk_sentence, first_full, full_disk_error, full_sentence, places_written
 from nas_distill.common.errors import RunError, StorageError, first_line
+from nas_distill.common.references import import_path
 from nas_distill.engine.backends.address import check_address, on_loopback
 from nas_distill.engine.backends.fit import Fit
 from nas_distill.engine.backends.quiet import (
@@ -278,7 +278,7 @@ class TuneBackend:
         worker = {
             "threads": self._threads,
             "faults": scratch,
-            "paths": [str(Path(path).absolute()) for path in sys.path],
+            "paths": import_path(),
         }
         # In a list, a reference stays one: workers fetch the evaluator with their first work.
         trainable = tune.with_parameters(_Trainable, evaluator=[self._sent[1]], worker=worker)

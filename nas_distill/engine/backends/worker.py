@@ -22,6 +22,7 @@ import numpy as np
 
 from nas_distill.common.disk import disk_sentence, full_disk_error
 from nas_distill.common.errors import StorageError, in_words
+from nas_distill.common.references import search_first
 from nas_distill.common.seeds import derive
 from nas_distill.engine.backends.death import fault_file
 from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_rung
@@ -62,8 +63,8 @@ class Worker:
 
     ``fetch`` returns the evaluator (called once, on the first work, so that an evaluator that cannot be unpickled here
     fails works instead of killing the process). ``threads`` torch threads are used. ``faults`` is a folder for the
-    traces of native crashes, one file a work; None where they are looked after. ``paths`` are the driver's import
-    paths, so that what it could import can be imported here. Ctrl-C, which a terminal sends to every process, is left
+    traces of native crashes, one file a work; None where they are looked after. ``paths`` is the driver's import
+    path, so that a name means the same module here as there. Ctrl-C, which a terminal sends to every process, is left
     to the driver.
     """
 
@@ -74,7 +75,7 @@ class Worker:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             # Ray would turn it into SystemExit within the training, which would look like a fault of the builder's.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        sys.path.extend(path for path in paths if path not in sys.path)
+        search_first(paths)
         self._fetch = fetch
         self._threads = threads
         self._faults = faults

@@ -16,6 +16,7 @@ import torch
 from backend_toys import Actor, ActorRun, diary, make_work
 from backend_trainer import Trainer
 
+from nas_distill.common.references import import_path, load_reference, search_first
 from nas_distill.engine.backends.death import fault_file
 from nas_distill.engine.backends.worker import Parcel, Worker
 from nas_distill.engine.work import RungResult, Work
@@ -149,10 +150,26 @@ def test_torch_threads_are_as_many_as_asked_at_every_rung(tmp_path: Path) -> Non
 
 
 def test_signals_and_paths_are_a_workers(tmp_path: Path) -> None:
-    make(tmp_path, paths=("/some/where", sys.path[0]))
+    make(tmp_path, paths=("/some/where", sys.path[1]))
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert sys.path[-1] == "/some/where"
+    assert sys.path[0] == "/some/where"
+
+
+def test_a_name_means_the_drivers_module_in_a_worker(tmp_path: Path) -> None:
+    name = "worker_same_name"
+    for folder in ("user", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text(f"PLACE = {folder!r}\n")
+    before = list(sys.path)
+    search_first([tmp_path / "user", tmp_path / "other"])
+    driver = import_path()
+    sys.path[:] = [str(tmp_path / "other"), *before]  # as a worker process might be started
+    make(tmp_path, paths=tuple(driver))
+    try:
+        assert load_reference(f"{name}:PLACE", what="place") == "user"
+    finally:
+        sys.modules.pop(name, None)
 
 
 def test_outside_the_main_thread_signals_are_left_alone(tmp_path: Path) -> None:
