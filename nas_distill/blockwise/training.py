@@ -24,9 +24,9 @@ from nas_distill.blockwise.channels import along, axis_of, by_channel, first_ten
 from nas_distill.blockwise.growing import Ends, grow, kept_channels
 from nas_distill.blockwise.norms import train_norms_alone
 from nas_distill.blockwise.watching import Passage, Watch
-from nas_distill.common.checkpoints import write_state
+from nas_distill.common.checkpoints import read_state, write_state
 from nas_distill.common.device import memory_format, place
-from nas_distill.common.errors import TrainingError, first_line
+from nas_distill.common.errors import TrainingError
 from nas_distill.common.seeds import torch_generator
 from nas_distill.config import BlockwiseConfig, OptimizerConfig
 from nas_distill.cut.ancestor import Ancestor
@@ -184,28 +184,22 @@ class LocalTraining:
 
         Raises:
             TrainingError: the file is damaged, or of a training with another identity.
+            StorageError: it cannot be read.
         """
         path = folder / _STATE
         if not path.exists():
             return False
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            if state["identity"] != self.identity:
-                raise _OtherError
-            for key, weights in state["modules"].items():
-                self.modules[key].load_state_dict(weights)
-            if self._optimizer is not None:
-                self._optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
-        except _OtherError:
+        state = read_state(path)
+        if state["identity"] != self.identity:
             raise TrainingError(
                 f"Checkpoint {path} is of another training (settings, data, teacher or seed have changed); delete it "
-                "to start anew."
-            ) from None
-        except Exception as error:
-            raise TrainingError(
-                f"Checkpoint {path} is damaged ({first_line(error)}); delete it to start anew."
-            ) from error
+                "to train again from the start."
+            )
+        for key, weights in state["modules"].items():
+            self.modules[key].load_state_dict(weights)
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
         return True
 
     def forget(self, folder: Path) -> None:
@@ -299,10 +293,6 @@ class _Moments:
         floor = max(_FLOOR * float(variance.mean()), 1e-12)
         deviation = math.sqrt(float(variance.mean() + mean.var(correction=0)))
         return Signal(mean.float(), variance.clamp_min(floor).float(), max(deviation, 1e-6))
-
-
-class _OtherError(Exception):
-    """A checkpoint is of another training."""
 
 
 def _split(samples: int, heldout: int, seed: int) -> tuple[Tensor, Tensor]:

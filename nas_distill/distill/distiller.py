@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.checkpoints import write_state
+from nas_distill.common.checkpoints import read_state, write_state
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import TrainingError, first_line
 from nas_distill.common.layers import Tap
@@ -179,21 +179,16 @@ class Distiller:
 
         Raises:
             TrainingError: the file is damaged, or of a training with other settings, data, teacher or seed.
+            StorageError: it cannot be read.
         """
         path = folder / _STATE
         if not path.exists():
             return False
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            identity = state["identity"]
-        except Exception as error:
-            raise TrainingError(
-                f"Checkpoint {path} is damaged ({first_line(error)}); delete it to start anew."
-            ) from error
-        if identity != self._identity():
+        state = read_state(path)
+        if state["identity"] != self._identity():
             raise TrainingError(
                 f"Checkpoint {path} is of another training (settings, data, teacher, seed or network have changed); "
-                "delete it to start anew."
+                "delete it to train again from the start."
             )
         self.model.load_state_dict(state["model"])
         self.averaged.module.load_state_dict(state["averaged"])

@@ -288,7 +288,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("change", OTHERS, ids=str)
 def test_a_checkpoint_of_other_settings_is_refused(checkpoint, make_distiller, change):
-    with pytest.raises(TrainingError, match=r"state\.pt is of another training .* delete it to start anew"):
+    with pytest.raises(TrainingError, match=r"state\.pt is of another training .* delete it to train again"):
         make_distiller(**change).load(checkpoint)
 
 
@@ -318,7 +318,7 @@ def test_what_only_says_when_to_look_is_no_part_of_a_training(checkpoint, make_d
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, make_distiller, content):
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(TrainingError, match=r"state\.pt is damaged .* delete it to start anew") as caught:
+    with pytest.raises(TrainingError, match=r"state\.pt is damaged .* delete it to train again") as caught:
         make_distiller().load(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from nas_distill.common.checkpoints import read_state
 from nas_distill.config import TermConfig, TrainingConfig
 from nas_distill.distill import Distiller
 from nas_distill.distill.losses import Batch, find_loss, loss_names
@@ -94,7 +95,7 @@ def test_the_banks_are_in_the_checkpoint(make_training, tmp_path):
     before = copied(distiller.objective)
     distiller.advance(6)
     distiller.save(tmp_path)
-    saved = torch.load(tmp_path / "state.pt", weights_only=True)["objective"]
+    saved = read_state(tmp_path / "state.pt")["objective"]
     (key,) = [key for key in saved if key.endswith("banks")]
     assert saved[key].shape == (2, 48, 128)
     # One epoch of 6 steps has seen and remembered every sample.
