@@ -557,7 +557,7 @@ def test_a_run_folder_that_may_not_be_written_is_named(cli, finished_run, tmp_pa
     def forbidden(self, *_, **__):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "touch", forbidden)
+    monkeypatch.setattr(Path, "unlink", forbidden)
     answer = cli("distill", copied, "0", "--epochs", "1", "--quiet", "--trust")
     assert answer.code == 2
     assert "Permission denied" in answer.err

@@ -21,8 +21,9 @@ from nas_distill.api.signals import store_contents, store_root
 from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
-from nas_distill.api.trust import guard
+from nas_distill.api.trust import check_links, guard
 from nas_distill.common.errors import BudgetError, GivenFromPythonError, RunError
+from nas_distill.common.files import plain_file
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.finalists import best_finalist, final_progress, read_finalists
@@ -58,6 +59,7 @@ class Run:
         self._trust = trust
         self._given = given
         self.refresh()
+        check_links(self.folder, str(self.facts.get(names.BASE, "..")), trust=trust or inputs is not None)
 
     def refresh(self) -> Run:
         """Read the journal again, and return self."""
@@ -73,7 +75,10 @@ class Run:
             return self._inputs.config
         if not self.folder.search_yaml.exists():
             raise RunError(f"{self.folder.path} holds no {self.folder.search_yaml.name}; a resumed search writes it.")
-        return load_search_file(self.folder.search_yaml)
+        try:
+            return load_search_file(plain_file(self.folder.path, self.folder.search_yaml.name, links=True))
+        except ValueError as error:
+            raise RunError(f"{self.folder.search_yaml} cannot be read ({error}).") from error
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from nas_distill.common.errors import TrustError
-from nas_distill.common.files import is_own, links_outside, remember_own
+from nas_distill.common.files import is_own, links_outside, plain_file, remember_own
 from nas_distill.common.references import is_reference, only_known
 from nas_distill.config import SearchFile
 from nas_distill.data.loaders import BUILT_IN
@@ -28,6 +28,27 @@ def remember_run(folder: RunFolder, base: str) -> None:
     remember_own(folder.path, folder.search_yaml.read_bytes(), base.encode())
 
 
+def check_links(folder: RunFolder, base: str, *, trust: bool) -> None:
+    """Refuse a run that is neither trusted nor this user's and would have files read outside of its folder.
+
+    Raises:
+        TrustError: it holds a link that leads out of it.
+    """
+    if trust or _is_own(folder, base):
+        return
+    link = links_outside(folder.path)
+    if link is not None:
+        raise TrustError(f"{link} leads out of {folder.path}; give trust=True (--trust) if you trust that folder.")
+
+
+def _is_own(folder: RunFolder, base: str) -> bool:
+    try:
+        content = plain_file(folder.path, folder.search_yaml.name).read_bytes()
+    except (OSError, ValueError):
+        return False
+    return is_own(folder.path, content, base.encode())
+
+
 def guard(
     folder: RunFolder, config: SearchFile, base: str, given: Mapping[str, Any], *, trust: bool
 ) -> AbstractContextManager[None]:
@@ -36,16 +57,14 @@ def guard(
     ``given`` are the objects that stand in for sections of ``config``. Declared trust is noted for the next time.
 
     Raises:
-        TrustError: the run is a stranger's, and names files, or holds links that lead out of it.
+        TrustError: the run is a stranger's, and names files or holds links that lead out of it.
     """
     if trust:
         remember_run(folder, base)
         return nullcontext()
-    if is_own(folder.path, folder.search_yaml.read_bytes(), base.encode()):
+    if _is_own(folder, base):
         return nullcontext()
-    link = links_outside(folder.path)
-    if link is not None:
-        raise TrustError(f"{link} leads out of {folder.path}; give trust=True (--trust) if you trust that folder.")
+    check_links(folder, base, trust=False)
     for key, value in _files(config, given).items():
         if value is not None:
             raise TrustError(

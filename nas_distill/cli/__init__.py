@@ -13,6 +13,7 @@ import typer
 
 from nas_distill.api.interruption import InterruptedSearchError, interruptible
 from nas_distill.cli.commands import app
+from nas_distill.cli.output import printable
 from nas_distill.common.disk import disk_sentence
 from nas_distill.common.errors import NasDistillError, first_line
 
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     if message:
-        typer.echo(message, err=True)
+        typer.echo(printable(message), err=True)
     sys.exit(code)
 
 

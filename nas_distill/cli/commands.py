@@ -23,7 +23,7 @@ from nas_distill.cli.arguments import (
 )
 from nas_distill.cli.assemble import assemble
 from nas_distill.cli.calibrate import calibrate
-from nas_distill.cli.output import print_json, print_table, say_student
+from nas_distill.cli.output import print_json, print_table, printable, say_student
 from nas_distill.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
     for key, value in found.items():
         if value is not None:
             name = key.removesuffix("_seconds_left").replace("_", " ")
-            typer.echo(f"{name}: about {duration(value)} left" if key.endswith("_seconds_left") else f"{name}: {value}")
+            line = f"{name}: about {duration(value)} left" if key.endswith("_seconds_left") else f"{name}: {value}"
+            typer.echo(printable(line))
 
 
 @app.command()
@@ -255,7 +256,7 @@ def export(
 @app.command()
 def card(run: RunArgument) -> None:
     """Print the card of a run's student: its worth, its costs, how it was made, how to load it."""
-    typer.echo(open_the_run(run).card(), nl=False)
+    typer.echo(printable(open_the_run(run).card()), nl=False)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,11 +13,22 @@ if TYPE_CHECKING:
     from nas_distill.tasks import Evaluation
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
+
+
+def printable(text: str) -> str:
+    """Return text of a run or a student without characters that a terminal would obey, since a stranger may send it."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def print_table(renderable: Any) -> None:
     """Print what rich can draw, as wide as the terminal."""
     from rich.console import Console
+    from rich.segment import Segment, Segments
 
-    Console().print(renderable)
+    console = Console()
+    parts = [Segment(printable(part.text), part.style) for part in console.render(renderable) if not part.control]
+    console.print(Segments(parts), end="")
 
 
 def print_json(value: Any) -> None:

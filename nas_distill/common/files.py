@@ -17,8 +17,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; when the block ends without error it becomes ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Made here and not before: what lies there may be a link out of a stranger's folder.
+    temporary.unlink(missing_ok=True)
     try:
-        temporary.touch()
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # some writers make files that their owner alone can read

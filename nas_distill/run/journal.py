@@ -20,6 +20,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, Jour
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_distill.common.errors import RunError
+from nas_distill.common.files import plain_file
 from nas_distill.run.chain import Chain, check_lines, seal
 from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
@@ -127,9 +128,10 @@ def read_study(folder: RunFolder) -> optuna.Study:
     """
     path = folder.require().journal
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}).") from error
+        content = plain_file(path.parent, path.name).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"{path} cannot be read ({reason}).") from error
     storage = _replay(path, _LinesInMemory(check_lines(path, content)[0]))  # without the line that is being written
     names = [study.study_name for study in storage.get_all_studies()]
     if STUDY not in names:

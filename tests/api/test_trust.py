@@ -1,12 +1,15 @@
 """Runs of strangers: looked at by anybody, but none of the code and files that they name is loaded unasked."""
 
+import os
 import shutil
 import sys
 
 import pytest
 import yaml
+from rich.text import Text
 
 import nas_distill as nd
+from nas_distill.cli.output import print_table
 from nas_distill.common.errors import RunError, TrustError
 from nas_distill.run.folder import RunFolder
 
@@ -88,12 +91,34 @@ def test_what_a_strangers_run_names_is_not_loaded(stranger, name):
     assert "trust" in str(error.value)
 
 
-def test_a_link_out_of_a_strangers_run_is_refused(stranger, tmp_path):
-    edit(stranger, **SHIPPED)
-    (tmp_path / "home").mkdir()
-    (stranger / "students" / "link").symlink_to(tmp_path / "home")
-    with pytest.raises(TrustError, match="leads out"):
-        _ = nd.open_run(stranger).inputs
+@pytest.mark.parametrize("name", ["study.journal", "search.yaml", "card.md", "students"])
+def test_a_link_out_of_a_strangers_run_is_refused(stranger, tmp_path, name, cli):
+    (stranger / name).rename(tmp_path / "elsewhere")
+    (stranger / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises((TrustError, RunError), match="leads out"):
+        nd.open_run(stranger)
+    assert cli("front", stranger).code == 2
+
+
+@pytest.mark.parametrize("name", ["study.journal", "search.yaml"])
+def test_a_pipe_in_a_strangers_run_is_not_waited_for(stranger, name, cli):
+    (stranger / name).unlink()
+    os.mkfifo(stranger / name)
+    answer = cli("front", stranger)
+    assert answer.code == 2
+    assert "not a regular file" in answer.err
+
+
+def test_a_strangers_run_sends_nothing_to_a_terminal_that_it_would_obey(stranger, cli, capsys):
+    """As escape sequences are, which set titles, fill the clipboard or hide text."""
+    (stranger / "card.md").write_text("a card\x1b]0;title\x07\n")
+    assert cli("card", stranger).out == "a card\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}\n"
+    (stranger / "search.yaml").write_text('"sear\\ech": 1\n')
+    answer = cli("front", stranger)
+    assert answer.code == 2
+    assert "sear\N{REPLACEMENT CHARACTER}ch" in answer.err
+    print_table(Text("a cell\x1b[31m\x9b31m"))
+    assert capsys.readouterr().out.strip() == "a cell\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}31m"
 
 
 def test_the_command_line_says_so_and_has_an_option(stranger, cli):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -28,6 +29,17 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         write_and_fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path):
+    """Whoever sends a folder can foresee that name."""
+    outside, path = tmp_path / "outside", tmp_path / "folder" / "file.txt"
+    outside.write_text("precious")
+    path.parent.mkdir()
+    (path.parent / f".file.txt.{os.getpid()}.part").symlink_to(outside)
+    write_text(path, "new")
+    assert (outside.read_text(), path.read_text()) == ("precious", "new")
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_json_keeps_order_and_letters(tmp_path):
