@@ -32,7 +32,7 @@ from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import RungResult, Work
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import Teacher, TeacherStore, load_teacher
 
 LIMITS = (0.10, 0.20, 0.40)
@@ -93,8 +93,9 @@ class Study:
             return
         say(f"{len(missing)} of {len(works)} trainings to do.")
         store = TeacherStore.build(self.folder / "store", self.teacher, self.data)
-        plain = StudentEvaluator(self.data, self.space, store, "cpu", weights=self.ancestor)
-        usual = StudentEvaluator(self.data, self.space, store, "cpu", weights=LocalWeights(self.ancestor, self.library))
+        inherited = NetworkBuilder.of(self.space, self.data, self.ancestor)
+        trained = replace(inherited, weights=LocalWeights(self.ancestor, self.library))
+        plain, usual = (StudentEvaluator(self.data, builder, store, "cpu") for builder in (inherited, trained))
         source = _Source(works, self.book, self.folder / "checkpoints", self.before)
         with backend_of(workers, self.folder) as backend, interruption.stopping(source.stop):
             backend.run(source, Evaluators(usual, {INHERITED: plain}))

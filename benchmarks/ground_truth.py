@@ -188,7 +188,7 @@ def _evaluators(inputs: Mapping[str, Inputs], folder: RunFolder) -> dict[str, St
     return {
         space: StudentEvaluator(
             found.data,
-            found.space,
+            found.builder,
             teacher_signal(found, folder, Silent(), found.config.score, found.config.final),
             found.config.device,
             found.paths,

@@ -32,7 +32,7 @@ from nas_distill.engine.work import Backend, Work
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.student import load_student
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import Teacher, TeacherStore, freeze, load_teacher
 from nas_distill.teacher.weights import save_weights
 
@@ -307,7 +307,7 @@ class Study:
         self, space: SearchSpace, teacher: Teacher, weights: GivenWeights | Ancestor | None = None
     ) -> StudentEvaluator:
         store = TeacherStore.build(self.folder / "store", teacher, self.data)
-        return StudentEvaluator(self.data, space, store, "cpu", weights=weights)
+        return StudentEvaluator(self.data, NetworkBuilder.of(space, self.data, weights), store, "cpu")
 
     def _train(
         self,

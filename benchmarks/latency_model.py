@@ -19,6 +19,7 @@ from nas_distill.cost import LatencyModel, LatencySample, conditions, count, tim
 from nas_distill.cost.features import FEATURES, features
 from nas_distill.cost.latency import leave_one_out, solve
 from nas_distill.cost.recorder import trace
+from nas_distill.space import NetworkBuilder
 from nas_distill.space.catalog import load_space
 
 SHAPE = (1, 28, 28)
@@ -82,7 +83,8 @@ def main() -> None:
 def timed(family: str, wanted: int, repeats: int, threads: int, batch: int) -> list[Network]:
     space = load_space(family)
     rng = np.random.default_rng(0)
-    models = [space.build(space.sample(rng), input_shape=SHAPE, num_classes=10) for _ in range(wanted)]
+    builder = NetworkBuilder(space, SHAPE, 10)
+    models = [builder.build(space.sample(rng)) for _ in range(wanted)]
     first, second = (
         [
             sample.p50_ms

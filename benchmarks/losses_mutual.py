@@ -12,9 +12,10 @@ from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.peers import PeerSignal, advance_together, introduce
-from nas_distill.engine.evaluator import build_student, write_student
+from nas_distill.engine.evaluator import write_student
 from nas_distill.engine.work import RungResult, Work, last_rung
 from nas_distill.export.provenance import Provenance
+from nas_distill.space import NetworkBuilder
 from nas_distill.teacher import TeacherSignal
 
 
@@ -94,7 +95,7 @@ def side_by_side(
     distillers = []
     for name, own in zip(networks, signals, strict=True):
         space = space_of(name)
-        model = build_student(space, space.smallest(), data, None, seed=seed)
+        model = NetworkBuilder.of(space, data).build(space.smallest(), seed)
         distillers.append(Distiller(model, data, training, signal=own, seed=seed))
     introduce(distillers, signals)
     return distillers

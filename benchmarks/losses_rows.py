@@ -10,6 +10,7 @@ from losses_cases import ASSISTANT, INVERTED, NARROW, space_of
 from losses_train import Trainings
 
 from nas_distill.cost.count import count
+from nas_distill.space import NetworkBuilder
 from nas_distill.tasks.classification import ClassificationEvaluation
 
 BETTER, WORSE, TIE, FAILED = "better", "worse", "tie", "failed"
@@ -60,5 +61,5 @@ class Row:
 def flops(name: str, trainings: Trainings) -> float:
     """Return a network's cost in millions."""
     data, space = trainings.data, space_of(name)
-    module = space.build(space.smallest(), input_shape=data.input_shape, num_classes=data.num_classes)
+    module = NetworkBuilder.of(space, data).build(space.smallest())
     return count(module, data.input_shape, ["flops"])["flops"] / 1e6

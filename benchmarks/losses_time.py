@@ -15,9 +15,9 @@ from losses_cases import CASES, KD, STRATEGIES, STUDENT, space_of, training
 from losses_mutual import side_by_side
 from losses_train import Trainings
 
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.distill import Distiller
 from nas_distill.distill.peers import advance_together
+from nas_distill.space import NetworkBuilder
 from nas_distill.teacher import TeacherSignal
 
 LIVE = " with the live teacher"
@@ -55,8 +55,7 @@ def measure(trainings: Trainings, *, rounds: int, steps: int) -> dict[str, Any]:
 
     def add(name: str, case_name: str, signal: TeacherSignal | None) -> None:
         case = next(case for case in CASES if case.name == case_name)
-        with seeded_torch(0, "init"):
-            model = space.build(space.smallest(), input_shape=data.input_shape, num_classes=data.num_classes)
+        model = NetworkBuilder.of(space, data).build(space.smallest(), 0)
         blocks[name] = Block([Distiller(model, data, training(case, _EPOCHS), signal=signal, seed=0)], steps)
 
     bytes_of = {}

@@ -36,6 +36,7 @@ from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Evaluator, Work
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.student import load_student
+from nas_distill.space import NetworkBuilder
 from nas_distill.tasks.classification import Classification, ClassificationEvaluation
 from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore, freeze, load_teacher
 from nas_distill.teacher.answer import Feature
@@ -201,4 +202,4 @@ class Trainings:
         return self._evaluator(STUDENT, signal)
 
     def _evaluator(self, network: str, signal: TeacherSignal) -> StudentEvaluator:
-        return StudentEvaluator(self.data, space_of(network), signal, "cpu")
+        return StudentEvaluator(self.data, NetworkBuilder.of(space_of(network), self.data), signal, "cpu")

@@ -14,7 +14,7 @@ from nas_distill.api import Run
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Silent
 from nas_distill.api.signals import teacher_signal
-from nas_distill.common.seeds import derive, numpy_rng, seeded_torch
+from nas_distill.common.seeds import derive, numpy_rng
 from nas_distill.cost.count import count
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
@@ -23,7 +23,7 @@ from nas_distill.engine.work import Work, epoch_rungs
 from nas_distill.models.layers import round_channels
 from nas_distill.run import facts as names
 from nas_distill.run.records import Rung, TrialRecord
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 
 OURS, RANDOM, LABELS = "ours", "random", "labels"
 SCALED: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -203,8 +203,8 @@ class Rivals:
 
     def _costs(self, architecture: Architecture, space: SearchSpace) -> dict[str, float]:
         shape = self._inputs.input_shape
-        with seeded_torch(self._config.seed, "costing"):
-            module = space.build(architecture, input_shape=shape, num_classes=self._inputs.data.num_classes)
+        builder = NetworkBuilder.of(space, self._inputs.data)
+        module = builder.build(architecture, self._config.seed, stream="costing")
         return dict(count(module, shape, ["flops", "params"]))
 
     def _scale(self, name: str) -> tuple[Architecture, dict[str, float]]:
@@ -225,9 +225,12 @@ class Rivals:
         inputs = self._inputs
         signal = teacher_signal(inputs, self.run.folder, Silent(), self._config.score, self._config.final)
         special = {
-            name: StudentEvaluator(inputs.data, _fixed(name, 1.0)[1], signal, self._config.device) for name in SCALED
+            name: StudentEvaluator(
+                inputs.data, NetworkBuilder.of(_fixed(name, 1.0)[1], inputs.data), signal, self._config.device
+            )
+            for name in SCALED
         }
-        return Evaluators(StudentEvaluator(inputs.data, inputs.space, signal, self._config.device), special)
+        return Evaluators(StudentEvaluator(inputs.data, inputs.builder, signal, self._config.device), special)
 
     def _short(self, place: int, drawn: tuple[Architecture, dict[str, float]]) -> Work:
         key = f"{RANDOM}-{place:03d}"

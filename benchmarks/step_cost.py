@@ -32,7 +32,7 @@ from nas_distill.distill import Distiller
 from nas_distill.distill.losses import Batch, Outputs
 from nas_distill.distill.schedule import warmup_cosine
 from nas_distill.models.resnet import build as build_resnet
-from nas_distill.space import Architecture, load_space
+from nas_distill.space import Architecture, NetworkBuilder, load_space
 from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore
 
 TRAINING = TrainingConfig(epochs=1000)  # never gets to its end; early rates are low, so no weights diverge
@@ -120,11 +120,11 @@ def _data(samples: int) -> Dataset:
 def _student(space_name: str, target: float, data: Dataset) -> Callable[[], nn.Module]:
     """Return a builder of the space's network nearest to ``target`` FLOPs among some."""
     space = load_space(space_name)
+    builder = NetworkBuilder.of(space, data)
     rng = numpy_rng(0, "students", space_name)
 
     def build(architecture: Architecture) -> nn.Module:
-        with seeded_torch(0, "init"):
-            return space.build(architecture, input_shape=data.input_shape, num_classes=data.num_classes)
+        return builder.build(architecture, 0)
 
     drawn = [space.sample(rng) for _ in range(60)]
     flops = [count(build(architecture), data.input_shape, ["flops"])["flops"] for architecture in drawn]

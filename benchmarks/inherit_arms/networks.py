@@ -24,7 +24,7 @@ from nas_distill.cut.surgery import Cut, cut
 from nas_distill.data import Dataset
 from nas_distill.models import resnet
 from nas_distill.models.layers import conv_bn, initialise
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import Teacher
 from nas_distill.teacher.weights import fill, read_weights
 
@@ -101,7 +101,7 @@ def space_of(widths: Widths) -> SearchSpace:
 def flops(widths: Widths, data: Dataset) -> float:
     """Return the multiply-adds of the network of these widths."""
     space = space_of(widths)
-    module = space.build(space.smallest(), input_shape=data.input_shape, num_classes=data.num_classes)
+    module = NetworkBuilder.of(space, data).build(space.smallest())
     return count(module, data.input_shape, ["flops"])["flops"]
 
 

@@ -35,9 +35,9 @@ from nas_distill.config import TeacherSource
 from nas_distill.cost.count import count
 from nas_distill.data import Dataset
 from nas_distill.engine.backends.tune import TuneBackend
-from nas_distill.engine.evaluator import InitialWeights, StudentEvaluator
+from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Work
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, InitialWeights, NetworkBuilder, SearchSpace
 from nas_distill.teacher import Teacher, TeacherStore, load_teacher
 from nas_distill.teacher.weights import save_weights
 
@@ -191,7 +191,7 @@ class Study:
             looks = 2 * CUTTING.samples  # importance, and batch-norm statistics
             looks += CUTTING.samples * (arm.start == RECONSTRUCTED)  # moments of layers' inputs
         space = space_of(widths)
-        module = space.build(space.smallest(), input_shape=self.data.input_shape, num_classes=self.data.num_classes)
+        module = NetworkBuilder.of(space, self.data).build(space.smallest())
         self.preparations[key] = Prepared(
             architecture=space.smallest().to_dict(),
             shown=widths.text(),
@@ -289,7 +289,7 @@ class Study:
         return space_of(widths)
 
     def _plain(self, space: SearchSpace, weights: InitialWeights | None) -> StudentEvaluator:
-        return StudentEvaluator(self.data, space, self.store, "cpu", weights=weights)
+        return StudentEvaluator(self.data, NetworkBuilder.of(space, self.data, weights), self.store, "cpu")
 
     def _evaluator(self, arm: Arm, limit: str) -> StudentEvaluator:
         if arm.search:

@@ -15,7 +15,6 @@ from nas_distill.blockwise.costs import ADDITIVE
 from nas_distill.blockwise.fit import MINIMUM, BlockWeights, fit
 from nas_distill.blockwise.library import CONTENT, Library
 from nas_distill.common.errors import RunError
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import BlockwiseConfig
 from nas_distill.cost.budget import Budget, Limit
 from nas_distill.cost.count import count as count_costs
@@ -220,8 +219,7 @@ def assemble(
 
 def _counted(inputs: Inputs, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]) -> Assembled:
     architecture = inputs.space.validate(assembly.values)
-    with seeded_torch(inputs.config.seed, "costing"):
-        module = inputs.space.build(architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes)
+    module = inputs.build(architecture, inputs.config.seed, stream="costing")
     return Assembled(
         architecture=architecture,
         blocks=assembly.alternatives,

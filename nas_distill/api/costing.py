@@ -63,9 +63,7 @@ def candidates_of(inputs: Inputs, places: Sequence[Path] = ()) -> Candidates:
     """Return what builds a search's candidates in a process of its own; ``places``: folders that are written to."""
     minutes = inputs.config.search.trial_limit_minutes
     return Candidates(
-        inputs.space,
-        input_shape=inputs.input_shape,
-        num_classes=inputs.data.num_classes,
+        inputs.builder,
         seed=inputs.config.seed,
         seconds=None if minutes is None else 60 * minutes,
         places=places,

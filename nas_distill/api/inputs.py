@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.objective import find_terms
 from nas_distill.run.identity import identity_of
-from nas_distill.space import SearchSpace, load_space
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace, load_space
 from nas_distill.teacher import Teacher, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
@@ -46,6 +47,15 @@ class Inputs:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.data.input_shape
+
+    @cached_property
+    def builder(self) -> NetworkBuilder:
+        """Builds the network of any architecture, with random weights."""
+        return NetworkBuilder.of(self.space, self.data)
+
+    def build(self, architecture: Architecture, seed: int | None = None, *, stream: str = "init") -> nn.Module:
+        """Build a network with random weights; see ``NetworkBuilder.build``."""
+        return self.builder.build(architecture, seed, stream=stream)
 
     @property
     def base(self) -> Path:

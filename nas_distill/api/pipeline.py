@@ -249,9 +249,9 @@ class Pipeline:
     def estimate(self, survey: Survey, signal: TeacherSignal | None) -> Estimate:
         """Time a training step of a typical candidate, and what it takes beside its training."""
         config, inputs = self.config, self.inputs
-        step = typical_seconds(survey, inputs.space, inputs.data, signal, config.score, config.device)
-        weights = untrained_weights(inputs.cutting)
-        judging = typical_judging(survey, inputs.space, inputs.data, weights, config)
+        step = typical_seconds(survey, inputs.builder, inputs.data, signal, config.score, config.device)
+        untrained = replace(inputs.builder, weights=untrained_weights(inputs.cutting))
+        judging = typical_judging(survey, untrained, inputs.data, config)
         return estimate_seconds(config, inputs.data, step, config.search.trials, judging)
 
     def _signal(self, journal: Journal) -> TeacherSignal:

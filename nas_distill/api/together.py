@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.student import Student
-from nas_distill.api.training import initial_weights
+from nas_distill.api.training import student_builder
 from nas_distill.common.device import resolve_device
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, RunError
@@ -19,7 +19,7 @@ from nas_distill.config import TrainingConfig
 from nas_distill.distill import Distiller
 from nas_distill.distill.objective import find_terms
 from nas_distill.distill.peers import PeerSignal, advance_together, introduce
-from nas_distill.engine.evaluator import build_student, write_student
+from nas_distill.engine.evaluator import write_student
 from nas_distill.engine.finalists import recipe_of
 from nas_distill.export.provenance import Provenance
 from nas_distill.tasks import find_task
@@ -45,22 +45,16 @@ def distill_together(
     with disk_errors(run.folder.path):
         teacher = teacher_signal(inputs, run.folder, observer, training)
         signals = [PeerSignal(teacher, temperature, inputs.data.task) for _ in trials]
+        builder, seed = student_builder(inputs, run.folder), derive(run.config.seed, "final")
         distillers = []
         for trial, signal in zip(trials, signals):
-            model = build_student(
-                inputs.space,
-                trial.record.architecture,
-                inputs.data,
-                initial_weights(inputs, run.folder),
-                seed=derive(run.config.seed, "final"),
-            )
             distillers.append(
                 Distiller(
-                    model,
+                    builder.build_student(trial.record.architecture, seed),
                     inputs.data,
                     training,
                     signal=signal,
-                    seed=derive(run.config.seed, "final"),
+                    seed=seed,
                     device=resolve_device(run.config.device),
                     paths=inputs.paths,
                 )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from nas_distill.api.inputs import Inputs
 from nas_distill.blockwise.library import CONTENT, Library
 from nas_distill.blockwise.start import LocalWeights
-from nas_distill.engine.evaluator import InitialWeights, StudentEvaluator
+from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.run.folder import RunFolder
+from nas_distill.space import InitialWeights, NetworkBuilder
 from nas_distill.teacher import TeacherSignal
 
 
 def make_evaluator(inputs: Inputs, signal: TeacherSignal, folder: RunFolder | None = None) -> StudentEvaluator:
     """Return what trains students, taught by ``signal``; ``folder``: of their run, which may have trained blocks."""
-    weights = initial_weights(inputs, folder)
-    return StudentEvaluator(inputs.data, inputs.space, signal, inputs.config.device, inputs.paths, weights=weights)
+    builder = student_builder(inputs, folder)
+    return StudentEvaluator(inputs.data, builder, signal, inputs.config.device, inputs.paths)
+
+
+def student_builder(inputs: Inputs, folder: RunFolder | None = None) -> NetworkBuilder:
+    """Return what builds students with the weights that they begin with; ``folder``: of their run."""
+    return replace(inputs.builder, weights=initial_weights(inputs, folder))
 
 
 def initial_weights(inputs: Inputs, folder: RunFolder | None = None) -> InitialWeights | None:

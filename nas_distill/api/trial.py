@@ -54,10 +54,7 @@ class Trial:
 
     def build(self) -> nn.Module:
         """Return its network with fresh weights (random ones, also where students begin with the teacher's)."""
-        inputs = self.run.inputs
-        return inputs.space.build(
-            self.record.architecture, input_shape=inputs.input_shape, num_classes=inputs.data.num_classes
-        )
+        return self.run.inputs.build(self.record.architecture)
 
     def students(self, *kinds: Kind) -> list[Student]:
         """Return its finished students of some kinds, those of the best validation quality first.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from torch import nn
-
 from nas_distill.common.disk import first_full, full_sentence
 from nas_distill.common.errors import BuildError, StorageError
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.engine.child import CallError, CallTimeoutError, Child, ChildDiedError
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder
 
 LEAST_SECONDS = 60.0
 """How long building a candidate and looking at it may take at least, before it is given up."""
@@ -25,9 +23,7 @@ class Candidates:
     """Builds the candidates of a space in one worker process, which is kept, and replaced when it dies.
 
     Args:
-        space: of the candidates.
-        input_shape: of one sample.
-        num_classes: outputs of a network.
+        builder: of the candidates.
         seed: of their initial weights.
         seconds: that a candidate may take; a generous multiple of the slowest so far unless given.
         places: folders that are written to; where the process dies while one is full, no candidate is blamed.
@@ -35,16 +31,14 @@ class Candidates:
 
     def __init__(
         self,
-        space: SearchSpace,
+        builder: NetworkBuilder,
         *,
-        input_shape: Sequence[int],
-        num_classes: int,
         seed: int,
         seconds: float | None = None,
         places: Sequence[Path] = (),
     ) -> None:
         self._child: Child | None = None
-        self._builder = _Builder(space, tuple(input_shape), num_classes, seed)
+        self._looking = _Looking(builder, seed)
         self._seconds = seconds
         self._slowest = 0.0
         self._places = places
@@ -69,7 +63,7 @@ class Candidates:
         if architecture.hash in self._lost:
             raise BuildError(self._lost[architecture.hash])
         if self._child is None:
-            self._child = Child(self._builder)
+            self._child = Child(self._looking)
         died = False
         while True:
             began = time.monotonic()
@@ -99,20 +93,13 @@ class Candidates:
         raise BuildError(cause) from None
 
 
-class _Builder:
-    """What the process holds."""
+@dataclass(frozen=True)
+class _Looking:
+    """Target of the process."""
 
-    def __init__(self, space: SearchSpace, input_shape: tuple[int, ...], num_classes: int, seed: int) -> None:
-        self._space = space
-        self._shape = input_shape
-        self._classes = num_classes
-        self._seed = seed
+    builder: NetworkBuilder
+    seed: int
 
     def look(self, architecture: Architecture, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Build a network and apply a function to it."""
-        return function(self.build(architecture), *arguments)
-
-    def build(self, architecture: Architecture) -> nn.Module:
-        """Return a network with the initial weights of the seed."""
-        with seeded_torch(self._seed, "costing"):
-            return self._space.build(architecture, input_shape=self._shape, num_classes=self._classes)
+        return function(self.builder.build(architecture, self.seed, stream="costing"), *arguments)

@@ -5,28 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import nn
+from typing import Any
 
 from nas_distill.common.device import resolve_device
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.engine.work import RungResult, Work, last_rung
 from nas_distill.export.provenance import Provenance
 from nas_distill.export.student import save_student
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherSignal
-
-
-class InitialWeights(Protocol):
-    """Gives students weights to begin with, beside the random ones that their builder gave them. Picklable."""
-
-    def fill(self, student: nn.Module, architecture: Architecture) -> None:
-        """Give a student its initial weights, in place, as far as its architecture has any."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -34,16 +23,14 @@ class StudentEvaluator:
     """Starts the trainings of one search; sent to each worker once.
 
     A score depends on (data, teacher, training, seed, architecture) alone: initial weights, order and views are the
-    same for whoever asks (common random numbers), whatever ran on the worker before. ``weights``: where students begin
-    that do not begin with their builder's random weights.
+    same for whoever asks (common random numbers), whatever ran on the worker before.
     """
 
     data: Dataset
-    space: SearchSpace
+    builder: NetworkBuilder
     signal: TeacherSignal
     device: str = "auto"
     paths: tuple[Path, ...] = ()
-    weights: InitialWeights | None = None
 
     def start(self, work: Work) -> StudentRun:
         """Build the work's architecture, or go on from its checkpoint.
@@ -60,11 +47,9 @@ class StudentRun:
     def __init__(self, evaluator: StudentEvaluator, work: Work) -> None:
         self._evaluator = evaluator
         self._work = work
-        data = evaluator.data
-        model = build_student(evaluator.space, work.architecture, data, evaluator.weights, seed=work.seed)
         self._distiller = Distiller(
-            model,
-            data,
+            evaluator.builder.build_student(work.architecture, work.seed),
+            evaluator.data,
             work.training,
             signal=evaluator.signal if work.teacher else None,
             seed=work.seed,
@@ -108,27 +93,12 @@ class StudentRun:
             work.output,
             self._distiller,
             work.architecture,
-            self._evaluator.space,
+            self._evaluator.builder.space,
             quality=quality,
             provenance=work.provenance
             or Provenance(kind="final" if work.teacher else "labels", key=work.key, trial=work.key),
             seed=work.seed,
         )
-
-
-def build_student(
-    space: SearchSpace, architecture: Architecture, data: Dataset, weights: InitialWeights | None, *, seed: int
-) -> nn.Module:
-    """Build a student with the weights that its training begins with.
-
-    Raises:
-        BuildError: the builder fails.
-    """
-    with seeded_torch(seed, "init"):
-        student = space.build(architecture, input_shape=data.input_shape, num_classes=data.num_classes)
-    if weights is not None:
-        weights.fill(student, architecture)
-    return student
 
 
 def write_student(

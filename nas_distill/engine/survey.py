@@ -12,16 +12,15 @@ import numpy as np
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import BudgetError, RunError, StorageError, first_line
-from nas_distill.common.seeds import numpy_rng, seeded_torch
+from nas_distill.common.seeds import numpy_rng
 from nas_distill.config import SearchConfig, SearchFile, TrainingConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.engine.child import CallError, CallTimeoutError, Child
-from nas_distill.engine.evaluator import InitialWeights, build_student
 from nas_distill.engine.work import Limit, Work
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import TeacherSignal
 
 _SAMPLES = 150
@@ -140,7 +139,7 @@ def survey_space(
 
 def typical_seconds(
     survey: Survey,
-    space: SearchSpace,
+    builder: NetworkBuilder,
     data: Dataset,
     signal: TeacherSignal | None,
     training: TrainingConfig,
@@ -157,7 +156,7 @@ def typical_seconds(
     """
     middle = len(survey.fitting) // 2
     nearest = sorted(range(len(survey.fitting)), key=lambda place: abs(place - middle))
-    with Child(_Stepping(space, data, signal, training, device)) as child:
+    with Child(_Stepping(builder, data, signal, training, device)) as child:
         for place in nearest[:_TIMED_CANDIDATES]:
             try:
                 found = child.call("seconds", survey.fitting[place].architecture, seconds=_TIMED_SECONDS)
@@ -173,7 +172,7 @@ def typical_seconds(
 class _Stepping:
     """What the process that times training steps holds."""
 
-    space: SearchSpace
+    builder: NetworkBuilder
     data: Dataset
     signal: TeacherSignal | None
     training: TrainingConfig
@@ -181,12 +180,12 @@ class _Stepping:
 
     def seconds(self, architecture: Architecture) -> float:
         """Return the seconds of a training step."""
-        return seconds_per_step(architecture, self.space, self.data, self.signal, self.training, self.device)
+        return seconds_per_step(architecture, self.builder, self.data, self.signal, self.training, self.device)
 
 
 def seconds_per_step(
     architecture: Architecture,
-    space: SearchSpace,
+    builder: NetworkBuilder,
     data: Dataset,
     signal: TeacherSignal | None,
     training: TrainingConfig,
@@ -197,8 +196,7 @@ def seconds_per_step(
     Raises:
         NasDistillError: it cannot be built or trained.
     """
-    with seeded_torch(0, "timing"):
-        model = space.build(architecture, input_shape=data.input_shape, num_classes=data.num_classes)
+    model = builder.build(architecture, 0, stream="timing")
     # A few steps, but at least one to time after one to warm up, however short the training itself is.
     longer = training.model_copy(update={"epochs": max(training.epochs, _TIMED_STEPS)})
     distiller = Distiller(model, data, longer, signal=signal, seed=0, device=resolve_device(device))
@@ -215,7 +213,7 @@ def seconds_per_step(
 
 
 def judging_seconds(
-    architecture: Architecture, space: SearchSpace, data: Dataset, weights: InitialWeights | None, device: str
+    architecture: Architecture, builder: NetworkBuilder, data: Dataset, device: str
 ) -> tuple[float, float]:
     """Return the seconds that building a candidate takes, with its initial weights, and one look at validation data.
 
@@ -225,7 +223,7 @@ def judging_seconds(
         NasDistillError: it cannot be built, or fails on the data.
     """
     started = time.perf_counter()
-    model = build_student(space, architecture, data, weights, seed=0).to(resolve_device(device))
+    model = builder.build_student(architecture, 0).to(resolve_device(device))
     built = time.perf_counter()
     inputs = list(itertools.islice(data.inputs("val"), 1))
     predict_logits(model, inputs)
@@ -233,14 +231,12 @@ def judging_seconds(
     return built - started, (time.perf_counter() - built) * len(data.val) / max(1, looked)
 
 
-def typical_judging(
-    survey: Survey, space: SearchSpace, data: Dataset, weights: InitialWeights | None, config: SearchFile
-) -> float | None:
+def typical_judging(survey: Survey, builder: NetworkBuilder, data: Dataset, config: SearchFile) -> float | None:
     """Return the seconds that a typical candidate takes beside its training steps; None where that takes very long.
 
     They are measured as those of the steps are.
     """
-    with Child(_Judging(space, data, weights, config.device)) as child:
+    with Child(_Judging(builder, data, config.device)) as child:
         try:
             built, validated = child.call("seconds", survey.typical.architecture, seconds=_TIMED_SECONDS)
         except CallTimeoutError:
@@ -254,14 +250,13 @@ def typical_judging(
 class _Judging:
     """What the process that times the rest of a trial holds."""
 
-    space: SearchSpace
+    builder: NetworkBuilder
     data: Dataset
-    weights: InitialWeights | None
     device: str
 
     def seconds(self, architecture: Architecture) -> tuple[float, float]:
         """Return the seconds of building a candidate, and of one look at validation data."""
-        return judging_seconds(architecture, self.space, self.data, self.weights, self.device)
+        return judging_seconds(architecture, self.builder, self.data, self.device)
 
 
 @dataclass(frozen=True)

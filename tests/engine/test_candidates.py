@@ -13,7 +13,7 @@ from nas_distill.common.errors import BuildError
 from nas_distill.engine import candidates as module
 from nas_distill.engine.candidates import Candidates
 from nas_distill.engine.child import Child
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 
 
 def build(*, act: str, place: str, input_shape: Any, num_classes: int) -> nn.Module:
@@ -52,7 +52,7 @@ def candidates() -> Any:
     space = SearchSpace.from_dict(
         {"act": ["nothing", "exit", "interrupt", "loop"], "place": ["build", "forward"]}, builder=build
     )
-    with Candidates(space, input_shape=(1, 2, 2), num_classes=3, seed=0, seconds=2) as made:
+    with Candidates(NetworkBuilder(space, (1, 2, 2), 3), seed=0, seconds=2) as made:
         yield made
 
 
@@ -98,6 +98,6 @@ def test_a_process_that_died_of_an_earlier_candidate_is_not_the_next_ones_fault(
 def test_there_is_a_limit_where_none_is_given(monkeypatch):
     monkeypatch.setattr(module, "LEAST_SECONDS", 0.5)
     space = SearchSpace.from_dict({"act": ["nothing", "loop"], "place": ["build"]}, builder=build)
-    made = Candidates(space, input_shape=(1, 2, 2), num_classes=3, seed=0)
+    made = Candidates(NetworkBuilder(space, (1, 2, 2), 3), seed=0)
     with made, pytest.raises(BuildError, match="longer than"):
         made.look(architecture("loop"), run)

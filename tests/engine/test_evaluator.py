@@ -16,7 +16,7 @@ from nas_distill.engine.work import Work, epoch_rungs
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.export.provenance import read_provenance
 from nas_distill.export.student import load_student
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import LiveSignal, TeacherStore, freeze
 
 torch.set_num_threads(1)
@@ -64,7 +64,7 @@ def teacher(data):
 
 @pytest.fixture
 def evaluator(data, space, teacher):
-    return StudentEvaluator(data, space, LiveSignal(teacher), device="cpu")
+    return StudentEvaluator(data, NetworkBuilder.of(space, data), LiveSignal(teacher), device="cpu")
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ class Ones:
 
 
 def test_students_begin_with_the_weights_they_are_given(evaluator, make_work):
-    given = _first_weights(replace(evaluator, weights=Ones()), make_work("given"))
+    given = _first_weights(replace(evaluator, builder=replace(evaluator.builder, weights=Ones())), make_work("given"))
     assert all(bool((weight == 1).all()) for weight in given)
     assert not all(bool((weight == 1).all()) for weight in _first_weights(evaluator, make_work("own")))
 

@@ -22,7 +22,7 @@ from nas_distill.engine.survey import (
     typical_judging,
 )
 from nas_distill.engine.work import Work
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 
 torch.set_num_threads(1)
 
@@ -127,7 +127,12 @@ def test_a_step_is_timed_on_the_typical_candidate_however_short_the_training(spa
     found = survey(space)
     state = torch.get_rng_state()
     step = seconds_per_step(
-        found.typical.architecture, space, data, None, TrainingConfig(epochs=epochs, batch_size=64), "cpu"
+        found.typical.architecture,
+        NetworkBuilder.of(space, data),
+        data,
+        None,
+        TrainingConfig(epochs=epochs, batch_size=64),
+        "cpu",
     )
     assert step == pytest.approx(0.25)
     assert set(seen) == {found.typical.architecture.values["width"]}
@@ -184,7 +189,12 @@ def test_a_step_that_takes_very_long_is_timed_once(space, data, monkeypatch):
             return super()._train_step(index, view)
 
     monkeypatch.setattr(module, "Distiller", Timed)
-    assert seconds_per_step(space.largest(), space, data, None, TrainingConfig(batch_size=64), "cpu") == 30.0
+    assert (
+        seconds_per_step(
+            space.largest(), NetworkBuilder.of(space, data), data, None, TrainingConfig(batch_size=64), "cpu"
+        )
+        == 30.0
+    )
     assert clock.steps == 1
 
 
@@ -202,10 +212,11 @@ def test_what_a_candidate_takes_beside_its_training_is_measured(space, data):
             time.sleep(0.05)
 
     looked = survey(space)
-    built, validated = judging_seconds(looked.typical.architecture, space, data, Slow(), "cpu")
+    builder = NetworkBuilder.of(space, data, Slow())
+    built, validated = judging_seconds(looked.typical.architecture, builder, data, "cpu")
     assert built >= 0.05
     assert validated > 0
-    assert typical_judging(looked, space, data, Slow(), config(score={"rungs": [0]})) >= 0.05
+    assert typical_judging(looked, builder, data, config(score={"rungs": [0]})) >= 0.05
 
 
 @pytest.mark.parametrize(
