@@ -39,11 +39,6 @@ class Parity:
     count: int
     batch_sizes: tuple[int, ...]
 
-    @property
-    def relative_difference(self) -> float:
-        """The largest difference as a share of the logits' scale; lower is better."""
-        return self.max_abs_difference / self.logit_scale if self.logit_scale else self.max_abs_difference
-
 
 def verify_onnx(
     path: str | Path,

@@ -74,23 +74,6 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(mine <= theirs for mine, theirs in zip(one, other))
 
 
-def pareto_ranks(points: ArrayLike, maximise: Sequence[bool]) -> NDArray[np.int64]:
-    """Return each point's rank [N]: 0 on the front, 1 on what is the front without it, and so on; -1 for rows with NaN.
-
-    These are ranks (the rank of point i is at place i), not an order of the points.
-    """
-    losses = _losses(points, maximise)
-    ranks = np.full(len(losses), -1, dtype=np.int64)
-    left = np.flatnonzero(~np.isnan(losses).any(axis=1))
-    rank = 0
-    while left.size:
-        front = non_dominated(losses[left], [False] * losses.shape[1])
-        ranks[left[front]] = rank
-        left = left[~front]
-        rank += 1
-    return ranks
-
-
 def hypervolume(points: ArrayLike, reference: ArrayLike, maximise: Sequence[bool]) -> float:
     """Return the volume between ``reference`` [D] and what ``points`` [N, D] dominate; higher is better.
 

@@ -119,11 +119,6 @@ class TrialRecord:
         return {rung: report.quality for rung, report in self.reports.items()}
 
     @property
-    def rung_seconds(self) -> dict[int, float]:
-        """Seconds of training since the start, by rung."""
-        return {rung: report.seconds for rung, report in self.reports.items()}
-
-    @property
     def seconds(self) -> float:
         """Seconds spent training it up to its last report."""
         return max((report.seconds for report in self.reports.values()), default=0.0)

@@ -129,11 +129,6 @@ class TeacherStore:
             return Answer(logits)
         return Answer(logits, {feature.key: read(feature_name(n)) for n, feature in enumerate(self.features)})
 
-    def split_logits(self, split: SplitName) -> Tensor:
-        """Return all logits (N, classes) float32 of an unaugmented split (``val``)."""
-        places = torch.arange(len(self._arrays[file_name(split)]))
-        return self.answer(split, places, None, places).logits
-
     def identity(self) -> str:
         """Return what the logits depend on."""
         return f"store:{self.key}"

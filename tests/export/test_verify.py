@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nas_distill.common.errors import ExportError
-from nas_distill.export.verify import Parity, verify_onnx
+from nas_distill.export.verify import verify_onnx
 
 
 def inputs(count=12):
@@ -20,7 +20,6 @@ def test_a_faithful_file_is_found_so(network, exported):
     parity = verify_onnx(exported, network, inputs())
     assert [module.training for module in network.modules()] == modes
     assert parity.max_abs_difference < 1e-4
-    assert parity.relative_difference == parity.max_abs_difference / parity.logit_scale
     assert parity.same_predictions == 1
     assert parity.count == 12
     assert parity.batch_sizes == (1, 12)
@@ -103,7 +102,3 @@ def test_a_file_of_other_classes_is_an_error(network, exported):
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ExportError, match=r"shape \(13, 5\) where its network gives \(13, 3\)"):
         verify_onnx(exported, other, inputs())
-
-
-def test_all_zero_logits_have_no_scale_to_divide_by():
-    assert Parity(0.0, 0.0, 1.0, 2, (1, 2)).relative_difference == 0

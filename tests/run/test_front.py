@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nas_distill.run.front import RunningFront, hypervolume, hypervolume_of, non_dominated, pareto_ranks
+from nas_distill.run.front import RunningFront, hypervolume, hypervolume_of, non_dominated
 
 quick = settings(deadline=None, max_examples=50)
 values = st.integers(0, 6).map(float)
@@ -49,27 +49,9 @@ def test_a_running_front_is_the_front_after_every_addition(dimensions: int, data
         assert len(running) == len(expected)
 
 
-@quick
-@given(points=clouds(2))
-def test_ranks_are_ranks_and_not_an_order(points: np.ndarray) -> None:
-    ranks = pareto_ranks(points, [True, False])
-    for i, j in itertools.permutations(range(len(points)), 2):
-        if dominates(points[i], points[j]):
-            assert ranks[i] < ranks[j]
-    assert [rank == 0 for rank in ranks] == non_dominated(points, [True, False]).tolist()
-
-
-@quick
-@given(points=clouds(2), seed=st.integers(0, 99))
-def test_ranks_move_with_their_points(points: np.ndarray, seed: int) -> None:
-    order = np.random.default_rng(seed).permutation(len(points))
-    assert pareto_ranks(points[order], [True, False]).tolist() == pareto_ranks(points, [True, False])[order].tolist()
-
-
 def test_a_nan_is_on_no_front_and_beats_nobody() -> None:
     points = [[math.nan, 1.0], [0.5, 2.0], [0.9, math.nan]]
     assert non_dominated(points, [True, False]).tolist() == [False, True, False]
-    assert pareto_ranks(points, [True, False]).tolist() == [-1, 0, -1]
     assert hypervolume(points, [0.0, 3.0], [True, False]) == 0.5
 
 

@@ -1,6 +1,6 @@
 """Layers of a network that is not changed for it: finding them, seeing their content, pairing them with a teacher's."""
 
-from nas_distill.common.layers.adaptor import Adaptor, logits_of, tensor_of
+from nas_distill.common.layers.adaptor import logits_of, tensor_of
 from nas_distill.common.layers.attention import attention_names, qkv, scores
 from nas_distill.common.layers.find import find_layers, layers_named
 from nas_distill.common.layers.layer import Kind, Layer

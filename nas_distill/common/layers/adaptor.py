@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from nas_distill.common.errors import TrainingError
 
-Adaptor = Callable[[Any], Tensor]
-"""Given by a user whose network returns something that cannot be guessed: takes that, returns the tensor."""
 
-
-def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
+def logits_of(output: Any) -> Tensor:
     """Return the logits in what a network returned.
 
     A tensor is taken as it is; a tuple, list, mapping, dataclass or Hugging Face output gives its ``logits``, else its
     first tensor with two or more dimensions.
 
     Raises:
-        TrainingError: there is none, or ``adaptor`` returned something else than a tensor.
+        TrainingError: there is none.
     """
-    if adaptor is not None:
-        return _adapted(output, adaptor)
     named = output.get("logits") if isinstance(output, Mapping) else None
     # A tensor's attributes are never what is meant.
     named = getattr(output, "logits", None) if named is None and not isinstance(output, Tensor) else named
@@ -35,32 +30,23 @@ def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
             return tensor
     raise TrainingError(
         f"No logits were found in what the network returns ({_shown(output)}); return a tensor (B, classes) or one "
-        "under the name 'logits', or give an adaptor that picks it."
+        "under the name 'logits'."
     )
 
 
-def tensor_of(output: Any, adaptor: Adaptor | None = None, what: str = "The layer's output") -> Tensor:
+def tensor_of(output: Any, what: str = "The layer's output") -> Tensor:
     """Return the tensor in what a layer returned: the first one, in the order of the fields, depth first.
 
     ``what`` is how the error calls it.
 
     Raises:
-        TrainingError: there is none, or ``adaptor`` returned something else than a tensor.
+        TrainingError: there is none.
     """
-    if adaptor is not None:
-        return _adapted(output, adaptor)
     if isinstance(output, Tensor):
         return output
     for tensor in _tensors(output):
         return tensor
-    raise TrainingError(f"{what} holds no tensor ({_shown(output)}); name another layer, or give an adaptor.")
-
-
-def _adapted(output: Any, adaptor: Adaptor) -> Tensor:
-    tensor = adaptor(output)
-    if not isinstance(tensor, Tensor):
-        raise TrainingError(f"The adaptor returned a {type(tensor).__name__}; it must return a tensor.")
-    return tensor
+    raise TrainingError(f"{what} holds no tensor ({_shown(output)}); name another layer.")
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import TrainingError, first_line
-from nas_distill.common.layers.adaptor import Adaptor, logits_of, tensor_of
+from nas_distill.common.layers.adaptor import logits_of, tensor_of
 from nas_distill.common.layers.fast_path import has_fast_path, hold_fast_path, release_fast_path
 from nas_distill.common.seeds import seeded_torch
 
@@ -64,7 +64,7 @@ def has_own_weights(module: nn.Module) -> bool:
     return any(weight is not None for weight in module._parameters.values())
 
 
-def record(module: nn.Module, x: Tensor, adaptor: Adaptor | None = None) -> Recording:
+def record(module: nn.Module, x: Tensor) -> Recording:
     """Run ``module`` once on ``x`` (B, ...), in eval mode and without gradients, and return what it did.
 
     The mode of each of its modules and torch's global generator are as before afterwards, and no hook is left.
@@ -102,7 +102,7 @@ def record(module: nn.Module, x: Tensor, adaptor: Adaptor | None = None) -> Reco
         finally:
             for handle in handles:
                 handle.remove()
-    return Recording(calls, logits_of(output, adaptor), len(x))
+    return Recording(calls, logits_of(output), len(x))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nas_distill.common.errors import TrainingError
-from nas_distill.common.layers.adaptor import Adaptor
 from nas_distill.common.layers.blocks import find_tokens
 from nas_distill.common.layers.calls import looking, record, run
 from nas_distill.common.layers.head import find_vector
@@ -16,7 +15,7 @@ from nas_distill.common.layers.stages import find_maps
 from nas_distill.common.layers.taps import Tap
 
 
-def find_layers(module: nn.Module, x: Tensor, adaptor: Adaptor | None = None) -> list[Layer]:
+def find_layers(module: nn.Module, x: Tensor) -> list[Layer]:
     """Return the layers of ``module`` that a distillation may use, shallow first; never the logits.
 
     - Feature maps: for each spatial resolution the last and outermost layer with it.
@@ -30,12 +29,11 @@ def find_layers(module: nn.Module, x: Tensor, adaptor: Adaptor | None = None) ->
     Args:
         module: the network.
         x: (B, ...) samples. B should not be the number of a transformer's tokens, or the two may be mixed up.
-        adaptor: picks the logits from what the network returns, where ``logits_of`` cannot.
 
     Raises:
         TrainingError: the network fails on ``x``, or returns no logits.
     """
-    recording = record(module, x, adaptor)
+    recording = record(module, x)
     maps, tokens = find_maps(recording), find_tokens(recording)
     if tokens and len(maps) == 1:
         maps = []  # the patch embedding: a linear map of pixels
@@ -43,19 +41,18 @@ def find_layers(module: nn.Module, x: Tensor, adaptor: Adaptor | None = None) ->
     return [layer for _, layer in found]
 
 
-def layers_named(module: nn.Module, x: Tensor, names: Sequence[str], adaptor: Adaptor | None = None) -> list[Layer]:
+def layers_named(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Layer]:
     """Return the layers of ``module`` that a user named, in that order, with the shapes they have for ``x``.
 
     Args:
         module: the network; it is as before afterwards.
         x: (B, ...) samples.
         names: as ``Tap`` takes them.
-        adaptor: picks the tensor from a layer's output, as for ``Tap``.
 
     Raises:
         TrainingError: there is no such layer, it is not called, or it is neither a map, tokens nor a vector.
     """
-    tap = Tap(module, names, adaptor)
+    tap = Tap(module, names)
     with looking(module), tap:
         run(module, x)
     return [_layer(name, tap.features[name], len(x)) for name in names]

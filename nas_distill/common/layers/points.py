@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nas_distill.common.errors import TrainingError, did_you_mean
-from nas_distill.common.layers.adaptor import Adaptor, tensor_of
+from nas_distill.common.layers.adaptor import tensor_of
 from nas_distill.common.layers.attention import qkv_of_call, scores_of_call
 
 Part = Literal["output", "input", "seq_first", "qkv", "attention"]
@@ -59,9 +59,9 @@ def sequence_first(layer: nn.Module) -> bool:
 class Point:
     """One place of a network, and how what passes it gets into ``found``."""
 
-    def __init__(self, module: nn.Module, name: str, found: dict[str, Tensor], adaptor: Adaptor | None) -> None:
+    def __init__(self, module: nn.Module, name: str, found: dict[str, Tensor]) -> None:
         self.layer, self.part = split_name(module, name)
-        self._hook = self._make_hook(name, found, adaptor)
+        self._hook = self._make_hook(name, found)
 
     def attach(self) -> RemovableHandle:
         """Hook the layer of this very network until the handle is removed."""
@@ -69,16 +69,16 @@ class Point:
             return self.layer.register_forward_hook(self._hook)
         return self.layer.register_forward_pre_hook(self._hook, with_kwargs=True)
 
-    def _make_hook(self, name: str, found: dict[str, Tensor], adaptor: Adaptor | None) -> Callable[..., None]:
+    def _make_hook(self, name: str, found: dict[str, Tensor]) -> Callable[..., None]:
         # Outputs and inputs are copied, since what follows may overwrite them in place (a ReLU, a dropout, `x += y`).
         turned = self.part == "seq_first" or sequence_first(self.layer)
 
         def output(layer: nn.Module, args: Any, result: Any) -> None:
-            tensor = tensor_of(result, adaptor, f"The output of layer '{name}'").clone()
+            tensor = tensor_of(result, f"The output of layer '{name}'").clone()
             found[name] = tensor.transpose(0, 1) if turned and tensor.dim() == 3 else tensor
 
         def given(layer: nn.Module, args: Any, kwargs: Any) -> None:
-            found[name] = tensor_of((args, kwargs), adaptor, f"The input '{name}'").clone()
+            found[name] = tensor_of((args, kwargs), f"The input '{name}'").clone()
 
         def attention(layer: Any, args: Any, kwargs: Any) -> None:
             read = qkv_of_call if self.part == "qkv" else scores_of_call

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nas_distill.common.errors import TrainingError
-from nas_distill.common.layers.adaptor import Adaptor
 from nas_distill.common.layers.fast_path import has_fast_path, hold_fast_path, release_fast_path
 from nas_distill.common.layers.points import Point
 
@@ -38,17 +37,16 @@ class Tap:
     Args:
         module: the network; this instance alone is tapped, not its copies.
         names: layers. Repeated ones count once.
-        adaptor: picks the tensor from a layer's output or input, where it is not the first.
 
     Raises:
         TrainingError: there is no such layer, or it has no such part.
     """
 
-    def __init__(self, module: nn.Module, names: Sequence[str], adaptor: Adaptor | None = None) -> None:
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
         self.names = tuple(dict.fromkeys(names))
         self._module = module
         self._found: dict[str, Tensor] = {}
-        self._points = [Point(module, name, self._found, adaptor) for name in self.names]
+        self._points = [Point(module, name, self._found) for name in self.names]
         self._fusible = has_fast_path(module)
         self._handles: list[RemovableHandle] = []
 

@@ -52,7 +52,7 @@ def test_logits_are_found_in_what_networks_return(output):
 
 @pytest.mark.parametrize("output", [LOSS, None, {"loss": LOSS}, "text", [], Fields(LOSS, LOSS)])
 def test_without_logits_the_error_says_what_was_returned_and_what_to_do(output):
-    with pytest.raises(TrainingError, match=r"No logits were found in what the network returns .*give an adaptor"):
+    with pytest.raises(TrainingError, match=r"No logits were found in what the network returns .*under the name"):
         logits_of(output)
 
 
@@ -61,11 +61,3 @@ def test_a_layer_gives_its_first_tensor_of_any_shape():
     assert tensor_of((None, {"a": LOSS, "b": MAPS})) is LOSS
     with pytest.raises(TrainingError, match=r"The output of layer 'a' holds no tensor \(dict with x\)"):
         tensor_of({"x": 1}, what="The output of layer 'a'")
-
-
-def test_a_user_s_adaptor_decides():
-    output = {"logits": LOGITS, "mine": MAPS}
-    assert logits_of(output, lambda found: found["mine"]) is MAPS
-    assert tensor_of(output, lambda found: found["mine"]) is MAPS
-    with pytest.raises(TrainingError, match="adaptor returned a dict; it must return a tensor"):
-        logits_of(output, lambda found: found)

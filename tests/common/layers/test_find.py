@@ -269,20 +269,6 @@ def test_the_network_is_left_as_it_was(networks, image):
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
-def test_the_adaptor_picks_the_logits(image):
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 5)
-
-        def forward(self, x):
-            maps = self.conv(x)
-            return {"maps": maps, "scores": self.fc(maps.mean((2, 3)))}
-
-    found = find_layers(Two(), image, adaptor=lambda output: output["scores"])
-    assert [layer.name for layer in found] == ["conv", "fc:input"]
-
-
 def test_layers_named_by_a_user(networks, image):
     model = networks("plain")
     assert layers_named(model, image, ["classifier.1:input", "features.3"]) == [

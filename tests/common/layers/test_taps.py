@@ -159,16 +159,6 @@ def test_an_unknown_name_is_refused_with_a_near_one(plain, name, message):
     assert not hooks(plain)
 
 
-def test_the_adaptor_picks_from_what_a_layer_returns(networks, image):
-    model = networks("own_blocks").eval()
-    with (
-        Tap(model, ["blocks.0:seq_first"], adaptor=lambda output: output[0] + 1) as ours,
-        Tap(model, ["blocks.0:seq_first"]) as theirs,
-    ):
-        model(image)
-    assert torch.equal(ours.features["blocks.0:seq_first"], theirs.features["blocks.0:seq_first"] + 1)
-
-
 def test_a_layer_without_a_tensor_is_named():
     class Nothing(nn.Module):
         def forward(self, x):
