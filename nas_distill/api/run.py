@@ -21,7 +21,7 @@ from nas_distill.api.signals import store_contents, store_root
 from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
-from nas_distill.api.trust import check_links, guard
+from nas_distill.api.trust import guard, is_own_run, refuse_links
 from nas_distill.common.errors import BudgetError, GivenFromPythonError, RunError
 from nas_distill.common.files import plain_file
 from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
@@ -59,7 +59,8 @@ class Run:
         self._trust = trust
         self._given = given
         self.refresh()
-        check_links(self.folder, str(self.facts.get(names.BASE, "..")), trust=trust or inputs is not None)
+        if not self.trusted:
+            refuse_links(self.folder)
 
     def refresh(self) -> Run:
         """Read the journal again, and return self."""
@@ -67,6 +68,11 @@ class Run:
         self.records: list[TrialRecord] = read_records(study)
         self.facts = Facts(study.user_attrs)
         return self
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the code that it names may run: it was declared trusted, or is this user's own."""
+        return self._trust or self._inputs is not None or is_own_run(self.folder, str(self.facts.get(names.BASE, "..")))
 
     @property
     def config(self) -> SearchFile:

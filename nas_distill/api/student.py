@@ -98,7 +98,7 @@ class Student:
         inputs = run.inputs_if_given()
         if inputs is not None:
             return read_student(inputs, run.folder, self.key)
-        return load_student(self.folder, paths=run.paths)
+        return load_student(self.folder, paths=run.paths, trust=run.trusted)
 
     def evaluate(self, split: str | None = None) -> Evaluation:
         """Return accuracy, NLL, ECE, agreement with the teacher and share of its accuracy retained.

@@ -28,25 +28,24 @@ def remember_run(folder: RunFolder, base: str) -> None:
     remember_own(folder.path, folder.search_yaml.read_bytes(), base.encode())
 
 
-def check_links(folder: RunFolder, base: str, *, trust: bool) -> None:
-    """Refuse a run that is neither trusted nor this user's and would have files read outside of its folder.
-
-    Raises:
-        TrustError: it holds a link that leads out of it.
-    """
-    if trust or _is_own(folder, base):
-        return
-    link = links_outside(folder.path)
-    if link is not None:
-        raise TrustError(f"{link} leads out of {folder.path}; give trust=True (--trust) if you trust that folder.")
-
-
-def _is_own(folder: RunFolder, base: str) -> bool:
+def is_own_run(folder: RunFolder, base: str) -> bool:
+    """Say whether ``remember_run`` has noted the run as it is now."""
     try:
         content = plain_file(folder.path, folder.search_yaml.name).read_bytes()
     except (OSError, ValueError):
         return False
     return is_own(folder.path, content, base.encode())
+
+
+def refuse_links(folder: RunFolder) -> None:
+    """Refuse a stranger's run that would have files read outside of its folder.
+
+    Raises:
+        TrustError: it holds a link that leads out of it.
+    """
+    link = links_outside(folder.path)
+    if link is not None:
+        raise TrustError(f"{link} leads out of {folder.path}; give trust=True (--trust) if you trust that folder.")
 
 
 def guard(
@@ -62,9 +61,9 @@ def guard(
     if trust:
         remember_run(folder, base)
         return nullcontext()
-    if _is_own(folder, base):
+    if is_own_run(folder, base):
         return nullcontext()
-    check_links(folder, base, trust=False)
+    refuse_links(folder)
     for key, value in _files(config, given).items():
         if value is not None:
             raise TrustError(

@@ -5,12 +5,15 @@ import shutil
 import sys
 
 import pytest
+import torch
 import yaml
 from rich.text import Text
+from torch import nn
 
 import nas_distill as nd
 from nas_distill.cli.output import print_table
 from nas_distill.common.errors import RunError, TrustError
+from nas_distill.export.program import Program
 from nas_distill.run.folder import RunFolder
 
 BUILDERS = """
@@ -18,6 +21,13 @@ from nas_distill.models.resnet import build as resnet
 
 def build(**keywords):
     return resnet(**keywords)
+"""
+
+PLAIN = """
+from torch import nn
+
+def build(width, input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, num_classes))
 """
 
 
@@ -149,6 +159,29 @@ def test_an_own_builder_beside_the_search_file_needs_no_trust(search_file, cli, 
     run = nd.open_run(file.with_suffix(""))
     assert run.best().student().module is not None
     sys.modules.pop("own_builders")
+
+
+def test_an_own_run_started_from_python_loads_its_own_builder(tmp_path, no_export, monkeypatch):
+    """Without the data, which only that program has: its student is a module that can be trained, not a graph."""
+    (tmp_path / "plain_builders.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    nd.search(
+        teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 4)),
+        data=(torch.rand(80, 1, 8, 8), torch.arange(80) % 4),
+        builder="plain_builders:build",
+        space={"width": [2, 4]},
+        folder=tmp_path / "run",
+        **{"trials": 2, "seeds": 0, "backend": "inline", "quiet": True},
+        score={"epochs": 1, "rungs": [1.0]},
+        final={"epochs": 1, "count": 1, "baseline": False},
+        latency={"calibrate": 0},
+    )
+    monkeypatch.setattr("nas_distill.common.references._used", {})
+    opened = nd.open_run(tmp_path / "run")
+    assert opened.inputs_if_given() is None
+    assert not isinstance(opened.student().module, Program)
+    sys.modules.pop("plain_builders")
 
 
 def test_a_key_in_a_journal_is_no_path(tmp_path):
