@@ -110,10 +110,11 @@ def _about(run: Run, rivals: Rivals, results: dict[str, Any]) -> str:
     return f"""{data.name}: {len(data.train):,} training, {len(data.val):,} validation, {results[TEACHER]["count"]:,}
 test images. The teacher has {format_cost("flops", teacher_costs(run)["flops"])} FLOPs; the budget is {limits}. The
 search looked at {len(records)} candidates of space {run.inputs.space.name} ({stopped} stopped early;
-{config.score.epochs:g} epochs for a whole look) and paid {rivals.training_cost:.3g} steps x FLOPs for it; random search
-got {len(rivals.drawn)} candidates, all trained to their end, for {spent:.3g}. Both distilled {config.final.count}
-finalists, chosen alike, and took the best by validation. Full trainings: {config.final.epochs:g} epochs. Random
-search's network and the scaled ones are distilled as the student is: what differs is the architecture alone."""
+{config.score.training.epochs:g} epochs for a whole look) and paid {rivals.training_cost:.3g} steps x FLOPs for it;
+random search got {len(rivals.drawn)} candidates, all trained to their end, for {spent:.3g}. Both distilled
+{config.final.count} finalists, chosen alike, and took the best by validation. Full trainings:
+{config.final.training.epochs:g} epochs. Random search's network and the scaled ones are distilled as
+the student is: what differs is the architecture alone."""
 
 
 def _drawn(rivals: Rivals) -> list[tuple[int, tuple[Any, dict[str, float]]]]:

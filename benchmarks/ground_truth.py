@@ -125,7 +125,7 @@ def _inputs(space: str, options: argparse.Namespace, *, features: bool = False) 
     }
     plain = parse(SearchFile, content, source="ground_truth.py")
     if features:
-        terms = [term.model_dump(mode="json") for term in plain.score.loss]
+        terms = [term.model_dump(mode="json") for term in plain.score.training.loss]
         content["score"]["loss"] = [*terms, {"name": "at"}]
     return resolve(parse(SearchFile, content, source="ground_truth.py"))
 
@@ -147,9 +147,9 @@ def _draw(inputs: Mapping[str, Inputs], count: int) -> list[Network]:
 
 def _recipes(inputs: Inputs, featured: Inputs | None, options: argparse.Namespace) -> list[Recipe]:
     config, budgets = inputs.config, _budgets(options)
-    found = standard_recipes(config.score, config.final, budgets)
+    found = standard_recipes(config.score.training, config.final.training, budgets)
     if featured is not None:
-        short = featured.config.score.model_copy(update={"epochs": min(budgets)})
+        short = featured.config.score.training.model_copy(update={"epochs": min(budgets)})
         found.append(recipe(short_kind(FEATURES, min(budgets)), short, budgets))
     return found
 
@@ -189,7 +189,7 @@ def _evaluators(inputs: Mapping[str, Inputs], folder: RunFolder) -> dict[str, St
         space: StudentEvaluator(
             found.data,
             found.builder,
-            teacher_signal(found, folder, Silent(), found.config.score, found.config.final),
+            teacher_signal(found, folder, Silent(), found.config.score.training, found.config.final.training),
             found.config.device,
             found.paths,
         )

@@ -137,8 +137,8 @@ class Rivals:
     def drawn(self) -> list[tuple[Architecture, dict[str, float]]]:
         """Random search's candidates: as many of those within the budget as our training cost pays for."""
         config, space = self._config, self._inputs.space
-        batch = min(config.score.batch_size, len(self._inputs.data.train))
-        steps = max(1, round(config.score.epochs * (len(self._inputs.data.train) // batch)))
+        batch = min(config.score.training.batch_size, len(self._inputs.data.train))
+        steps = max(1, round(config.score.training.epochs * (len(self._inputs.data.train) // batch)))
         rng = numpy_rng(config.seed, "random search")
         found: dict[Architecture, dict[str, float]] = {}
         spent = 0.0
@@ -223,7 +223,9 @@ class Rivals:
     @cached_property
     def _evaluators(self) -> Evaluators:
         inputs = self._inputs
-        signal = teacher_signal(inputs, self.run.folder, Silent(), self._config.score, self._config.final)
+        signal = teacher_signal(
+            inputs, self.run.folder, Silent(), self._config.score.training, self._config.final.training
+        )
         special = {
             name: StudentEvaluator(
                 inputs.data, NetworkBuilder.of(_fixed(name, 1.0)[1], inputs.data), signal, self._config.device
@@ -237,7 +239,7 @@ class Rivals:
         return Work(
             key=key,
             architecture=drawn[0],
-            training=self._config.score,
+            training=self._config.score.training,
             rungs=(1.0,),
             seed=derive(self._config.seed, "training"),  # as the search's own trials
             checkpoint=self.folder / "checkpoints" / key,
@@ -248,8 +250,8 @@ class Rivals:
         return Work(
             key=key,
             architecture=architecture,
-            training=self._config.final,
-            rungs=epoch_rungs(self._config.final.epochs),
+            training=self._config.final.training,
+            rungs=epoch_rungs(self._config.final.training.epochs),
             seed=derive(self._seeds[place], "final"),
             checkpoint=self.folder / "checkpoints" / key,
             teacher=taught,

@@ -104,7 +104,7 @@ def _about(readings: Sequence[Reading], networks: Sequence[Network], config: Sea
     return (
         f"Architectures, evenly spread over the logarithm of their multiply-adds: {reach}. Trained on Fashion-MNIST's "
         "embedded subset of 12,000 training images with a shipped teacher; quality is accuracy on its 2,000 validation "
-        f"images. A full training has {config.final.epochs:g} epochs, a short run {short}. So far "
+        f"images. A full training has {config.final.training.epochs:g} epochs, a short run {short}. So far "
         f"{len(trainings)} trainings of {done} architectures ({len(failed)} failed), "
         f"{words.duration(total)} of training on one core. Figures and answers below are worked out from "
         f"[the table](benchmarks/ground_truth.csv) by `{command}`, {date.today().isoformat()}.\n\n"
@@ -234,10 +234,10 @@ def _defaults(advice: Mapping[str, Advice]) -> str:
     """Hold what the search does against what it did before, and against what the table advises for each space."""
     score, now = ScoreConfig(), {}
     now = {
-        "score.epochs": score.epochs,
+        "score.epochs": score.training.epochs,
         "score.rungs": score.rungs,
-        "score.ema": score.ema,
-        "score.decay": score.decay,
+        "score.ema": score.training.ema,
+        "score.decay": score.training.decay,
         "search.pruning.margin": PruningConfig().margin,
         "final.count": FinalConfig().count,
         "final.slope": FinalConfig().slope,

@@ -5,17 +5,26 @@ Every default of nas_distill is stated here and nowhere else. Errors name the fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from nas_distill.common.errors import ConfigError
 from nas_distill.common.strict_yaml import load_strict
-from nas_distill.common.validation import Closed, explain
+from nas_distill.common.validation import FLAT, Closed, explain
 from nas_distill.tasks import find_task
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -232,14 +241,42 @@ class TrainingConfig(Section):
         )
 
 
-class ScoreConfig(TrainingConfig):
+class TrainedSection(Section):
+    """A section with a ``training``, whose keys a file writes beside the section's own: ``{epochs: 2, rungs: [1]}``.
+
+    Both ways: such keys are read into ``training``, with the section's own default length, and written back flat.
+    """
+
+    training: Annotated[TrainingConfig, FLAT] = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lifted(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or isinstance(value.get("training"), TrainingConfig):
+            return value
+        own = {key: content for key, content in value.items() if key in cls.model_fields and key != "training"}
+        # Unknown keys go along, so that they are reported with whatever else is wrong.
+        found = TrainingConfig.model_validate({key: content for key, content in value.items() if key not in own})
+        default: TrainingConfig = cls.model_fields["training"].default
+        given = found.model_fields_set
+        values = {name: getattr(found if name in given else default, name) for name in TrainingConfig.model_fields}
+        # Constructed, since a default that is filled in does not count as spelt out.
+        return {**own, "training": TrainingConfig.model_construct(given, **values)}
+
+    @model_serializer(mode="wrap")
+    def _flattened(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        return {**content.pop("training", {}), **content}
+
+
+class ScoreConfig(TrainedSection):
     """The short distillation that scores an architecture; ``rungs`` are the shares of it after which it may stop.
 
     A rung at 0 judges before anything is trained, which is of use where weights are inherited; ``[0]`` trains no
     candidate at all.
     """
 
-    epochs: float = Field(3.0, gt=0, le=1e6)
+    training: Annotated[TrainingConfig, FLAT] = TrainingConfig(epochs=3.0)
     rungs: tuple[Fraction, ...] = (1 / 3, 1.0)
 
     @field_validator("rungs")
@@ -250,14 +287,14 @@ class ScoreConfig(TrainingConfig):
         return rungs
 
 
-class FinalConfig(TrainingConfig):
+class FinalConfig(TrainedSection):
     """The full distillation of up to ``count`` finalists; ``baseline`` trains the best one on hard labels alone too.
 
     ``slope`` is what each doubling of the first cost objective adds to the quality that is expected in the end of a
     short score: finalists are chosen by it (0 chooses by the short score alone). Calibration measures it.
     """
 
-    epochs: float = Field(12.0, gt=0, le=1e6)
+    training: Annotated[TrainingConfig, FLAT] = TrainingConfig(epochs=12.0)
     count: int = Field(3, ge=1)
     slope: float = Field(0.01, ge=0)
     baseline: bool = True
@@ -438,17 +475,24 @@ class SearchFile(Section):
         return value
 
 
+def change_trainings(
+    config: SearchFile, change: Callable[[TrainingConfig], Mapping[str, Any]]
+) -> tuple[SearchFile, list[str]]:
+    """Return a search file with the changes that ``change`` makes of each training, and the sections that have some."""
+    sections = {}
+    for name, section in (("score", config.score), ("final", config.final)):
+        changes = change(section.training)
+        if changes:
+            sections[name] = section.model_copy(update={"training": section.training.model_copy(update=changes)})
+    return config.model_copy(update=sections), list(sections)
+
+
 def with_default_losses(config: SearchFile, task: str) -> SearchFile:
     """Return a search file whose losses, where it does not spell them out, are those of a task."""
     loss = default_loss(task)
     if loss == _distillation():
         return config
-    sections = {
-        name: section.model_copy(update={"loss": loss})
-        for name, section in (("score", config.score), ("final", config.final))
-        if "loss" not in section.model_fields_set
-    }
-    return config.model_copy(update=sections)
+    return change_trainings(config, lambda training: {} if "loss" in training.model_fields_set else {"loss": loss})[0]
 
 
 def with_adamw(config: SearchFile) -> tuple[SearchFile, list[str]]:
@@ -456,13 +500,13 @@ def with_adamw(config: SearchFile) -> tuple[SearchFile, list[str]]:
 
     A rate without a name is one of ``sgd``, the default that the file's author read of.
     """
-    adamw = {"name": "adamw", "lr": ADAMW_LR}
-    sections = {
-        name: section.model_copy(update={"optimizer": section.optimizer.model_copy(update=adamw)})
-        for name, section in (("score", config.score), ("final", config.final))
-        if not section.optimizer.model_fields_set & {"name", "lr"}
-    }
-    return config.model_copy(update=sections), list(sections)
+
+    def adamw(training: TrainingConfig) -> Mapping[str, Any]:
+        if training.optimizer.model_fields_set & {"name", "lr"}:
+            return {}
+        return {"optimizer": training.optimizer.model_copy(update={"name": "adamw", "lr": ADAMW_LR})}
+
+    return change_trainings(config, adamw)
 
 
 class TeachFile(Section):

@@ -12,6 +12,7 @@ from nas_distill.config import (
     FinalConfig,
     SearchFile,
     TeachFile,
+    TrainedSection,
     TrainingConfig,
     dump_yaml,
     load_search_file,
@@ -151,14 +152,14 @@ def test_the_short_forms():
 def test_numbers_may_be_written_as_yaml_reads_them_wrongly():
     # YAML 1.1 takes 5e-4 for text.
     assert yaml.safe_load("5e-4") == "5e-4"
-    assert search_file(score={"optimizer": {"weight_decay": "5e-4"}}).score.optimizer.weight_decay == 5e-4
+    assert search_file(score={"optimizer": {"weight_decay": "5e-4"}}).score.training.optimizer.weight_decay == 5e-4
 
 
 def test_the_defaults_are_those_of_the_design():
     config = search_file()
     assert config.score.rungs == (1 / 3, 1.0)
-    assert config.score.epochs < config.final.epochs
-    assert [(term.name, term.weight, term.options) for term in config.score.loss] == [
+    assert config.score.training.epochs < config.final.training.epochs
+    assert [(term.name, term.weight, term.options) for term in config.score.training.loss] == [
         ("cross_entropy", 0.1, {}),
         ("kd", 0.9, {"temperature": 4.0}),
     ]
@@ -175,7 +176,24 @@ def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
     with pytest.raises(ValueError, match="frozen"):
-        config.score.epochs = 3
+        config.score.training.epochs = 3
+
+
+@pytest.mark.parametrize("section", ["score", "final"])
+def test_a_section_holds_its_training_and_writes_its_keys_flat(section):
+    found = getattr(search_file(**{section: {"ema": 0.0}}), section)
+    assert type(found.training) is TrainingConfig
+    assert found.training.epochs == type(found)().training.epochs != TrainingConfig().epochs
+    assert {"epochs", "ema"} < set(found.model_dump()) > {"loss"}
+    assert "training" not in found.model_dump()
+    assert found.model_dump(exclude_unset=True) == {"ema": 0.0}
+    assert type(found).model_validate(found.model_dump()) == found
+    assert type(found)(training=TrainingConfig(epochs=7)).model_dump()["epochs"] == 7
+
+
+def test_a_training_is_no_key_of_a_search_file():
+    with pytest.raises(ConfigError, match=r"unknown key 'score\.training'"):
+        parse(SearchFile, {**BASE, "score": {"training": {"epochs": 2}}}, source="x")
 
 
 # Files.
@@ -189,10 +207,11 @@ def write(tmp_path, text):
 
 def keys_of(model):
     """Every key of a model and of the sections in it."""
-    return {
+    found = {
         name: keys_of(getattr(model, name)) if isinstance(getattr(model, name), BaseModel) else None
         for name in type(model).model_fields
     }
+    return found.pop("training") | found if isinstance(model, TrainedSection) else found
 
 
 def keys_in(content, shape):

@@ -12,11 +12,13 @@ import click
 import pytest
 import typer
 import yaml
+from pydantic.fields import FieldInfo
 
 from nas_distill import config
 from nas_distill.api.inputs import resolve
 from nas_distill.api.template import TEMPLATE
 from nas_distill.cli import app
+from nas_distill.common.validation import file_fields
 from nas_distill.config import (
     SearchFile,
     TeacherSource,
@@ -95,25 +97,33 @@ def every_section(base=config.Section):
 
 
 def test_every_section_of_the_search_file_has_its_place_in_the_page(page):
-    assert {*SECTIONS.values(), TrainingConfig, TeacherSource} == every_section() - {config.Section}
+    assert {*SECTIONS.values(), TrainingConfig, TeacherSource} == every_section() - {
+        config.Section,
+        config.TrainedSection,
+    }
     assert {*SECTIONS, TRAINING} <= set(page)
 
 
 @pytest.mark.parametrize(("title", "model"), SECTIONS.items(), ids=list(SECTIONS))
 def test_the_page_has_every_key_and_no_other(page, title, model):
     stated = set(keys(page[title]))
-    if issubclass(model, TrainingConfig):
+    if issubclass(model, config.TrainedSection):
         stated |= set(keys(page[TRAINING]))
-    assert {key for key in stated if "." not in key} == set(model.model_fields)
+    assert {key for key in stated if "." not in key} == set(file_fields(model))
 
 
 @pytest.mark.parametrize(("title", "model"), SECTIONS.items(), ids=list(SECTIONS))
 def test_the_page_states_the_defaults_of_the_code(page, title, model):
-    rows = keys(page[title]) | (keys(page[TRAINING]) if issubclass(model, TrainingConfig) else {})
+    rows = keys(page[TRAINING]) | keys(page[title]) if issubclass(model, config.TrainedSection) else keys(page[title])
+    fields = file_fields(model)
+    if issubclass(model, config.TrainedSection):  # its length is its own
+        default = model.model_fields["training"].default
+        fields["epochs"] = FieldInfo(annotation=float, default=default.epochs)
+        assert default.model_fields_set == {"epochs"}
     for key, (stated, meaning) in rows.items():
         if "." in key:
             continue
-        check_default(model.model_fields[key], stated, f"{title}: {key}")
+        check_default(fields[key], stated, f"{title}: {key}")
         assert meaning or key in ("optimizer", "loss", "weight_decay", "training"), f"{key} has no meaning"
 
 
@@ -151,7 +161,7 @@ def words(annotation):
 def test_every_choice_between_words_is_spelt_out(page):
     for title, model in SECTIONS.items():
         for key, (stated, meaning) in keys(page[title]).items():
-            for word in words(model.model_fields[key].annotation) if "." not in key else ():
+            for word in words(file_fields(model)[key].annotation) if "." not in key else ():
                 assert f"`{word}`" in f"{stated} {meaning}", f"{title}: {key} does not say what '{word}' is"
 
 

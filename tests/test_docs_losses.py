@@ -77,7 +77,7 @@ def test_lists_of_terms_in_the_page_are_accepted():
     assert found
     for example in found:
         base = {"data": "digits", "teacher": "fashion-resnet", "space": "mbconv", "budget": {"flops": "50%"}}
-        assert find_terms(parse(SearchFile, {**base, **example}, source="example").score.loss)
+        assert find_terms(parse(SearchFile, {**base, **example}, source="example").score.training.loss)
 
 
 def test_the_table_of_tasks_is_true_of_the_code():

@@ -83,7 +83,7 @@ def prepared(run: Run, inputs: Inputs, library: Run | None) -> Prepared:
     for record in run.records:
         if record.reports:
             steps[record.key] = max(report.step for report in record.reports.values())
-    trained = min(run.config.score.batch_size, len(inputs.data.train)) * sum(steps.values())
+    trained = min(run.config.score.training.batch_size, len(inputs.data.train)) * sum(steps.values())
     looks = 0
     seconds = _seconds(run, lambda phase: phase not in (*_NO_SEARCH, _BLOCKS))
     if inputs.cutting is not None:

@@ -191,7 +191,7 @@ class _Calibrating:
         if source.done == source.total:
             return
         self.observer.phase("teacher store")
-        signal = teacher_signal(self.inputs, self.folder, self.observer, config.score, config.final)
+        signal = teacher_signal(self.inputs, self.folder, self.observer, config.score.training, config.final.training)
         evaluator = make_evaluator(self.inputs, signal)
         self.observer.phase("calibration")
         self.observer.note(f"{len(networks)} networks, {source.total - source.done} of {source.total} trainings to do.")
@@ -207,8 +207,9 @@ class _Calibrating:
 
 def recipes_of(inputs: Inputs) -> list[Recipe]:
     """Return how each network of a search file's calibration is trained."""
-    score = inputs.config.score
-    return standard_recipes(score, inputs.config.final, [share * score.epochs for share in score.rungs if share > 0])
+    score, final = inputs.config.score, inputs.config.final
+    budgets = [share * score.training.epochs for share in score.rungs if share > 0]
+    return standard_recipes(score.training, final.training, budgets)
 
 
 def write_calibration(inputs: Inputs, folder: Path, networks: list[Network], table: TrainingTable) -> Calibration:
@@ -334,7 +335,7 @@ def _report(inputs: Inputs, study: Study, calibration: Calibration) -> str:
         f"{calibration.networks} architectures from {words.cost('flops', study.flops.min())} to "
         f"{words.cost('flops', study.flops.max())} multiply-adds, {trained} trainings"
         + (f" ({calibration.failed} more failed)" if calibration.failed else "")
-        + f"; a full distillation has {config.final.epochs:g} epochs. Quality is "
+        + f"; a full distillation has {config.final.training.epochs:g} epochs. Quality is "
         f"{find_task(inputs.data.task).quality_name} on {len(inputs.data.val):,} validation samples. "
         "Between seeds a full distillation differs by "
         f"{words.percent(calibration.target_noise)} "

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas_distill.common.errors import ConfigError
-from nas_distill.config import INHERITED_LR, RECONSTRUCTED_LR, FromTeacherConfig, SearchFile, parse
+from nas_distill.config import (
+    INHERITED_LR,
+    RECONSTRUCTED_LR,
+    FromTeacherConfig,
+    SearchFile,
+    TrainingConfig,
+    change_trainings,
+    parse,
+)
 from nas_distill.cost.budget import Budget
 from nas_distill.cut.ancestor import Ancestor, make_ancestor
 from nas_distill.cut.build import CutBuilder
@@ -68,17 +76,19 @@ def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[Se
         return config, []
     reconstructed = cutting.config.reconstruct or cutting.config.start == "both"
     rate = RECONSTRUCTED_LR if reconstructed else INHERITED_LR
-    sections = {}
-    for name, section in (("score", config.score), ("final", config.final)):
-        optimizer = section.optimizer
-        if "lr" not in optimizer.model_fields_set and optimizer.name == "sgd":
-            sections[name] = section.model_copy(update={"optimizer": optimizer.model_copy(update={"lr": rate})})
+
+    def slower(training: TrainingConfig) -> Mapping[str, Any]:
+        optimizer = training.optimizer
+        if "lr" in optimizer.model_fields_set or optimizer.name != "sgd":
+            return {}
+        return {"optimizer": optimizer.model_copy(update={"lr": rate})}
+
+    config, sections = change_trainings(config, slower)
     if not sections:
         return config, []
     what = "reconstructed" if reconstructed else "inherited"
-    where = " and ".join(sections)
-    return config.model_copy(update=sections), [
-        f"Learning rate of {where}: {rate:g}, measured for students that begin with {what} weights; "
+    return config, [
+        f"Learning rate of {' and '.join(sections)}: {rate:g}, measured for students that begin with {what} weights; "
         "optimizer: {lr: ...} sets another."
     ]
 

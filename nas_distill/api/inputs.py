@@ -90,7 +90,7 @@ def resolve(
         data = as_dataset(data, val=config.data.val, views=views, task=config.data.task, seed=config.seed)
     config = with_default_losses(config, data.task)
     for section in ("score", "final"):
-        find_terms(getattr(config, section).loss, where=f"{section}.loss", paths=paths, task=data.task)
+        find_terms(getattr(config, section).training.loss, where=f"{section}.loss", paths=paths, task=data.task)
     if teacher is None:
         frozen = [_load_teacher(source, data, paths) for source in (config.teacher, *config.teacher.others)]
     else:
@@ -205,7 +205,7 @@ def identity(inputs: Inputs) -> dict[str, str]:
         budget=config.budget,
         objectives=[list(config.search.costs), config.search.scalar],
         score=config.score,
-        final=config.final.model_dump(mode="json", exclude={"count", "baseline", "slope"}, exclude_none=True),
+        final=config.final.training,
         latency=config.latency,
         seed=config.seed,
         **({} if inputs.cutting is None else {"inheritance": inputs.cutting.config}),

@@ -249,7 +249,7 @@ class Pipeline:
     def estimate(self, survey: Survey, signal: TeacherSignal | None) -> Estimate:
         """Time a training step of a typical candidate, and what it takes beside its training."""
         config, inputs = self.config, self.inputs
-        step = typical_seconds(survey, inputs.builder, inputs.data, signal, config.score, config.device)
+        step = typical_seconds(survey, inputs.builder, inputs.data, signal, config.score.training, config.device)
         untrained = replace(inputs.builder, weights=untrained_weights(inputs.cutting))
         judging = typical_judging(survey, untrained, inputs.data, config)
         return estimate_seconds(config, inputs.data, step, config.search.trials, judging)
@@ -257,7 +257,7 @@ class Pipeline:
     def _signal(self, journal: Journal) -> TeacherSignal:
         inputs = self.inputs
         with self._phase(journal, "teacher store", needed=self.config.teacher.signal != "live"):
-            signal = teacher_signal(inputs, self.folder, self.observer, self.config.score)
+            signal = teacher_signal(inputs, self.folder, self.observer, self.config.score.training)
         for sentence in compared_layers(inputs, self.candidates):
             self.observer.note(sentence)
         if not isinstance(signal, TeacherStore):
@@ -281,7 +281,7 @@ class Pipeline:
                 "candidates": len(survey.candidates),
                 "estimated_seconds": estimate.wall,
                 "final_workers": estimate.final_workers,
-                "samples_per_step": min(self.config.score.batch_size, len(self.inputs.data.train)),
+                "samples_per_step": min(self.config.score.training.batch_size, len(self.inputs.data.train)),
             },
         )
 
@@ -414,7 +414,7 @@ class Pipeline:
 
     def _for_finalists(self, evaluator: StudentEvaluator) -> StudentEvaluator:
         """Ask the teacher for what the finalists' loss reads, which may be more than what scores are made of."""
-        score, final = self.config.score, self.config.final
+        score, final = self.config.score.training, self.config.final.training
         if store_contents(self.inputs, score) == store_contents(self.inputs, final):
             return evaluator
         return replace(evaluator, signal=teacher_signal(self.inputs, self.folder, self.observer, final))

@@ -244,7 +244,8 @@ def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings
 def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> CardFacts:
     """Return what a student's card says beside the report."""
     config, data = inputs.config, inputs.data
-    optimizer = config.final.optimizer
+    training = config.final.training
+    optimizer = training.optimizer
     builder = inputs.space.to_dict()["builder"]
     return CardFacts(
         title=f"Student of {inputs.teacher.name}, from run {folder.name}",
@@ -260,11 +261,11 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> C
         normalisation=data.normalisation(),
         teacher_fingerprint=inputs.teacher.fingerprint,
         training={
-            "loss": " + ".join(_term(term) for term in find_terms(config.final.loss, paths=inputs.paths)),
-            "length": f"{config.final.epochs:g} epochs, batches of {config.final.batch_size}",
-            "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {config.final.warmup:g}, "
-            + ("cosine to 0)" if config.final.decay == "cosine" else "then constant)"),
-            "weights": f"averaged over the last {config.final.ema:.0%} of the steps",
+            "loss": " + ".join(_term(term) for term in find_terms(training.loss, paths=inputs.paths)),
+            "length": f"{training.epochs:g} epochs, batches of {training.batch_size}",
+            "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {training.warmup:g}, "
+            + ("cosine to 0)" if training.decay == "cosine" else "then constant)"),
+            "weights": f"averaged over the last {training.ema:.0%} of the steps",
             "views": data.views.text(),
         },
         versions=facts.get(names.VERSIONS, {}),

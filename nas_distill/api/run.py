@@ -24,7 +24,7 @@ from nas_distill.api.trial import Trial
 from nas_distill.api.trust import guard, is_own_run, refuse_links
 from nas_distill.common.errors import BudgetError, GivenFromPythonError, RunError
 from nas_distill.common.files import plain_file
-from nas_distill.config import FinalConfig, SearchFile, load_search_file, parse
+from nas_distill.config import FinalConfig, SearchFile, TrainingConfig, load_search_file, parse
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.finalists import best_finalist, final_progress, read_finalists
 from nas_distill.report.model import FinalistResult, FinalReport, ModelResult
@@ -236,14 +236,14 @@ class Run:
         there = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
         raise RunError(f"Run {self.folder.path} has no trial {number}; {there}.")
 
-    def final_training(self, epochs: float | None, changes: Mapping[str, Any], *, source: str) -> FinalConfig:
+    def final_training(self, epochs: float | None, changes: Mapping[str, Any], *, source: str) -> TrainingConfig:
         """Return the run's full distillation, of another length or with other settings where they are given.
 
         Raises:
             ConfigError: a setting is wrong; names ``source``.
         """
         length = {} if epochs is None else {"epochs": epochs}
-        return parse(FinalConfig, {**self.config.final.model_dump(), **length, **changes}, source=source)
+        return parse(FinalConfig, {**self.config.final.model_dump(), **length, **changes}, source=source).training
 
     def distill_together(
         self,
@@ -348,7 +348,7 @@ class Run:
             store_root(inputs, self.folder),
             inputs.teacher,
             inputs.data,
-            contents=store_contents(inputs, inputs.config.score),
+            contents=store_contents(inputs, inputs.config.score.training),
         )
         return store.verify(inputs.teacher, inputs.data, samples=samples)
 

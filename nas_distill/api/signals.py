@@ -51,13 +51,13 @@ def compared_layers(inputs: Inputs, candidates: Candidates) -> list[str]:
     """
     config, x = inputs.config, _samples(inputs)
     said: dict[str, None] = {}
-    for section in (config.score, config.final):
-        terms = find_terms(section.loss, paths=inputs.paths)
+    for training in (config.score.training, config.final.training):
+        terms = find_terms(training.loss, paths=inputs.paths)
         if all(term.spec.layers == "none" for term in terms):
             continue
         features = teacher_features(terms, inputs.teacher.module, x)
         try:
-            rows, error = candidates.look(inputs.space.smallest(), _compared, section.loss, inputs.paths, features, x)
+            rows, error = candidates.look(inputs.space.smallest(), _compared, training.loss, inputs.paths, features, x)
         except BuildError:  # it fails when its turn comes
             continue
         if error is not None:

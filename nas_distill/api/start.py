@@ -114,7 +114,7 @@ def dry_run(
         observer.note(sentence)
     pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
     costing = pipeline.costing(None)
-    features = store_contents(inputs, inputs.config.score).features
+    features = store_contents(inputs, inputs.config.score.training).features
     observer.phase("survey of the space")
     survey = pipeline.survey(costing)
     observer.phase("timing a candidate")

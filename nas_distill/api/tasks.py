@@ -24,8 +24,8 @@ def check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None)
             f"space.from_teacher.depth: 'redundancy' compares classes' probabilities, and the data are of {task}; take "
             "'position' or 'each'."
         )
-    for name, section in (("score", config.score), ("final", config.final)):
-        if not kind.has_entropy and section.curriculum is not None and section.curriculum.by == "teacher_entropy":
+    for name, training in (("score", config.score.training), ("final", config.final.training)):
+        if not kind.has_entropy and training.curriculum is not None and training.curriculum.by == "teacher_entropy":
             raise ConfigError(
                 f"{name}.curriculum.by: a {task}'s teacher has no entropy to order samples by; take 'student_loss'."
             )

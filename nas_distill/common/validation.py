@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from nas_distill.common.errors import did_you_mean
 
@@ -22,6 +23,18 @@ _EXPECTED = {
     **dict.fromkeys(["tuple_type", "list_type"], "a list"),
     "string_type": "text",
 }
+
+FLAT = "flat"
+"""Marks a field of a section that holds another section, whose keys a file writes beside the first one's own."""
+
+
+def file_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a section by the keys that a file has for them: those of a flat section in its place."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        inner = _section_of(field.annotation) if FLAT in field.metadata else None
+        found |= {name: field} if inner is None else file_fields(inner)
+    return found
 
 
 class Closed(BaseModel):
@@ -99,7 +112,7 @@ def _place(content: Any, location: tuple[int | str, ...]) -> list[str]:
 def _description(model: type[BaseModel], place: list[str]) -> str | None:
     """Return what a field of several forms expects; ``place`` may continue into its value."""
     for part in place:
-        field = model.model_fields.get(part)
+        field = file_fields(model).get(part)
         if field is None:
             if part.isdecimal():
                 continue  # an entry of a list of sections
@@ -113,11 +126,11 @@ def _description(model: type[BaseModel], place: list[str]) -> str | None:
 
 def _keys_at(model: type[BaseModel], place: list[str]) -> list[str]:
     for part in place:
-        field = model.model_fields.get(part)
+        field = file_fields(model).get(part)
         inner = None if field is None else _section_of(field.annotation)
         if inner is not None:
             model = inner
-    return list(model.model_fields)
+    return list(file_fields(model))
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

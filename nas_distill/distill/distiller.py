@@ -340,9 +340,7 @@ class Distiller:
     def _identity(self) -> str:
         shapes = [(key, tuple(value.shape)) for key, value in self.model.state_dict().items()]
         parts = [
-            TrainingConfig.model_validate(
-                self.training.model_dump(include=set(TrainingConfig.model_fields))
-            ).model_dump_json(),
+            self.training.model_dump_json(),
             str(self.seed),
             self.data.fingerprint,
             repr(self.data.views.recipe()),

@@ -14,7 +14,7 @@ import numpy as np
 
 from nas_distill.common.errors import StorageError
 from nas_distill.common.seeds import derive
-from nas_distill.config import FinalConfig, ScoreConfig, TrainingConfig
+from nas_distill.config import TrainingConfig
 from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.run.trainings import Reading, TrainingTable
 from nas_distill.space import Architecture, SearchSpace
@@ -73,7 +73,7 @@ def recipe(
 
 
 def standard_recipes(
-    score: ScoreConfig, final: FinalConfig, budgets: Sequence[float], *, seeds: int = 2
+    score: TrainingConfig, final: TrainingConfig, budgets: Sequence[float], *, seeds: int = 2
 ) -> list[Recipe]:
     """Return the full distillation under ``seeds`` seeds, full training on labels, and short runs of each budget.
 

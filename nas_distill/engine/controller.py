@@ -326,7 +326,7 @@ class Controller:
         return Work(
             key=entry.key,
             architecture=entry.proposal.architecture,
-            training=self._score,
+            training=self._score.training,
             rungs=self._score.rungs,
             # The same for all: common random numbers make scores comparable.
             seed=derive(self._seed, "training"),

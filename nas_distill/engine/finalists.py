@@ -69,16 +69,16 @@ class FinalProgress:
     seconds_left: float | None
 
 
-def final_progress(entries: Sequence[Finalist], training: FinalConfig, workers: int) -> FinalProgress:
+def final_progress(entries: Sequence[Finalist], final: FinalConfig, workers: int) -> FinalProgress:
     """Return how far full trainings are, and how long the rest takes at their pace on ``workers`` workers.
 
     The baseline counts from the beginning, although which architecture it has is known only later.
     """
-    length = len(epoch_rungs(training.epochs))
+    length = len(epoch_rungs(final.training.epochs))
     left = [(entry, 0 if entry.done else max(0, length - len(entry.qualities))) for entry in entries]
     done = sum(len(entry.qualities) for entry in entries)
     epochs = [epochs for _, epochs in left]
-    if training.baseline and entries and all(entry.taught for entry in entries):
+    if final.baseline and entries and all(entry.taught for entry in entries):
         epochs.append(length)
     trained = [entry for entry in entries if entry.qualities]
     if not trained:
@@ -182,7 +182,7 @@ class FinalistSource:
         self,
         folder: RunFolder,
         facts: Facts,
-        training: FinalConfig,
+        final: FinalConfig,
         chosen: Sequence[TrialRecord],
         *,
         seed: int,
@@ -191,9 +191,9 @@ class FinalistSource:
     ) -> None:
         self.stopping = False
         self._workers = workers
-        self._folder, self._facts, self._training, self._seed = folder, facts, training, seed
+        self._folder, self._facts, self._final, self._seed = folder, facts, final, seed
         self._on_event = on_event
-        self._recipe = recipe_of(training, seed)
+        self._recipe = recipe_of(final.training, seed)
         keys = {record.key for record in chosen}
         # What is finished counts, whatever was chosen then; what is not, only if it would be chosen now.
         known = [entry for entry in read_finalists(facts) if entry.recipe == self._recipe]
@@ -212,7 +212,7 @@ class FinalistSource:
 
     def progress(self) -> FinalProgress:
         """Return how far all trainings are."""
-        found = final_progress(self.entries, self._training, self._workers)
+        found = final_progress(self.entries, self._final, self._workers)
         here = found.done - self._done_before
         if found.seconds_left is None or here <= 0:
             return found
@@ -265,7 +265,7 @@ class FinalistSource:
         shutil.rmtree(self._checkpoint(key), ignore_errors=True)
 
     def _missing_baseline(self) -> Finalist | None:
-        if not self._training.baseline:
+        if not self._final.baseline:
             return None
         leader = self._leader()
         if leader is None:
@@ -296,8 +296,8 @@ class FinalistSource:
         return Work(
             key=entry.key,
             architecture=Architecture(entry.architecture),
-            training=self._training,
-            rungs=epoch_rungs(self._training.epochs),
+            training=self._final.training,
+            rungs=epoch_rungs(self._final.training.epochs),
             seed=derive(self._seed, "final"),
             checkpoint=self._checkpoint(entry.key),
             teacher=entry.taught,
@@ -323,9 +323,8 @@ def _as_finalist(record: TrialRecord, recipe: str) -> Finalist:
 
 
 def recipe_of(training: TrainingConfig, seed: int) -> str:
-    """Return a digest of what a full training depends on beside its architecture; how many there are is not in it."""
-    settings = training.model_dump_json(include=set(TrainingConfig.model_fields))
-    return hashlib.sha256(f"{seed} {settings}".encode()).hexdigest()[:8]
+    """Return a digest of what a full training depends on beside its architecture."""
+    return hashlib.sha256(f"{seed} {training.model_dump_json()}".encode()).hexdigest()[:8]
 
 
 def _finite(value: float | None) -> float:

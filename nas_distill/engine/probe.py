@@ -20,16 +20,16 @@ class NoiseProbe:
     """Hands out the same candidate under ``seeds`` seeds; a WorkSource. Afterwards ``margins`` says what came of it."""
 
     def __init__(
-        self, folder: RunFolder, architecture: Architecture, training: ScoreConfig, *, seeds: int, seed: int
+        self, folder: RunFolder, architecture: Architecture, score: ScoreConfig, *, seeds: int, seed: int
     ) -> None:
         self.stopping = False
         self._folder = folder
-        self._training = training
+        self._rungs = score.rungs
         base = Work(
             key="probe",
             architecture=architecture,
-            training=training,
-            rungs=training.rungs,
+            training=score.training,
+            rungs=score.rungs,
             seed=0,
             checkpoint=folder.checkpoint("probe"),
         )
@@ -73,7 +73,7 @@ class NoiseProbe:
             RunError: fewer than two seeds gave a quality at some rung.
         """
         found = []
-        for rung in range(len(self._training.rungs)):
+        for rung in range(len(self._rungs)):
             values = [qualities[rung] for qualities in self._qualities.values() if rung in qualities]
             values = [value for value in values if math.isfinite(value)]
             if len(values) < 2:

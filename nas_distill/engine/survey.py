@@ -306,9 +306,9 @@ def estimate_seconds(
     """
 
     runs = config.final.count + (1 if config.final.baseline else 0)
-    scored = config.score.rungs[-1] * _steps(config.score, data)
+    scored = config.score.rungs[-1] * _steps(config.score.training, data)
     scoring = None if judging is None or (scored and step is None) else trials * (scored * (step or 0.0) + judging)
-    finishing = None if step is None else runs * _steps(config.final, data) * step
+    finishing = None if step is None else runs * _steps(config.final.training, data) * step
 
     def workers(seconds: float | None) -> int:
         return config.search.workers if choose_backend(config.search, seconds) == "tune" else 1
@@ -330,7 +330,7 @@ def trial_limit(config: SearchFile, data: Dataset, step: float | None = None, sp
     def limit(work: Work) -> float | None:
         steps = _steps(work.training, data)
         if minutes is not None:
-            return 60 * minutes * max(1.0, steps / _steps(config.score, data))
+            return 60 * minutes * max(1.0, steps / _steps(config.score.training, data))
         return _UNKNOWN_SECONDS if step is None else max(_LEAST_SECONDS, _GENEROUS * spread * step * steps)
 
     return limit

@@ -128,8 +128,8 @@ def test_a_search_takes_what_its_file_does_not_spell_out(copy, tmp_path):
     advice = tmp_path / "advice.yaml"
     advice.write_text("score: {epochs: 7.0, rungs: [0.25, 1.0], ema: 0.0}\nsearch: {pruning: {margin: 0.03}}\n")
     config = prepare(copy, calibration=advice, settings={})[0].config
-    assert (config.score.epochs, config.score.rungs) == (1, (0.5, 1.0))
-    assert (config.score.ema, config.search.pruning.margin, config.search.trials) == (0.0, 0.03, 2)
+    assert (config.score.training.epochs, config.score.rungs) == (1, (0.5, 1.0))
+    assert (config.score.training.ema, config.search.pruning.margin, config.search.trials) == (0.0, 0.03, 2)
     copy.write_text(copy.read_text() + "\ncalibration: small-calibration/advice.yaml\n")
     (results(copy) / "advice.yaml").write_text("search: {pruning: {margin: 0.04}}\n")
     assert prepare(copy, settings={})[0].config.search.pruning.margin == 0.04

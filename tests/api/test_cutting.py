@@ -365,12 +365,12 @@ def test_learning_rates_suit_what_students_begin_with(
 ) -> None:
     space = {"from_teacher": options}
     found = prepared(teacher, data, space)
-    assert found.config.score.optimizer.lr == found.config.final.optimizer.lr == rate
+    assert found.config.score.training.optimizer.lr == found.config.final.training.optimizer.lr == rate
     assert bool(found.notes) is (rate != 0.1)
     assert all(f"Learning rate of score and final: {rate}" in note for note in found.notes)
     own = {**QUICK, "score": {"optimizer": {"lr": 0.2}}, "final": {"optimizer": {"name": "adamw", "lr": 0.002}}}
     spelt = prepare(None, teacher=teacher, data=data, space=space, settings=own)[0]
-    assert (spelt.config.score.optimizer.lr, spelt.config.final.optimizer.lr) == (0.2, 0.002)
+    assert (spelt.config.score.training.optimizer.lr, spelt.config.final.training.optimizer.lr) == (0.2, 0.002)
     assert spelt.notes == ()
 
 

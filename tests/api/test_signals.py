@@ -29,8 +29,8 @@ def reductions(inputs, training):
 
 def test_scores_and_finalists_ask_the_teacher_for_what_their_own_loss_reads():
     inputs = inputs_of(KD, [*KD, "at", "hint"])
-    assert reductions(inputs, inputs.config.score) == set()
-    assert reductions(inputs, inputs.config.final) == {"attention", "full"}
+    assert reductions(inputs, inputs.config.score.training) == set()
+    assert reductions(inputs, inputs.config.final.training) == {"attention", "full"}
 
 
 def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
@@ -49,10 +49,10 @@ def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
         builder=given["builder"],
     )
     folder = RunFolder(tmp_path / "run")
-    stored = teacher_signal(inputs, folder, Silent(), inputs.config.score)
+    stored = teacher_signal(inputs, folder, Silent(), inputs.config.score.training)
     assert isinstance(stored, TeacherStore)
     assert [feature.reduction for feature in stored.features] == ["pooled"]
-    live = teacher_signal(inputs, folder, Silent(), inputs.config.final)
+    live = teacher_signal(inputs, folder, Silent(), inputs.config.final.training)
     assert isinstance(live, LiveSignal)
     assert live.features
 

@@ -155,7 +155,11 @@ def test_a_file_with_sections_from_python(given, tmp_path):
     file.write_text(yaml.safe_dump(content))
     run = nd.search(file, **given, trials=1, score={"epochs": 1})
     assert run.folder.path == tmp_path / "mine"
-    assert (run.config.search.trials, run.config.score.epochs, run.config.score.batch_size) == (1, 1, 32)
+    assert (run.config.search.trials, run.config.score.training.epochs, run.config.score.training.batch_size) == (
+        1,
+        1,
+        32,
+    )
     assert run.config.teacher.signal == "live"
     assert not list(tmp_path.glob("**/*.npy")), "a live teacher keeps no store"
 
@@ -316,11 +320,11 @@ def test_the_optimiser_suits_the_teacher_unless_the_file_names_one(search_file, 
     plain, _ = prepare(file, settings={})
     inputs, _ = prepare(file, teacher=Attending(), settings={})
     assert not any("adamw" in note for note in plain.notes)
-    assert (inputs.config.score.optimizer.name, inputs.config.final.optimizer.name) == names
+    assert (inputs.config.score.training.optimizer.name, inputs.config.final.training.optimizer.name) == names
     assert any("adamw" in note for note in inputs.notes)
     if optimizer is None or "lr" not in optimizer:
-        assert inputs.config.score.optimizer.lr == OptimizerConfig(name=names[0]).lr
+        assert inputs.config.score.training.optimizer.lr == OptimizerConfig(name=names[0]).lr
     else:
-        assert inputs.config.score.optimizer.lr == 0.3
+        assert inputs.config.score.training.optimizer.lr == 0.3
     if optimizer and "clip" in optimizer:
-        assert inputs.config.score.optimizer.clip == 1.0
+        assert inputs.config.score.training.optimizer.clip == 1.0

@@ -111,10 +111,10 @@ def found(request, tmp_path_factory):
 
 def test_the_run_knows_its_task_and_takes_its_losses(found):
     assert found.run.task == found.data.task
-    assert found.run.config.score.loss == found.run.config.final.loss == default_loss(found.data.task)
+    assert found.run.config.score.training.loss == found.run.config.final.training.loss == default_loss(found.data.task)
     again = nd.open_run(found.run.folder.path)
     assert again.task == found.data.task
-    assert again.config.final.loss == default_loss(found.data.task)
+    assert again.config.final.training.loss == default_loss(found.data.task)
 
 
 def test_scores_are_qualities_of_the_task(found):
@@ -207,11 +207,11 @@ def search_file(**sections):
 def test_losses_that_are_spelt_out_are_left_as_they_are():
     config = search_file(score={"loss": ["mse"]}, final={"epochs": 3})
     changed = with_default_losses(config, "regression")
-    assert [term.name for term in changed.score.loss] == ["mse"]
-    assert changed.final.loss == default_loss("regression")
-    assert changed.final.epochs == 3
+    assert [term.name for term in changed.score.training.loss] == ["mse"]
+    assert changed.final.training.loss == default_loss("regression")
+    assert changed.final.training.epochs == 3
     assert with_default_losses(config, "classification") is config
-    assert config.final.loss == default_loss("classification") == TrainingConfig().loss
+    assert config.final.training.loss == default_loss("classification") == TrainingConfig().loss
 
 
 def test_settings_that_need_classes_are_named():

@@ -308,13 +308,6 @@ def test_a_checkpoint_of_other_data_teacher_views_or_network_is_refused(
     assert make_distiller().load(checkpoint)
 
 
-def test_what_only_says_when_to_look_is_no_part_of_a_training(checkpoint, make_distiller):
-    from nas_distill.config import ScoreConfig
-
-    score = ScoreConfig(epochs=4, batch_size=8, rungs=(0.5, 1.0))
-    assert make_distiller(settings=score).load(checkpoint)
-
-
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, make_distiller, content):
     (tmp_path / "state.pt").write_bytes(content)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_distill.common.seeds import numpy_rng
-from nas_distill.config import FinalConfig, ScoreConfig
+from nas_distill.config import TrainingConfig
 from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.calibration import (
     CalibrationSource,
@@ -26,7 +26,7 @@ NETWORKS = [
     Network(f"net-{place:02d}", Architecture({"width": place}), {"flops": 10.0 * place, "params": 5.0})
     for place in (1, 2)
 ]
-RECIPES = standard_recipes(ScoreConfig(epochs=3), FinalConfig(epochs=6), [1.0, 3.0])
+RECIPES = standard_recipes(TrainingConfig(epochs=3), TrainingConfig(epochs=6), [1.0, 3.0])
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_every_way_of_training_is_there():
 
 
 def test_a_budget_that_is_longer_than_the_training_is_no_reading():
-    assert recipe("some", FinalConfig(epochs=2), [1, 2, 3]).readings == (1, 2)
+    assert recipe("some", TrainingConfig(epochs=2), [1, 2, 3]).readings == (1, 2)
 
 
 def test_networks_come_one_after_the_other_with_all_of_their_trainings(make):

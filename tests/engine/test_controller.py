@@ -94,7 +94,7 @@ def test_every_candidate_trains_under_the_same_seed_and_settings(bench: Any) -> 
     with bench.controller() as controller:
         works = [next_work(controller) for _ in range(3)]
     assert {work.seed for work in works} == {derive(0, "training")}
-    assert all(work.training is bench.score and work.rungs == bench.score.rungs for work in works)
+    assert all(work.training is bench.score.training and work.rungs == bench.score.rungs for work in works)
     assert [work.key for work in works] == ["t00000", "t00001", "t00002"]
     assert [work.checkpoint for work in works] == [bench.folder.checkpoint(work.key) for work in works]
 

@@ -207,9 +207,9 @@ def make_source(tmp_path):
 
     def make(chosen, *, epochs=2, seed=0, events=None, **options):
         facts = Facts(book.values, book)
-        training = FinalConfig(epochs=epochs, **options)
+        final = FinalConfig(epochs=epochs, **options)
         told = events.append if events is not None else (lambda entry: None)
-        return FinalistSource(RunFolder(tmp_path), facts, training, chosen, seed=seed, on_event=told)
+        return FinalistSource(RunFolder(tmp_path), facts, final, chosen, seed=seed, on_event=told)
 
     make.book = book
     return make

@@ -241,7 +241,7 @@ def test_the_limit_of_a_trial_is_generous_and_grows_with_its_steps(data):
         return Work("w", Architecture({}), training, (1.0,), 0, Path())
 
     given = config(score={"epochs": 4, "batch_size": 16}, final={"epochs": 40, "batch_size": 16})
-    short, full = work(given.score), work(given.final)
+    short, full = work(given.score.training), work(given.final.training)
     assert trial_limit(given, data, 0.001)(short) == 600  # a floor of minutes
     assert trial_limit(given, data, 100.0)(short) == 10 * 100.0 * 8
     assert trial_limit(given, data, 100.0, spread=3.0)(full) == 30 * 100.0 * 80

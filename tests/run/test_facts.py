@@ -64,7 +64,7 @@ def test_a_resumed_run_must_be_the_same_search(tmp_path: Path) -> None:
 def test_a_key_that_is_null_is_as_if_it_were_not_there():
     """So that a run of before a key was known may still be gone on with."""
     score = ScoreConfig()
-    assert score.curriculum is None
+    assert score.training.curriculum is None
     known = {key: value for key, value in score.model_dump(mode="json").items() if key != "curriculum"}
     known["loss"] = [{key: value for key, value in term.items() if value is not None} for term in known["loss"]]
     assert identity_of(score=score) == identity_of(score=known)
