@@ -23,7 +23,7 @@ from typing import Any
 
 from common import PAGES, parser, publish, table
 
-from nas_distill.config import ScoreConfig, SearchConfig
+from nas_distill.config import SamplerConfig, ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.controller import Controller
@@ -120,7 +120,7 @@ def timed(
 
 
 def measure(sampler: str, trials: int, *, watched: bool) -> Row:
-    search = SearchConfig(trials=trials, seeds=3, sampler=sampler)
+    search = SearchConfig(trials=trials, seeds=3, sampler=SamplerConfig(name=sampler))
     objectives = Objectives.from_config(search)
     asked, written = [0.0], [0.0]
     marks: list[tuple[float, float, float]] = []

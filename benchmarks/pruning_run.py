@@ -49,7 +49,7 @@ def real_search(options: argparse.Namespace) -> list[str]:
     about = f"""## A real search
 
 {len(candidates)} candidates of space {run.inputs.space.name} on {run.inputs.data.name}, sampler
-{run.config.search.sampler}, budget {run.config.budget or "none"}; each trained to its end ({steps:,} steps of
+{run.config.search.sampler.name}, budget {run.config.budget or "none"}; each trained to its end ({steps:,} steps of
 {run.config.score.training.batch_size}, rungs at {", ".join(f"{share:.2f}" for share in shares)} of it), quality is
 validation accuracy ({len(run.inputs.data.val):,} images). {len(pool.front(own))} of them form the front. Afterwards
 each rule was replayed over what they had reported, with {workers} workers and each candidate's own pace. Training cost

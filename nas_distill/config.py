@@ -5,6 +5,7 @@ Every default of nas_distill is stated here and nowhere else. Errors name the fi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -390,6 +391,30 @@ class BlockwiseConfig(Section):
         return tuple(sorted(shares))
 
 
+class SamplerConfig(Section):
+    """The algorithm that proposes candidates: a sampler's ``name``, or the user's own as ``package.module:name``.
+
+    Every further key is an option of the sampler.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str = "tpe"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are the sampler's own."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        try:
+            json.dumps(self.options)
+        except (TypeError, ValueError) as error:
+            raise ValueError("options must be numbers, text, lists or mappings, which a file can hold") from error
+        return self
+
+
 class SearchConfig(Section):
     """What is searched, and how far.
 
@@ -401,7 +426,7 @@ class SearchConfig(Section):
 
     trials: int = Field(40, ge=1, le=10_000_000)
     strategy: Literal["sample", "blockwise", "hybrid"] = "sample"
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    sampler: SamplerConfig = SamplerConfig()
     seeds: int = Field(6, ge=0, le=10_000)
     costs: tuple[str, ...] = ("flops",)
     scalar: ScalarConfig | None = None
@@ -414,6 +439,11 @@ class SearchConfig(Section):
     retries: int = Field(1, ge=0)
     time_limit_minutes: float | None = Field(None, gt=0)
     trial_limit_minutes: float | None = Field(None, gt=0)
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("costs")
     @classmethod

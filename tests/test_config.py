@@ -83,7 +83,8 @@ WRONG = [
     ({"search": {"trials": True}}, "'search.trials': must not be yes (given: True)."),
     ({"score": {"epochs": False}}, "'score.epochs': must not be no (given: False)."),
     ({"budget": {"flops": True}}, "'budget': the amount of 'flops' must not be yes."),
-    ({"search": {"sampler": "tpee"}}, "'search.sampler' must be 'tpe', 'nsga2' or 'random' (given: 'tpee')"),
+    ({"search": {"sampler": 3}}, "'search.sampler' must be a mapping of keys to values (given: 3)."),
+    ({"search": {"sampler": {"name": 3}}}, "'search.sampler.name' must be text (given: 3)."),
     ({"search": {"costs": "flops"}}, "'search.costs' must be a list (given: 'flops')."),
     ({"search": {"costs": []}}, "'search.costs': name at least one cost objective"),
     ({"search": {"costs": ["flops", "flops"]}}, "'search.costs': a cost is named twice"),
@@ -163,7 +164,7 @@ def test_the_defaults_are_those_of_the_design():
         ("cross_entropy", 0.1, {}),
         ("kd", 0.9, {"temperature": 4.0}),
     ]
-    assert (config.search.sampler, config.search.backend, config.search.costs) == ("tpe", "auto", ("flops",))
+    assert (config.search.sampler.name, config.search.backend, config.search.costs) == ("tpe", "auto", ("flops",))
     assert (config.search.pruning.rule, config.search.pruning.min_reports) == ("dominance", 1)
     assert config.search.threads == 1
     assert config.final.baseline

@@ -18,6 +18,7 @@ from nas_distill import config
 from nas_distill.api.inputs import resolve
 from nas_distill.api.template import TEMPLATE
 from nas_distill.cli import app
+from nas_distill.common.registry import options_cell
 from nas_distill.common.validation import file_fields
 from nas_distill.config import (
     SearchFile,
@@ -29,6 +30,7 @@ from nas_distill.config import (
     parse,
 )
 from nas_distill.cost import COSTS, Budget
+from nas_distill.engine.samplers import find_sampler, sampler_names
 from nas_distill.space import SearchSpace, load_space, names
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,7 @@ SECTIONS = {
     "teacher.combine": config.CombineConfig,
     "space.from_teacher": config.FromTeacherConfig,
     "search": config.SearchConfig,
+    "search.sampler": config.SamplerConfig,
     "search.pruning": config.PruningConfig,
     "search.scalar": config.ScalarConfig,
     "score": config.ScoreConfig,
@@ -167,6 +170,12 @@ def test_every_choice_between_words_is_spelt_out(page):
 
 def test_every_cost_is_explained(page):
     assert set(re.findall(r"^\| `(\w+)` \|", page["budget and costs"], flags=re.MULTILINE)) == set(COSTS)
+
+
+def test_every_sampler_has_the_row_of_its_signature_and_docstring(page):
+    rows = [line for line in page["Samplers"].splitlines() if line.startswith("| `")]
+    specs = [find_sampler(config.SamplerConfig(name=name)).spec for name in sampler_names()]
+    assert rows == [f"| `{spec.name}` | {spec.about} | {options_cell(spec.make, spec.options)} |" for spec in specs]
 
 
 # Examples in the page.

@@ -377,6 +377,7 @@ class Pipeline:
             },
             assembler=assembler,
             on_event=on_event,
+            paths=self.inputs.paths,
         )
         before = controller.progress()
         with self._phase(journal, "search", needed=before.done < before.requested):

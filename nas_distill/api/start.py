@@ -24,6 +24,7 @@ from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError, did_you_mean
 from nas_distill.config import SearchConfig, SearchFile, TeacherSource, load_search_file, parse
 from nas_distill.data import Dataset
+from nas_distill.engine.proposals import check_sampler
 from nas_distill.run.folder import RunFolder, choose_folder
 from nas_distill.space import SearchSpace
 from nas_distill.teacher import LiveSignal
@@ -213,6 +214,7 @@ def prepare(
     inputs.space.builder_function()  # one that does not import would make every candidate fail
     resolve_device(config.device)
     check_costs(inputs)
+    check_sampler(inputs.config.search, inputs.space, inputs.paths)
     return inputs, place
 
 

@@ -42,7 +42,7 @@ budget:                      # hard limits: a candidate over one of them is neve
 search:
   trials: 40                 # candidates to train
   workers: 2                 # at a time
-  sampler: tpe               # tpe, nsga2, random
+  sampler: tpe               # tpe, nsga2, random, package.module:name
   costs: [flops]             # what the front trades against quality
   pruning: {rule: dominance, margin: 0.04}   # or margin: auto, or rule: none
 

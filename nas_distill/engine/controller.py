@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 from nas_distill.common.errors import RunError, StorageError, first_line
@@ -26,6 +27,7 @@ from nas_distill.engine.pricing import Costs, Pricer
 from nas_distill.engine.progress import Event, EventKind, Progress, snapshot
 from nas_distill.engine.proposals import Proposal, Proposals
 from nas_distill.engine.recovery import end_in_flight, rebuild
+from nas_distill.engine.samplers import find_sampler
 from nas_distill.engine.scribe import Scribe
 from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.run import facts as names
@@ -48,12 +50,13 @@ class Controller:
     ``budget``; what it raises makes that candidate a failed one. ``margin`` stands in for the search file's pruning
     margin, ``rule`` for its rule, ``reference`` (cost -> largest that counts, for the hypervolume) for the budget's
     limits. ``assembler`` proposes before seeds and sampler do. ``on_event`` is called after each event is in the
-    journal.
+    journal. ``paths`` are where the module of a user's own sampler is looked for.
 
     ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Over-budget, repeated and
     interrupted ones do not count. Opening a journal that a search left behind goes on where it stood.
 
     Raises:
+        ConfigError: there is no such sampler, or an option of it is wrong.
         RunError: the journal cannot be read or written.
     """
 
@@ -76,6 +79,7 @@ class Controller:
         on_event: Callable[[Event], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience: int = PATIENCE,
+        paths: Sequence[Path] = (),
     ) -> None:
         self._journal = journal
         self._folder = folder
@@ -96,7 +100,11 @@ class Controller:
         self._price = Pricer(costs)
         self._size = space.size()
         self._proposals = Proposals(
-            space, directions=self._objectives.directions, sampler=search.sampler, seed=seed, trials=search.trials
+            space,
+            directions=self._objectives.directions,
+            sampler=find_sampler(search.sampler, paths=paths),
+            seed=seed,
+            trials=search.trials,
         )
         end_in_flight(journal, self._objectives, len(score.rungs) - 1)
         self._ledger = rebuild(journal, self._proposals, self._objectives, budget)

@@ -1,27 +1,34 @@
-"""Where proposals come from: a sampler over a study in memory that holds one trial a proposal.
+"""Proposals of a sampler, over a study in memory that holds one trial per proposal.
 
-The journal may hold several trials for one proposal (an interrupted one and those that went on with it). The study here
+The journal may hold several trials for one proposal (an interrupted one and those that continued it). The study here
 does not: it holds what an uninterrupted search would have told the sampler, and is rebuilt so when a run is resumed.
-Each ask gets a sampler of its own, seeded by the proposal's index, so what is proposed depends on seed, index and
-outcomes so far alone.
+Each ask gets a sampler of its own, seeded by the proposal's index, so what is proposed depends only on seed, index and
+outcomes so far. What a sampler notes in the study while it is asked is kept with the proposal, and restored with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseGASampler, BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nas_distill.common.errors import ConfigError, first_line
 from nas_distill.common.seeds import derive, numpy_rng
-from nas_distill.engine.samplers import as_params, make_sampler, suggest
+from nas_distill.config import SearchConfig
+from nas_distill.engine.distributions import as_params, suggest
+from nas_distill.engine.samplers import WHERE, Sampler, find_sampler
 from nas_distill.run.quiet import quiet_optuna
 from nas_distill.space import Architecture, SearchSpace
 
 _TRIES = 100  # random draws before a small space is listed for what is unseen
+_STUDY = "study:"  # begins the names of what a sampler notes of the study, among what it notes of a trial
 
 
 @dataclass(frozen=True)
@@ -38,40 +45,57 @@ class Proposal:
 class Proposals:
     """The proposals of a run, in order; each must be settled in the end."""
 
-    def __init__(self, space: SearchSpace, *, directions: Sequence[str], sampler: str, seed: int, trials: int) -> None:
+    def __init__(
+        self, space: SearchSpace, *, directions: Sequence[str], sampler: Sampler, seed: int, trials: int
+    ) -> None:
         self._space = space
-        self._name = sampler
+        self._from = sampler
         self._seed = seed
         self._trials = trials
         self._dimensions = len(space.flatten(space.largest()))
         self._count = 0
         self._storage = optuna.storages.InMemoryStorage()
+        first = self._sampler(0)
+        # Only TPE reads what was stopped or is over budget as such; all others read completed trials only.
+        self._reads_pruned = isinstance(first, TPESampler)
+        self._breeds = isinstance(first, BaseGASampler)
         with quiet_optuna():
-            self._study = optuna.create_study(
-                storage=self._storage, directions=list(directions), sampler=self._sampler(0)
-            )
+            self._study = optuna.create_study(storage=self._storage, directions=list(directions), sampler=first)
 
     def __len__(self) -> int:
         return self._count
 
     def ask(self) -> Proposal:
-        """Return the sampler's next proposal."""
-        self._study.sampler = self._sampler(len(self))
-        trial = self._study.ask()
-        self._count += 1
-        architecture = self._space.draw(lambda name, domain: suggest(trial, name, domain))
-        frozen = self._trial(trial.number)
-        return Proposal(architecture, dict(frozen.params), dict(frozen.distributions), "sampler", _kept(frozen))
+        """Return the sampler's next proposal.
+
+        Raises:
+            ConfigError: the sampler raises, or proposes what the space does not have.
+        """
+        with self._answering():
+            self._study.sampler = self._sampler(len(self))
+            before = self._noted()
+            trial = self._study.ask()
+            self._count += 1
+            architecture = self._space.draw(lambda name, domain: suggest(trial, name, domain))
+            frozen = self._trial(trial.number)
+            for name in filter(_is_shared, list(frozen.system_attrs)):
+                # It has parameters that turned out inactive; a resumed search could not know them.
+                self._storage.set_trial_system_attr(frozen._trial_id, name, "")
+            return Proposal(
+                architecture, dict(frozen.params), dict(frozen.distributions), "sampler", self._state(frozen, before)
+            )
 
     def insert(self, architecture: Architecture, origin: str) -> Proposal:
         """Take an architecture that did not come from the sampler as the next proposal."""
         params, distributions = as_params(self._space, architecture)
-        self._study.sampler = sampler = self._sampler(len(self))
-        trial = self._add(params, distributions)
-        if isinstance(sampler, optuna.samplers.NSGAIISampler):
-            # Without this it would belong to no generation, and have no offspring.
-            sampler.get_trial_generation(self._study, trial)
-        return Proposal(architecture, params, distributions, origin, _kept(self._trial(trial.number)))
+        with self._answering():
+            self._study.sampler = sampler = self._sampler(len(self))
+            before = self._noted()
+            trial = self._add(params, distributions)
+            if isinstance(sampler, BaseGASampler):
+                # Without this it would belong to no generation, and have no offspring.
+                sampler.get_trial_generation(self._study, trial)
+            return Proposal(architecture, params, distributions, origin, self._state(self._trial(trial.number), before))
 
     def unseen(self, seen: Collection[str], draws: int) -> Architecture | None:
         """Return a random architecture whose hash is not in ``seen``; None when there is none.
@@ -96,17 +120,10 @@ class Proposals:
 
     def restore(self, proposal: Proposal) -> None:
         """Take back a proposal of an earlier session, in its place; to be settled as it was."""
-        self._add(proposal.params, proposal.distributions, proposal.state)
-
-    def restored(self) -> None:
-        """Say that all proposals of earlier sessions are back and settled as far as they were."""
-        sampler = self._sampler(0)
-        if isinstance(sampler, optuna.samplers.NSGAIISampler):
-            # A generation's parents are chosen at its first child, and then kept: choose them now, as they were then.
-            trials = self._study.get_trials(deepcopy=False)
-            newest = max((sampler.get_trial_generation(self._study, trial) for trial in trials), default=0)
-            for generation in range(1, newest + 1):
-                sampler.get_parent_population(self._study, generation)
+        own = {name: value for name, value in proposal.state.items() if not name.startswith(_STUDY)}
+        self._add(proposal.params, proposal.distributions, own)
+        for name in proposal.state.keys() - own.keys():
+            self._storage.set_study_system_attr(self._study._study_id, name.removeprefix(_STUDY), proposal.state[name])
 
     def is_open(self, index: int) -> bool:
         """Whether a proposal is still to be settled."""
@@ -130,14 +147,14 @@ class Proposals:
         told = create_trial(state=TrialState.RUNNING, constraints=dict(constraints or {}))
         for name, value in told.system_attrs.items():
             self._storage.set_trial_system_attr(self._trial(index)._trial_id, name, value)
-        if repeats and self._name == "nsga2":
+        if repeats and self._breeds:
             # A second copy would take a place in its generation from another architecture.
             state = TrialState.FAIL
-        elif state is TrialState.PRUNED and values is not None and self._name == "nsga2":
-            # NSGA-II looks at completed trials only. Under pruning its generations would hardly ever fill, and it would
-            # breed over-budget candidates as if none had been seen: constraints count for what is in a generation.
+        elif state is TrialState.PRUNED and values is not None and not self._reads_pruned:
+            # Otherwise generations of NSGA-II would hardly ever fill, and what is over budget would teach nothing.
             state = TrialState.COMPLETE
-        self._study.tell(index, values if state is TrialState.COMPLETE else None, state)
+        with self._answering(told=index):
+            self._study.tell(index, values if state is TrialState.COMPLETE else None, state)
 
     def _trial(self, index: int) -> FrozenTrial:
         # Not by the study, whose list of all trials is made anew each time.
@@ -156,12 +173,44 @@ class Proposals:
         return self._trial(self._count - 1)
 
     def _sampler(self, index: int) -> BaseSampler:
-        return make_sampler(
-            self._name,
-            seed=derive(self._seed, "proposal", index),
-            dimensions=self._dimensions,
-            trials=self._trials,
+        return self._from.fresh(
+            seed=derive(self._seed, "proposal", index), dimensions=self._dimensions, trials=self._trials
         )
+
+    def _noted(self) -> dict[str, Any]:
+        return dict(self._storage.get_study_system_attrs(self._study._study_id))
+
+    def _state(self, trial: FrozenTrial, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the sampler has noted of a trial, and of the study since ``before``."""
+        noted = {f"{_STUDY}{name}": value for name, value in self._noted().items() if before.get(name) != value}
+        state = {**_kept(trial), **noted}
+        json.dumps(state)  # the journal has to hold it
+        return state
+
+    @contextmanager
+    def _answering(self, told: int | None = None) -> Iterator[None]:
+        """Turn whatever a sampler raises into one sentence; a user's own may raise anything."""
+        index = len(self) if told is None else told
+        try:
+            with quiet_optuna():
+                yield
+        except (Exception, SystemExit) as error:
+            raise ConfigError(
+                f"{WHERE}: '{self._from.spec.name}' failed {'at' if told is None else 'when told of'} proposal {index} "
+                f"({first_line(error)}). All finished trials are kept; mend it or take another sampler, and resume."
+            ) from error
+
+
+def check_sampler(search: SearchConfig, space: SearchSpace, paths: Sequence[Path] = ()) -> None:
+    """Ask the sampler of a search file for one proposal, before anything is trained.
+
+    Raises:
+        ConfigError: there is no such sampler, an option is wrong, or it cannot propose for so many objectives.
+    """
+    objectives = 1 if search.scalar is not None else 1 + len(search.costs)
+    directions = ["maximize", *["minimize"] * (objectives - 1)]
+    found = find_sampler(search.sampler, paths=paths)
+    Proposals(space, directions=directions, sampler=found, seed=0, trials=search.trials).ask()
 
 
 def proposal_of(trial: FrozenTrial, architecture: Architecture, origin: str) -> Proposal:
@@ -170,4 +219,14 @@ def proposal_of(trial: FrozenTrial, architecture: Architecture, origin: str) -> 
 
 
 def _kept(trial: FrozenTrial) -> dict[str, Any]:
-    return {name: value for name, value in trial.system_attrs.items() if name.endswith(":generation")}
+    """Return what a sampler has noted of a trial; not constraints, which are told, nor parameters, which are kept."""
+    return {
+        name: value
+        for name, value in trial.system_attrs.items()
+        if not name.startswith("constraints") and not _is_shared(name)
+    }
+
+
+def _is_shared(name: str) -> bool:
+    """Say whether an attribute holds the parameters that TPE and GP draw together, for samplers in other processes."""
+    return ":relative_params:" in name

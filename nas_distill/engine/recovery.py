@@ -44,7 +44,6 @@ def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budg
     for entry in ledger:
         if proposals.is_open(entry.index):
             tell_sampler(proposals, ledger, entry, objectives, budget)
-    proposals.restored()
     return ledger
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
@@ -99,6 +100,17 @@ def test_what_a_strangers_run_names_is_not_loaded(stranger, name):
         _ = run.inputs
     assert "\n" not in str(error.value)
     assert "trust" in str(error.value)
+
+
+def test_the_sampler_of_a_strangers_run_is_never_loaded(stranger, cli):
+    edit(stranger, **SHIPPED, space="resnet", search={"sampler": {"name": "beside:load", "option": 3}})
+    run = nd.open_run(stranger)
+    assert len(run.front()) > 0
+    with suppress(RunError):  # its data are others
+        _ = run.inputs
+    for command in ("status", "front", "evaluate"):
+        assert cli(command, stranger).code in (0, 2)
+    # The fixture sees that nothing was imported.
 
 
 @pytest.mark.parametrize("name", ["study.journal", "search.yaml", "card.md", "students"])
