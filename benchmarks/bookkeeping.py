@@ -28,6 +28,7 @@ from nas_distill.cost.budget import Budget
 from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Event
 from nas_distill.engine.proposals import Proposals
 from nas_distill.engine.work import RungResult, Work
@@ -129,8 +130,7 @@ def measure(sampler: str, trials: int, *, watched: bool) -> Row:
             open_journal(folder, directions=objectives.directions, names=objectives.names),
             folder,
             space=SearchSpace.from_dict(SPACE, builder="builtins:dict"),
-            costs=costs,
-            budget=Budget.parse(BUDGET),
+            pricing=Pricing(costs, Budget.parse(BUDGET)),
             search=search,
             score=ScoreConfig(rungs=(1 / 9, 1 / 3, 1.0)),
             seed=0,

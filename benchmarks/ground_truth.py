@@ -139,9 +139,8 @@ def _draw(inputs: Mapping[str, Inputs], count: int) -> list[Network]:
     """Networks of both spaces, taking turns, each in an order of which every beginning is spread over the costs."""
     drawn = []
     for found in inputs.values():
-        costing = make_costing(found, None, None)
-        rng = numpy_rng(0, "ground truth")
-        drawn.append(draw_networks(found.space, costing.of, costing.budget.fits, count=count, by="flops", rng=rng))
+        pricing, rng = make_costing(found, None, None), numpy_rng(0, "ground truth")
+        drawn.append(draw_networks(found.space, pricing, count=count, by="flops", rng=rng))
     return [network for network in chain.from_iterable(zip_longest(*drawn)) if network is not None]
 
 

@@ -184,6 +184,7 @@ def at_most(seconds: float) -> Iterator[None]:
 def quick_dry_run(monkeypatch) -> None:
     """A dry run whose candidates are drawn and not built, and that loads equal data and teachers once."""
     from nas_distill.api import costing, cutting, inputs, start
+    from nas_distill.engine.pricing import Pricing
     from nas_distill.engine.survey import estimate_seconds, survey_space
 
     def once(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,14 +203,14 @@ def quick_dry_run(monkeypatch) -> None:
         config = pipeline.config
         fake = dict.fromkeys([config.search.costs[0], *found.budget.names, "flops", "params"], 1.0)
         space, first = pipeline.inputs.space, config.search.costs[0]
-        return survey_space(space, lambda _: fake, costing.Budget(), by=first, seed=config.seed)
+        return survey_space(space, Pricing(lambda _: fake), by=first, seed=config.seed)
 
     def estimate(pipeline: Any, *_: Any) -> Any:
         return estimate_seconds(pipeline.config, pipeline.inputs.data, 0.01, pipeline.config.search.trials)
 
     monkeypatch.setattr(start.Pipeline, "estimate", estimate)
     monkeypatch.setattr(start.Pipeline, "survey", survey)
-    monkeypatch.setattr(start.Pipeline, "costing", lambda self, _: costing.make_costing(self.inputs, None, 1.0))
+    monkeypatch.setattr(start.Pipeline, "pricing", lambda self, _: costing.make_costing(self.inputs, None, 1.0))
     monkeypatch.setattr(inputs, "load_data", once(inputs.load_data, lambda c, _, seed: (c.model_dump_json(), seed)))
     monkeypatch.setattr(
         inputs, "_load_teacher", once(inputs._load_teacher, lambda c, data, _: (c.model_dump_json(), data.fingerprint))

@@ -10,7 +10,7 @@ from typing import Any
 
 from nas_distill.api.advice import MARGINS, Advice, Stopping, advise, stopping, taught_budgets
 from nas_distill.api.backends import make_backend, run_stoppably
-from nas_distill.api.costing import LATENCY, Costing, asked_costs, make_costing, time_teacher
+from nas_distill.api.costing import LATENCY, asked_costs, make_costing, time_teacher
 from nas_distill.api.costing import calibrate as calibrate_latency
 from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
@@ -23,6 +23,7 @@ from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.engine.calibration import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.survey import trial_limit
 from nas_distill.report import words
 from nas_distill.report.markdown import markdown_table
@@ -153,15 +154,15 @@ class _Calibrating:
         if stored.exists():
             return read_networks(stored, own)
         self.observer.phase("drawing architectures")
-        costing = self._costing()
+        pricing = self._costing()
         config = self.inputs.config
         networks = draw_networks(
             self.inputs.space,
-            costing.of,
-            (lambda costs: True) if whole_range else costing.budget.fits,
+            pricing,
             count=count,
             by=config.search.costs[0],
             rng=numpy_rng(config.seed, "calibration"),
+            whole_range=whole_range,
         )
         if len(networks) < FEWEST:
             raise BudgetError(
@@ -171,7 +172,7 @@ class _Calibrating:
         write_networks(stored, networks, own)
         return networks
 
-    def _costing(self) -> Costing:
+    def _costing(self) -> Pricing:
         if LATENCY not in asked_costs(self.inputs.config):
             return make_costing(self.inputs, None, None)
         self.observer.phase("latency calibration")

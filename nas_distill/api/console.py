@@ -12,11 +12,11 @@ from typing import Self
 
 from rich.console import Console
 
-from nas_distill.api.costing import Costing
 from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
 from nas_distill.api.reporting import cost_summary, progress_view
 from nas_distill.engine.finalists import Finalist, FinalProgress
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Event, Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.report import words
@@ -90,10 +90,10 @@ class ConsoleObserver:
         """Print a sentence."""
         self._view.note(text)
 
-    def survey(self, survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: Inputs) -> None:
         """Print what candidates cost."""
         seconds = time.monotonic() - self._began
-        self.summary = replace(cost_summary(survey, estimate, costing, inputs), seconds=seconds)
+        self.summary = replace(cost_summary(survey, estimate, pricing, inputs), seconds=seconds)
         if not self.quiet:
             self.console.print(cost_table(self.summary))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,10 @@ from nas_distill.cost.model import CostModel
 from nas_distill.cost.registry import cost_info
 from nas_distill.cost.runtime import LatencySample, export_for_timing, time_module, time_modules
 from nas_distill.engine.candidates import Candidates
+from nas_distill.engine.pricing import Pricing
 from nas_distill.space import Architecture
 
 LATENCY = "latency_ms"
-
-
-@dataclass(frozen=True)
-class Costing:
-    """What candidates and the teacher cost. ``latency`` is the fitted predictor, or None where latency is left out."""
-
-    names: tuple[str, ...]
-    teacher: dict[str, float]
-    budget: Budget
-    latency: LatencyModel | None
-    of: Callable[[Architecture], dict[str, float]]
 
 
 def asked_costs(config: SearchFile) -> set[str]:
@@ -75,7 +64,7 @@ def make_costing(
     latency: LatencyModel | None,
     teacher_latency_ms: float | None,
     candidates: Candidates | None = None,
-) -> Costing:
+) -> Pricing:
     """Put together what a search pays.
 
     Args:
@@ -99,7 +88,8 @@ def make_costing(
     teacher = _count_teacher(inputs)
     if teacher_latency_ms is not None:
         teacher[LATENCY] = teacher_latency_ms
-    return Costing(names, teacher, Budget.parse(config.budget, teacher), latency, cost_of)
+    budget = Budget.parse(config.budget, teacher)
+    return Pricing(cost_of, budget, names=names, teacher=teacher, latency=latency)
 
 
 def networks_to_time(config: SearchFile) -> int:

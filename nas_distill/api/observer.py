@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from nas_distill.api.costing import Costing
 from nas_distill.api.inputs import Inputs
 from nas_distill.engine.finalists import Finalist, FinalProgress
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Event, Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.report.model import FinalReport
@@ -35,7 +35,7 @@ class Observer(Protocol):
         """Something a user should know, in a sentence."""
         ...
 
-    def survey(self, survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: Inputs) -> None:
         """The space has been looked at; nothing has been trained."""
         ...
 
@@ -63,7 +63,7 @@ class Silent:
     def note(self, text: str) -> None:
         """Ignore it."""
 
-    def survey(self, survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: Inputs) -> None:
         """Ignore it."""
 
     def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, scored
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import (
-    Costing,
     calibrate,
     candidates_of,
     make_costing,
@@ -45,6 +44,7 @@ from nas_distill.engine.controller import Controller
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import FinalistSource, best_finalist
 from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.probe import NoiseProbe
 from nas_distill.engine.progress import Event
 from nas_distill.engine.survey import (
@@ -129,30 +129,30 @@ class Pipeline:
             self.observer.note(sentence)
         if self.inputs.cutting is not None:
             journal.facts.set(names.WHOLE, [asdict(whole) for whole in self.inputs.cutting.plan.whole])
-        costing = self.costing(journal)
+        pricing = self.pricing(journal)
         try:
             with self._phase(journal, "survey of the space"):
-                survey = self.survey(costing)
+                survey = self.survey(pricing)
         except NasDistillError:  # told before the teacher looks at the data
             self._leave_nothing(journal)
             raise
-        self._keep_teacher(journal, costing)
+        self._keep_teacher(journal, pricing)
         signal = self._signal(journal)
         with self._phase(journal, "timing a candidate"):
             estimate = self.estimate(survey, signal)
         self._keep_survey(journal, survey, estimate)
-        self.observer.survey(survey, estimate, costing, self.inputs)
-        assembler = self._assembler(journal, costing)
+        self.observer.survey(survey, estimate, pricing, self.inputs)
+        assembler = self._assembler(journal, pricing)
         evaluator = make_evaluator(self.inputs, signal, self.folder)
         search = self.config.search
         limit = trial_limit(self.config, self.inputs.data, estimate.step, survey.spread(search.costs[0]))
         with ExitStack() as backends:
             backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.trials))
             margin = self._margin(journal, survey, backend, evaluator)
-            self._search(journal, objectives, costing, margin, backend, evaluator, assembler)
+            self._search(journal, objectives, pricing, margin, backend, evaluator, assembler)
             if choose_backend(search, estimate.trials) != choose_backend(search, estimate.finalists):
                 backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.finalists))
-            self._finalists(journal, costing, backend, evaluator, estimate.final_workers)
+            self._finalists(journal, pricing, backend, evaluator, estimate.final_workers)
         with self._phase(journal, "export", needed=TEACHER not in journal.facts.get(names.EXPORTS, {})):
             export_finalists(self.inputs, self.folder, journal.facts)
         with self._phase(journal, "evaluation", needed=names.EVALUATION not in journal.facts):
@@ -184,7 +184,7 @@ class Pipeline:
         with suppress(OSError):  # there is something else in it
             self.folder.path.rmdir()
 
-    def costing(self, journal: Journal | None) -> Costing:
+    def pricing(self, journal: Journal | None) -> Pricing:
         """Calibrate latency, unless the journal holds it, and count the teacher."""
         stored = {} if journal is None else journal.facts
         if names.LATENCY_MODEL in stored:
@@ -199,12 +199,12 @@ class Pipeline:
                 journal.facts.set(names.TEACHER_LATENCY, measured)
         return make_costing(self.inputs, latency, measured, self.candidates)
 
-    def _keep_teacher(self, journal: Journal, costing: Costing) -> None:
+    def _keep_teacher(self, journal: Journal, pricing: Pricing) -> None:
         journal.facts.set(
             names.TEACHER,
             {
                 "name": self.inputs.teacher.name,
-                "costs": costing.teacher,
+                "costs": pricing.teacher,
                 "validation": self._teacher_validation(journal),
             },
         )
@@ -226,7 +226,7 @@ class Pipeline:
             )
         return found
 
-    def survey(self, costing: Costing) -> Survey:
+    def survey(self, pricing: Pricing) -> Survey:
         """Look at the space.
 
         Raises:
@@ -236,13 +236,12 @@ class Pipeline:
         config = self.config
         survey = survey_space(
             self.inputs.space,
-            costing.of,
-            costing.budget,
+            pricing,
             by=config.search.costs[0],
             seed=config.seed,
             on_step=self.observer.step,
         )
-        if (advice := advise(survey, costing.budget, self.inputs.cutting)) is not None:
+        if (advice := advise(survey, pricing.budget, self.inputs.cutting)) is not None:
             self.observer.note(advice)
         return survey
 
@@ -285,7 +284,7 @@ class Pipeline:
             },
         )
 
-    def _assembler(self, journal: Journal, costing: Costing) -> LibraryAssembler | None:
+    def _assembler(self, journal: Journal, pricing: Pricing) -> LibraryAssembler | None:
         """Distil the alternatives of the teacher's blocks, where candidates are assembled of such."""
         config, cutting = self.config, self.inputs.cutting
         if config.search.strategy == "sample" or cutting is None:
@@ -316,7 +315,7 @@ class Pipeline:
         return LibraryAssembler(
             library,
             self.inputs.space,
-            costing.budget.limits,
+            pricing.budget.limits,
             by=config.search.costs[0],
             settings=config.blockwise,
             alone=config.search.strategy == "blockwise",
@@ -349,7 +348,7 @@ class Pipeline:
         self,
         journal: Journal,
         objectives: Objectives,
-        costing: Costing,
+        pricing: Pricing,
         margin: float | tuple[float, ...] | None,
         backend: Backend,
         evaluator: StudentEvaluator,
@@ -362,8 +361,7 @@ class Pipeline:
             journal,
             self.folder,
             space=self.inputs.space,
-            costs=costing.of,
-            budget=costing.budget,
+            pricing=pricing,
             search=self.config.search,
             score=self.config.score,
             seed=self.config.seed,
@@ -371,9 +369,9 @@ class Pipeline:
             margin=margin,
             # The hypervolume counts what is within the budget; without a limit, what is within the teacher's cost.
             reference={
-                name: costing.teacher[name]
+                name: pricing.teacher[name]
                 for name in objectives.costs
-                if name in costing.teacher and name not in costing.budget.limits
+                if name in pricing.teacher and name not in pricing.budget.limits
             },
             assembler=assembler,
             on_event=on_event,
@@ -392,9 +390,9 @@ class Pipeline:
                 journal.facts.set(names.BLOCK_WEIGHTS, asdict(fitted))
 
     def _finalists(
-        self, journal: Journal, costing: Costing, backend: Backend, evaluator: StudentEvaluator, workers: int
+        self, journal: Journal, pricing: Pricing, backend: Backend, evaluator: StudentEvaluator, workers: int
     ) -> None:
-        chosen = screened_finalists(self.inputs, journal.facts, costing.budget, read_records(journal.study))
+        chosen = screened_finalists(self.inputs, journal.facts, pricing.budget, read_records(journal.study))
         source = FinalistSource(
             self.folder,
             journal.facts,

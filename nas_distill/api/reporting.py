@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from nas_distill.api.costing import LATENCY, Costing
+from nas_distill.api.costing import LATENCY
 from nas_distill.api.finish import TEACHER, baseline_of
 from nas_distill.api.inputs import Inputs
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
 from nas_distill.distill.objective import Term, find_terms
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.export.student import load_spec
@@ -39,10 +40,10 @@ from nas_distill.space import Architecture
 from nas_distill.tasks import find_task, read_evaluation
 
 
-def cost_summary(survey: Survey, estimate: Estimate, costing: Costing, inputs: Inputs) -> CostSummary:
+def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, inputs: Inputs) -> CostSummary:
     """Return the table that is shown before a search."""
     objectives = inputs.config.search.costs
-    order = [*objectives, *(name for name in costing.names if name not in objectives)]
+    order = [*objectives, *(name for name in pricing.names if name not in objectives)]
     shown = [name for name in order if name in survey.cheapest.costs]
     rows = tuple(
         CostRow(
@@ -50,15 +51,15 @@ def cost_summary(survey: Survey, estimate: Estimate, costing: Costing, inputs: I
             cheapest=survey.cheapest.costs[name],
             median=survey.median.costs[name],
             dearest=survey.dearest.costs[name],
-            teacher=costing.teacher.get(name),
-            limit=costing.budget.limits.get(name),
+            teacher=pricing.teacher.get(name),
+            limit=pricing.budget.limits.get(name),
             fits=survey.shares.get(name),
             objective=name in objectives,
-            error=costing.latency.error.median if name == LATENCY and costing.latency is not None else None,
+            error=pricing.latency.error.median if name == LATENCY and pricing.latency is not None else None,
         )
         for name in shown
     )
-    latency = costing.latency
+    latency = pricing.latency
     return CostSummary(
         space=inputs.space.name,
         size=str(inputs.space.size()),

@@ -114,13 +114,13 @@ def dry_run(
     for sentence in (*describe_cutting(inputs.cutting), *inputs.notes):
         observer.note(sentence)
     pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
-    costing = pipeline.costing(None)
+    pricing = pipeline.pricing(None)
     features = store_contents(inputs, inputs.config.score.training).features
     observer.phase("survey of the space")
-    survey = pipeline.survey(costing)
+    survey = pipeline.survey(pricing)
     observer.phase("timing a candidate")
     estimate = pipeline.estimate(survey, LiveSignal(inputs.teacher, features=features))
-    observer.survey(survey, estimate, costing, inputs)
+    observer.survey(survey, estimate, pricing, inputs)
 
 
 def open_run(

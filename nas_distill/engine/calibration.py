@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nas_distill.common.errors import StorageError
 from nas_distill.common.seeds import derive
 from nas_distill.config import TrainingConfig
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.run.trainings import Reading, TrainingTable
 from nas_distill.space import Architecture, SearchSpace
@@ -182,29 +182,25 @@ def _reading(network: Network, entry: Recipe, index: int, result: RungResult, ca
 
 def draw_networks(
     space: SearchSpace,
-    costs: Callable[[Architecture], Mapping[str, float]],
-    fits: Callable[[Mapping[str, float]], bool],
+    pricing: Pricing,
     *,
     count: int,
     by: str,
     rng: np.random.Generator,
+    whole_range: bool = False,
 ) -> list[Network]:
-    """Return up to ``count`` different architectures that fit, spread evenly over the logarithm of the cost ``by``.
+    """Return up to ``count`` different architectures within the budget, spread evenly over the log of cost ``by``.
 
     They are named ``<space>-<place>`` from cheap to dear, and come in an order of which every beginning is spread too.
-    Fewer come back where the space holds fewer; those that cannot be built are left out.
+    Fewer come back where the space holds fewer; those that cannot be built are left out. ``whole_range``: also those
+    that are not within the budget.
     """
     half = _POOL * count // 2
     drawn = [space.smallest(), space.largest(), *space.spread(half, rng), *(space.sample(rng) for _ in range(half))]
     priced: list[tuple[Architecture, dict[str, float]]] = []
     for architecture in dict.fromkeys(drawn):
-        try:
-            found = dict(costs(architecture))
-        except StorageError:
-            raise
-        except Exception:  # the builder is the user's code
-            continue
-        if fits(found) and found[by] > 0:
+        found = pricing.known(architecture)
+        if found is not None and found[by] > 0 and (whole_range or pricing.budget.fits(found)):
             priced.append((architecture, found))
     places = spread_places([found[by] for _, found in priced], count)
     name = re.sub(r"[^\w.]+", "-", space.name).strip("-") or "space"

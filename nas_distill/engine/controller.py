@@ -13,17 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from nas_distill.common.errors import RunError, StorageError, first_line
+from nas_distill.common.errors import BuildError, RunError, first_line
 from nas_distill.common.seeds import derive
 from nas_distill.config import ScoreConfig, SearchConfig
-from nas_distill.cost.budget import Budget
 from nas_distill.engine.assembling import Assembler
 from nas_distill.engine.dominance import Rule
 from nas_distill.engine.ending import give_up, nothing_new, require_one
 from nas_distill.engine.ledger import COUNTED, Entry
 from nas_distill.engine.objectives import Objectives, make_rule
 from nas_distill.engine.opening import first_candidates, note_decisions, reference_costs
-from nas_distill.engine.pricing import Costs, Pricer
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Event, EventKind, Progress, snapshot
 from nas_distill.engine.proposals import Proposal, Proposals
 from nas_distill.engine.recovery import end_in_flight, rebuild
@@ -46,8 +45,8 @@ DRAWS = 20_000  # random draws in search of something unseen
 class Controller:
     """Hands out candidates and judges them; implements ``WorkSource``. Used from one thread, but for ``stop``.
 
-    ``costs`` gives an architecture's costs (finite, lower is better) and must cover the objectives and the limits of
-    ``budget``; what it raises makes that candidate a failed one. ``margin`` stands in for the search file's pruning
+    ``pricing`` must cover the objectives and the limits of its budget; an architecture that it cannot price is a failed
+    candidate. ``margin`` stands in for the search file's pruning
     margin, ``rule`` for its rule, ``reference`` (cost -> largest that counts, for the hypervolume) for the budget's
     limits. ``assembler`` proposes before seeds and sampler do. ``on_event`` is called after each event is in the
     journal. ``paths`` are where the module of a user's own sampler is looked for.
@@ -66,8 +65,7 @@ class Controller:
         folder: RunFolder,
         *,
         space: SearchSpace,
-        costs: Costs,
-        budget: Budget,
+        pricing: Pricing,
         search: SearchConfig,
         score: ScoreConfig,
         seed: int,
@@ -83,7 +81,8 @@ class Controller:
     ) -> None:
         self._journal = journal
         self._folder = folder
-        self._budget = budget
+        self._pricing = pricing
+        self._budget = budget = pricing.budget
         self._search = search
         self._score = score
         self._seed = seed
@@ -97,7 +96,6 @@ class Controller:
         self._stopping = False
         self._ended: str | None = None
         self._flying: dict[str, Entry] = {}
-        self._price = Pricer(costs)
         self._size = space.size()
         self._proposals = Proposals(
             space,
@@ -111,11 +109,9 @@ class Controller:
         self._scribe = Scribe(journal, self._proposals, self._ledger, self._objectives, budget)
         self._done_before = self._ledger.count(*COUNTED)
         self._seeds = first_candidates(
-            journal.facts, space, self._price, budget, search=search, by=self._objectives.costs[0], seed=seed
+            journal.facts, space, pricing, search=search, by=self._objectives.costs[0], seed=seed
         )
-        self._reference = reference_costs(
-            journal.facts, reference or {}, self._price, budget, costs=self._objectives.costs
-        )
+        self._reference = reference_costs(journal.facts, reference or {}, pricing, costs=self._objectives.costs)
         note_decisions(journal.facts, self._objectives, budget, self._rule)
         for entry in self._ledger.having(*COUNTED):
             self._drop_checkpoint(entry)  # of those that ended just before their process died
@@ -314,10 +310,8 @@ class Controller:
 
     def _price_entry(self, entry: Entry) -> None:
         try:
-            entry.costs = self._price(entry.proposal.architecture)
-        except StorageError:  # no fault of the candidate's
-            raise
-        except Exception as error:  # the builder is the user's code: whatever it raises is this candidate's failure
+            entry.costs = self._pricing(entry.proposal.architecture)
+        except BuildError as error:
             entry.cause = first_line(error)
             entry.status = "failed"
             return

@@ -8,7 +8,7 @@ from nas_distill.config import SearchConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.dominance import Dominance, Rule
 from nas_distill.engine.objectives import Objectives
-from nas_distill.engine.pricing import Pricer
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.seeding import choose_seeds
 from nas_distill.run import facts as names
 from nas_distill.run.facts import Facts
@@ -16,17 +16,17 @@ from nas_distill.space import Architecture, SearchSpace
 
 
 def first_candidates(
-    facts: Facts, space: SearchSpace, price: Pricer, budget: Budget, *, search: SearchConfig, by: str, seed: int
+    facts: Facts, space: SearchSpace, pricing: Pricing, *, search: SearchConfig, by: str, seed: int
 ) -> list[Architecture]:
     """Return the architectures to try first; ``by`` is the cost along which they are spread."""
     if names.SEEDS not in facts:
-        chosen = choose_seeds(space, price, budget, count=search.seeds, by=by, seed=seed)
+        chosen = choose_seeds(space, pricing, count=search.seeds, by=by, seed=seed)
         facts.set(names.SEEDS, [architecture.to_dict() for architecture in chosen])
     return [Architecture(values) for values in facts[names.SEEDS]]
 
 
 def reference_costs(
-    facts: Facts, given: Mapping[str, float], price: Pricer, budget: Budget, *, costs: tuple[str, ...]
+    facts: Facts, given: Mapping[str, float], pricing: Pricing, *, costs: tuple[str, ...]
 ) -> dict[str, float]:
     """Return, for each cost objective, the largest value that counts in the hypervolume.
 
@@ -35,8 +35,8 @@ def reference_costs(
     if names.REFERENCE not in facts:
         found = {}
         for name in costs:
-            limit = budget.limits.get(name)
-            choices = (given.get(name), limit and limit.high, price.largest(name), 1.0)
+            limit = pricing.budget.limits.get(name)
+            choices = (given.get(name), limit and limit.high, pricing.largest(name), 1.0)
             found[name] = next(float(choice) for choice in choices if choice)
         facts.set(names.REFERENCE, found)
     return dict(facts[names.REFERENCE])

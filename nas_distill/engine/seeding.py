@@ -9,10 +9,9 @@ from itertools import combinations
 
 import numpy as np
 
-from nas_distill.common.errors import StorageError
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.cost.budget import Budget, Limit
-from nas_distill.engine.pricing import Costs
+from nas_distill.engine.pricing import Pricing
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.space.architecture import Scalar
 from nas_distill.space.parameters import Domain
@@ -25,9 +24,7 @@ _STEPS = 192  # costs looked at on the way to it in larger spaces
 _NEAR = 0.98  # of the limit: near enough
 
 
-def choose_seeds(
-    space: SearchSpace, costs: Costs, budget: Budget, *, count: int, by: str, seed: int
-) -> list[Architecture]:
+def choose_seeds(space: SearchSpace, pricing: Pricing, *, count: int, by: str, seed: int) -> list[Architecture]:
     """Return up to ``count`` distinct architectures to try first: cheapest and dearest within budget, then between.
 
     The dearest is exact where the space is small enough to look at all of it; in larger ones it is climbed to from the
@@ -42,20 +39,16 @@ def choose_seeds(
     pool: dict[str, Architecture] = {}
     priced: dict[str, float] = {}
     fitting: list[str] = []
-    uniform = scaled_alike(space, costs, budget)
+    uniform = scaled_alike(space, pricing)
+    budget = pricing.budget
     for size in (4 * count, 12 * count, 48 * count):  # the more the narrower the budget is
         rng = numpy_rng(seed, "seeds", size)
         for architecture in [space.smallest(), *uniform, *space.spread(size, rng), space.largest()]:
             if architecture.hash in pool:
                 continue
             pool[architecture.hash] = architecture
-            try:
-                found = costs(architecture)
-            except StorageError:
-                raise
-            except Exception:  # a builder is the user's code; the search itself records what it raises
-                continue
-            if math.isfinite(found[by]):
+            found = pricing.known(architecture)
+            if found is not None:
                 priced[architecture.hash] = found[by]
                 if budget.fits(found):
                     fitting.append(architecture.hash)
@@ -69,7 +62,7 @@ def choose_seeds(
     picked = [pool[name] for name in _spread_out(names, priced, count, [architecture.hash for architecture in uniform])]
     if not budget.limits or count == 1:
         return picked
-    largest = largest_within(space, costs, budget, [pool[name] for name in reversed(names[-3:])], by=by, seed=seed)
+    largest = largest_within(space, pricing, [pool[name] for name in reversed(names[-3:])], by=by, seed=seed)
     if largest in picked:
         return picked
     kept = picked[1:] if picked[1:2] == uniform else picked[2:]
@@ -77,7 +70,7 @@ def choose_seeds(
 
 
 def largest_within(
-    space: SearchSpace, costs: Costs, budget: Budget, starts: Sequence[Architecture], *, by: str, seed: int
+    space: SearchSpace, pricing: Pricing, starts: Sequence[Architecture], *, by: str, seed: int
 ) -> Architecture:
     """Return the architecture of the largest cost ``by`` within the budget, or one near it.
 
@@ -86,16 +79,13 @@ def largest_within(
     """
 
     def paid(architecture: Architecture) -> float:
-        try:
-            found = costs(architecture)
-        except Exception:  # a builder is the user's code
-            return -math.inf
-        return found[by] if math.isfinite(found[by]) and budget.fits(found) else -math.inf
+        found = pricing.known(architecture)
+        return found[by] if found is not None and pricing.budget.fits(found) else -math.inf
 
     size = space.size()
     if size.exact and size.count <= ENUMERATED:
         return max(space.every(), key=paid)
-    limit = budget.limits.get(by)
+    limit = pricing.budget.limits.get(by)
     enough = math.inf if limit is None or limit.high is None else _NEAR * limit.high
     rng = numpy_rng(seed, "largest")
     best, left = starts[0], _STEPS
@@ -166,24 +156,21 @@ def _moved(space: SearchSpace, architecture: Architecture, places: Mapping[str, 
     return space.draw(choose)
 
 
-def scaled_alike(space: SearchSpace, costs: Costs, budget: Budget) -> list[Architecture]:
+def scaled_alike(space: SearchSpace, pricing: Pricing) -> list[Architecture]:
     """Return the largest architecture within the budget with every parameter at one share of its range, if any fits.
 
     What the coarse steps of the parameters leave of the budget is used up by raising one after the other by a step.
     Parameters whose values are no numbers are at their last one, the dearest as spaces are written.
     """
+    budget = pricing.budget
     if not budget.limits:
         return []
     # What is below a lower limit is not too large: it is the largest that counts, and that may be above.
     upper = Budget({name: Limit(None, limit.high) for name, limit in budget.limits.items()})
 
     def fits(architecture: Architecture, within: Budget = upper) -> bool:
-        try:
-            return within.fits(costs(architecture))
-        except StorageError:
-            raise
-        except Exception:  # a builder is the user's code
-            return False
+        found = pricing.known(architecture)
+        return found is not None and within.fits(found)
 
     best: Architecture | None = None
     low, high = 0, _SHARES

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from nas_distill.common.device import resolve_device
-from nas_distill.common.errors import BudgetError, RunError, StorageError, first_line
+from nas_distill.common.errors import BudgetError, BuildError, RunError, first_line
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.config import SearchConfig, SearchFile, TrainingConfig
-from nas_distill.cost.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.engine.child import CallError, CallTimeoutError, Child
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import Limit, Work
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
@@ -88,8 +88,7 @@ class Survey:
 
 def survey_space(
     space: SearchSpace,
-    costs: Callable[[Architecture], Mapping[str, float]],
-    budget: Budget,
+    pricing: Pricing,
     *,
     by: str,
     seed: int,
@@ -116,16 +115,15 @@ def survey_space(
         if on_step is not None:
             on_step(place, len(wanted))
         try:
-            found.append(Candidate(architecture, dict(costs(architecture))))
-        except StorageError:
-            raise
-        except Exception as error:  # the builder is the user's code
+            found.append(Candidate(architecture, pricing(architecture)))
+        except BuildError as error:
             failures.append(first_line(error))
     if not found:
         raise RunError(
             f"none of {len(failures)} architectures of space '{space.name}' could be built; the first failed with: "
             f"{failures[0].rstrip('.')}."
         )
+    budget = pricing.budget
     found.sort(key=lambda candidate: candidate.costs[by])
     fitting = [candidate for candidate in found if budget.fits(candidate.costs)]
     if not fitting:

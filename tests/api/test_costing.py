@@ -66,10 +66,10 @@ def test_costs_of_an_architecture_are_counted_the_same_each_time(inputs):
     given = inputs()
     costing = make_costing(given, None, None)
     assert costing.names == COUNTED
-    largest = costing.of(given.space.largest())
+    largest = costing(given.space.largest())
     assert set(largest) == set(COUNTED)
-    assert costing.of(given.space.largest()) == largest
-    assert all(largest[name] > value for name, value in costing.of(given.space.smallest()).items())
+    assert costing(given.space.largest()) == largest
+    assert all(largest[name] > value for name, value in costing(given.space.smallest()).items())
 
 
 def test_latency_is_left_out_unless_it_is_asked_for_or_calibrated(inputs):
@@ -91,7 +91,7 @@ def test_a_space_with_few_architectures_is_timed_as_a_whole(given, inputs, width
     few = replace(few, space=SearchSpace.from_dict({"width": widths, "depth": [1]}, builder=given["builder"]))
     latency = calibrate(few, lambda done, total: None)
     assert latency.error.count == 8
-    assert make_costing(few, latency, 1.0).of(few.space.largest())["latency_ms"] > 0
+    assert make_costing(few, latency, 1.0)(few.space.largest())["latency_ms"] > 0
 
 
 def test_a_calibration_predicts_and_is_restored(given, inputs):
@@ -103,6 +103,6 @@ def test_a_calibration_predicts_and_is_restored(given, inputs):
     latency = calibrate(wide, lambda done, total: steps.append((done, total)))
     assert steps[-1] == (9, 9)
     costing = make_costing(wide, latency, 1.0)
-    assert costing.of(wide.space.largest())["latency_ms"] > 0
+    assert costing(wide.space.largest())["latency_ms"] > 0
     again = make_costing(wide, restore_latency(latency.to_dict()), 1.0)
-    assert again.of(wide.space.largest()) == costing.of(wide.space.largest())
+    assert again(wide.space.largest()) == costing(wide.space.largest())

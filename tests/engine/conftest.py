@@ -20,6 +20,7 @@ from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.ledger import Status
 from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import RungResult, Work
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.front import non_dominated
@@ -109,8 +110,7 @@ class Bench:
                 journal,
                 self.folder,
                 space=self.space,
-                costs=self.costs,
-                budget=self.budget,
+                pricing=Pricing(self.costs, self.budget),
                 search=self.search,
                 score=self.score,
                 seed=self.seed,

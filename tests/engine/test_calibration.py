@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.config import TrainingConfig
+from nas_distill.cost.budget import Budget
 from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.calibration import (
     CalibrationSource,
@@ -18,6 +19,7 @@ from nas_distill.engine.calibration import (
     spread_places,
     standard_recipes,
 )
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import Outcome, RungResult
 from nas_distill.run.trainings import TrainingTable
 from nas_distill.space import Architecture, SearchSpace
@@ -170,9 +172,8 @@ def test_networks_are_drawn_within_the_budget_and_named_from_cheap_to_dear():
         return {"flops": float(architecture.to_dict()["width"]), "params": 1.0}
 
     def draw(count):
-        return draw_networks(
-            space, costs, lambda found: found["flops"] <= 50, count=count, by="flops", rng=numpy_rng(0, "test")
-        )
+        pricing = Pricing(costs, Budget.parse({"flops": 50}))
+        return draw_networks(space, pricing, count=count, by="flops", rng=numpy_rng(0, "test"))
 
     networks = draw(8)
     assert len(networks) == 8

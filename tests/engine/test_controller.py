@@ -18,6 +18,7 @@ from nas_distill.engine.controller import DEATHS, REPEATS, Controller
 from nas_distill.engine.dominance import NoRule
 from nas_distill.engine.ledger import Ledger
 from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.run import facts as names
 from nas_distill.run.facts import read_facts
@@ -432,7 +433,7 @@ def test_asked_to_stop_while_it_looks_at_a_candidate_it_looks_at_no_other(
             controller.stop()
             return {"flops": 2000.0}
 
-        controller._price = costs
+        controller._pricing = Pricing(costs)
         InProcessBackend().run(controller, bench.evaluator)
     assert [record.state for record in bench.records()] == states
     assert bench.evaluator.started == []

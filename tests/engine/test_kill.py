@@ -23,6 +23,7 @@ from pathlib import Path
 
 from nas_distill.config import ScoreConfig, SearchConfig
 from nas_distill.cost.budget import Budget
+from nas_distill.engine.pricing import Pricing
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.journal import open_journal
 from nas_distill.engine.backends.in_process import InProcessBackend
@@ -70,8 +71,7 @@ with folder.lock():
         space=SearchSpace.from_dict(
             {"width": {"int": [1, 64]}, "depth": {"int": [1, 9]}, "kernel": [3, 5, 7]}, builder="builtins:dict"
         ),
-        costs=costs,
-        budget=Budget.parse({"flops": 2000}),
+        pricing=Pricing(costs, Budget.parse({"flops": 2000})),
         search=search,
         score=ScoreConfig(),
         seed=1,

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import BuildError
+from nas_distill.common.errors import BuildError, StorageError
 from nas_distill.cost.budget import Budget
-from nas_distill.engine.pricing import Pricer
-from nas_distill.engine.seeding import ENUMERATED, choose_seeds, scaled_alike
+from nas_distill.engine.pricing import Pricing
+from nas_distill.engine.seeding import ENUMERATED, choose_seeds, largest_within, scaled_alike
 from nas_distill.space import Architecture, SearchSpace
 
 
 def seeds(bench: Any, budget: dict[str, Any], count: int = 5, **options: Any) -> list[Architecture]:
-    parsed = Budget.parse(budget)
-    return choose_seeds(bench.space, options.get("costs", bench.costs), parsed, count=count, by="flops", seed=0)
+    pricing = Pricing(options.get("costs", bench.costs), Budget.parse(budget))
+    return choose_seeds(bench.space, pricing, count=count, by="flops", seed=0)
 
 
 def test_the_smallest_comes_first_then_the_dearest_then_between(bench: Any) -> None:
@@ -72,7 +72,7 @@ def test_the_pricer_asks_once_and_refuses_what_is_no_cost(bench: Any) -> None:
         asked.append(architecture)
         return {"flops": float("nan") if len(asked) > 1 else 3}
 
-    price = Pricer(costs)
+    price = Pricing(costs)
     assert price.largest("flops") is None
     first = bench.space.smallest()
     assert price(first) == price(first) == {"flops": 3.0}
@@ -84,8 +84,8 @@ def test_the_pricer_asks_once_and_refuses_what_is_no_cost(bench: Any) -> None:
 
 def test_seeds_are_those_of_the_seed(make_bench: Callable[..., Any]) -> None:
     bench = make_bench()
-    budget = Budget()
-    drawn = {tuple(choose_seeds(bench.space, bench.costs, budget, count=6, by="flops", seed=seed)) for seed in range(5)}
+    pricing = Pricing(bench.costs)
+    drawn = {tuple(choose_seeds(bench.space, pricing, count=6, by="flops", seed=seed)) for seed in range(5)}
     assert len(drawn) > 1
 
 
@@ -98,22 +98,22 @@ def test_the_one_scaled_alike_is_as_large_as_the_budget_lets_it_be() -> None:
         return {"flops": float(sum(stage["width"] ** 2 for stage in architecture.to_dict()["stages"]))}
 
     def found(limit: float) -> list[int]:
-        (architecture,) = scaled_alike(space, costs, Budget.parse({"flops": limit}))
+        (architecture,) = scaled_alike(space, Pricing(costs, Budget.parse({"flops": limit})))
         assert architecture.to_dict()["act"] == "silu"
         return [stage["width"] for stage in architecture.to_dict()["stages"]]
 
     # A lower limit does not hide it: what is too small is no reason to look for less.
-    narrow = Budget.parse({"flops": {"min": 600, "max": 3 * 16**2}})
-    (alike,) = scaled_alike(space, costs, narrow)
+    narrow = Pricing(costs, Budget.parse({"flops": {"min": 600, "max": 3 * 16**2}}))
+    (alike,) = scaled_alike(space, narrow)
     assert [stage["width"] for stage in alike.to_dict()["stages"]] == [16, 16, 16]
-    assert alike in choose_seeds(space, costs, narrow, count=3, by="flops", seed=0)
-    assert scaled_alike(space, costs, Budget.parse({"flops": {"min": 769, "max": 770}})) == []
+    assert alike in choose_seeds(space, narrow, count=3, by="flops", seed=0)
+    assert scaled_alike(space, Pricing(costs, Budget.parse({"flops": {"min": 769, "max": 770}}))) == []
 
     assert found(3 * 16**2) == [16, 16, 16]
     assert found(3 * 24**2 - 1) == [24, 24, 16]
     assert found(10**9) == [32, 32, 32]
-    assert scaled_alike(space, costs, Budget.parse({"flops": 10})) == []
-    assert scaled_alike(space, costs, Budget.parse({})) == []
+    assert scaled_alike(space, Pricing(costs, Budget.parse({"flops": 10}))) == []
+    assert scaled_alike(space, Pricing(costs)) == []
 
 
 @settings(deadline=None, max_examples=30)
@@ -141,10 +141,29 @@ def test_the_dearest_seed_is_the_largest_that_fits(seed: int, share: float, slac
     every = sorted(costs(architecture)["flops"] for architecture in space.every())
     limit = every[int(share * len(every))] * slack
     best = max(cost for cost in every if cost <= limit)
-    price = Pricer(costs)
-    chosen = choose_seeds(space, price, Budget.parse({"flops": limit}), count=6, by="flops", seed=seed)
+    price = Pricing(costs, Budget.parse({"flops": limit}))
+    chosen = choose_seeds(space, price, count=6, by="flops", seed=seed)
     dearest = max(costs(architecture)["flops"] for architecture in chosen)
     assert dearest <= limit
     assert dearest == best if len(every) <= ENUMERATED else dearest >= 0.9 * best
     assert len(set(chosen)) == len(chosen)
     assert len(price._known) <= ENUMERATED + 300  # costs are slow to come by
+
+
+def test_whatever_a_builder_raises_is_one_kind_of_error_and_a_full_disk_is_none_of_them() -> None:
+    space = SearchSpace.from_dict({"width": [1, 2, 4]}, builder="builtins:dict")
+
+    def costs(architecture: Architecture) -> dict[str, float]:
+        if architecture.values["width"] == 1:
+            raise KeyError("lost")
+        raise StorageError("the disk is full")
+
+    pricing = Pricing(costs)
+    with pytest.raises(BuildError, match="KeyError: 'lost'"):
+        pricing(space.smallest())
+    assert pricing.known(space.smallest()) is None
+    for ask in (pricing, pricing.known):
+        with pytest.raises(StorageError):
+            ask(space.largest())
+    with pytest.raises(StorageError):
+        largest_within(space, pricing, [space.smallest()], by="flops", seed=0)

@@ -12,6 +12,7 @@ from nas_distill.config import SearchFile, TrainingConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.engine import survey as module
+from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.survey import (
     choose_backend,
     estimate_seconds,
@@ -53,7 +54,7 @@ def costs(architecture):
 
 
 def survey(space, limits=None, **options):
-    return survey_space(space, costs, Budget.parse(limits or {}), **{"by": "flops", "seed": 0, **options})
+    return survey_space(space, Pricing(costs, Budget.parse(limits or {})), **{"by": "flops", "seed": 0, **options})
 
 
 def test_candidates_go_from_the_smallest_to_the_largest(space):
@@ -105,7 +106,7 @@ def test_a_space_of_which_nothing_builds_gives_the_first_cause(space):
         raise RuntimeError("no\nluck.")
 
     with pytest.raises(RunError, match=r"none of \d+ architectures .* the first failed with: RuntimeError: no luck\.$"):
-        survey_space(space, fail, Budget(), by="flops", seed=0)
+        survey_space(space, Pricing(fail), by="flops", seed=0)
 
 
 # Time.
@@ -173,7 +174,7 @@ def test_a_survey_that_takes_long_looks_at_fewer_candidates_and_says_how_far_it_
         clock.now += 2.0
         return {"flops": 1.0}
 
-    found = survey_space(big, slow, Budget(), by="flops", seed=0, on_step=lambda *step: told.append(step))
+    found = survey_space(big, Pricing(slow), by="flops", seed=0, on_step=lambda *step: told.append(step))
     assert module._FEWEST <= len(found.candidates) < 40
     assert [done for done, _ in told] == list(range(len(found.candidates)))
     assert survey(big).candidates != found.candidates
