@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
+from nas_distill.api.observer import Observer
+from nas_distill.api.stored import StoredRun
+from nas_distill.api.student import Student
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.export.provenance import Kind, read_provenance
 from nas_distill.export.student import SPEC, load_spec
 from nas_distill.run.front import front_records
+from nas_distill.run.records import TrialRecord
 from nas_distill.teacher import Teacher, freeze
-
-if TYPE_CHECKING:
-    from nas_distill.api.observer import Observer
-    from nas_distill.api.student import Student
-    from nas_distill.api.trial import Trial
-    from nas_distill.run.records import TrialRecord
 
 Via = Literal["front", "self"]
 STEP = 2.0
+
+
+class Distillable(Protocol):
+    """A trial, as far as its assistants depend on it."""
+
+    run: StoredRun
+    record: TrialRecord
+
+    def other(self, record: TrialRecord) -> Distillable:
+        """Return another trial of the run."""
+        ...
+
+    def students(self, *kinds: Kind) -> list[Student]:
+        """Return its finished students of some kinds, the best first."""
+        ...
+
+    def student(self) -> Student:
+        """Return its best student."""
+        ...
+
+    def distill(self, *, epochs: float | None = None, via: Via | None = None, observer: Observer | None) -> Student:
+        """Distil it in full."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,10 +55,10 @@ class Assistant:
 
     def teacher(self) -> Teacher:
         """Return it as a frozen teacher."""
-        return freeze(self.student.module, self.student.trial.run.inputs.data, self.student.key)
+        return freeze(self.student.module, self.student.run.inputs.data, self.student.key)
 
 
-def find_assistant(trial: Trial, via: Via, epochs: float | None, observer: Observer) -> Assistant | None:
+def find_assistant(trial: Distillable, via: Via, epochs: float | None, observer: Observer) -> Assistant | None:
     """Return who teaches ``trial``; None where the teacher itself does.
 
     ``front``: teacher assistants (Mirzadeh et al., 2020, arXiv:1902.03393). The next larger member of the front teaches
@@ -57,11 +78,11 @@ def find_assistant(trial: Trial, via: Via, epochs: float | None, observer: Obser
             f"Trial {trial.record.number} of {trial.run.folder.path} has no assistant: no member of the front costs at "
             f"least {STEP:g} times as much. Distil it from the teacher, without 'via'."
         )
-    student = _distilled(trial.run.trial(larger.number), epochs, observer)
+    student = _distilled(trial.other(larger), epochs, observer)
     return Assistant(student, f"front-{larger.number}", "assisted")
 
 
-def next_larger(trial: Trial) -> TrialRecord | None:
+def next_larger(trial: Distillable) -> TrialRecord | None:
     """Return the cheapest member of the front that costs at least ``STEP`` times what the trial costs."""
     names = trial.run.config.search.costs
     least = STEP * trial.record.costs[names[0]]
@@ -69,7 +90,7 @@ def next_larger(trial: Trial) -> TrialRecord | None:
     return min(larger, key=lambda record: record.costs[names[0]], default=None)
 
 
-def _distilled(trial: Trial, epochs: float | None, observer: Observer) -> Student:
+def _distilled(trial: Distillable, epochs: float | None, observer: Observer) -> Student:
     """Return a member of the ladder as its own assistant taught it, or the teacher where it is the largest."""
     larger = next_larger(trial)
     for student in trial.students("final" if larger is None else "assisted"):
@@ -80,7 +101,7 @@ def _distilled(trial: Trial, epochs: float | None, observer: Observer) -> Studen
 
 def _taught_by(student: Student, record: TrialRecord) -> bool:
     """Say whether a student of the trial of ``record`` taught it."""
-    folders = (student.trial.run.folder.student(key) for key in student.provenance.students)
+    folders = (student.run.folder.student(key) for key in student.provenance.students)
     try:
         return any(read_provenance(load_spec(folder), folder / SPEC).trial == record.key for folder in folders)
     except ExportError:  # its assistant is gone

@@ -6,34 +6,24 @@ import html
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
 from nas_distill.api.assembling import Assembled, assemble
 from nas_distill.api.console import watched
 from nas_distill.api.finish import baseline_of
-from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
 from nas_distill.api.observer import Observer
 from nas_distill.api.reporting import card_facts, final_report, finalist_results, guessing_note
 from nas_distill.api.signals import store_contents, store_root
+from nas_distill.api.stored import StoredRun
 from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
-from nas_distill.api.trust import guard, is_own_run, refuse_links
-from nas_distill.common.errors import BudgetError, GivenFromPythonError, RunError
-from nas_distill.common.files import plain_file
-from nas_distill.config import FinalConfig, SearchFile, TrainingConfig, load_search_file, parse
-from nas_distill.cost.budget import Budget
+from nas_distill.common.errors import BudgetError, RunError
 from nas_distill.engine.finalists import best_finalist, final_progress, read_finalists
 from nas_distill.report.model import FinalistResult, FinalReport, ModelResult
 from nas_distill.run import facts as names
-from nas_distill.run.facts import Facts
-from nas_distill.run.folder import RunFolder
 from nas_distill.run.front import front_records
-from nas_distill.run.journal import read_study
-from nas_distill.run.records import TrialRecord, read_records, to_frame
+from nas_distill.run.records import TrialRecord, to_frame
 from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherStore
 from nas_distill.teacher.store import Verification
@@ -45,81 +35,13 @@ if TYPE_CHECKING:
     from nas_distill.report.importance import ImportanceReport
 
 
-class Run:
+class Run(StoredRun):
     """A run's folder, read from its journal alone; open one with ``nas_distill.open_run``.
 
     ``data``, ``teacher``, ``space`` and ``builder`` stand in for what the search was given from Python. What was read
     stays as it was; ``refresh()`` looks again. ``trust``: the code and files that a run of somebody else names may be
     loaded; the user's own runs need no such word.
     """
-
-    def __init__(self, path: str | Path, *, inputs: Inputs | None = None, trust: bool = False, **given: Any) -> None:
-        self.folder = RunFolder(path).require()
-        self._inputs = inputs
-        self._trust = trust
-        self._given = given
-        self.refresh()
-        if not self.trusted:
-            refuse_links(self.folder)
-
-    def refresh(self) -> Run:
-        """Read the journal again, and return self."""
-        study = read_study(self.folder)
-        self.records: list[TrialRecord] = read_records(study)
-        self.facts = Facts(study.user_attrs)
-        return self
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the code that it names may run: it was declared trusted, or is this user's own."""
-        return self._trust or self._inputs is not None or is_own_run(self.folder, str(self.facts.get(names.BASE, "..")))
-
-    @property
-    def config(self) -> SearchFile:
-        """The search file as it was resolved."""
-        if self._inputs is not None:
-            return self._inputs.config
-        if not self.folder.search_yaml.exists():
-            raise RunError(f"{self.folder.path} holds no {self.folder.search_yaml.name}; a resumed search writes it.")
-        try:
-            return load_search_file(plain_file(self.folder.path, self.folder.search_yaml.name, links=True))
-        except ValueError as error:
-            raise RunError(f"{self.folder.search_yaml} cannot be read ({error}).") from error
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The folders that relative files and modules of the search are looked for in."""
-        base = self.folder.path / self.facts.get(names.BASE, "..")
-        return (base.resolve(), *search_paths(None))
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        """Data, teacher and space of the run, loaded when first needed.
-
-        Raises:
-            TrustError: they are a stranger's code or files.
-        """
-        if self._inputs is not None:
-            return self._inputs
-        config, base = self.config, str(self.facts.get(names.BASE, ".."))
-        with guard(self.folder, config, base, self._given, trust=self._trust):
-            inputs = resolve(config, self.paths, plan=self.folder.plan, **self._given)
-            inputs.space.builder_function()
-        known: Mapping[str, str] = self.facts.get(names.IDENTITY, {})
-        for section, digest in identity(inputs).items():
-            if section in ("data", "teacher") and known.get(section, digest) != digest:
-                raise RunError(
-                    f"{self.folder.path} was searched with another {section} than '{getattr(inputs, section).name}' "
-                    "as it is now, so its figures do not hold for that one."
-                )
-        return inputs
-
-    def inputs_if_given(self) -> Inputs | None:
-        """Return ``inputs``; None where some of them came from Python and are not given now."""
-        try:
-            return self.inputs
-        except GivenFromPythonError:
-            return None
 
     def card(self) -> str:
         """Return the card of the search's student, in Markdown, as the search wrote it or as it would.
@@ -133,22 +55,6 @@ class Run:
         if self.folder.card_md.exists():
             return self.folder.card_md.read_text(encoding="utf-8")
         return card(report, card_facts(self.folder, self.facts, self.inputs))
-
-    @property
-    def budget(self) -> Budget:
-        """The run's own budget, in plain numbers."""
-        return Budget.parse(self.facts.get(names.BUDGET, {}))
-
-    @property
-    def task(self) -> str:
-        """What its networks tell of a sample."""
-        task: str = self.facts.get(names.TASK, "classification")
-        return task
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is nothing left to resume."""
-        return self.facts.finished
 
     def trials(self) -> pd.DataFrame:
         """Return one row a trial, over-budget, stopped and failed ones included."""
@@ -202,7 +108,7 @@ class Run:
             raise RunError(
                 f"{self.folder.path} has no finished student yet; resume the search (resume=True, or --resume)."
             )
-        return Student(self.trial(winner.trial), winner.key)
+        return Student(self, self.trial(winner.trial).record, winner.key)
 
     def best(self, budget: Mapping[str, Any] | None = None) -> Trial:
         """Return the best trial within ``budget`` (the run's own unless given); nothing is trained.
@@ -236,15 +142,6 @@ class Run:
         there = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
         raise RunError(f"Run {self.folder.path} has no trial {number}; {there}.")
 
-    def final_training(self, epochs: float | None, changes: Mapping[str, Any], *, source: str) -> TrainingConfig:
-        """Return the run's full distillation, of another length or with other settings where they are given.
-
-        Raises:
-            ConfigError: a setting is wrong; names ``source``.
-        """
-        length = {} if epochs is None else {"epochs": epochs}
-        return parse(FinalConfig, {**self.config.final.model_dump(), **length, **changes}, source=source).training
-
     def distill_together(
         self,
         trials: Sequence[int] | None = None,
@@ -272,7 +169,7 @@ class Run:
         """
         if trials is None:
             trials = [entry.trial for entry in read_finalists(self.facts) if entry.taught]
-        chosen = [self.trial(number) for number in trials]
+        chosen = [self.trial(number).record for number in trials]
         with watched(observer, quiet=quiet) as told:
             return distill_together(self, chosen, epochs=epochs, observer=told, **changes)
 
@@ -376,12 +273,6 @@ class Run:
         from nas_distill.report.importance import parameter_importance
 
         return parameter_importance(self.records, cost or self.config.search.costs[0])
-
-    def budget_of(self, budget: Mapping[str, Any] | None) -> Budget:
-        """Return a budget as written in a search file in plain numbers; the run's own for None."""
-        if budget is None:
-            return self.budget
-        return Budget.parse(budget, (self.facts.get(names.TEACHER) or {}).get("costs"))
 
     def _teacher_point(self) -> ModelResult | None:
         teacher = self.facts.get(names.TEACHER)

@@ -12,6 +12,7 @@ from nas_distill.api.console import watched
 from nas_distill.api.costing import LATENCY
 from nas_distill.api.finish import export_loaded, export_student, read_student
 from nas_distill.api.observer import Observer
+from nas_distill.api.stored import StoredRun
 from nas_distill.api.updating import Update, update_student
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, ExportError
@@ -22,21 +23,22 @@ from nas_distill.export.provenance import Provenance, read_provenance
 from nas_distill.export.student import SPEC, load_spec, load_student
 from nas_distill.report import words
 from nas_distill.run import facts as names
+from nas_distill.run.records import TrialRecord
 from nas_distill.tasks import Evaluation, find_task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nas_distill.api.trial import Trial
-
 
 class Student:
     """A trained student in a folder."""
 
-    def __init__(self, trial: Trial, key: str) -> None:
-        self.trial = trial
+    def __init__(self, run: StoredRun, record: TrialRecord, key: str) -> None:
+        """Take a student of ``run`` by its ``key``; ``record`` is that of its trial."""
+        self.run = run
+        self.record = record
         self.key = key
-        self.folder: Path = trial.run.folder.student(key)
+        self.folder: Path = run.folder.student(key)
 
     @cached_property
     def module(self) -> nn.Module:
@@ -90,11 +92,11 @@ class Student:
         """
         settings = Update.of(epochs=epochs, keep=keep, labels=labels, teacher=teacher, changes=changes, task=data.task)
         with watched(observer, quiet=quiet) as told:
-            return Student(self.trial, update_student(self, data, settings, told))
+            return Student(self.run, self.record, update_student(self, data, settings, told))
 
     def load(self) -> nn.Module:
         """Return the network anew, in eval mode."""
-        run = self.trial.run
+        run = self.run
         inputs = run.inputs_if_given()
         if inputs is not None:
             return read_student(inputs, run.folder, self.key)
@@ -106,7 +108,7 @@ class Student:
         Of several labels or of targets, what stands in their place: MultilabelEvaluation or RegressionEvaluation.
         ``split``: ``test`` where there is one, else ``val``.
         """
-        data, teacher = self.trial.run.inputs.data, self.trial.run.inputs.teacher
+        data, teacher = self.run.inputs.data, self.run.inputs.teacher
         name = split or data.splits[-1]
         if name not in data.splits:
             raise ConfigError(f"data '{data.name}' has no split '{name}'; known: {', '.join(data.splits)}.")
@@ -126,18 +128,17 @@ class Student:
             ExportError: it cannot be exported, or the file does not compute what the network computes.
         """
         target = self.folder / "model.onnx" if path is None else Path(path)
-        record = self.trial.record
         with disk_errors(target):
-            inputs = self.trial.run.inputs_if_given()
+            inputs = self.run.inputs_if_given()
             if inputs is not None:
-                result = export_student(inputs, self.module, record.architecture.hash, target)
+                result = export_student(inputs, self.module, self.record.architecture.hash, target)
             else:
                 result = self._export_alone(target)
-        return {"path": str(target), **result, "predicted_ms": record.costs.get(LATENCY)}
+        return {"path": str(target), **result, "predicted_ms": self.record.costs.get(LATENCY)}
 
     def _export_alone(self, target: Path) -> dict[str, Any]:
         """Export it without the run's data: what the search has exported is copied with what was found then."""
-        run, made = self.trial.run, self.folder / "model.onnx"
+        run, made = self.run, self.folder / "model.onnx"
         known = run.facts.get(names.EXPORTS, {}).get(self.key)
         if known is not None and made.exists():
             if target != made:

@@ -6,9 +6,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nas_distill.api.observer import Observer
 from nas_distill.api.signals import teacher_signal
+from nas_distill.api.stored import StoredRun
 from nas_distill.api.student import Student
 from nas_distill.api.training import student_builder
 from nas_distill.common.device import resolve_device
@@ -22,19 +24,15 @@ from nas_distill.distill.peers import PeerSignal, advance_together, introduce
 from nas_distill.engine.evaluator import write_student
 from nas_distill.engine.finalists import recipe_of
 from nas_distill.export.provenance import Provenance
+from nas_distill.run.records import TrialRecord
 from nas_distill.tasks import find_task
-
-if TYPE_CHECKING:
-    from nas_distill.api.observer import Observer
-    from nas_distill.api.run import Run
-    from nas_distill.api.trial import Trial
 
 
 def distill_together(
-    run: Run, trials: Sequence[Trial], *, epochs: float | None, observer: Observer, **changes: Any
+    run: StoredRun, trials: Sequence[TrialRecord], *, epochs: float | None, observer: Observer, **changes: Any
 ) -> list[Student]:
     """Distil trials side by side in this process; see ``Run.distill_together``."""
-    numbers = [trial.record.number for trial in trials]
+    numbers = [trial.number for trial in trials]
     if len(set(numbers)) < 2 or len(set(numbers)) != len(numbers):
         raise RunError(f"Mutual learning takes at least two different trials, not {numbers}.")
     training = run.final_training(epochs, changes, source="distill_together(...)")
@@ -50,7 +48,7 @@ def distill_together(
         for trial, signal in zip(trials, signals):
             distillers.append(
                 Distiller(
-                    builder.build_student(trial.record.architecture, seed),
+                    builder.build_student(trial.architecture, seed),
                     inputs.data,
                     training,
                     signal=signal,
@@ -59,7 +57,7 @@ def distill_together(
                     paths=inputs.paths,
                 )
             )
-        keys = [f"{trial.record.key}-{mark}" for trial in trials]
+        keys = [f"{trial.key}-{mark}" for trial in trials]
         checkpoints = [run.folder.checkpoint(key) for key in keys]
         found = [distiller.load(folder) for distiller, folder in zip(distillers, checkpoints)]
         if any(found) and len({distiller.step for distiller in distillers}) > 1:
@@ -80,13 +78,13 @@ def distill_together(
             write_student(
                 run.folder.student(key),
                 distiller,
-                trial.record.architecture,
+                trial.architecture,
                 inputs.space,
                 quality=distiller.quality(),
                 provenance=Provenance(
                     kind="mutual",
                     key=key,
-                    trial=trial.record.key,
+                    trial=trial.key,
                     teacher=inputs.teacher.name,
                     students=tuple(other for other in keys if other != key),
                     recipe=recipe_of(training, run.config.seed),
@@ -95,7 +93,7 @@ def distill_together(
             )
     for folder in checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
-    return [Student(trial, key) for trial, key in zip(trials, keys)]
+    return [Student(run, trial, key) for trial, key in zip(trials, keys)]
 
 
 def _temperature(training: TrainingConfig, task: str) -> float:

@@ -15,6 +15,7 @@ from nas_distill.api.assistants import Via, find_assistant
 from nas_distill.api.console import watched
 from nas_distill.api.observer import Observer
 from nas_distill.api.signals import teacher_signal
+from nas_distill.api.stored import StoredRun
 from nas_distill.api.student import Student
 from nas_distill.api.training import make_evaluator
 from nas_distill.common.disk import disk_errors
@@ -32,13 +33,11 @@ from nas_distill.tasks import find_task, read_evaluation
 if TYPE_CHECKING:
     from torch import nn
 
-    from nas_distill.api.run import Run
-
 
 class Trial:
     """One trial of a run."""
 
-    def __init__(self, run: Run, record: TrialRecord) -> None:
+    def __init__(self, run: StoredRun, record: TrialRecord) -> None:
         self.run = run
         self.record = record
 
@@ -56,6 +55,10 @@ class Trial:
         """Return its network with fresh weights (random ones, also where students begin with the teacher's)."""
         return self.run.inputs.build(self.record.architecture)
 
+    def other(self, record: TrialRecord) -> Trial:
+        """Return another trial of the same run."""
+        return Trial(self.run, record)
+
     def students(self, *kinds: Kind) -> list[Student]:
         """Return its finished students of some kinds, those of the best validation quality first.
 
@@ -67,7 +70,7 @@ class Trial:
         known = self.run.facts.get(names.DATA, {}).get("fingerprint")
         found: list[tuple[float, Student]] = []
         for folder in sorted(self.run.folder.students.glob("*/")):
-            student = Student(self, folder.name)
+            student = Student(self.run, self.record, folder.name)
             try:
                 provenance = student.provenance
             except ExportError:  # it is being written, or its process died while it was
@@ -188,7 +191,7 @@ class Trial:
             finally:
                 student.close()
         shutil.rmtree(work.checkpoint, ignore_errors=True)
-        return Student(self, name)
+        return Student(self.run, self.record, name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that is known of it, in plain values."""

@@ -6,8 +6,12 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from torch import nn
+
+from nas_distill.api.observer import Observer
+from nas_distill.api.stored import StoredRun
 from nas_distill.common.device import resolve_device
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError
@@ -17,15 +21,29 @@ from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.engine.evaluator import write_student
 from nas_distill.export.provenance import Provenance
+from nas_distill.run.records import TrialRecord
 from nas_distill.tasks import find_task
 from nas_distill.teacher import LiveSignal, TeacherSignal, freeze
 from nas_distill.teacher.combined import CombinedSignal
 
-if TYPE_CHECKING:
-    from nas_distill.api.observer import Observer
-    from nas_distill.api.student import Student
-
 TEMPERATURE = 2.0
+
+
+class Updatable(Protocol):
+    """A finished student, as far as training it further depends on it."""
+
+    key: str
+    run: StoredRun
+    record: TrialRecord
+
+    @property
+    def provenance(self) -> Provenance:
+        """How it was trained."""
+        ...
+
+    def load(self) -> nn.Module:
+        """Return the network, in eval mode."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,14 +98,14 @@ def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def update_student(student: Student, data: Dataset, update: Update, observer: Observer) -> str:
+def update_student(student: Updatable, data: Dataset, update: Update, observer: Observer) -> str:
     """Train a student on, in this process, and write the result beside it; return its key.
 
     Raises:
         ConfigError: the data do not fit the student.
         TrainingError: the loss became NaN or infinite.
     """
-    run = student.trial.run
+    run = student.run
     _check(student, data)
     key = f"{student.key}-{update.name(data)}"
     checkpoint = run.folder.checkpoint(key)
@@ -108,7 +126,7 @@ def update_student(student: Student, data: Dataset, update: Update, observer: Ob
         write_student(
             run.folder.student(key),
             distiller,
-            student.trial.record.architecture,
+            student.record.architecture,
             run.inputs.space,
             quality=distiller.quality(),
             provenance=Provenance(
@@ -125,10 +143,10 @@ def update_student(student: Student, data: Dataset, update: Update, observer: Ob
     return key
 
 
-def _signal(student: Student, data: Dataset, update: Update) -> TeacherSignal | None:
+def _signal(student: Updatable, data: Dataset, update: Update) -> TeacherSignal | None:
     signals: list[TeacherSignal] = []
     if update.teacher:
-        inputs = student.trial.run.inputs
+        inputs = student.run.inputs
         signals.append(LiveSignal(freeze(inputs.teacher.module, data, inputs.teacher.name)))
     if update.keep:
         signals.append(LiveSignal(freeze(student.load(), data, f"{student.key} as it was")))
@@ -137,8 +155,8 @@ def _signal(student: Student, data: Dataset, update: Update) -> TeacherSignal | 
     return CombinedSignal(signals, data, by="mean", temperature=TEMPERATURE)
 
 
-def _check(student: Student, data: Dataset) -> None:
-    known = student.trial.run.inputs.data
+def _check(student: Updatable, data: Dataset) -> None:
+    known = student.run.inputs.data
     if data.task != known.task:
         raise ConfigError(
             f"Student {student.key} was trained for {known.task}, and data '{data.name}' is of {data.task}."

@@ -46,7 +46,7 @@ def say_student(student: Student, evaluation: Evaluation, split: str, as_json: b
     from nas_distill.report import words
     from nas_distill.tasks import find_task
 
-    task = find_task(student.trial.run.task)
+    task = find_task(student.run.task)
     apart = ("retained", "agreement")
     further = [
         f"{figure.title.partition(' (')[0]} {words.figure(getattr(evaluation, figure.field), figure)}"

@@ -25,7 +25,7 @@ import cloudpickle
 
 from nas_distill.common.errors import NasDistillError, RunError, StorageError, first_line
 from nas_distill.common.references import import_path
-from nas_distill.engine.backends.death import ended_as, fault_in
+from nas_distill.engine.death import ended_as, fault_in
 from nas_distill.engine.fork_server import FORK, KILL, NUMBER
 
 _START_SECONDS = 300.0  # a busy machine may take long to import torch

@@ -149,7 +149,7 @@ def test_what_is_no_better_than_guessing_is_on_no_front(copied):
     told = f"{len(complete)} of {len(complete)} complete trial"
     assert told in copied._repr_html_()
     assert any(note.startswith(told) for note in copied.report().notes)
-    assert copied.best().record.number == copied.student().trial.record.number
+    assert copied.best().record.number == copied.student().record.number
 
 
 def test_a_trial_says_what_it_is_worth(own_run):

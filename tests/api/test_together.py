@@ -46,15 +46,15 @@ def test_peers_come_to_say_the_same(run):
     alone = (answers(apart[0], run).softmax(1) - answers(apart[1], run).softmax(1)).abs().mean()
     assert float(mutual) < float(alone)
     assert 0 <= agreement(answers(first, run), answers(second, run)) <= 1
-    assert {first.trial.record.number, second.trial.record.number} == {0, 1}
+    assert {first.record.number, second.record.number} == {0, 1}
 
 
 def test_a_student_of_mutual_learning_is_a_student_like_others(run):
     students = run.distill_together([0, 1, 2], epochs=1, batch_size=64)
     assert len({student.folder for student in students}) == 3
     for student in students:
-        assert set(student.module.state_dict()) == set(student.trial.build().state_dict())
-        assert student.key in [other.key for other in student.trial.students()]
+        assert set(student.module.state_dict()) == set(run.trial(student.record.number).build().state_dict())
+        assert student.key in [other.key for other in run.trial(student.record.number).students()]
         assert student.provenance.kind == "mutual"
         assert set(student.provenance.students) == {other.key for other in students} - {student.key}
 

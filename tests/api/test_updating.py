@@ -7,6 +7,7 @@ import torch
 import nas_distill as nd
 from nas_distill.api.assistants import find_assistant
 from nas_distill.api.observer import Silent
+from nas_distill.api.trial import Trial
 from nas_distill.common.errors import ConfigError
 from nas_distill.config import TrainingConfig
 from nas_distill.data import load_dataset
@@ -94,7 +95,7 @@ def test_labels_need_not_be_looked_at(student):
     x, y = samples(160, [0, 1, 2, 3], dark=0.5)
     wrong = nd.Dataset.from_tensors(x, (y + 1) % 4, val=0.25, num_classes=4)
     local = student.update(wrong, keep=0, labels=False, teacher=True, epochs=6, batch_size=32)
-    teacher = student.trial.run.inputs.teacher.module
+    teacher = student.run.inputs.teacher.module
     test, _ = samples(200, [0, 1, 2, 3], seed=4, dark=0.5)
     wanted = predict_logits(teacher, [test])
     assert agreement(predict_logits(local.module, [test]), wanted) >= agreement(
@@ -112,7 +113,7 @@ def test_the_student_itself_is_left_as_it_was(student):
 
 def test_an_update_is_told_by_its_provenance_and_changes_no_answer_of_its_trial(student):
     """Its quality is of other data: it compares with no other student's, however high it is."""
-    trial, data = student.trial, dataset(64, [0])  # one class only: 100 % is soon reached
+    trial, data = Trial(student.run, student.record), dataset(64, [0])  # one class only: 100 % is soon reached
     before = [other.key for other in trial.students()]
     updated = student.update(data, keep=0, epochs=4, batch_size=16)
     found = updated.provenance
@@ -135,10 +136,10 @@ def test_a_student_of_other_data_is_no_student_of_the_run(student):
     spec["provenance"] |= {"key": stranger.name, "quality": 1.0}
     try:
         file.write_text(json.dumps(spec))
-        assert stranger.name in [other.key for other in student.trial.students()]
+        assert stranger.name in [other.key for other in Trial(student.run, student.record).students()]
         spec["provenance"]["data"] = "0" * 64
         file.write_text(json.dumps(spec))
-        assert stranger.name not in [other.key for other in student.trial.students()]
+        assert stranger.name not in [other.key for other in Trial(student.run, student.record).students()]
     finally:
         shutil.rmtree(stranger)
 

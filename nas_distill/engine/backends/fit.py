@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from nas_distill.engine.backends.death import cause_of_death, read_fault
 from nas_distill.engine.backends.relay import Relay
 from nas_distill.engine.backends.worker import Message
+from nas_distill.engine.death import cause_of_death, read_fault
 from nas_distill.engine.work import Limit, over_limit
 
 

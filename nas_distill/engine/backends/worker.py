@@ -24,7 +24,7 @@ from nas_distill.common.disk import disk_sentence, full_disk_error
 from nas_distill.common.errors import StorageError, in_words
 from nas_distill.common.references import search_first
 from nas_distill.common.seeds import derive
-from nas_distill.engine.backends.death import fault_file
+from nas_distill.engine.death import fault_file
 from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_rung
 
 

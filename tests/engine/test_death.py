@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_distill.engine.backends.death import cause_of_death, fault_file, read_fault
+from nas_distill.engine.death import cause_of_death, fault_file, read_fault
 
 CRASHES = {
     "import ctypes; ctypes.string_at(0)": "Segmentation fault in string_at, __init__.py:",
