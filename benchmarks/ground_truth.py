@@ -26,9 +26,9 @@ from trust_page import trust_page
 
 from nas_distill.api.calibration import read_networks, write_networks
 from nas_distill.api.costing import make_costing
-from nas_distill.api.inputs import Inputs, identity, resolve
 from nas_distill.api.interruption import InterruptedSearchError, interruptible
 from nas_distill.api.observer import Silent
+from nas_distill.api.problem import SearchProblem, resolve
 from nas_distill.api.signals import teacher_signal
 from nas_distill.common.errors import ConfigError
 from nas_distill.common.files import write_text
@@ -81,7 +81,7 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> None:
     inputs = {space: _inputs(space, options) for space in SPACES}
     stored = options.table.with_name(f"{options.table.stem}_networks.json")
-    own = identity_of(**{space: identity(found) for space, found in inputs.items()}, count=options.count)
+    own = identity_of(**{space: found.identity for space, found in inputs.items()}, count=options.count)
     if not stored.exists():
         options.table.parent.mkdir(parents=True, exist_ok=True)
         write_networks(stored, _draw(inputs, options.count), own)
@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _inputs(space: str, options: argparse.Namespace, *, features: bool = False) -> Inputs:
+def _inputs(space: str, options: argparse.Namespace, *, features: bool = False) -> SearchProblem:
     content: dict[str, Any] = {
         "data": "fashion-mnist",
         "teacher": "fashion-resnet",
@@ -135,7 +135,7 @@ def _budgets(options: argparse.Namespace) -> tuple[float, ...]:
     return tuple(0.02 * epochs for epochs in BUDGETS) if options.quick else BUDGETS
 
 
-def _draw(inputs: Mapping[str, Inputs], count: int) -> list[Network]:
+def _draw(inputs: Mapping[str, SearchProblem], count: int) -> list[Network]:
     """Networks of both spaces, taking turns, each in an order of which every beginning is spread over the costs."""
     drawn = []
     for found in inputs.values():
@@ -144,7 +144,7 @@ def _draw(inputs: Mapping[str, Inputs], count: int) -> list[Network]:
     return [network for network in chain.from_iterable(zip_longest(*drawn)) if network is not None]
 
 
-def _recipes(inputs: Inputs, featured: Inputs | None, options: argparse.Namespace) -> list[Recipe]:
+def _recipes(inputs: SearchProblem, featured: SearchProblem | None, options: argparse.Namespace) -> list[Recipe]:
     config, budgets = inputs.config, _budgets(options)
     found = standard_recipes(config.score.training, config.final.training, budgets)
     if featured is not None:
@@ -154,7 +154,7 @@ def _recipes(inputs: Inputs, featured: Inputs | None, options: argparse.Namespac
 
 
 def _train(
-    inputs: Mapping[str, Inputs], networks: list[Network], table: TrainingTable, options: argparse.Namespace
+    inputs: Mapping[str, SearchProblem], networks: list[Network], table: TrainingTable, options: argparse.Namespace
 ) -> bool:
     """Train what the table lacks; say whether it lacks nothing any more."""
     try:
@@ -183,7 +183,7 @@ def _train(
     return not source.stopping
 
 
-def _evaluators(inputs: Mapping[str, Inputs], folder: RunFolder) -> dict[str, StudentEvaluator]:
+def _evaluators(inputs: Mapping[str, SearchProblem], folder: RunFolder) -> dict[str, StudentEvaluator]:
     return {
         space: StudentEvaluator(
             found.data,

@@ -15,7 +15,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from nas_distill import config
-from nas_distill.api.inputs import resolve
+from nas_distill.api.problem import resolve
 from nas_distill.api.template import TEMPLATE
 from nas_distill.cli import app
 from nas_distill.common.registry import options_cell

@@ -183,7 +183,7 @@ def at_most(seconds: float) -> Iterator[None]:
 @pytest.fixture
 def quick_dry_run(monkeypatch) -> None:
     """A dry run whose candidates are drawn and not built, and that loads equal data and teachers once."""
-    from nas_distill.api import costing, cutting, inputs, start
+    from nas_distill.api import costing, cutting, problem, start
     from nas_distill.engine.pricing import Pricing
     from nas_distill.engine.survey import estimate_seconds, survey_space
 
@@ -211,9 +211,11 @@ def quick_dry_run(monkeypatch) -> None:
     monkeypatch.setattr(start.Pipeline, "estimate", estimate)
     monkeypatch.setattr(start.Pipeline, "survey", survey)
     monkeypatch.setattr(start.Pipeline, "pricing", lambda self, _: costing.make_costing(self.inputs, None, 1.0))
-    monkeypatch.setattr(inputs, "load_data", once(inputs.load_data, lambda c, _, seed: (c.model_dump_json(), seed)))
+    monkeypatch.setattr(problem, "load_data", once(problem.load_data, lambda c, _, seed: (c.model_dump_json(), seed)))
     monkeypatch.setattr(
-        inputs, "_load_teacher", once(inputs._load_teacher, lambda c, data, _: (c.model_dump_json(), data.fingerprint))
+        problem,
+        "_load_teacher",
+        once(problem._load_teacher, lambda c, data, _: (c.model_dump_json(), data.fingerprint)),
     )
     monkeypatch.setattr(
         costing, "_count_teacher", once(costing._count_teacher, lambda i: (i.teacher.fingerprint, i.input_shape))

@@ -13,7 +13,7 @@ from inherit_arms.arms import Arm
 from inherit_arms.jobs import Job
 from inherit_arms.prepared import Prepared
 from nas_distill.api import Run, open_run
-from nas_distill.api.inputs import Inputs
+from nas_distill.api.problem import SearchProblem
 from nas_distill.blockwise.training import STATISTICS
 from nas_distill.common.files import write_text
 from nas_distill.config import SearchFile, dump_yaml, load_search_file, parse
@@ -74,7 +74,7 @@ class Searches:
         return content
 
 
-def prepared(run: Run, inputs: Inputs, library: Run | None) -> Prepared:
+def prepared(run: Run, inputs: SearchProblem, library: Run | None) -> Prepared:
     """Return a finished search's winner, and what it took to find it; ``library``: the run that made its blocks."""
     winner = best_finalist(read_finalists(run.facts))
     if winner is None:

@@ -27,9 +27,8 @@ from inherit_arms.networks import CUTTING, GivenWeights, Widths, pruned, shape_o
 from inherit_arms.peer import Peer
 from inherit_arms.prepared import Prepared, steps_left
 from inherit_arms.searches import Searches, prepared, template
-from nas_distill.api.inputs import resolve
 from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
-from nas_distill.api.training import make_evaluator
+from nas_distill.api.problem import resolve
 from nas_distill.common.seeds import derive
 from nas_distill.config import TeacherSource
 from nas_distill.cost.count import count
@@ -294,7 +293,7 @@ class Study:
     def _evaluator(self, arm: Arm, limit: str) -> StudentEvaluator:
         if arm.search:
             run = self._searches.run(self.key(arm, limit))
-            return make_evaluator(resolve(run.config, (self.folder,), data=self.data), self.store, run.folder)
+            return resolve(run.config, (self.folder,), data=self.data).evaluator(self.store, run.folder)
         weights = None
         if arm.start != RANDOM:
             path = self.peer.weights(limit) if arm.widths == FASTNAS else self._uniform_file(limit, arm.start)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas_distill.api.cutting import Cutting
-from nas_distill.api.inputs import Inputs
-from nas_distill.api.training import blocks_folder
+from nas_distill.api.problem import SearchProblem
 from nas_distill.blockwise.assembled import Assembly, assemblies, block_scores, front
 from nas_distill.blockwise.costs import ADDITIVE
 from nas_distill.blockwise.fit import MINIMUM, BlockWeights, fit
@@ -185,7 +184,7 @@ class Assembled:
 
 
 def assemble(
-    inputs: Inputs, folder: RunFolder, records: Sequence[TrialRecord], budget: Budget, *, count: int
+    inputs: SearchProblem, folder: RunFolder, records: Sequence[TrialRecord], budget: Budget, *, count: int
 ) -> list[Assembled]:
     """Return the best assemblies of a run's blocks within another budget, best first.
 
@@ -193,7 +192,7 @@ def assemble(
         RunError: the run has no blocks that were distilled.
         BudgetError: nothing fits, or a limit is on a cost that does not add up.
     """
-    blocks = blocks_folder(inputs, folder)
+    blocks = inputs.blocks_folder(folder)
     if not (blocks / CONTENT).exists():
         raise RunError(
             f"{folder.path} has no library of blocks ({blocks}); a search with strategy 'blockwise' or 'hybrid' makes "
@@ -217,7 +216,9 @@ def assemble(
     return [_counted(inputs, assembly, fitted, trials) for assembly in found]
 
 
-def _counted(inputs: Inputs, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]) -> Assembled:
+def _counted(
+    inputs: SearchProblem, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]
+) -> Assembled:
     architecture = inputs.space.validate(assembly.values)
     module = inputs.build(architecture, inputs.config.seed, stream="costing")
     return Assembled(

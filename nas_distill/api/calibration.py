@@ -12,12 +12,11 @@ from nas_distill.api.advice import MARGINS, Advice, Stopping, advise, stopping, 
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import LATENCY, asked_costs, make_costing, time_teacher
 from nas_distill.api.costing import calibrate as calibrate_latency
-from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
 from nas_distill.api.observer import Observer, Silent
+from nas_distill.api.problem import SearchProblem
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.start import prepare
-from nas_distill.api.training import make_evaluator
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
@@ -132,7 +131,9 @@ def calibrate(
 
 
 class _Calibrating:
-    def __init__(self, inputs: Inputs, folder: RunFolder, observer: Observer, interruption: Interruption) -> None:
+    def __init__(
+        self, inputs: SearchProblem, folder: RunFolder, observer: Observer, interruption: Interruption
+    ) -> None:
         self.inputs, self.folder, self.observer, self.interruption = inputs, folder, observer, interruption
         self.path = folder.path
 
@@ -150,7 +151,7 @@ class _Calibrating:
     def _networks(self, count: int, whole_range: bool) -> list[Network]:
         """Return the networks that were drawn when this calibration began, or draw them."""
         stored = self.path / _NETWORKS
-        own = {**identity(self.inputs), **identity_of(networks=[count, whole_range])}
+        own = {**self.inputs.identity, **identity_of(networks=[count, whole_range])}
         if stored.exists():
             return read_networks(stored, own)
         self.observer.phase("drawing architectures")
@@ -193,7 +194,7 @@ class _Calibrating:
             return
         self.observer.phase("teacher store")
         signal = teacher_signal(self.inputs, self.folder, self.observer, config.score.training, config.final.training)
-        evaluator = make_evaluator(self.inputs, signal)
+        evaluator = self.inputs.evaluator(signal)
         self.observer.phase("calibration")
         self.observer.note(f"{len(networks)} networks, {source.total - source.done} of {source.total} trainings to do.")
 
@@ -206,14 +207,16 @@ class _Calibrating:
         return f"Stopped. What is finished is kept in {self.path}; the same command with --resume goes on."
 
 
-def recipes_of(inputs: Inputs) -> list[Recipe]:
+def recipes_of(inputs: SearchProblem) -> list[Recipe]:
     """Return how each network of a search file's calibration is trained."""
     score, final = inputs.config.score, inputs.config.final
     budgets = [share * score.training.epochs for share in score.rungs if share > 0]
     return standard_recipes(score.training, final.training, budgets)
 
 
-def write_calibration(inputs: Inputs, folder: Path, networks: list[Network], table: TrainingTable) -> Calibration:
+def write_calibration(
+    inputs: SearchProblem, folder: Path, networks: list[Network], table: TrainingTable
+) -> Calibration:
     """Work out what a table of trainings says, and write report, picture and advice.
 
     Raises:
@@ -326,7 +329,7 @@ def _may_write(folder: RunFolder, resume: bool) -> None:
         raise RunError(f"{folder.path} holds something else than a calibration; give an empty folder (--folder).")
 
 
-def _report(inputs: Inputs, study: Study, calibration: Calibration) -> str:
+def _report(inputs: SearchProblem, study: Study, calibration: Calibration) -> str:
     config, advice = inputs.config, calibration.advice
     assert advice is not None
     ceiling = next((entry.tau for entry in calibration.rankings if entry.name == CEILING), None)

@@ -12,8 +12,8 @@ from typing import Self
 
 from rich.console import Console
 
-from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
+from nas_distill.api.problem import SearchProblem
 from nas_distill.api.reporting import cost_summary, progress_view
 from nas_distill.engine.finalists import Finalist, FinalProgress
 from nas_distill.engine.pricing import Pricing
@@ -90,7 +90,7 @@ class ConsoleObserver:
         """Print a sentence."""
         self._view.note(text)
 
-    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: Inputs) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
         """Print what candidates cost."""
         seconds = time.monotonic() - self._began
         self.summary = replace(cost_summary(survey, estimate, pricing, inputs), seconds=seconds)

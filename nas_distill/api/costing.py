@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from nas_distill.api.inputs import Inputs
+from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BuildError, CostError, NasDistillError
 from nas_distill.common.seeds import numpy_rng
 from nas_distill.config import SearchFile
@@ -31,7 +30,7 @@ def asked_costs(config: SearchFile) -> set[str]:
     return {*config.budget, *config.search.costs, *([scalar.cost] if scalar else [])}
 
 
-def check_costs(inputs: Inputs) -> None:
+def check_costs(inputs: SearchProblem) -> None:
     """Raise BudgetError for a cost or an amount that cannot be read, before anything is timed or trained."""
     config = inputs.config
     for name in sorted(asked_costs(config)):
@@ -44,23 +43,12 @@ def check_costs(inputs: Inputs) -> None:
             Budget.parse({name: amount}, teacher)
 
 
-def _count_teacher(inputs: Inputs) -> dict[str, float]:
+def _count_teacher(inputs: SearchProblem) -> dict[str, float]:
     return dict(CostModel(COUNTED, inputs.input_shape).costs(inputs.teacher.module))
 
 
-def candidates_of(inputs: Inputs, places: Sequence[Path] = ()) -> Candidates:
-    """Return what builds a search's candidates in a process of its own; ``places``: folders that are written to."""
-    minutes = inputs.config.search.trial_limit_minutes
-    return Candidates(
-        inputs.builder,
-        seed=inputs.config.seed,
-        seconds=None if minutes is None else 60 * minutes,
-        places=places,
-    )
-
-
 def make_costing(
-    inputs: Inputs,
+    inputs: SearchProblem,
     latency: LatencyModel | None,
     teacher_latency_ms: float | None,
     candidates: Candidates | None = None,
@@ -78,7 +66,7 @@ def make_costing(
         CostError: the teacher's costs are needed and cannot be counted.
     """
     config = inputs.config
-    builder = candidates or candidates_of(inputs)
+    builder = candidates or inputs.candidates()
     names = (*COUNTED, *((LATENCY,) if latency is not None else ()))
     model = CostModel(names, inputs.input_shape, latency)
 
@@ -102,7 +90,7 @@ def _costs(module: nn.Module, model: CostModel) -> dict[str, float]:
 
 
 def calibrate(
-    inputs: Inputs, on_step: Callable[[int, int], None], candidates: Candidates | None = None
+    inputs: SearchProblem, on_step: Callable[[int, int], None], candidates: Candidates | None = None
 ) -> LatencyModel | None:
     """Time candidates from small to large and fit the latency predictor; None where latency is left out.
 
@@ -116,7 +104,7 @@ def calibrate(
     config = inputs.config
     asked = LATENCY in asked_costs(config)
     count = networks_to_time(config)
-    builder, shape = candidates or candidates_of(inputs), inputs.input_shape
+    builder, shape = candidates or inputs.candidates(), inputs.input_shape
     chosen = inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
     if chosen and len(chosen) < FEWEST <= count:
         chosen = [chosen[place % len(chosen)] for place in range(FEWEST)]
@@ -143,7 +131,7 @@ def calibrate(
         return None
 
 
-def time_candidate(inputs: Inputs, candidates: Candidates, architecture: Architecture) -> LatencySample:
+def time_candidate(inputs: SearchProblem, candidates: Candidates, architecture: Architecture) -> LatencySample:
     """Time an architecture's network as the search file says; run it while nothing else does.
 
     Raises:
@@ -158,7 +146,7 @@ def time_candidate(inputs: Inputs, candidates: Candidates, architecture: Archite
     return found
 
 
-def time_network(inputs: Inputs, module: nn.Module) -> LatencySample:
+def time_network(inputs: SearchProblem, module: nn.Module) -> LatencySample:
     """Time a network as the search file says; run it while nothing else does.
 
     Raises:
@@ -170,7 +158,7 @@ def time_network(inputs: Inputs, module: nn.Module) -> LatencySample:
     )
 
 
-def time_teacher(inputs: Inputs) -> LatencySample | None:
+def time_teacher(inputs: SearchProblem) -> LatencySample | None:
     """Time the teacher; None where it cannot be exported, which is no reason not to search."""
     try:
         return time_network(inputs, inputs.teacher.module)

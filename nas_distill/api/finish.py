@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.api.costing import time_teacher
-from nas_distill.api.inputs import Inputs
+from nas_distill.api.problem import SearchProblem
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import LatencyConfig, SearchFile
 from nas_distill.cost.runtime import time_file
@@ -32,12 +32,12 @@ TEACHER = "teacher"  # its name among exports and evaluations, where students ha
 _PARITY_SAMPLES = 512
 
 
-def read_student(inputs: Inputs, folder: RunFolder, key: str) -> nn.Module:
+def read_student(inputs: SearchProblem, folder: RunFolder, key: str) -> nn.Module:
     """Load a student of a run, by the run's own builder."""
     return load_student(folder.student(key), builder=inputs.space.builder_function(), paths=inputs.paths)
 
 
-def export_student(inputs: Inputs, student: nn.Module, architecture: str, path: Path) -> dict[str, Any]:
+def export_student(inputs: SearchProblem, student: nn.Module, architecture: str, path: Path) -> dict[str, Any]:
     """Export a student to ONNX, hold it against PyTorch on validation samples, and time it.
 
     Returns:
@@ -100,7 +100,7 @@ def _checked(
     }
 
 
-def export_finalists(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
+def export_finalists(inputs: SearchProblem, folder: RunFolder, facts: Facts) -> None:
     """Export and time every finalist, and time the teacher, as far as the journal lacks it; nothing else may run."""
     done: dict[str, Any] = dict(facts.get(names.EXPORTS, {}))
     for entry in read_finalists(facts):
@@ -116,7 +116,7 @@ def export_finalists(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
     facts.set(names.EXPORTS, done)
 
 
-def evaluate_once(inputs: Inputs, folder: RunFolder, facts: Facts) -> None:
+def evaluate_once(inputs: SearchProblem, folder: RunFolder, facts: Facts) -> None:
     """Evaluate teacher, student and baseline on test data (on validation data where there is none), once a run."""
     winner = best_finalist(read_finalists(facts))
     if names.EVALUATION in facts or winner is None:

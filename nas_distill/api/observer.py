@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from nas_distill.api.inputs import Inputs
+from nas_distill.api.problem import SearchProblem
 from nas_distill.engine.finalists import Finalist, FinalProgress
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Event, Progress
@@ -35,7 +35,7 @@ class Observer(Protocol):
         """Something a user should know, in a sentence."""
         ...
 
-    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: Inputs) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
         """The space has been looked at; nothing has been trained."""
         ...
 
@@ -63,7 +63,7 @@ class Silent:
     def note(self, text: str) -> None:
         """Ignore it."""
 
-    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: Inputs) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
         """Ignore it."""
 
     def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:

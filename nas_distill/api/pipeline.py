@@ -16,7 +16,6 @@ from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, 
 from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import (
     calibrate,
-    candidates_of,
     make_costing,
     networks_to_time,
     restore_latency,
@@ -24,13 +23,12 @@ from nas_distill.api.costing import (
 )
 from nas_distill.api.cutting import advise, describe_cutting, keep_findings, untrained_weights
 from nas_distill.api.finish import TEACHER, evaluate_once, export_finalists
-from nas_distill.api.inputs import Inputs, identity
 from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.api.observer import Observer
+from nas_distill.api.problem import SearchProblem
 from nas_distill.api.run import Run, write_picture, write_run_card
 from nas_distill.api.screening import screened_finalists
 from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
-from nas_distill.api.training import blocks_folder, make_evaluator
 from nas_distill.api.trust import remember_run
 from nas_distill.blockwise.library import build_library
 from nas_distill.common.device import resolve_device
@@ -73,7 +71,7 @@ class Pipeline:
 
     def __init__(
         self,
-        inputs: Inputs,
+        inputs: SearchProblem,
         folder: RunFolder,
         observer: Observer,
         interruption: Interruption,
@@ -87,7 +85,7 @@ class Pipeline:
         self.folder = folder
         self.observer = observer
         self.interruption = interruption
-        self.candidates = candidates_of(inputs, places_written(folder.path))
+        self.candidates = inputs.candidates(places_written(folder.path))
 
     def run(self) -> None:
         """Search, distil the finalists, export and time them, look at test data once, and report.
@@ -101,7 +99,7 @@ class Pipeline:
             warm_up()
             objectives = Objectives.from_config(self.config.search, self._teacher_costs_for_scalar())
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
-            hold_identity(self.folder, journal.facts, identity(self.inputs))
+            hold_identity(self.folder, journal.facts, self.inputs.identity)
             journal.facts.record_environment(self.config.seed)
             self._note_versions(journal)
             journal.facts.set(names.DATA, {"name": self.inputs.data.name, "fingerprint": self.inputs.data.fingerprint})
@@ -143,7 +141,7 @@ class Pipeline:
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, pricing, self.inputs)
         assembler = self._assembler(journal, pricing)
-        evaluator = make_evaluator(self.inputs, signal, self.folder)
+        evaluator = self.inputs.evaluator(signal, self.folder)
         search = self.config.search
         limit = trial_limit(self.config, self.inputs.data, estimate.step, survey.spread(search.costs[0]))
         with ExitStack() as backends:
@@ -306,7 +304,7 @@ class Pipeline:
                 self.inputs.data,
                 settings=config.blockwise,
                 seed=config.seed,
-                folder=blocks_folder(self.inputs, self.folder),
+                folder=self.inputs.blocks_folder(self.folder),
                 device=resolve_device(config.device),
                 on_begin=on_begin,
                 on_step=on_step,

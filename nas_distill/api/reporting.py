@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from nas_distill.api.costing import LATENCY
 from nas_distill.api.finish import TEACHER, baseline_of
-from nas_distill.api.inputs import Inputs
+from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
 from nas_distill.distill.objective import Term, find_terms
@@ -40,7 +40,7 @@ from nas_distill.space import Architecture
 from nas_distill.tasks import find_task, read_evaluation
 
 
-def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, inputs: Inputs) -> CostSummary:
+def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> CostSummary:
     """Return the table that is shown before a search."""
     objectives = inputs.config.search.costs
     order = [*objectives, *(name for name in pricing.names if name not in objectives)]
@@ -242,7 +242,7 @@ def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings
     )
 
 
-def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: Inputs) -> CardFacts:
+def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: SearchProblem) -> CardFacts:
     """Return what a student's card says beside the report."""
     config, data = inputs.config, inputs.data
     training = config.final.training

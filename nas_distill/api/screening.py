@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from nas_distill.api.costing import LATENCY, candidates_of, time_candidate
-from nas_distill.api.inputs import Inputs
+from nas_distill.api.costing import LATENCY, time_candidate
+from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BuildError, CostError
 from nas_distill.cost.budget import Budget
 from nas_distill.engine.candidates import Candidates
@@ -17,7 +17,7 @@ from nas_distill.run.records import TrialRecord
 
 
 def screened_finalists(
-    inputs: Inputs, facts: Facts, budget: Budget, records: Sequence[TrialRecord]
+    inputs: SearchProblem, facts: Facts, budget: Budget, records: Sequence[TrialRecord]
 ) -> list[TrialRecord]:
     """Choose finalists; where the budget limits latency, each is timed first, and those over the limit are passed over.
 
@@ -41,7 +41,7 @@ def screened_finalists(
             passed_over: set[str] = set()
             for record in chosen:
                 if record.key not in measured:
-                    candidates = candidates or stack.enter_context(candidates_of(inputs))
+                    candidates = candidates or stack.enter_context(inputs.candidates())
                     try:
                         measured[record.key] = _measure(inputs, record, candidates)
                     except (BuildError, CostError):
@@ -55,5 +55,5 @@ def screened_finalists(
     return choose(records)
 
 
-def _measure(inputs: Inputs, record: TrialRecord, candidates: Candidates) -> float:
+def _measure(inputs: SearchProblem, record: TrialRecord, candidates: Candidates) -> float:
     return time_candidate(inputs, candidates, record.architecture).p50_ms

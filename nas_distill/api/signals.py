@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nas_distill.api.inputs import Inputs
 from nas_distill.api.observer import Observer
+from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BuildError, TrainingError
 from nas_distill.common.layers import describe_pairs
 from nas_distill.config import TermConfig, TrainingConfig
@@ -24,24 +24,24 @@ from nas_distill.teacher.combined import CombinedSignal
 from nas_distill.teacher.store_writer import Contents
 
 
-def store_root(inputs: Inputs, folder: RunFolder) -> Path:
+def store_root(inputs: SearchProblem, folder: RunFolder) -> Path:
     """Return the folder of teacher stores: the search file's, else one that the runs side by side share."""
     given = inputs.config.teacher.store
     return folder.path.parent / ".teacher-store" if given is None else inputs.base / Path(given).expanduser()
 
 
-def _features(inputs: Inputs, trainings: Sequence[TrainingConfig]) -> tuple[Feature, ...]:
+def _features(inputs: SearchProblem, trainings: Sequence[TrainingConfig]) -> tuple[Feature, ...]:
     """Return what the terms of ``trainings`` ask the teacher for."""
     terms = [term for training in trainings for term in find_terms(training.loss, paths=inputs.paths)]
     return teacher_features(terms, inputs.teacher.module, _samples(inputs))
 
 
-def _samples(inputs: Inputs) -> Tensor:
+def _samples(inputs: SearchProblem) -> Tensor:
     data = inputs.data
     return data.batch("val", torch.arange(min(3, len(data.val))))[0]
 
 
-def compared_layers(inputs: Inputs, candidates: Candidates) -> list[str]:
+def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
     """Say which layers the terms of both losses compare in the space's smallest student, a sentence a term.
 
     ``candidates`` builds that student; where it cannot be built, nothing is said.
@@ -82,12 +82,14 @@ def _compared(
     return rows, None
 
 
-def store_contents(inputs: Inputs, *trainings: TrainingConfig) -> Contents:
+def store_contents(inputs: SearchProblem, *trainings: TrainingConfig) -> Contents:
     """Return what a store of the teacher's answers keeps for ``trainings``."""
     return Contents(_features(inputs, trainings), inputs.config.teacher.top_k)
 
 
-def teacher_signal(inputs: Inputs, folder: RunFolder, observer: Observer, *trainings: TrainingConfig) -> TeacherSignal:
+def teacher_signal(
+    inputs: SearchProblem, folder: RunFolder, observer: Observer, *trainings: TrainingConfig
+) -> TeacherSignal:
     """Return the signal of the teacher, or of all teachers, that tells all that ``trainings`` read.
 
     Whether it is stored is as the search file and their losses want it; stores are built if need be.
@@ -102,7 +104,7 @@ def teacher_signal(inputs: Inputs, folder: RunFolder, observer: Observer, *train
 
 
 def _signal(
-    inputs: Inputs, teacher: Teacher, contents: Contents, folder: RunFolder, observer: Observer
+    inputs: SearchProblem, teacher: Teacher, contents: Contents, folder: RunFolder, observer: Observer
 ) -> TeacherSignal:
     features = contents.features
     config = inputs.config.teacher

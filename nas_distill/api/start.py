@@ -14,10 +14,10 @@ from nas_distill.api.advice import load_advice, with_advice
 from nas_distill.api.console import watched
 from nas_distill.api.costing import check_costs
 from nas_distill.api.cutting import describe_cutting
-from nas_distill.api.inputs import FROM_PYTHON, Inputs, resolve, search_paths
 from nas_distill.api.interruption import Interruption, interruptible
 from nas_distill.api.observer import Observer
 from nas_distill.api.pipeline import Pipeline
+from nas_distill.api.problem import FROM_PYTHON, SearchProblem, resolve, search_paths
 from nas_distill.api.run import Run
 from nas_distill.api.signals import store_contents
 from nas_distill.common.device import resolve_device
@@ -157,7 +157,7 @@ def prepare(
     folder: str | Path | None = None,
     resume: bool = False,
     on_phase: Callable[[str], None] | None = None,
-) -> tuple[Inputs, Path]:
+) -> tuple[SearchProblem, Path]:
     """Return the inputs of a search, and where its run goes: ``folder`` if given.
 
     With ``resume``, what the run that goes on there has kept of its teacher is not found again. ``on_phase`` is told

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
-from nas_distill.api.inputs import Inputs, identity, resolve, search_paths
+from nas_distill.api.problem import SearchProblem, resolve, search_paths
 from nas_distill.api.trust import guard, is_own_run, refuse_links
 from nas_distill.common.errors import GivenFromPythonError, RunError
 from nas_distill.common.files import plain_file
@@ -31,7 +31,9 @@ class StoredRun:
         given: ``data``, ``teacher``, ``space`` and ``builder`` stand in for what the search was given from Python.
     """
 
-    def __init__(self, path: str | Path, *, inputs: Inputs | None = None, trust: bool = False, **given: Any) -> None:
+    def __init__(
+        self, path: str | Path, *, inputs: SearchProblem | None = None, trust: bool = False, **given: Any
+    ) -> None:
         self.folder = RunFolder(path).require()
         self._inputs = inputs
         self._trust = trust
@@ -71,7 +73,7 @@ class StoredRun:
         return (base.resolve(), *search_paths(None))
 
     @cached_property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> SearchProblem:
         """Data, teacher and space of the run, loaded when first needed.
 
         Raises:
@@ -84,7 +86,7 @@ class StoredRun:
             inputs = resolve(config, self.paths, plan=self.folder.plan, **self._given)
             inputs.space.builder_function()
         known: Mapping[str, str] = self.facts.get(names.IDENTITY, {})
-        for section, digest in identity(inputs).items():
+        for section, digest in inputs.identity.items():
             if section in ("data", "teacher") and known.get(section, digest) != digest:
                 raise RunError(
                     f"{self.folder.path} was searched with another {section} than '{getattr(inputs, section).name}' "
@@ -92,7 +94,7 @@ class StoredRun:
                 )
         return inputs
 
-    def inputs_if_given(self) -> Inputs | None:
+    def inputs_if_given(self) -> SearchProblem | None:
         """Return ``inputs``; None where some of them came from Python and are not given now."""
         try:
             return self.inputs

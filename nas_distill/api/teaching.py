@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from nas_distill.api.inputs import load_data, search_paths
+from nas_distill.api.problem import load_data, search_paths
 from nas_distill.config import load_teach_file
 from nas_distill.distill.teach import TeachProgress, teach
 from nas_distill.tasks import Evaluation

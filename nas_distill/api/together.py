@@ -12,7 +12,6 @@ from nas_distill.api.observer import Observer
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.stored import StoredRun
 from nas_distill.api.student import Student
-from nas_distill.api.training import student_builder
 from nas_distill.common.device import resolve_device
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, RunError
@@ -43,7 +42,7 @@ def distill_together(
     with disk_errors(run.folder.path):
         teacher = teacher_signal(inputs, run.folder, observer, training)
         signals = [PeerSignal(teacher, temperature, inputs.data.task) for _ in trials]
-        builder, seed = student_builder(inputs, run.folder), derive(run.config.seed, "final")
+        builder, seed = inputs.student_builder(run.folder), derive(run.config.seed, "final")
         distillers = []
         for trial, signal in zip(trials, signals):
             distillers.append(

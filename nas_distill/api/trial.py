@@ -17,7 +17,6 @@ from nas_distill.api.observer import Observer
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.stored import StoredRun
 from nas_distill.api.student import Student
-from nas_distill.api.training import make_evaluator
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
@@ -181,7 +180,7 @@ class Trial:
         with disk_errors(run.folder.path):
             signal = teacher_signal(inputs, run.folder, observer, training)
             observer.phase(f"distilling trial {self.record.number}")
-            student = make_evaluator(run.inputs, signal, run.folder).start(work)
+            student = run.inputs.evaluator(signal, run.folder).start(work)
             try:
                 while True:
                     result = student.next_rung()

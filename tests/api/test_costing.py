@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nas_distill.api.costing import asked_costs, calibrate, check_costs, make_costing, restore_latency
-from nas_distill.api.inputs import Inputs
+from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BudgetError, CostError
 from nas_distill.config import SearchFile
 from nas_distill.cost.count import COUNTED
@@ -15,12 +15,12 @@ from nas_distill.teacher import freeze
 
 @pytest.fixture
 def inputs(given):
-    """Inputs of a search of the user's own, with other sections where they are given."""
+    """SearchProblem of a search of the user's own, with other sections where they are given."""
 
     def make(**sections):
         content = {"data": "x", "teacher": "x", "space": "x", **sections}
         space = SearchSpace.from_dict(given["space"], builder=given["builder"])
-        return Inputs(
+        return SearchProblem(
             SearchFile.model_validate(content), given["data"], freeze(given["teacher"], given["data"]), space, ()
         )
 

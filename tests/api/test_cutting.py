@@ -13,11 +13,9 @@ from torch import nn
 import nas_distill as nd
 from nas_distill.api import cutting, pipeline
 from nas_distill.api.cutting import advise, describe_cutting
-from nas_distill.api.inputs import identity
 from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.api.observer import Silent
 from nas_distill.api.start import prepare
-from nas_distill.api.training import initial_weights
 from nas_distill.common.errors import BudgetError, ConfigError, RunError, SpaceError
 from nas_distill.cost.budget import Budget
 from nas_distill.cut.kept import Findings
@@ -185,7 +183,7 @@ def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.D
     student = inputs.space.build(largest, input_shape=inputs.input_shape, num_classes=4)
     x = data.batch("val", torch.arange(8))[0]
     assert not torch.allclose(student.eval()(x), teacher(x))
-    weights = initial_weights(inputs)
+    weights = inputs.student_builder().weights
     assert weights is not None
     weights.fill(student, largest)
     own = dict(teacher.named_parameters())
@@ -202,12 +200,12 @@ def test_what_a_narrow_student_holds_a_wider_one_holds_too(teacher: nn.Module, d
 
 
 def test_with_random_starts_nobody_gives_weights(teacher: nn.Module, data: nd.Dataset) -> None:
-    assert initial_weights(prepared(teacher, data, {"from_teacher": {"start": "random"}})) is None
+    assert prepared(teacher, data, {"from_teacher": {"start": "random"}}).student_builder().weights is None
 
 
 def test_importance_is_part_of_what_scores_depend_on(teacher: nn.Module, data: nd.Dataset) -> None:
     one, other = (
-        identity(prepared(teacher, data, {"from_teacher": {"importance": importance}}))
+        prepared(teacher, data, {"from_teacher": {"importance": importance}}).identity
         for importance in ("taylor", "magnitude")
     )
     assert {section for section in one if one[section] != other[section]} == {"inheritance"}

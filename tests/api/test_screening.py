@@ -39,10 +39,9 @@ def record(number: int, quality: float, flops: float) -> TrialRecord:
 
 
 @pytest.fixture
-def inputs(monkeypatch):
-    monkeypatch.setattr(screening, "candidates_of", lambda _: nullcontext(None))
+def inputs():
     config = SimpleNamespace(search=SimpleNamespace(costs=("flops",)), final=SimpleNamespace(count=2, slope=0.0))
-    return SimpleNamespace(config=config)
+    return SimpleNamespace(config=config, candidates=lambda: nullcontext(None))
 
 
 RECORDS = [record(0, 0.80, 10), record(1, 0.85, 50), record(2, 0.90, 100)]

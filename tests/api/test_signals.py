@@ -1,9 +1,8 @@
 import pytest
 
 import nas_distill as nd
-from nas_distill.api.costing import candidates_of
-from nas_distill.api.inputs import resolve
 from nas_distill.api.observer import Silent
+from nas_distill.api.problem import resolve
 from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
 from nas_distill.config import SearchFile, parse
 from nas_distill.run.folder import RunFolder
@@ -59,7 +58,7 @@ def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
 
 def test_pairs_are_told_before_anything_trains():
     inputs = inputs_of(KD, [*KD, "at"])
-    said = compared_layers(inputs, candidates_of(inputs))
+    said = compared_layers(inputs, inputs.candidates())
     assert len(said) == 1
     assert said[0].startswith("'at' compares, in the smallest student: ")
     assert said[0].count(" from ") == 3

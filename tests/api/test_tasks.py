@@ -11,10 +11,9 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 
 import nas_distill as nd
-from nas_distill.api.inputs import resolve
 from nas_distill.api.interruption import Interruption
 from nas_distill.api.pipeline import Pipeline
-from nas_distill.api.tasks import check_task
+from nas_distill.api.problem import _check_task, resolve
 from nas_distill.common.errors import ConfigError, TeacherError
 from nas_distill.config import SearchFile, TrainingConfig, default_loss, with_default_losses
 from nas_distill.data import load_dataset
@@ -215,17 +214,17 @@ def test_losses_that_are_spelt_out_are_left_as_they_are():
 
 
 def test_settings_that_need_classes_are_named():
-    check_task(search_file(), "regression", None)
+    _check_task(search_file(), "regression", None)
     with pytest.raises(
         ConfigError, match=r"score.curriculum.by: a regression's teacher has no entropy .* 'student_loss'"
     ):
-        check_task(search_file(score={"curriculum": {}}), "regression", None)
-    check_task(search_file(score={"curriculum": {}}), "multilabel", None)
-    check_task(search_file(search={"strategy": "blockwise"}, blockwise={"score": "kl"}), "multilabel", None)
+        _check_task(search_file(score={"curriculum": {}}), "regression", None)
+    _check_task(search_file(score={"curriculum": {}}), "multilabel", None)
+    _check_task(search_file(search={"strategy": "blockwise"}, blockwise={"score": "kl"}), "multilabel", None)
     cutting = SimpleNamespace(depth="redundancy")
     with pytest.raises(ConfigError, match="'redundancy' compares classes' probabilities"):
-        check_task(search_file(), "multilabel", cutting)
-    check_task(search_file(search={"strategy": "blockwise"}), "classification", cutting)
+        _check_task(search_file(), "multilabel", cutting)
+    _check_task(search_file(search={"strategy": "blockwise"}), "classification", cutting)
 
 
 MODULE = """

@@ -1,9 +1,9 @@
-"""What a search works on, made of a search file or of the user's own objects: data, teacher, space, budget's costs."""
+"""The problem of a search, resolved once: data, teacher, space, builder, and what follows from the search file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,36 @@ from typing import Any
 from torch import nn
 
 from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher, with_rates_of_start
-from nas_distill.api.tasks import check_task
+from nas_distill.blockwise.library import CONTENT, Library
+from nas_distill.blockwise.start import LocalWeights
 from nas_distill.common.errors import ConfigError, GivenFromPythonError
-from nas_distill.config import ADAMW_LR, DataConfig, SearchFile, TeacherSource, with_adamw, with_default_losses
+from nas_distill.config import (
+    ADAMW_LR,
+    DataConfig,
+    FromTeacherConfig,
+    SearchFile,
+    TeacherSource,
+    with_adamw,
+    with_default_losses,
+)
 from nas_distill.cost.recorder import attends
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.objective import find_terms
+from nas_distill.engine.candidates import Candidates
+from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import identity_of
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace, load_space
-from nas_distill.teacher import Teacher, freeze, load_teacher
+from nas_distill.space import Architecture, InitialWeights, NetworkBuilder, SearchSpace, load_space
+from nas_distill.tasks import find_task
+from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class SearchProblem:
     """A search file and the objects that it names; ``paths`` are where relative files and modules are looked for.
 
     The first of them is the search file's own folder. ``others`` teach beside ``teacher``. ``cutting``: how students
@@ -62,6 +75,53 @@ class Inputs:
         """The folder that relative files are looked for in first."""
         return self.paths[0] if self.paths else Path.cwd()
 
+    def blocks_folder(self, folder: RunFolder) -> Path:
+        """Return where the blocks of a run are kept that were distilled one by one."""
+        named = self.config.blockwise.library
+        return folder.blocks if named is None else self.base / Path(named).expanduser()
+
+    def candidates(self, places: Sequence[Path] = ()) -> Candidates:
+        """Return what builds candidates in a process of its own; ``places``: folders that are written to."""
+        minutes = self.config.search.trial_limit_minutes
+        seconds = None if minutes is None else 60 * minutes
+        return Candidates(self.builder, seed=self.config.seed, seconds=seconds, places=places)
+
+    def student_builder(self, folder: RunFolder | None = None) -> NetworkBuilder:
+        """Return what builds students with the weights that they begin with.
+
+        ``folder``: of their run, where blocks may have been distilled that they take.
+        """
+        if self.cutting is None or self.cutting.config.start == "random":
+            return self.builder
+        weights: InitialWeights = self.cutting.ancestor
+        if folder is not None and self.config.search.strategy != "sample":
+            blocks = self.blocks_folder(folder)
+            if (blocks / CONTENT).exists():
+                weights = LocalWeights(self.cutting.ancestor, Library.load(blocks))
+        return replace(self.builder, weights=weights)
+
+    def evaluator(self, signal: TeacherSignal, folder: RunFolder | None = None) -> StudentEvaluator:
+        """Return what trains students, taught by ``signal``; ``folder`` as for ``student_builder``."""
+        return StudentEvaluator(self.data, self.student_builder(folder), signal, self.config.device, self.paths)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """A digest of each thing that the scores and students of a run depend on."""
+        config = self.config
+        others = [[teacher.fingerprint for teacher in self.others], config.teacher.combine] if self.others else []
+        return identity_of(
+            data=[self.data.fingerprint, self.data.views.recipe()],
+            teacher=[self.teacher.fingerprint, config.teacher.signal, *others],
+            space=self.space.fingerprint,
+            budget=config.budget,
+            objectives=[list(config.search.costs), config.search.scalar],
+            score=config.score,
+            final=config.final.training,
+            latency=config.latency,
+            seed=config.seed,
+            **({} if self.cutting is None else {"inheritance": self.cutting.config}),
+        )
+
 
 def resolve(
     config: SearchFile,
@@ -73,7 +133,7 @@ def resolve(
     builder: Callable[..., nn.Module] | str | None = None,
     plan: Path | None = None,
     on_phase: Callable[[str], None] | None = None,
-) -> Inputs:
+) -> SearchProblem:
     """Load what a search file names; ``data``, ``teacher``, ``space`` and ``builder`` stand in for their sections.
 
     ``plan`` is the file where their run may have kept what can be cut from the teacher. ``on_phase`` is told when that
@@ -105,7 +165,7 @@ def resolve(
                 "'builder' does not go with a space cut from the teacher, whose builder is the teacher's own."
             )
         cutting = cut_from(content, config, frozen[0], data, plan, on_phase)
-    check_task(config, data.task, None if cutting is None else cutting.config)
+    _check_task(config, data.task, None if cutting is None else cutting.config)
     if config.search.strategy != "sample" and (cutting is None or cutting.config.start == "random"):
         raise ConfigError(
             f"search.strategy: '{config.search.strategy}' assembles students of the teacher's blocks: take a space "
@@ -123,7 +183,26 @@ def resolve(
         )
     config, rates = with_rates_of_start(config, cutting)
     found = _load_space(content, paths, builder) if cutting is None else cutting.space
-    return Inputs(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting, (*notes, *rates))
+    return SearchProblem(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting, (*notes, *rates))
+
+
+def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None) -> None:
+    """Refuse settings that need classes, for data of another task; ``cutting``: how students are cut, if they are.
+
+    Raises:
+        ConfigError: names the setting, and what to take instead.
+    """
+    kind = find_task(task)
+    if not kind.shares and cutting is not None and cutting.depth == "redundancy":
+        raise ConfigError(
+            f"space.from_teacher.depth: 'redundancy' compares classes' probabilities, and the data are of {task}; take "
+            "'position' or 'each'."
+        )
+    for name, training in (("score", config.score.training), ("final", config.final.training)):
+        if not kind.has_entropy and training.curriculum is not None and training.curriculum.by == "teacher_entropy":
+            raise ConfigError(
+                f"{name}.curriculum.by: a {task}'s teacher has no entropy to order samples by; take 'student_loss'."
+            )
 
 
 def _with_suited_optimizer(config: SearchFile, teacher: Teacher, data: Dataset) -> tuple[SearchFile, list[str]]:
@@ -193,27 +272,3 @@ def _views(config: DataConfig, paths: Sequence[Path]) -> Views | None:
     if views is None:
         return None
     return Views(views.count, views.pad, views.flip, views.seed, views.function, tuple(map(str, paths)))
-
-
-def identity(inputs: Inputs) -> dict[str, str]:
-    """Return a digest of each thing that the scores and students of a run depend on."""
-    config = inputs.config
-    return identity_of(
-        data=[inputs.data.fingerprint, inputs.data.views.recipe()],
-        teacher=[inputs.teacher.fingerprint, config.teacher.signal, *_others(inputs)],
-        space=inputs.space.fingerprint,
-        budget=config.budget,
-        objectives=[list(config.search.costs), config.search.scalar],
-        score=config.score,
-        final=config.final.training,
-        latency=config.latency,
-        seed=config.seed,
-        **({} if inputs.cutting is None else {"inheritance": inputs.cutting.config}),
-    )
-
-
-def _others(inputs: Inputs) -> list[Any]:
-    """What scores depend on of further teachers; nothing where there are none."""
-    if not inputs.others:
-        return []
-    return [[teacher.fingerprint for teacher in inputs.others], inputs.config.teacher.combine]
