@@ -534,7 +534,7 @@ def test_a_full_disk_ends_the_search_and_keeps_what_was_finished(cli, refused, s
 
 def test_a_checkpoint_that_cannot_be_written_interrupts_its_trial(cli, refused, search_file, tmp_path, monkeypatch):
     """What the system would say on a full disk, at the layer where it would."""
-    monkeypatch.setattr("nas_distill.api.backends.InlineBackend", lambda **_: InProcessBackend())
+    monkeypatch.setattr("nas_distill.engine.backends.InlineBackend", lambda **_: InProcessBackend())
     real, full = Path.write_bytes, True
 
     def write_bytes(self, data):

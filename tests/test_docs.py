@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 
 from nas_distill import config
 from nas_distill.api.problem import resolve
-from nas_distill.api.template import TEMPLATE
 from nas_distill.cli import app
+from nas_distill.cli.template import TEMPLATE
 from nas_distill.common.registry import options_cell
 from nas_distill.common.validation import file_fields
 from nas_distill.config import (

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nas_distill.api.template import TEMPLATE
+from nas_distill.cli.template import TEMPLATE
 from tests.conftest import SMALL, Answer, write_search
 
 ROOT = Path(__file__).parents[1]

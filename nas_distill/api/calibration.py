@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_distill.api.advice import MARGINS, Advice, Stopping, advise, stopping, taught_budgets
-from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import LATENCY, asked_costs, make_costing, time_teacher
 from nas_distill.api.costing import calibrate as calibrate_latency
-from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
+from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible, run_stoppably
 from nas_distill.api.observer import Observer, Silent
 from nas_distill.api.problem import SearchProblem
 from nas_distill.api.signals import teacher_signal
@@ -21,6 +20,7 @@ from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.seeds import numpy_rng
+from nas_distill.engine.backends import make_backend
 from nas_distill.engine.calibration import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.survey import trial_limit

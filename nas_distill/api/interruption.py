@@ -5,10 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from nas_distill.common.errors import NasDistillError
+
+if TYPE_CHECKING:
+    from nas_distill.api.observer import Observer
+    from nas_distill.engine.work import Backend, Evaluator, WorkSource
 
 
 class InterruptedSearchError(NasDistillError):
@@ -74,3 +79,17 @@ def stoppable(how_to_go_on: str) -> Iterator[None]:
             yield
     except KeyboardInterrupt as error:
         raise InterruptedSearchError(f"Stopped. {how_to_go_on}") from error
+
+
+def run_stoppably(
+    backend: Backend, source: WorkSource, evaluator: Evaluator, interruption: Interruption, observer: Observer
+) -> None:
+    """Run a source's work; the first Ctrl-C stops the source and says so, and ``source.stopping`` tells afterwards."""
+
+    def stop() -> None:
+        source.stop()
+        with suppress(RuntimeError):  # the signal may have come in the middle of another line
+            observer.note("Stopping; what is finished is kept. Press Ctrl-C again to leave at once.")
+
+    with interruption.stopping(stop):
+        backend.run(source, evaluator)

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, scored
-from nas_distill.api.backends import make_backend, run_stoppably
 from nas_distill.api.costing import (
     calibrate,
     make_costing,
@@ -22,12 +21,11 @@ from nas_distill.api.costing import (
     time_teacher,
 )
 from nas_distill.api.cutting import advise, describe_cutting, keep_findings, untrained_weights
-from nas_distill.api.finish import TEACHER, evaluate_once, export_finalists
-from nas_distill.api.interruption import InterruptedSearchError, Interruption
+from nas_distill.api.finish import TEACHER, evaluate_once, export_finalists, screened_finalists
+from nas_distill.api.interruption import InterruptedSearchError, Interruption, run_stoppably
 from nas_distill.api.observer import Observer
 from nas_distill.api.problem import SearchProblem
 from nas_distill.api.run import Run, write_picture, write_run_card
-from nas_distill.api.screening import screened_finalists
 from nas_distill.api.signals import compared_layers, store_contents, teacher_signal
 from nas_distill.api.trust import remember_run
 from nas_distill.blockwise.library import build_library
@@ -37,6 +35,7 @@ from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
 from nas_distill.cost.count import count
+from nas_distill.engine.backends import choose_backend, make_backend
 from nas_distill.engine.child import warm_up
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.evaluator import StudentEvaluator
@@ -48,7 +47,6 @@ from nas_distill.engine.progress import Event
 from nas_distill.engine.survey import (
     Estimate,
     Survey,
-    choose_backend,
     estimate_seconds,
     survey_space,
     trial_limit,

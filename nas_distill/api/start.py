@@ -1,4 +1,4 @@
-"""``search`` and ``open_run``: from a file or from Python objects to a run."""
+"""``search``, ``open_run`` and ``teach_file``: from a file or from Python objects to a run, or to a teacher."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from nas_distill.api.cutting import describe_cutting
 from nas_distill.api.interruption import Interruption, interruptible
 from nas_distill.api.observer import Observer
 from nas_distill.api.pipeline import Pipeline
-from nas_distill.api.problem import FROM_PYTHON, SearchProblem, resolve, search_paths
+from nas_distill.api.problem import FROM_PYTHON, SearchProblem, load_data, resolve, search_paths
 from nas_distill.api.run import Run
 from nas_distill.api.signals import store_contents
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import ConfigError, RunError, did_you_mean
-from nas_distill.config import SearchConfig, SearchFile, TeacherSource, load_search_file, parse
+from nas_distill.config import SearchConfig, SearchFile, TeacherSource, load_search_file, load_teach_file, parse
 from nas_distill.data import Dataset
+from nas_distill.distill.teach import TeachProgress, teach
 from nas_distill.engine.proposals import check_sampler
 from nas_distill.run.folder import RunFolder, choose_folder
 from nas_distill.space import SearchSpace
+from nas_distill.tasks import Evaluation
 from nas_distill.teacher import LiveSignal
 
 _SECTIONS = ("search", "score", "final", "latency", "blockwise")
@@ -141,6 +143,22 @@ def open_run(
         RunError: there is no run, or its journal cannot be read.
     """
     return Run(path, trust=trust, data=data, teacher=teacher, builder=builder, space=space)
+
+
+def teach_file(file: Path, *, on_epoch: Callable[[TeachProgress], None]) -> tuple[Path, Evaluation, str]:
+    """Train the teacher of a teach file; return its folder, its evaluation, and the split of that.
+
+    A relative ``output`` is beside the file. Called again, it continues where it was stopped.
+
+    Raises:
+        NasDistillError: the file, the data or the builder is wrong.
+    """
+    config = load_teach_file(file)
+    paths = search_paths(file)
+    data = load_data(config.data, paths, config.seed)
+    output = file.parent / config.output
+    evaluation = teach(config, data, output, paths=paths, on_epoch=on_epoch)
+    return output, evaluation, data.splits[-1]
 
 
 def prepare(

@@ -291,7 +291,7 @@ def teach(
     quiet: QuietOption = False,
 ) -> None:
     """Train a teacher on labels alone, by the same loop that distils students; goes on where it was stopped."""
-    from nas_distill.api.teaching import teach_file
+    from nas_distill.api.start import teach_file
     from nas_distill.distill.teach import TeachProgress
 
     def say(done: TeachProgress) -> None:
@@ -311,7 +311,7 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="where to write it")] = Path("search.yaml"),
 ) -> None:
     """Write a commented search file to start from."""
-    from nas_distill.api.template import write_template
+    from nas_distill.cli.template import write_template
 
     write_template(file)
     typer.echo(f"Wrote {file}; edit it, then: nas-distill search {file} --dry-run")

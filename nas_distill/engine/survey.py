@@ -6,16 +6,16 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from nas_distill.common.device import resolve_device
 from nas_distill.common.errors import BudgetError, BuildError, RunError, first_line
 from nas_distill.common.seeds import numpy_rng
-from nas_distill.config import SearchConfig, SearchFile, TrainingConfig
+from nas_distill.config import SearchFile, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
+from nas_distill.engine.backends import choose_backend
 from nas_distill.engine.child import CallError, CallTimeoutError, Child
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import Limit, Work
@@ -31,8 +31,6 @@ _TIMED_ENOUGH = 3.0
 """Seconds of training steps after which no more are timed."""
 _TIMED_CANDIDATES = 3
 _TIMED_SECONDS = 20.0
-_STARTUP_SECONDS = 8.0
-"""What worker processes take to start, on a machine of two cores."""
 _GENEROUS = 10.0  # workers share processors, and with them caches and memory
 _LEAST_SECONDS = 600.0
 _UNKNOWN_SECONDS = 24 * 3600.0
@@ -276,18 +274,6 @@ class Estimate:
         if self.trials is None or self.finalists is None:
             return None
         return self.trials / self.workers + self.finalists / self.final_workers
-
-
-def choose_backend(search: SearchConfig, seconds: float | None) -> Literal["tune", "inline"]:
-    """Return the backend of a search, or of a part of it that takes so many ``seconds`` on one worker.
-
-    ``auto`` takes worker processes unless starting them takes longer than they save.
-    """
-    if search.backend != "auto":
-        return search.backend
-    if search.address is not None or search.gpus_per_worker > 0 or seconds is None:
-        return "tune"
-    return "inline" if seconds * (1 - 1 / search.workers) < _STARTUP_SECONDS else "tune"
 
 
 def estimate_seconds(

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas_distill.api import screening
-from nas_distill.api.screening import screened_finalists
+from nas_distill.api import finish
+from nas_distill.api.finish import screened_finalists
 from nas_distill.common.errors import BuildError
 from nas_distill.cost.budget import Budget
 from nas_distill.run.facts import MEASURED_LATENCY, Facts
@@ -49,7 +49,7 @@ RECORDS = [record(0, 0.80, 10), record(1, 0.85, 50), record(2, 0.90, 100)]
 
 def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(inputs, monkeypatch):
     times = {"t00000": 0.1, "t00001": 0.5, "t00002": 1.2}
-    monkeypatch.setattr(screening, "_measure", lambda _, entry, __: times[entry.key])
+    monkeypatch.setattr(finish, "_measure", lambda _, entry, __: times[entry.key])
     facts = Kept({})
     chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [1, 0]
@@ -60,14 +60,14 @@ def test_what_was_measured_is_not_measured_again(inputs, monkeypatch):
     def refuse(*_):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(screening, "_measure", refuse)
+    monkeypatch.setattr(finish, "_measure", refuse)
     facts = Kept({MEASURED_LATENCY: {"t00000": 0.1, "t00001": 0.5, "t00002": 0.9}})
     chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
 
 
 def test_if_none_measures_within_the_limit_the_choice_stands(inputs, monkeypatch):
-    monkeypatch.setattr(screening, "_measure", lambda *_: 9.0)
+    monkeypatch.setattr(finish, "_measure", lambda *_: 9.0)
     chosen = screened_finalists(inputs, Kept({}), Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
 
@@ -78,7 +78,7 @@ def test_a_finalist_that_cannot_be_timed_makes_room_for_the_next(inputs, monkeyp
             raise BuildError("its process died")
         return 0.5
 
-    monkeypatch.setattr(screening, "_measure", measure)
+    monkeypatch.setattr(finish, "_measure", measure)
     chosen = screened_finalists(inputs, Kept({}), Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [1, 0]
 

@@ -12,9 +12,9 @@ from nas_distill.config import SearchFile, TrainingConfig
 from nas_distill.cost.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.engine import survey as module
+from nas_distill.engine.backends import choose_backend
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.survey import (
-    choose_backend,
     estimate_seconds,
     judging_seconds,
     seconds_per_step,
