@@ -34,7 +34,6 @@ from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import identity_of
 from nas_distill.run.trainings import TrainingTable
 from nas_distill.space import Architecture
-from nas_distill.tasks import find_task
 
 FEWEST = 8
 _TABLE, _NETWORKS, _REPORT, _PICTURE, _ADVICE = (
@@ -248,7 +247,7 @@ def write_calibration(
             study,
             panels,
             title=f"Short and full distillation: {inputs.space.name}",
-            quality=f"validation {find_task(inputs.data.task).quality_name}",
+            quality=f"validation {inputs.task.quality_name}",
         ),
         folder / _PICTURE,
     )
@@ -340,7 +339,7 @@ def _report(inputs: SearchProblem, study: Study, calibration: Calibration) -> st
         f"{words.cost('flops', study.flops.max())} multiply-adds, {trained} trainings"
         + (f" ({calibration.failed} more failed)" if calibration.failed else "")
         + f"; a full distillation has {config.final.training.epochs:g} epochs. Quality is "
-        f"{find_task(inputs.data.task).quality_name} on {len(inputs.data.val):,} validation samples. "
+        f"{inputs.task.quality_name} on {len(inputs.data.val):,} validation samples. "
         "Between seeds a full distillation differs by "
         f"{words.percent(calibration.target_noise)} "
         f"(standard deviation), and one seed's ranks another's with τ = {figure(ceiling)}: no score can be asked for "

@@ -31,7 +31,6 @@ from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture
-from nas_distill.tasks import find_task
 
 TEACHER = "teacher"  # its name among exports and evaluations, where students have their trainings'
 _PARITY_SAMPLES = 512
@@ -175,12 +174,12 @@ def evaluate_once(inputs: SearchProblem, folder: RunFolder, facts: Facts) -> Non
     def logits_of(module: nn.Module) -> Any:
         return predict_logits(module, inputs.data.inputs(split))
 
-    teacher, task = logits_of(inputs.teacher.module), inputs.data.task
-    results = {TEACHER: vars(find_task(task).evaluate(teacher, labels))}
+    teacher = logits_of(inputs.teacher.module)
+    results = {TEACHER: vars(inputs.task.evaluate(teacher, labels))}
     for entry in (winner, baseline_of(winner, read_finalists(facts))):
         if entry is not None and entry.quality is not None:
             student = logits_of(read_student(inputs, folder, entry.key))
-            results[entry.key] = vars(find_task(task).evaluate(student, labels, teacher))
+            results[entry.key] = vars(inputs.task.evaluate(student, labels, teacher))
     validated = len(inputs.data.val)
     facts.set(
         names.EVALUATION, {"split": split, "student": winner.key, "results": results, "validation_samples": validated}

@@ -60,7 +60,6 @@ from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import hold_identity
 from nas_distill.run.journal import Journal, open_journal
 from nas_distill.run.records import read_records, write_csv
-from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherSignal, TeacherStore
 
 
@@ -206,7 +205,7 @@ class Pipeline:
         )
         if names.GUESS not in journal.facts:
             data = self.inputs.data
-            journal.facts.set(names.GUESS, find_task(data.task).guess(data.labels("val")))
+            journal.facts.set(names.GUESS, self.inputs.task.guess(data.labels("val")))
 
     def _teacher_validation(self, journal: Journal) -> float:
         known = journal.facts.get(names.TEACHER)
@@ -214,7 +213,7 @@ class Pipeline:
             return float(known["validation"])
         data = self.inputs.data
         logits = predict_logits(self.inputs.teacher.module, data.inputs("val"))
-        found = find_task(data.task).quality(logits, data.labels("val"))
+        found = self.inputs.task.quality(logits, data.labels("val"))
         if found < 0:
             self.observer.note(
                 f"The teacher's R\N{SUPERSCRIPT TWO} on validation data is {found:.2f}, worse than their mean; are its "

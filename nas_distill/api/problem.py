@@ -20,6 +20,7 @@ from nas_distill.config import (
     FromTeacherConfig,
     SearchFile,
     TeacherSource,
+    TrainingConfig,
     with_adamw,
     with_default_losses,
 )
@@ -27,13 +28,13 @@ from nas_distill.cost.recorder import attends
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
-from nas_distill.distill.objective import find_terms
+from nas_distill.distill.objective import Term, find_terms
 from nas_distill.engine.candidates import Candidates
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import identity_of
 from nas_distill.space import Architecture, InitialWeights, NetworkBuilder, SearchSpace, load_space
-from nas_distill.tasks import find_task
+from nas_distill.tasks import Task, find_task
 from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
@@ -69,6 +70,15 @@ class SearchProblem:
     def build(self, architecture: Architecture, seed: int | None = None, *, stream: str = "init") -> nn.Module:
         """Build a network with random weights; see ``NetworkBuilder.build``."""
         return self.builder.build(architecture, seed, stream=stream)
+
+    @property
+    def task(self) -> Task:
+        """What networks tell of a sample: its label check, quality, losses and evaluation."""
+        return find_task(self.data.task)
+
+    def terms(self, training: TrainingConfig) -> list[Term]:
+        """Return the loss terms of one of its trainings, found and checked."""
+        return find_terms(training.loss, paths=self.paths, task=self.data.task)
 
     @property
     def base(self) -> Path:

@@ -11,7 +11,7 @@ from nas_distill.api.finish import TEACHER, baseline_of
 from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
-from nas_distill.distill.objective import Term, find_terms
+from nas_distill.distill.objective import Term
 from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Progress
@@ -262,7 +262,7 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: SearchProble
         normalisation=data.normalisation(),
         teacher_fingerprint=inputs.teacher.fingerprint,
         training={
-            "loss": " + ".join(_term(term) for term in find_terms(training.loss, paths=inputs.paths)),
+            "loss": " + ".join(_term(term) for term in inputs.terms(training)),
             "length": f"{training.epochs:g} epochs, batches of {training.batch_size}",
             "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {training.warmup:g}, "
             + ("cosine to 0)" if training.decay == "cosine" else "then constant)"),

@@ -12,8 +12,8 @@ from nas_distill.api.observer import Observer
 from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BuildError, TrainingError
 from nas_distill.common.layers import describe_pairs
-from nas_distill.config import TermConfig, TrainingConfig
-from nas_distill.distill.objective import find_terms
+from nas_distill.config import TrainingConfig
+from nas_distill.distill.objective import Term
 from nas_distill.distill.pairing import pair_layers, teacher_features
 from nas_distill.engine.candidates import Candidates
 from nas_distill.report import words
@@ -32,7 +32,7 @@ def store_root(inputs: SearchProblem, folder: RunFolder) -> Path:
 
 def _features(inputs: SearchProblem, trainings: Sequence[TrainingConfig]) -> tuple[Feature, ...]:
     """Return what the terms of ``trainings`` ask the teacher for."""
-    terms = [term for training in trainings for term in find_terms(training.loss, paths=inputs.paths)]
+    terms = [term for training in trainings for term in inputs.terms(training)]
     return teacher_features(terms, inputs.teacher.module, _samples(inputs))
 
 
@@ -52,12 +52,12 @@ def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
     config, x = inputs.config, _samples(inputs)
     said: dict[str, None] = {}
     for training in (config.score.training, config.final.training):
-        terms = find_terms(training.loss, paths=inputs.paths)
+        terms = inputs.terms(training)
         if all(term.spec.layers == "none" for term in terms):
             continue
         features = teacher_features(terms, inputs.teacher.module, x)
         try:
-            rows, error = candidates.look(inputs.space.smallest(), _compared, training.loss, inputs.paths, features, x)
+            rows, error = candidates.look(inputs.space.smallest(), _compared, terms, features, x)
         except BuildError:  # it fails when its turn comes
             continue
         if error is not None:
@@ -67,12 +67,12 @@ def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
 
 
 def _compared(
-    student: nn.Module, loss: Sequence[TermConfig], paths: Sequence[Path], features: Sequence[Feature], x: Tensor
+    student: nn.Module, terms: Sequence[Term], features: Sequence[Feature], x: Tensor
 ) -> tuple[list[tuple[str, str]], str | None]:
     """Return which layers each term compares in a student, or why one finds nothing to compare."""
     rows = []
     try:
-        for term in find_terms(loss, paths=paths):
+        for term in terms:
             pairs = pair_layers(term, student, features, x).pairs
             if pairs:
                 described = "; ".join(f"{ours} from {theirs}" for ours, theirs in describe_pairs(pairs))
