@@ -92,7 +92,7 @@ def circumstances() -> str:
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     packages = ", ".join(f"{package} {version}" for package, version in versions().items())
     return (
-        f"`{command_line()}`, {date.today().isoformat()}: {host()['processor']}, {os.cpu_count()} cores, "
+        f"`{command_line()}`, {date.today().isoformat()}: {host().processor}, {os.cpu_count()} cores, "
         f"{platform.system()}, load {load} at the end; {packages}."
     )
 

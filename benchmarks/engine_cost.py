@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 from common import ROOT, parser, publish, table
 
-from nas_distill.run import facts as names
+from nas_distill.run.facts import Phase
 from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import read_study
+from nas_distill.run.journal import metadata_of, read_study
 from nas_distill.run.records import TrialRecord, from_trial
 
-STARTUP = "startup_seconds"
-SEARCH = "search"
 TIMED = {  # what of the driver's work is timed: name -> where it is done
     "asking the sampler": ("nas_distill.engine.proposals", "Proposals", "ask"),
     "costing (build, count, predict)": ("nas_distill.engine.pricing", "Pricer", "__call__"),
@@ -113,15 +111,16 @@ def _timed(original: Callable[..., Any], seconds: list[float]) -> Callable[..., 
 
 def _parts(folder: RunFolder, driver: dict[str, list[float]], options: argparse.Namespace) -> list[str]:
     study = read_study(folder)
-    facts, timings = study.user_attrs, study.user_attrs[names.TIMINGS]
+    metadata = metadata_of(study, folder.journal)
+    whole = metadata.timings[Phase.SEARCH]
     from nas_distill.config import load_search_file
 
     config = load_search_file(folder.search_yaml)
     workers = config.search.workers
     lanes = _lanes(_flights(study), workers)
     flights = [flight for lane in lanes for flight in lane]
-    startup = facts.get(STARTUP, 0.0)
-    busy = workers * (timings[SEARCH] - startup)
+    startup = metadata.startup_seconds or 0.0
+    busy = workers * (whole - startup)
     training = sum(flight.record.seconds for flight in flights)
     # A worker's first flight contains the wait for the worker itself, so the others say what is usual.
     around = _mean([flight.seconds - flight.record.seconds for lane in lanes for flight in lane[1:]]) * len(flights)
@@ -131,7 +130,7 @@ def _parts(folder: RunFolder, driver: dict[str, list[float]], options: argparse.
     rest = busy - training - around - between - tail
     about = f"""Search file `{folder.name if options.run is not None else options.file.name}`: {len(flights)} trials on
 {workers} workers ({sum(flight.record.state == "pruned" for flight in flights)} stopped early), data {config.data.name},
-space {config.space if isinstance(config.space, str) else "its own"}. The search phase took {timings[SEARCH]:.1f} s, of
+space {config.space if isinstance(config.space, str) else "its own"}. The search phase took {whole:.1f} s, of
 which {startup:.1f} s passed before the first worker began (Ray's start-up). Worker time is {workers} x the rest,
 {busy:.1f} s. Training is the time within optimiser steps, as the workers report it. Aim: at least 85 %."""
     rows = [
@@ -152,7 +151,7 @@ which {startup:.1f} s passed before the first worker began (Ray's start-up). Wor
     ]
     if driver:
         parts += [_driver_text(), _driver_table(driver, len(flights))]
-    phases = [[name, f"{seconds:.1f} s"] for name, seconds in timings.items()]
+    phases = [[name, f"{seconds:.1f} s"] for name, seconds in metadata.timings.items()]
     return [*parts, "All phases of the run:", table(["phase", "wall time"], phases)]
 
 

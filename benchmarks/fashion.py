@@ -26,8 +26,8 @@ from nas_distill.api import Run, open_run, search
 from nas_distill.api.interruption import interruptible
 from nas_distill.common.files import write_text
 from nas_distill.config import SearchFile, dump_yaml, load_search_file, parse
-from nas_distill.run.facts import read_facts
 from nas_distill.run.folder import RunFolder
+from nas_distill.run.journal import read_metadata
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def _search_file(options: argparse.Namespace) -> Path:
 
 def _search(file: Path, folder: Path) -> Run:
     """Return the finished search, made or gone on with where it is not."""
-    if not (RunFolder(folder).exists and read_facts(RunFolder(folder)).finished):
+    if not (RunFolder(folder).exists and read_metadata(RunFolder(folder)).finished):
         say(f"Searching in {folder}.")
         search(file, folder=folder, resume=True)
     return open_run(folder)

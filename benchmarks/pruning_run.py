@@ -103,10 +103,10 @@ def _shuffled(pool: Pool, rules: Mapping[str, Rule], orders: Sequence[np.ndarray
 def _search(options: argparse.Namespace) -> None:
     """Make the run, or go on with it: everything trained to its end, and hardly any full distillation."""
     from nas_distill.api import search
-    from nas_distill.run.facts import read_facts
     from nas_distill.run.folder import RunFolder
+    from nas_distill.run.journal import read_metadata
 
-    if RunFolder(options.run).exists and read_facts(RunFolder(options.run)).finished:
+    if RunFolder(options.run).exists and read_metadata(RunFolder(options.run)).finished:
         return
     quick = {"score": {"epochs": 0.2}, "trials": 6, "seeds": 2} if options.quick else {}
     settings = {"trials": options.trials, "sampler": options.sampler, **quick}

@@ -18,10 +18,10 @@ from nas_distill.common.seeds import derive, numpy_rng
 from nas_distill.cost.count import count
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
-from nas_distill.engine.finalists import Finalist, best_finalist, choose_finalists, read_finalists
+from nas_distill.engine.finalists import best_finalist, choose_finalists
 from nas_distill.engine.work import Work, epoch_rungs
 from nas_distill.models.layers import round_channels
-from nas_distill.run import facts as names
+from nas_distill.run.facts import Finalist
 from nas_distill.run.records import Rung, TrialRecord
 from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
 
@@ -56,7 +56,7 @@ class Rivals:
         self._inputs = run.inputs
         self._config = run.config
         self._seeds = [self._config.seed + extra for extra in range(seeds)]
-        winner = best_finalist(read_finalists(run.facts))
+        winner = best_finalist(run.metadata.finalists.values())
         assert winner is not None  # a finished run has one
         self.winner: Finalist = winner
         self.scaled = {name: self._scale(name) for name in SCALED}
@@ -261,7 +261,9 @@ class Rivals:
 
 def teacher_costs(run: Run) -> dict[str, float]:
     """Return what the teacher pays, as the run counted it."""
-    costs: dict[str, float] = run.facts[names.TEACHER]["costs"]
+    teacher = run.metadata.teacher
+    assert teacher is not None  # a finished run has counted it
+    costs = teacher.costs
     return costs
 
 

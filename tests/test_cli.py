@@ -46,7 +46,7 @@ ALL = [path for path, _ in commands()]
 def run_copy(finished_run, tmp_path):
     """A finished run that may be written in; a copy is the user's own once it was declared trusted."""
     copied = Path(shutil.copytree(finished_run, tmp_path / "copied"))
-    remember_run(RunFolder(copied), nd.open_run(copied).facts.get("base", ".."))
+    remember_run(RunFolder(copied), nd.open_run(copied).metadata.base)
     return copied
 
 

@@ -18,15 +18,14 @@ from nas_distill.blockwise.training import STATISTICS
 from nas_distill.common.files import write_text
 from nas_distill.config import SearchFile, dump_yaml, load_search_file, parse
 from nas_distill.data import Dataset
-from nas_distill.engine.finalists import best_finalist, read_finalists
-from nas_distill.run import facts as names
-from nas_distill.run.facts import read_facts
+from nas_distill.engine.finalists import best_finalist
+from nas_distill.run.facts import Phase
 from nas_distill.run.folder import RunFolder
+from nas_distill.run.journal import read_metadata
 
 SCRIPT = Path(__file__).with_name("search.py")
 # What every arm has: the teacher's answers, the last training, exports, the look at test data.
-_NO_SEARCH = ("teacher store", "full distillation", "export", "evaluation")
-_BLOCKS = "blockwise distillation"
+_NO_SEARCH = (Phase.TEACHER_STORE, Phase.FULL_DISTILLATION, Phase.EXPORT, Phase.EVALUATION)
 LEAST = 0.85
 """Share of a limit that candidates have to use: one student is wanted, and not a front."""
 
@@ -45,7 +44,7 @@ class Searches:
     def there(self, name: str) -> bool:
         """Say whether a search is finished."""
         folder = RunFolder(self._folder / name)
-        return folder.exists and read_facts(folder).finished
+        return folder.exists and read_metadata(folder).finished
 
     def run(self, name: str) -> Run:
         """Return a finished search."""
@@ -76,7 +75,7 @@ class Searches:
 
 def prepared(run: Run, inputs: SearchProblem, library: Run | None) -> Prepared:
     """Return a finished search's winner, and what it took to find it; ``library``: the run that made its blocks."""
-    winner = best_finalist(read_finalists(run.facts))
+    winner = best_finalist(run.metadata.finalists.values())
     if winner is None:
         raise SystemExit(f"{run.folder.path} has no winner.")
     steps: dict[str, int] = {}
@@ -85,22 +84,22 @@ def prepared(run: Run, inputs: SearchProblem, library: Run | None) -> Prepared:
             steps[record.key] = max(report.step for report in record.reports.values())
     trained = min(run.config.score.training.batch_size, len(inputs.data.train)) * sum(steps.values())
     looks = 0
-    seconds = _seconds(run, lambda phase: phase not in (*_NO_SEARCH, _BLOCKS))
+    seconds = _seconds(run, lambda phase: phase not in (*_NO_SEARCH, Phase.BLOCKWISE))
     if inputs.cutting is not None:
         # Once for the order of units, once for the moments of layers' inputs, and for each candidate's batch norm.
         looks += inputs.cutting.config.samples * (2 + len(steps))
     if library is not None:
-        blocks = library.facts[names.BLOCKS]
-        trained += blocks["presented"]
+        blocks = library.metadata.blocks
+        assert blocks is not None  # a library's run has distilled them
+        trained += blocks.presented
         # Statistics of the teacher and of the alternatives; and each of these is put in its block's place for a score.
-        looks += 2 * STATISTICS + run.config.blockwise.heldout * blocks["alternatives"]
-        seconds += _seconds(library, lambda phase: phase == _BLOCKS)
+        looks += 2 * STATISTICS + run.config.blockwise.heldout * blocks.alternatives
+        seconds += _seconds(library, lambda phase: phase is Phase.BLOCKWISE)
     return Prepared(winner.architecture, shown(winner.architecture), winner.costs, trained, looks, seconds)
 
 
-def _seconds(run: Run, counts: Callable[[str], bool]) -> float:
-    timings: dict[str, float] = run.facts[names.TIMINGS]
-    return sum(seconds for phase, seconds in timings.items() if counts(phase))
+def _seconds(run: Run, counts: Callable[[Phase], bool]) -> float:
+    return sum(seconds for phase, seconds in run.metadata.timings.items() if counts(phase))
 
 
 def shown(architecture: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from nas_distill.report.plots import save_figure
 from nas_distill.report.plots_ranking import ranking_figure
 from nas_distill.report.ranking_text import figure, ranking_table
 from nas_distill.report.scores import CEILING, Ranking, Study, all_scores, rank, read_out
+from nas_distill.run.facts import Phase
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import identity_of
 from nas_distill.run.trainings import TrainingTable
@@ -153,7 +154,7 @@ class _Calibrating:
         own = {**self.inputs.identity, **identity_of(networks=[count, whole_range])}
         if stored.exists():
             return read_networks(stored, own)
-        self.observer.phase("drawing architectures")
+        self.observer.phase(Phase.DRAWING)
         pricing = self._costing()
         config = self.inputs.config
         networks = draw_networks(
@@ -175,7 +176,7 @@ class _Calibrating:
     def _costing(self) -> Pricing:
         if LATENCY not in asked_costs(self.inputs.config):
             return make_costing(self.inputs, None, None)
-        self.observer.phase("latency calibration")
+        self.observer.phase(Phase.LATENCY)
         latency, teacher = calibrate_latency(self.inputs, self.observer.step), time_teacher(self.inputs)
         return make_costing(self.inputs, latency, None if teacher is None else teacher.p50_ms)
 
@@ -191,10 +192,10 @@ class _Calibrating:
         )
         if source.done == source.total:
             return
-        self.observer.phase("teacher store")
+        self.observer.phase(Phase.TEACHER_STORE)
         signal = teacher_signal(self.inputs, self.folder, self.observer, config.score.training, config.final.training)
         evaluator = self.inputs.evaluator(signal)
-        self.observer.phase("calibration")
+        self.observer.phase(Phase.CALIBRATION)
         self.observer.note(f"{len(networks)} networks, {source.total - source.done} of {source.total} trainings to do.")
 
         with make_backend(config.search, self.path, trial_limit(config, self.inputs.data)) as backend:

@@ -15,7 +15,7 @@ from rich.console import Console
 from nas_distill.api.observer import Observer
 from nas_distill.api.problem import SearchProblem
 from nas_distill.api.reporting import cost_summary, progress_view
-from nas_distill.engine.finalists import Finalist, FinalProgress
+from nas_distill.engine.finalists import FinalProgress
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Event, Progress
 from nas_distill.engine.survey import Estimate, Survey
@@ -25,14 +25,15 @@ from nas_distill.report.model import CostSummary, FinalReport, ProgressView
 from nas_distill.report.progress import Progress as LiveView
 from nas_distill.report.progress import make_console
 from nas_distill.report.tables import cost_table
+from nas_distill.run.facts import Finalist, Phase
 
 _WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
-_UNITS = {
-    "teacher store": "samples",
-    "survey of the space": "candidates",
-    "latency calibration": "networks",
-    "calibration": "trainings",
-    "full distillation": "epochs",
+_UNITS: dict[str, str] = {
+    Phase.TEACHER_STORE: "samples",
+    Phase.SURVEY: "candidates",
+    Phase.LATENCY: "networks",
+    Phase.CALIBRATION: "trainings",
+    Phase.FULL_DISTILLATION: "epochs",
 }
 
 
@@ -77,7 +78,7 @@ class ConsoleObserver:
         if self.quiet:
             return
         now = progress()
-        self._view.update(progress_view("search", now))
+        self._view.update(progress_view(Phase.SEARCH, now))
         if event.kind == "rung":
             self._reached[event.key or ""] = event.text
         elif event.kind in _WORDS:
@@ -102,7 +103,7 @@ class ConsoleObserver:
         elapsed = time.monotonic() - self._began
         self._view.update(
             ProgressView(
-                "full distillation",
+                Phase.FULL_DISTILLATION,
                 progress.done,
                 progress.total,
                 "epochs",

@@ -32,6 +32,7 @@ from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
 from nas_distill.engine.survey import Survey
 from nas_distill.report import words
+from nas_distill.run.facts import Phase
 from nas_distill.space import SearchSpace
 from nas_distill.teacher import Teacher
 from nas_distill.teacher.load import teacher_builder
@@ -132,7 +133,7 @@ def cut_from(
     findings = _kept(kept, teacher, data, options)
     if findings is None:
         if on_phase is not None:
-            on_phase("finding what can be cut")
+            on_phase(Phase.PRUNING_PLAN)
         findings = _find(teacher, data, options)
     plan = findings.plan
     builder, arguments = _builder(config, teacher, plan, data)

@@ -21,23 +21,30 @@ from nas_distill.cost.runtime import time_file
 from nas_distill.data import SplitName
 from nas_distill.data.drawing import draw_places
 from nas_distill.engine.candidates import Candidates
-from nas_distill.engine.finalists import Finalist, best_finalist, choose_finalists, read_finalists
+from nas_distill.engine.finalists import best_finalist, choose_finalists
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.onnx import export_onnx
 from nas_distill.export.student import load_student
 from nas_distill.export.verify import verify_onnx
-from nas_distill.run import facts as names
-from nas_distill.run.facts import Facts
+from nas_distill.run.facts import (
+    EvaluationRecord,
+    ExportRecord,
+    ExportsRecord,
+    Finalist,
+    LatencyFigures,
+    ParityRecord,
+    RunMetadata,
+)
 from nas_distill.run.folder import RunFolder
+from nas_distill.run.journal import Journal
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture
 
-TEACHER = "teacher"  # its name among exports and evaluations, where students have their trainings'
 _PARITY_SAMPLES = 512
 
 
 def screened_finalists(
-    inputs: SearchProblem, facts: Facts, budget: Budget, records: Sequence[TrialRecord]
+    inputs: SearchProblem, journal: Journal, budget: Budget, records: Sequence[TrialRecord]
 ) -> list[TrialRecord]:
     """Choose finalists; where the budget limits latency, each is timed first, and those over the limit are passed over.
 
@@ -53,7 +60,7 @@ def screened_finalists(
 
     if LATENCY not in limits:
         return choose(records)
-    measured: dict[str, float] = dict(facts.get(names.MEASURED_LATENCY, {}))
+    measured = dict(journal.metadata.measured_latency_ms)
     usable = list(records)
     with ExitStack() as stack:
         candidates: Candidates | None = None
@@ -67,7 +74,7 @@ def screened_finalists(
                     except (BuildError, CostError):
                         passed_over.add(record.key)
                         continue
-                    facts.set(names.MEASURED_LATENCY, measured)
+                    journal.note(measured_latency_ms=measured)
             passed_over |= {record.key for record in chosen if measured.get(record.key, 0.0) > limits[LATENCY]}
             if not passed_over:
                 return chosen
@@ -84,11 +91,11 @@ def read_student(inputs: SearchProblem, folder: RunFolder, key: str) -> nn.Modul
     return load_student(folder.student(key), builder=inputs.space.builder_function(), paths=inputs.paths)
 
 
-def export_student(inputs: SearchProblem, student: nn.Module, architecture: str, path: Path) -> dict[str, Any]:
+def export_student(inputs: SearchProblem, student: nn.Module, architecture: str, path: Path) -> ExportRecord:
     """Export a student to ONNX, hold it against PyTorch on validation samples, and time it.
 
-    Returns:
-        Path, size, parity and, where this machine can time it, latency; plain values.
+    Raises:
+        ExportError: it cannot be exported, or computes something else than its network.
     """
     data, latency = inputs.data, inputs.config.latency
     export_onnx(
@@ -106,7 +113,7 @@ def export_student(inputs: SearchProblem, student: nn.Module, architecture: str,
 
 def export_loaded(
     student: nn.Module, spec: Mapping[str, Any], config: SearchFile, path: Path, *, task: str
-) -> dict[str, Any]:
+) -> ExportRecord:
     """Export a student of whose run neither data nor builder are at hand; it is compared on random samples.
 
     Args:
@@ -115,9 +122,6 @@ def export_loaded(
         config: its search file.
         path: of the ONNX file.
         task: what the network tells of a sample.
-
-    Returns:
-        As ``export_student``, with ``samples: random``.
     """
     shape = tuple(spec["input_shape"])
     export_onnx(
@@ -130,43 +134,43 @@ def export_loaded(
     )
     with seeded_torch(0, "parity"):
         batches = [torch.randn(128, *shape)]
-    return {**_checked(student, path, batches, config.latency, task), "samples": "random"}
+    return _checked(student, path, batches, config.latency, task)
 
 
 def _checked(
     student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: str
-) -> dict[str, Any]:
+) -> ExportRecord:
     parity = verify_onnx(path, student, batches, task=task)
     shape = tuple(batches[0].shape[1:])
     sample = time_file(path, shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
-    return {
-        "format": "onnx",
-        "bytes": path.stat().st_size,
-        "parity": asdict(parity),
-        "latency": {"p50_ms": sample.p50_ms, "p95_ms": sample.p95_ms, "conditions": sample.conditions.text()},
-    }
+    return ExportRecord(
+        format="onnx",
+        bytes=path.stat().st_size,
+        parity=ParityRecord.model_validate(asdict(parity)),
+        latency=LatencyFigures(p50_ms=sample.p50_ms, p95_ms=sample.p95_ms, conditions=sample.conditions.text()),
+    )
 
 
-def export_finalists(inputs: SearchProblem, folder: RunFolder, facts: Facts) -> None:
-    """Export and time every finalist, and time the teacher, as far as the journal lacks it; nothing else may run."""
-    done: dict[str, Any] = dict(facts.get(names.EXPORTS, {}))
-    for entry in read_finalists(facts):
-        if not entry.taught or entry.quality is None or entry.key in done:
-            continue
-        student = read_student(inputs, folder, entry.key)
-        path = folder.student(entry.key) / "model.onnx"
-        done[entry.key] = export_student(inputs, student, Architecture(entry.architecture).hash, path)
-    if TEACHER not in done:
-        sample = time_teacher(inputs)
-        figures = None if sample is None else {"p50_ms": sample.p50_ms, "p95_ms": sample.p95_ms}
-        done[TEACHER] = {"latency": figures}
-    facts.set(names.EXPORTS, done)
+def export_finalists(inputs: SearchProblem, folder: RunFolder, journal: Journal) -> None:
+    """Export and time every finalist, and time the teacher, unless the journal has them; nothing else may run."""
+    if journal.metadata.exports is not None:
+        return
+    done: dict[str, ExportRecord] = {}
+    for entry in journal.metadata.finalists.values():
+        if entry.taught and entry.quality is not None:
+            student = read_student(inputs, folder, entry.key)
+            path = folder.student(entry.key) / "model.onnx"
+            done[entry.key] = export_student(inputs, student, Architecture(entry.architecture).hash, path)
+    sample = time_teacher(inputs)
+    teacher = None if sample is None else LatencyFigures(p50_ms=sample.p50_ms, p95_ms=sample.p95_ms)
+    journal.note(exports=ExportsRecord(students=done, teacher=teacher))
 
 
-def evaluate_once(inputs: SearchProblem, folder: RunFolder, facts: Facts) -> None:
-    """Evaluate teacher, student and baseline on test data (on validation data where there is none), once a run."""
-    winner = best_finalist(read_finalists(facts))
-    if names.EVALUATION in facts or winner is None:
+def evaluate_once(inputs: SearchProblem, folder: RunFolder, journal: Journal) -> None:
+    """Evaluate teacher, student and baseline on test data (on validation data where there is none), once per run."""
+    known = journal.metadata
+    winner = best_finalist(known.finalists.values())
+    if known.evaluation is not None or winner is None:
         return
     split: SplitName = inputs.data.splits[-1]
     labels = inputs.data.labels(split)
@@ -174,18 +178,24 @@ def evaluate_once(inputs: SearchProblem, folder: RunFolder, facts: Facts) -> Non
     def logits_of(module: nn.Module) -> Any:
         return predict_logits(module, inputs.data.inputs(split))
 
-    teacher = logits_of(inputs.teacher.module)
-    results = {TEACHER: vars(inputs.task.evaluate(teacher, labels))}
-    for entry in (winner, baseline_of(winner, read_finalists(facts))):
+    teacher, task = logits_of(inputs.teacher.module), inputs.task
+    students = {}
+    for entry in (winner, baseline_of(winner, known)):
         if entry is not None and entry.quality is not None:
             student = logits_of(read_student(inputs, folder, entry.key))
-            results[entry.key] = vars(inputs.task.evaluate(student, labels, teacher))
-    validated = len(inputs.data.val)
-    facts.set(
-        names.EVALUATION, {"split": split, "student": winner.key, "results": results, "validation_samples": validated}
+            students[entry.key] = vars(task.evaluate(student, labels, teacher))
+    journal.note(
+        evaluation=EvaluationRecord(
+            split=split,
+            student=winner.key,
+            teacher=vars(task.evaluate(teacher, labels)),
+            students=students,
+            validation_samples=len(inputs.data.val),
+        )
     )
 
 
-def baseline_of(winner: Finalist, finalists: list[Finalist]) -> Finalist | None:
-    """Return the same architecture trained on labels alone."""
-    return next((entry for entry in finalists if not entry.taught and entry.trial == winner.trial), None)
+def baseline_of(winner: Finalist, metadata: RunMetadata) -> Finalist | None:
+    """Return the same architecture trained on labels only."""
+    entries = metadata.finalists.values()
+    return next((entry for entry in entries if not entry.taught and entry.trial == winner.trial), None)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nas_distill.api.problem import SearchProblem
-from nas_distill.engine.finalists import Finalist, FinalProgress
+from nas_distill.engine.finalists import FinalProgress
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Event, Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.report.model import FinalReport
+from nas_distill.run.facts import Finalist
 
 
 class Observer(Protocol):

@@ -9,8 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, scored
 from nas_distill.api.costing import (
@@ -21,7 +20,7 @@ from nas_distill.api.costing import (
     time_teacher,
 )
 from nas_distill.api.cutting import advise, describe_cutting, keep_findings, untrained_weights
-from nas_distill.api.finish import TEACHER, evaluate_once, export_finalists, screened_finalists
+from nas_distill.api.finish import evaluate_once, export_finalists, screened_finalists
 from nas_distill.api.interruption import InterruptedSearchError, Interruption, run_stoppably
 from nas_distill.api.observer import Observer
 from nas_distill.api.problem import SearchProblem
@@ -55,7 +54,15 @@ from nas_distill.engine.survey import (
 )
 from nas_distill.engine.work import Backend, WorkSource
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.run import facts as names
+from nas_distill.run.facts import (
+    BlockLibraryRecord,
+    BlockWeightsRecord,
+    DataRecord,
+    LatencyRecord,
+    Phase,
+    StoreRecord,
+    Unpruned,
+)
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import hold_identity
 from nas_distill.run.journal import Journal, open_journal
@@ -96,14 +103,15 @@ class Pipeline:
             warm_up()
             objectives = Objectives.from_config(self.config.search, self._teacher_costs_for_scalar())
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
-            hold_identity(self.folder, journal.facts, self.inputs.identity)
-            journal.facts.record_environment(self.config.seed)
+            hold_identity(self.folder, journal, self.inputs.identity)
+            journal.note_environment(self.config.seed)
             self._note_versions(journal)
-            journal.facts.set(names.DATA, {"name": self.inputs.data.name, "fingerprint": self.inputs.data.fingerprint})
-            if self.inputs.data.task != "classification":
-                journal.facts.set(names.TASK, self.inputs.data.task)
-            base = os.path.relpath(self.inputs.base, self.folder.path.resolve())
-            journal.facts.set(names.BASE, base)
+            base, data = os.path.relpath(self.inputs.base, self.folder.path.resolve()), self.inputs.data
+            journal.note(
+                data=DataRecord(name=data.name, fingerprint=data.fingerprint),
+                task=data.task,
+                base=base,
+            )
             write_text(self.folder.search_yaml, dump_yaml(self.config))
             remember_run(self.folder, base)
             if self.inputs.cutting is not None:
@@ -115,7 +123,7 @@ class Pipeline:
             finally:
                 if self.folder.exists:
                     with suppress(OSError, NasDistillError):  # a full disk has been told of already
-                        if not journal.facts.finished:
+                        if not journal.metadata.finished:
                             self._keep_rest(journal)
                         write_csv(read_records(journal.study), self.folder.trials_csv)
 
@@ -123,17 +131,18 @@ class Pipeline:
         for sentence in (*describe_cutting(self.inputs.cutting), *self.inputs.notes):
             self.observer.note(sentence)
         if self.inputs.cutting is not None:
-            journal.facts.set(names.WHOLE, [asdict(whole) for whole in self.inputs.cutting.plan.whole])
+            whole = self.inputs.cutting.plan.whole
+            journal.note(unpruned=tuple(Unpruned(module=one.module, reason=one.reason) for one in whole))
         pricing = self.pricing(journal)
         try:
-            with self._phase(journal, "survey of the space"):
+            with self._phase(journal, Phase.SURVEY):
                 survey = self.survey(pricing)
         except NasDistillError:  # told before the teacher looks at the data
             self._leave_nothing(journal)
             raise
         self._keep_teacher(journal, pricing)
         signal = self._signal(journal)
-        with self._phase(journal, "timing a candidate"):
+        with self._phase(journal, Phase.STEP_TIMING):
             estimate = self.estimate(survey, signal)
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, pricing, self.inputs)
@@ -148,21 +157,20 @@ class Pipeline:
             if choose_backend(search, estimate.trials) != choose_backend(search, estimate.finalists):
                 backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.finalists))
             self._finalists(journal, pricing, backend, evaluator, estimate.final_workers)
-        with self._phase(journal, "export", needed=TEACHER not in journal.facts.get(names.EXPORTS, {})):
-            export_finalists(self.inputs, self.folder, journal.facts)
-        with self._phase(journal, "evaluation", needed=names.EVALUATION not in journal.facts):
-            evaluate_once(self.inputs, self.folder, journal.facts)
-        with self._phase(journal, "report"):
+        with self._phase(journal, Phase.EXPORT, needed=journal.metadata.exports is None):
+            export_finalists(self.inputs, self.folder, journal)
+        with self._phase(journal, Phase.EVALUATION, needed=journal.metadata.evaluation is None):
+            evaluate_once(self.inputs, self.folder, journal)
+        with self._phase(journal, Phase.REPORT):
             write_picture(Run(self.folder.path, inputs=self.inputs))
         self._keep_rest(journal)  # before it is told
         run = Run(self.folder.path, inputs=self.inputs)
         write_run_card(run)
-        journal.facts.set(names.PHASE, None)
-        journal.facts.set(names.FINISHED, True)
+        journal.note(phase=None, finished=True)
         self.observer.finished(run.report())
 
     def _note_versions(self, journal: Journal) -> None:
-        changed = journal.facts.changed_versions()
+        changed = journal.metadata.changed_versions()
         if changed:
             then = ", ".join(f"{name} {before}" for name, (before, _) in changed.items())
             now = ", ".join(f"{name} {after}" for name, (_, after) in changed.items())
@@ -181,36 +189,27 @@ class Pipeline:
 
     def pricing(self, journal: Journal | None) -> Pricing:
         """Calibrate latency, unless the journal holds it, and count the teacher."""
-        stored = {} if journal is None else journal.facts
-        if names.LATENCY_MODEL in stored:
-            latency, measured = restore_latency(stored[names.LATENCY_MODEL]), stored[names.TEACHER_LATENCY]
+        stored = None if journal is None else journal.metadata.latency
+        if stored is not None:
+            latency, measured = restore_latency(stored.model), stored.teacher_ms
         else:
-            with self._phase(journal, "latency calibration", needed=networks_to_time(self.config) > 0):
+            with self._phase(journal, Phase.LATENCY, needed=networks_to_time(self.config) > 0):
                 latency = calibrate(self.inputs, self.observer.step, self.candidates)
                 sample = time_teacher(self.inputs) if latency is not None else None
                 measured = None if sample is None else sample.p50_ms
             if journal is not None:
-                journal.facts.set(names.LATENCY_MODEL, None if latency is None else latency.to_dict())
-                journal.facts.set(names.TEACHER_LATENCY, measured)
+                model = None if latency is None else latency.to_dict()
+                journal.note(latency=LatencyRecord(model=model, teacher_ms=measured))
         return make_costing(self.inputs, latency, measured, self.candidates)
 
     def _keep_teacher(self, journal: Journal, pricing: Pricing) -> None:
-        journal.facts.set(
-            names.TEACHER,
-            {
-                "name": self.inputs.teacher.name,
-                "costs": pricing.teacher,
-                "validation": self._teacher_validation(journal),
-            },
-        )
-        if names.GUESS not in journal.facts:
-            data = self.inputs.data
-            journal.facts.set(names.GUESS, self.inputs.task.guess(data.labels("val")))
+        known = journal.metadata
+        validation = self._teacher_validation() if known.teacher is None else known.teacher.validation
+        journal.note(teacher=TeacherRecord(name=self.inputs.teacher.name, costs=pricing.teacher, validation=validation))
+        if known.constant_quality is None:
+            journal.note(constant_quality=self.inputs.task.guess(self.inputs.data.labels("val")))
 
-    def _teacher_validation(self, journal: Journal) -> float:
-        known = journal.facts.get(names.TEACHER)
-        if known is not None:
-            return float(known["validation"])
+    def _teacher_validation(self) -> float:
         data = self.inputs.data
         logits = predict_logits(self.inputs.teacher.module, data.inputs("val"))
         found = self.inputs.task.quality(logits, data.labels("val"))
@@ -250,33 +249,29 @@ class Pipeline:
 
     def _signal(self, journal: Journal) -> TeacherSignal:
         inputs = self.inputs
-        with self._phase(journal, "teacher store", needed=self.config.teacher.signal != "live"):
+        with self._phase(journal, Phase.TEACHER_STORE, needed=self.config.teacher.signal != "live"):
             signal = teacher_signal(inputs, self.folder, self.observer, self.config.score.training)
         for sentence in compared_layers(inputs, self.candidates):
             self.observer.note(sentence)
         if not isinstance(signal, TeacherStore):
             return signal
         samples = inputs.data.views.count * len(inputs.data.train) + len(inputs.data.val)
-        journal.facts.set(
-            names.STORE,
-            {"key": signal.key, "bytes": signal.bytes, "seconds": signal.seconds, "samples": samples},
-        )
+        journal.note(store=StoreRecord(key=signal.key, bytes=signal.bytes, seconds=signal.seconds, samples=samples))
         return signal
 
     def _keep_survey(self, journal: Journal, survey: Survey, estimate: Estimate) -> None:
-        journal.facts.set(
-            names.COSTS_TABLE,
-            {
-                "cheapest": survey.cheapest.costs,
-                "median": survey.median.costs,
-                "dearest": survey.dearest.costs,
-                "share": survey.share,
-                "shares": survey.shares,
-                "candidates": len(survey.candidates),
-                "estimated_seconds": estimate.wall,
-                "final_workers": estimate.final_workers,
-                "samples_per_step": min(self.config.score.training.batch_size, len(self.inputs.data.train)),
-            },
+        journal.note(
+            survey=SurveyRecord(
+                cheapest=survey.cheapest.costs,
+                median=survey.median.costs,
+                dearest=survey.dearest.costs,
+                share=survey.share,
+                shares=survey.shares,
+                candidates=len(survey.candidates),
+                estimated_seconds=estimate.wall,
+                final_workers=estimate.final_workers,
+                samples_per_step=min(self.config.score.training.batch_size, len(self.inputs.data.train)),
+            )
         )
 
     def _assembler(self, journal: Journal, pricing: Pricing) -> LibraryAssembler | None:
@@ -294,7 +289,7 @@ class Pipeline:
             if asked:
                 raise KeyboardInterrupt
 
-        with self._phase(journal, "blockwise distillation"), self.interruption.stopping(lambda: asked.append(True)):
+        with self._phase(journal, Phase.BLOCKWISE), self.interruption.stopping(lambda: asked.append(True)):
             library = build_library(
                 cutting.ancestor,
                 self.inputs.space,
@@ -306,7 +301,7 @@ class Pipeline:
                 on_begin=on_begin,
                 on_step=on_step,
             )
-        journal.facts.set(names.BLOCKS, {"alternatives": len(library.scores), "presented": library.presented})
+        journal.note(blocks=BlockLibraryRecord(alternatives=len(library.scores), presented=library.presented))
         return LibraryAssembler(
             library,
             self.inputs.space,
@@ -320,12 +315,11 @@ class Pipeline:
     def _margin(
         self, journal: Journal, survey: Survey, backend: Backend, evaluator: StudentEvaluator
     ) -> float | tuple[float, ...] | None:
-        pruning, facts = self.config.search.pruning, journal.facts
+        pruning, known = self.config.search.pruning, journal.metadata.margin
         if pruning.rule == "none" or pruning.margin != "auto":
             return None
-        if names.MARGIN in facts:
-            stored = facts[names.MARGIN]
-            return tuple(stored) if isinstance(stored, list) else float(stored)
+        if known is not None:
+            return known
         probe = NoiseProbe(
             self.folder,
             survey.typical.architecture,
@@ -333,10 +327,10 @@ class Pipeline:
             seeds=pruning.probe_seeds,
             seed=self.config.seed,
         )
-        with self._phase(journal, "noise probe"):
+        with self._phase(journal, Phase.NOISE_PROBE):
             self._execute(backend, probe, evaluator)
         margins = probe.margins(pruning.z)
-        facts.set(names.MARGIN, list(margins))
+        journal.note(margin=margins)
         return margins
 
     def _search(
@@ -373,31 +367,31 @@ class Pipeline:
             paths=self.inputs.paths,
         )
         before = controller.progress()
-        with self._phase(journal, "search", needed=before.done < before.requested):
+        with self._phase(journal, Phase.SEARCH, needed=before.done < before.requested):
             self._execute(backend, controller, evaluator)
         started = getattr(backend, "startup_seconds", None)
         if started is not None:
-            journal.facts.set(names.STARTUP, started)
+            journal.note(startup_seconds=started)
         controller.conclude()
         if assembler is not None:
             fitted = assembler.fit(scored(read_records(journal.study)))
             if fitted is not None:
-                journal.facts.set(names.BLOCK_WEIGHTS, asdict(fitted))
+                journal.note(block_weights=BlockWeightsRecord.model_validate(vars(fitted)))
 
     def _finalists(
         self, journal: Journal, pricing: Pricing, backend: Backend, evaluator: StudentEvaluator, workers: int
     ) -> None:
-        chosen = screened_finalists(self.inputs, journal.facts, pricing.budget, read_records(journal.study))
+        chosen = screened_finalists(self.inputs, journal, pricing.budget, read_records(journal.study))
         source = FinalistSource(
             self.folder,
-            journal.facts,
+            journal,
             self.config.final,
             chosen,
             seed=self.config.seed,
             workers=workers,
             on_event=lambda entry: self.observer.finalist(entry, source.progress()),
         )
-        with self._phase(journal, "full distillation", needed=not source.complete):
+        with self._phase(journal, Phase.FULL_DISTILLATION, needed=not source.complete):
             evaluator = self._for_finalists(evaluator)
             while not source.complete:
                 # A second round is for the baseline of one that overtook the others at the very end.
@@ -419,32 +413,32 @@ class Pipeline:
             raise InterruptedSearchError(self._how_to_resume())
 
     @contextmanager
-    def _phase(self, journal: Journal | None, name: str, *, needed: bool = True) -> Iterator[None]:
+    def _phase(self, journal: Journal | None, phase: Phase, *, needed: bool = True) -> Iterator[None]:
         """Announce and time a phase; one that has nothing to do is not announced, and its time is part of the rest."""
         if not needed:
             yield
             return
         self._keep_rest(journal)
         if journal is not None:
-            journal.facts.set(names.PHASE, name)
-        self.observer.phase(name)
+            journal.note(phase=phase)
+        self.observer.phase(phase)
         try:
             yield
         finally:
-            self._keep_time(journal, name)
+            self._keep_time(journal, phase)
 
     def _keep_rest(self, journal: Journal | None) -> None:
         """Account for the time since the last phase, so that the parts of a run add up to the whole."""
-        self._keep_time(journal, names.OTHER)
+        self._keep_time(journal, Phase.OTHER)
 
-    def _keep_time(self, journal: Journal | None, name: str) -> None:
+    def _keep_time(self, journal: Journal | None, phase: Phase) -> None:
         if journal is None:
             return
         now = time.perf_counter()
-        timings: dict[str, Any] = dict(journal.facts.get(names.TIMINGS, {}))
-        timings[name] = timings.get(name, 0.0) + now - self._accounted
+        timings = journal.metadata.timings
+        spent = timings.get(phase, 0.0) + now - self._accounted
         self._accounted = now
-        journal.facts.set(names.TIMINGS, timings)
+        journal.note(timings={**timings, phase: spent})
 
     def _teacher_costs_for_scalar(self) -> dict[str, float]:
         scalar = self.config.search.scalar

@@ -1,18 +1,18 @@
-"""From what a run's journal holds to the reports that people read. Trains and measures nothing."""
+"""Reports for people, made of the records and metadata of a run. Trains and measures nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from nas_distill.api.costing import LATENCY
-from nas_distill.api.finish import TEACHER, baseline_of
+from nas_distill.api.finish import baseline_of
 from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
 from nas_distill.distill.objective import Term
-from nas_distill.engine.finalists import Finalist, best_finalist, read_finalists
+from nas_distill.engine.finalists import best_finalist
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
@@ -32,8 +32,7 @@ from nas_distill.report.model import (
 )
 from nas_distill.report.starts import compare_starts
 from nas_distill.report.trust import rank_trust
-from nas_distill.run import facts as names
-from nas_distill.run.facts import OTHER
+from nas_distill.run.facts import EvaluationRecord, ExportRecord, Finalist, Phase, RunMetadata
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture
@@ -101,9 +100,9 @@ def progress_view(phase: str, progress: Progress) -> ProgressView:
     )
 
 
-def finalist_results(facts: Mapping[str, Any]) -> tuple[FinalistResult, ...]:
+def finalist_results(metadata: RunMetadata) -> tuple[FinalistResult, ...]:
     """Return the finalists of a run, the chosen one marked."""
-    finalists = read_finalists(facts)
+    finalists = metadata.finalists.values()
     winner = best_finalist(finalists)
     return tuple(
         FinalistResult(
@@ -119,19 +118,18 @@ def finalist_results(facts: Mapping[str, Any]) -> tuple[FinalistResult, ...]:
     )
 
 
-def teacher_note(facts: Mapping[str, Any]) -> list[str]:
+def teacher_note(metadata: RunMetadata) -> list[str]:
     """Return a warning where the teacher does better on validation than on test data, beyond what chance explains.
 
     It has then probably seen the validation samples. The threshold is 1.5 times the 95 % interval of the difference,
     about 3 standard errors: a false warning in one of some 600 searches. Test data is only reported on here.
     """
-    evaluation, teacher = facts[names.EVALUATION], facts[names.TEACHER]
-    samples = evaluation.get("validation_samples")
-    if evaluation["split"] != "test" or not samples:
+    evaluation, teacher = metadata.evaluation, metadata.teacher
+    if evaluation is None or teacher is None or evaluation.split != "test":
         return []
-    tested = read_evaluation(evaluation["results"][TEACHER], facts.get(names.TASK, "classification"))
-    gap = teacher["validation"] - tested.quality
-    if not gap > 1.5 * tested.error * math.sqrt(1 + tested.count / samples):
+    tested = read_evaluation(evaluation.teacher, metadata.task)
+    gap = teacher.validation - tested.quality
+    if not gap > 1.5 * tested.error * math.sqrt(1 + tested.count / evaluation.validation_samples):
         return []
     return [
         f"The teacher is {100 * gap:.1f} points better on validation than on test data, beyond chance. If it "
@@ -140,67 +138,64 @@ def teacher_note(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def final_report(folder: RunFolder, facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> FinalReport:
+def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[TrialRecord]) -> FinalReport:
     """Return the end of a search.
 
     Raises:
         RunError: the run has no finished student yet.
     """
-    finalists = read_finalists(facts)
-    winner = best_finalist(finalists)
-    if winner is None or names.EVALUATION not in facts:
+    winner = best_finalist(metadata.finalists.values())
+    evaluation, exports, teacher = metadata.evaluation, metadata.exports, metadata.teacher
+    if winner is None or evaluation is None or exports is None or teacher is None:
         raise RunError(f"{folder.path} has no finished student yet; 'nas-distill search ... --resume' goes on.")
-    evaluation, exports = facts[names.EVALUATION], facts.get(names.EXPORTS, {})
-    results = evaluation["results"]
-    teacher_latency = (exports.get(TEACHER) or {}).get("latency") or {}
-    baseline = baseline_of(winner, finalists)
-    split, task = evaluation["split"], facts.get(names.TASK, "classification")
+    baseline = baseline_of(winner, metadata)
+    split, task = evaluation.split, metadata.task
     notes = [] if split == "test" else ["There is no test data; validation data chose the student and flatters it."]
-    notes += teacher_note(facts)
+    notes += teacher_note(metadata)
     starts = compare_starts(records)
     if starts is not None:
         notes.append(starts)
-    if names.BLOCK_WEIGHTS in facts:
-        notes.append(local_ranking(facts[names.BLOCK_WEIGHTS]))
-    guessed = guessing_note(facts, records)
+    if metadata.block_weights is not None:
+        notes.append(local_ranking(metadata.block_weights))
+    guessed = guessing_note(metadata, records)
     if guessed is not None:
         notes.append(guessed)
-    limits = Budget.parse(facts[names.BUDGET]).limits
-    exported = exports.get(winner.key)
-    if exported and LATENCY in limits and limits[LATENCY].excess(exported["latency"]["p50_ms"]) > 0:
+    limits = Budget.parse(metadata.budget).limits
+    exported = exports.students.get(winner.key)
+    if exported and LATENCY in limits and limits[LATENCY].excess(exported.latency.p50_ms) > 0:
         notes.append("The student's measured latency is over the budget's limit, though its prediction was within.")
     return FinalReport(
         run=str(folder.path),
         teacher=ModelResult(
             "teacher",
-            evaluation=read_evaluation(results[TEACHER], task),
-            costs=facts[names.TEACHER]["costs"],
-            latency_p50_ms=teacher_latency.get("p50_ms"),
-            latency_p95_ms=teacher_latency.get("p95_ms"),
+            evaluation=read_evaluation(evaluation.teacher, task),
+            costs=teacher.costs,
+            latency_p50_ms=None if exports.teacher is None else exports.teacher.p50_ms,
+            latency_p95_ms=None if exports.teacher is None else exports.teacher.p95_ms,
         ),
-        student=_student(winner, results, exported, task),
+        student=_student(winner, evaluation, exported, task),
         trial=winner.trial,
         architecture=Architecture(winner.architecture).hash,
         values=winner.architecture,
-        baseline=None if baseline is None or baseline.quality is None else _student(baseline, results, None, task),
-        finalists=finalist_results(facts),
+        baseline=None if baseline is None or baseline.quality is None else _student(baseline, evaluation, None, task),
+        finalists=finalist_results(metadata),
         limits=limits,
-        savings=savings(facts, records),
-        trust=rank_trust(finalist_results(facts)),
+        savings=savings(metadata, records),
+        trust=rank_trust(finalist_results(metadata)),
         exports=() if exported is None else (_export(folder, winner, exported),),
-        conditions=None if exported is None else exported["latency"]["conditions"],
+        conditions=None if exported is None else exported.latency.conditions,
         notes=tuple(notes),
         split=split,
         task=task,
     )
 
 
-def guessing_note(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> str | None:
+def guessing_note(metadata: RunMetadata, records: Sequence[TrialRecord]) -> str | None:
     """Say how many trials the front leaves out because they are no better than a constant answer; None for none."""
-    guess = facts.get(names.GUESS)
+    guess = metadata.constant_quality
     complete = [record for record in records if record.state == "complete"]
     guessed = [record for record in complete if guess is not None and not record.final_quality > guess]
-    if not guessed:
+    if guess is None or not guessed:
         return None
     are = "is" if len(guessed) == 1 else "are"
     return (
@@ -209,23 +204,22 @@ def guessing_note(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> s
     )
 
 
-def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings:
+def savings(metadata: RunMetadata, records: Sequence[TrialRecord]) -> Savings:
     """Return what a search did and did not have to do."""
-    finalists = read_finalists(facts)
+    finalists = metadata.finalists.values()
     trained = [record for record in records if record.trained]
-    limits = Budget.parse(facts.get(names.BUDGET, {}))
+    limits = Budget.parse(metadata.budget)
 
     def count(state: str) -> int:
         return sum(record.state == state for record in records)
 
-    store: dict[str, Any] = facts.get(names.STORE, {})
-    timings: dict[str, float] = facts.get(names.TIMINGS, {})
+    store, timings = metadata.store, metadata.timings
     saved = None
-    if store:
-        samples = facts.get(names.COSTS_TABLE, {}).get("samples_per_step", 0)
+    if store is not None and metadata.survey is not None:
+        samples = metadata.survey.samples_per_step
         steps = sum(max(report.step for report in record.reports.values()) for record in trained if record.reports)
         steps += sum(entry.steps for entry in finalists if entry.taught)
-        saved = max(0.0, steps * samples * store["seconds"] / store["samples"] - timings.get("teacher store", 0.0))
+        saved = max(0.0, steps * samples * store.seconds / store.samples - timings.get(Phase.TEACHER_STORE, 0.0))
     return Savings(
         complete=count("complete"),
         pruned=count("pruned"),
@@ -235,14 +229,14 @@ def savings(facts: Mapping[str, Any], records: Sequence[TrialRecord]) -> Savings
         duplicates=count("duplicate"),
         trained_seconds=sum(record.seconds for record in trained) + sum(entry.seconds for entry in finalists),
         pruning_saved_seconds=sum(record.seconds_saved for record in trained),
-        store_seconds=timings.get("teacher store") if store else None,
+        store_seconds=None if store is None else timings.get(Phase.TEACHER_STORE),
         store_saved_seconds=saved,
         wall_seconds=sum(timings.values()) if timings else None,
-        phases=dict(sorted(timings.items(), key=lambda item: item[0] == OTHER)),  # what is left over comes last
+        phases=dict(sorted(timings.items(), key=lambda item: item[0] is Phase.OTHER)),  # what is left over comes last
     )
 
 
-def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: SearchProblem) -> CardFacts:
+def card_facts(folder: RunFolder, metadata: RunMetadata, inputs: SearchProblem) -> CardFacts:
     """Return what a student's card says beside the report."""
     config, data = inputs.config, inputs.data
     training = config.final.training
@@ -255,7 +249,7 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: SearchProble
         num_classes=data.num_classes,
         teacher=inputs.teacher.name,
         builder=builder,
-        loads_by=_way_to_load(folder, facts),
+        loads_by=_way_to_load(folder, metadata),
         seed=config.seed,
         samples={split: len(data.split(split)) for split in data.splits},
         class_names=data.classes,
@@ -269,14 +263,14 @@ def card_facts(folder: RunFolder, facts: Mapping[str, Any], inputs: SearchProble
             "weights": f"averaged over the last {training.ema:.0%} of the steps",
             "views": data.views.text(),
         },
-        versions=facts.get(names.VERSIONS, {}),
-        host=(facts.get(names.HOST) or {}).get("processor"),
+        versions=metadata.versions,
+        host=None if metadata.host is None else metadata.host.processor,
     )
 
 
-def _way_to_load(folder: RunFolder, facts: Mapping[str, Any]) -> Literal["builder", "graph", "own builder"]:
+def _way_to_load(folder: RunFolder, metadata: RunMetadata) -> Literal["builder", "graph", "own builder"]:
     """Return how another program loads the run's student."""
-    winner = best_finalist(read_finalists(facts))
+    winner = best_finalist(metadata.finalists.values())
     spec = {} if winner is None else load_spec(folder.student(winner.key))
     if spec.get("program"):
         return "graph"
@@ -290,27 +284,28 @@ def _term(term: Term) -> str:
     return f"{term.weight:g} x {term.config.name}" + (f" ({', '.join(options)})" if options else "")
 
 
-def _student(entry: Finalist, results: Mapping[str, Any], exported: Mapping[str, Any] | None, task: str) -> ModelResult:
-    latency = exported["latency"] if exported else {}
+def _student(entry: Finalist, evaluation: EvaluationRecord, exported: ExportRecord | None, task: str) -> ModelResult:
+    latency = None if exported is None else exported.latency
+    evaluated = evaluation.students.get(entry.key)
     alone = find_task(task).training_without_teacher
     return ModelResult(
         "student" if entry.taught else f"same architecture, {alone}",
-        evaluation=read_evaluation(results[entry.key], task) if entry.key in results else None,
+        evaluation=None if evaluated is None else read_evaluation(evaluated, task),
         validation=entry.quality,
         costs=entry.costs,
-        latency_p50_ms=latency.get("p50_ms"),
-        latency_p95_ms=latency.get("p95_ms"),
+        latency_p50_ms=None if latency is None else latency.p50_ms,
+        latency_p95_ms=None if latency is None else latency.p95_ms,
     )
 
 
-def _export(folder: RunFolder, winner: Finalist, exported: Mapping[str, Any]) -> ExportResult:
-    parity = exported["parity"]
+def _export(folder: RunFolder, winner: Finalist, exported: ExportRecord) -> ExportResult:
+    parity = exported.parity
     return ExportResult(
         path=str(folder.student(winner.key) / "model.onnx"),
-        format=exported["format"],
-        bytes=exported["bytes"],
-        max_abs_difference=parity["max_abs_difference"],
-        same_predictions=parity["same_predictions"],
-        count=parity["count"],
-        logit_scale=parity["logit_scale"],
+        format=exported.format,
+        bytes=exported.bytes,
+        max_abs_difference=parity.max_abs_difference,
+        same_predictions=parity.same_predictions,
+        count=parity.count,
+        logit_scale=parity.logit_scale,
     )

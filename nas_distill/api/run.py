@@ -19,9 +19,8 @@ from nas_distill.api.student import Student
 from nas_distill.api.together import distill_together
 from nas_distill.api.trial import Trial
 from nas_distill.common.errors import BudgetError, RunError
-from nas_distill.engine.finalists import best_finalist, final_progress, read_finalists
+from nas_distill.engine.finalists import best_finalist, final_progress
 from nas_distill.report.model import FinalistResult, FinalReport, ModelResult
-from nas_distill.run import facts as names
 from nas_distill.run.front import front_records
 from nas_distill.run.records import TrialRecord, to_frame
 from nas_distill.tasks import find_task
@@ -54,7 +53,7 @@ class Run(StoredRun):
         report = self.report()
         if self.folder.card_md.exists():
             return self.folder.card_md.read_text(encoding="utf-8")
-        return card(report, card_facts(self.folder, self.facts, self.inputs))
+        return card(report, card_facts(self.folder, self.metadata, self.inputs))
 
     def trials(self) -> pd.DataFrame:
         """Return one row a trial, over-budget, stopped and failed ones included."""
@@ -67,7 +66,7 @@ class Run(StoredRun):
         """
         import pandas as pd
 
-        return pd.DataFrame(self.facts.get(names.WHOLE, []), columns=["module", "reason"])
+        return pd.DataFrame([dict(one) for one in self.metadata.unpruned], columns=["module", "reason"])
 
     def front(self, budget: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Return the completed trials that no other beats, within ``budget`` (the run's own unless given).
@@ -89,8 +88,9 @@ class Run(StoredRun):
 
     def front_records(self, budget: Mapping[str, Any] | None = None) -> list[TrialRecord]:
         """Return the front's records, from cheap to dear, without those that are no better than a constant answer."""
-        guess = self.facts.get(names.GUESS, -math.inf)
-        return [record for record in self._non_dominated(budget) if record.final_quality > guess]
+        known = self.metadata.constant_quality
+        constant = -math.inf if known is None else known
+        return [record for record in self._non_dominated(budget) if record.final_quality > constant]
 
     def _non_dominated(self, budget: Mapping[str, Any] | None) -> list[TrialRecord]:
         limits = self.budget_of(budget)
@@ -103,7 +103,7 @@ class Run(StoredRun):
         Raises:
             RunError: the search has distilled none in full yet.
         """
-        winner = best_finalist(read_finalists(self.facts))
+        winner = best_finalist(self.metadata.finalists.values())
         if winner is None:
             raise RunError(
                 f"{self.folder.path} has no finished student yet; resume the search (resume=True, or --resume)."
@@ -119,7 +119,7 @@ class Run(StoredRun):
             BudgetError: no trained trial is within it.
         """
         limits = self.budget_of(budget)
-        finalists = [entry for entry in read_finalists(self.facts) if limits.fits(entry.costs)]
+        finalists = [entry for entry in self.metadata.finalists.values() if limits.fits(entry.costs)]
         winner = best_finalist(finalists)
         if winner is not None:
             return self.trial(winner.trial)
@@ -168,7 +168,7 @@ class Run(StoredRun):
             TrainingError: a loss became NaN or infinite.
         """
         if trials is None:
-            trials = [entry.trial for entry in read_finalists(self.facts) if entry.taught]
+            trials = [entry.trial for entry in self.metadata.finalists.values() if entry.taught]
         chosen = [self.trial(number).record for number in trials]
         with watched(observer, quiet=quiet) as told:
             return distill_together(self, chosen, epochs=epochs, observer=told, **changes)
@@ -195,11 +195,11 @@ class Run(StoredRun):
         Raises:
             RunError: the run has no finished student yet.
         """
-        return final_report(self.folder, self.facts, self.records)
+        return final_report(self.folder, self.metadata, self.records)
 
     def finalists(self) -> tuple[FinalistResult, ...]:
         """Return the candidates that were distilled in full, the chosen one marked."""
-        return finalist_results(self.facts)
+        return finalist_results(self.metadata)
 
     def status(self) -> dict[str, Any]:
         """Return where the run stands, in plain values; ``process`` is the one that is searching, on this machine."""
@@ -212,7 +212,7 @@ class Run(StoredRun):
             "run": str(self.folder.path),
             "state": state,
             "process": process,
-            "phase": None if self.finished else self.facts.get(names.PHASE),
+            "phase": None if self.finished else self.metadata.phase,
             "requested": self.config.search.trials,
             "trained": sum(record.trained for record in self.records),
             **{state: states[state] for state in sorted(states)},
@@ -226,10 +226,11 @@ class Run(StoredRun):
 
     def _final_status(self) -> dict[str, Any]:
         """Return how far the full distillations are, and the seconds left of them, while they run."""
-        entries, config = read_finalists(self.facts), self.config
+        entries, config = list(self.metadata.finalists.values()), self.config
         if not entries:
             return {}
-        workers = self.facts.get(names.COSTS_TABLE, {}).get("final_workers", config.search.workers)
+        survey = self.metadata.survey
+        workers = config.search.workers if survey is None else survey.final_workers
         progress = final_progress(entries, config.final, workers)
         left = None if self.finished or progress.seconds_left is None else round(progress.seconds_left, 1)
         return {"full_epochs": progress.done, "full_epochs_requested": progress.total, "full_seconds_left": left}
@@ -258,10 +259,10 @@ class Run(StoredRun):
             costs=self.config.search.costs,
             limits=self.budget_of(budget).limits,
             teacher=self._teacher_point(),
-            finalists=finalist_results(self.facts),
+            finalists=finalist_results(self.metadata),
             baseline=self._baseline_point(),
             quality=f"validation {find_task(self.task).quality_name}",
-            guess=self.facts.get(names.GUESS),
+            guess=self.metadata.constant_quality,
         )
 
     def importance(self, cost: str | None = None) -> ImportanceReport:
@@ -275,20 +276,19 @@ class Run(StoredRun):
         return parameter_importance(self.records, cost or self.config.search.costs[0])
 
     def _teacher_point(self) -> ModelResult | None:
-        teacher = self.facts.get(names.TEACHER)
+        teacher = self.metadata.teacher
         if teacher is None:
             return None
-        return ModelResult("teacher", validation=teacher["validation"], costs=teacher["costs"])
+        return ModelResult("teacher", validation=teacher.validation, costs=teacher.costs)
 
     def _baseline_point(self) -> ModelResult | None:
-        finalists = read_finalists(self.facts)
-        winner = best_finalist(finalists)
-        entry = None if winner is None else baseline_of(winner, finalists)
+        winner = best_finalist(self.metadata.finalists.values())
+        entry = None if winner is None else baseline_of(winner, self.metadata)
         alone = find_task(self.task).training_without_teacher
         return None if entry is None else ModelResult(alone, validation=entry.quality, costs=entry.costs)
 
     def _repr_html_(self) -> str:
-        note = guessing_note(self.facts, self.records)
+        note = guessing_note(self.metadata, self.records)
         told = f"<p>{html.escape(note)}</p>" if note else ""
         return f"<p><b>{html.escape(repr(self))}</b></p>{self.front().to_html(max_rows=20)}{told}"
 
@@ -312,4 +312,4 @@ def write_run_card(run: Run) -> None:
     """
     from nas_distill.report.card import write_card
 
-    write_card(run.folder.card_md, run.report(), card_facts(run.folder, run.facts, run.inputs))
+    write_card(run.folder.card_md, run.report(), card_facts(run.folder, run.metadata, run.inputs))

@@ -26,7 +26,9 @@ from nas_distill.config import SearchConfig, SearchFile, TeacherSource, load_sea
 from nas_distill.data import Dataset
 from nas_distill.distill.teach import TeachProgress, teach
 from nas_distill.engine.proposals import check_sampler
-from nas_distill.run.folder import RunFolder, choose_folder
+from nas_distill.run.facts import Phase
+from nas_distill.run.folder import RunFolder
+from nas_distill.run.journal import choose_folder
 from nas_distill.space import SearchSpace
 from nas_distill.tasks import Evaluation
 from nas_distill.teacher import LiveSignal
@@ -118,9 +120,9 @@ def dry_run(
     pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
     pricing = pipeline.pricing(None)
     features = store_contents(inputs, inputs.config.score.training).features
-    observer.phase("survey of the space")
+    observer.phase(Phase.SURVEY)
     survey = pipeline.survey(pricing)
-    observer.phase("timing a candidate")
+    observer.phase(Phase.STEP_TIMING)
     estimate = pipeline.estimate(survey, LiveSignal(inputs.teacher, features=features))
     observer.survey(survey, estimate, pricing, inputs)
 

@@ -1,4 +1,4 @@
-"""A run as its folder holds it: the journal's records and facts, the search file, and what the search was about."""
+"""A run as its folder holds it: the journal's records and metadata, the search file, and what the search was about."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from nas_distill.common.errors import GivenFromPythonError, RunError
 from nas_distill.common.files import plain_file
 from nas_distill.config import FinalConfig, SearchFile, TrainingConfig, load_search_file, parse
 from nas_distill.cost.budget import Budget
-from nas_distill.run import facts as names
-from nas_distill.run.facts import Facts
 from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import read_study
+from nas_distill.run.journal import metadata_of, read_study
 from nas_distill.run.records import TrialRecord, read_records
 
 
@@ -46,13 +44,13 @@ class StoredRun:
         """Read the journal again, and return self."""
         study = read_study(self.folder)
         self.records: list[TrialRecord] = read_records(study)
-        self.facts = Facts(study.user_attrs)
+        self.metadata = metadata_of(study, self.folder.journal)
         return self
 
     @property
     def trusted(self) -> bool:
         """Whether the code that it names may run: it was declared trusted, or is this user's own."""
-        return self._trust or self._inputs is not None or is_own_run(self.folder, str(self.facts.get(names.BASE, "..")))
+        return self._trust or self._inputs is not None or is_own_run(self.folder, self.metadata.base)
 
     @property
     def config(self) -> SearchFile:
@@ -69,7 +67,7 @@ class StoredRun:
     @property
     def paths(self) -> tuple[Path, ...]:
         """The folders that relative files and modules of the search are looked for in."""
-        base = self.folder.path / self.facts.get(names.BASE, "..")
+        base = self.folder.path / self.metadata.base
         return (base.resolve(), *search_paths(None))
 
     @cached_property
@@ -81,11 +79,11 @@ class StoredRun:
         """
         if self._inputs is not None:
             return self._inputs
-        config, base = self.config, str(self.facts.get(names.BASE, ".."))
+        config, base = self.config, self.metadata.base
         with guard(self.folder, config, base, self._given, trust=self._trust):
             inputs = resolve(config, self.paths, plan=self.folder.plan, **self._given)
             inputs.space.builder_function()
-        known: Mapping[str, str] = self.facts.get(names.IDENTITY, {})
+        known = self.metadata.identity
         for section, digest in inputs.identity.items():
             if section in ("data", "teacher") and known.get(section, digest) != digest:
                 raise RunError(
@@ -104,24 +102,24 @@ class StoredRun:
     @property
     def budget(self) -> Budget:
         """The run's own budget, in plain numbers."""
-        return Budget.parse(self.facts.get(names.BUDGET, {}))
+        return Budget.parse(self.metadata.budget)
 
     @property
     def task(self) -> str:
         """What its networks tell of a sample."""
-        task: str = self.facts.get(names.TASK, "classification")
-        return task
+        return self.metadata.task
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to resume."""
-        return self.facts.finished
+        return self.metadata.finished
 
     def budget_of(self, budget: Mapping[str, Any] | None) -> Budget:
         """Return a budget as written in a search file in plain numbers; the run's own for None."""
         if budget is None:
             return self.budget
-        return Budget.parse(budget, (self.facts.get(names.TEACHER) or {}).get("costs"))
+        teacher = self.metadata.teacher
+        return Budget.parse(budget, None if teacher is None else teacher.costs)
 
     def final_training(self, epochs: float | None, changes: Mapping[str, Any], *, source: str) -> TrainingConfig:
         """Return the run's full distillation, of another length or with other settings where they are given.

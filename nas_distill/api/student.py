@@ -22,7 +22,6 @@ from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.provenance import Provenance, read_provenance
 from nas_distill.export.student import SPEC, load_spec, load_student
 from nas_distill.report import words
-from nas_distill.run import facts as names
 from nas_distill.run.records import TrialRecord
 from nas_distill.tasks import Evaluation, find_task
 
@@ -131,7 +130,9 @@ class Student:
         with disk_errors(target):
             inputs = self.run.inputs_if_given()
             if inputs is not None:
-                result = export_student(inputs, self.module, self.record.architecture.hash, target)
+                result = export_student(inputs, self.module, self.record.architecture.hash, target).model_dump(
+                    mode="json"
+                )
             else:
                 result = self._export_alone(target)
         return {"path": str(target), **result, "predicted_ms": self.record.costs.get(LATENCY)}
@@ -139,16 +140,18 @@ class Student:
     def _export_alone(self, target: Path) -> dict[str, Any]:
         """Export it without the run's data: what the search has exported is copied with what was found then."""
         run, made = self.run, self.folder / "model.onnx"
-        known = run.facts.get(names.EXPORTS, {}).get(self.key)
+        exports = run.metadata.exports
+        known = None if exports is None else exports.students.get(self.key)
         if known is not None and made.exists():
             if target != made:
                 with atomic_path(target) as temporary:
                     shutil.copyfile(made, temporary)
-            return dict(known)
+            return known.model_dump(mode="json")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a graph cannot be trained, and is not to be
             module = self.module
-        return export_loaded(module, load_spec(self.folder), run.config, target, task=run.task)
+        made_now = export_loaded(module, load_spec(self.folder), run.config, target, task=run.task)
+        return {**made_now.model_dump(mode="json"), "samples": "random"}
 
     def __repr__(self) -> str:
         try:

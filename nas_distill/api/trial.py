@@ -20,12 +20,11 @@ from nas_distill.api.student import Student
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
-from nas_distill.engine.finalists import read_finalists, recipe_of
+from nas_distill.engine.finalists import recipe_of
 from nas_distill.engine.work import Work, epoch_rungs, last_rung
 from nas_distill.export.provenance import DISTILLED, Kind, Provenance
 from nas_distill.report import words
 from nas_distill.report.tables import STATES
-from nas_distill.run import facts as names
 from nas_distill.run.records import TrialRecord
 from nas_distill.tasks import find_task, read_evaluation
 
@@ -66,7 +65,7 @@ class Trial:
         (``"labels"``) or trained further on other data (``"updated"``) has to be asked for.
         """
         unfinished = self._unfinished()
-        known = self.run.facts.get(names.DATA, {}).get("fingerprint")
+        data = self.run.metadata.data
         found: list[tuple[float, Student]] = []
         for folder in sorted(self.run.folder.students.glob("*/")):
             student = Student(self.run, self.record, folder.name)
@@ -76,7 +75,7 @@ class Trial:
                 continue
             if provenance.trial != self.record.key or provenance.kind not in (kinds or DISTILLED):
                 continue
-            if not kinds and None not in (known, provenance.data) and provenance.data != known:
+            if not kinds and data is not None and provenance.data not in (None, data.fingerprint):
                 continue
             if provenance.key not in unfinished:
                 found.append((-math.inf if provenance.quality is None else provenance.quality, student))
@@ -84,7 +83,7 @@ class Trial:
 
     def _unfinished(self) -> set[str]:
         """Return the trainings of the search that may have left a student and are not recorded as complete."""
-        entries = read_finalists(self.run.facts)
+        entries = self.run.metadata.finalists.values()
         done = {entry.key for entry in entries if entry.quality is not None}
         return {self.record.key, *(entry.key for entry in entries)} - done
 
@@ -217,14 +216,14 @@ class Trial:
         After the full distillation on test data (of the search's student) and on validation data, after the short one,
         and after the full training on labels only.
         """
-        record, facts = self.record, self.run.facts
+        record, metadata = self.record, self.run.metadata
         measure = find_task(self.run.task).quality_name
         found: dict[str, float] = {}
-        evaluation = facts.get(names.EVALUATION)
-        if evaluation is not None and evaluation["split"] == "test" and evaluation["student"] == record.key:
-            tested = read_evaluation(evaluation["results"][record.key], self.run.task)
+        evaluation = metadata.evaluation
+        if evaluation is not None and evaluation.split == "test" and evaluation.student == record.key:
+            tested = read_evaluation(evaluation.students[record.key], self.run.task)
             found[f"test {measure} after full distillation"] = tested.quality
-        entries = [entry for entry in read_finalists(facts) if entry.trial == record.number]
+        entries = [entry for entry in metadata.finalists.values() if entry.trial == record.number]
         for entry in entries:
             if entry.taught and entry.quality is not None:
                 found[f"validation {measure} after full distillation"] = entry.quality

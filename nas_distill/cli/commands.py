@@ -123,7 +123,7 @@ def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = F
 
     limited = opened.budget_of(limits).limits
     objectives, finalists = opened.config.search.costs, opened.finalists()
-    note = guessing_note(opened.facts, opened.records)
+    note = guessing_note(opened.metadata, opened.records)
     print_table(front_table(records, objectives, limits=limited, finalists=finalists, task=opened.task, note=note))
     picture = opened.folder.front_png
     if limits is not None:  # the run's own picture stays

@@ -29,7 +29,6 @@ from nas_distill.engine.recovery import end_in_flight, rebuild
 from nas_distill.engine.samplers import find_sampler
 from nas_distill.engine.scribe import Scribe
 from nas_distill.engine.work import Outcome, RungResult, Work
-from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.journal import Journal
 from nas_distill.run.records import Rung, Stop
@@ -108,11 +107,9 @@ class Controller:
         self._ledger = rebuild(journal, self._proposals, self._objectives, budget)
         self._scribe = Scribe(journal, self._proposals, self._ledger, self._objectives, budget)
         self._done_before = self._ledger.count(*COUNTED)
-        self._seeds = first_candidates(
-            journal.facts, space, pricing, search=search, by=self._objectives.costs[0], seed=seed
-        )
-        self._reference = reference_costs(journal.facts, reference or {}, pricing, costs=self._objectives.costs)
-        note_decisions(journal.facts, self._objectives, budget, self._rule)
+        self._seeds = first_candidates(journal, space, pricing, search=search, by=self._objectives.costs[0], seed=seed)
+        self._reference = reference_costs(journal, reference or {}, pricing, costs=self._objectives.costs)
+        note_decisions(journal, self._objectives, budget, self._rule)
         for entry in self._ledger.having(*COUNTED):
             self._drop_checkpoint(entry)  # of those that ended just before their process died
 
@@ -194,7 +191,7 @@ class Controller:
             if self._ended is None and self._time_is_up():
                 self._end(self._time_limit_reached)
             if self._ended is not None:
-                self._journal.facts.set(names.ENDED, self._ended)
+                self._journal.note(ended=self._ended)
             if self._ended == self._time_limit_reached and not self._ledger.count("complete"):
                 raise RunError(
                     f"{self._ended} before any candidate was trained to its end; resume with a longer "

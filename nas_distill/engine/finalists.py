@@ -9,8 +9,8 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +18,15 @@ from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, TrainingConfig
 from nas_distill.engine.work import Outcome, RungResult, Work, epoch_rungs
 from nas_distill.export.provenance import Provenance
-from nas_distill.run.facts import FINALISTS, TEACHER, Facts
+from nas_distill.run.facts import Finalist
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.front import front_records
+from nas_distill.run.journal import Journal
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture
 
 _NEAR_LIMIT = 0.7
 _BASELINE = "-labels"
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A full training, as the journal keeps it.
-
-    ``quality`` is validation accuracy at its end (higher is better; None if it failed), ``qualities`` by epoch;
-    ``taught`` False marks the baseline on labels alone; ``short`` is its score (None for one that was stopped);
-    ``recipe`` is a digest of training and seed, without which qualities do not compare.
-    """
-
-    key: str
-    trial: int
-    architecture: dict[str, Any]
-    costs: dict[str, float]
-    taught: bool
-    short: float | None
-    quality: float | None = None
-    qualities: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    steps: int = 0
-    cause: str | None = None
-    recipe: str = ""
-
-    @property
-    def done(self) -> bool:
-        """Whether it came to an end, good or bad."""
-        return self.quality is not None or self.cause is not None
 
 
 @dataclass(frozen=True)
@@ -155,12 +128,7 @@ def _quality(record: TrialRecord) -> float:
     return record.quality if record.quality is not None and math.isfinite(record.quality) else -math.inf
 
 
-def read_finalists(facts: Mapping[str, Any]) -> list[Finalist]:
-    """Return what the journal holds of finalists and baselines."""
-    return [Finalist(**entry) for entry in facts.get(FINALISTS, {}).values()]
-
-
-def best_finalist(finalists: Sequence[Finalist]) -> Finalist | None:
+def best_finalist(finalists: Iterable[Finalist]) -> Finalist | None:
     """Return the taught finalist of the highest validation quality; of equals, the cheaper; None if all failed."""
     done = [entry for entry in finalists if entry.taught and entry.quality is not None]
     if not done:
@@ -181,7 +149,7 @@ class FinalistSource:
     def __init__(
         self,
         folder: RunFolder,
-        facts: Facts,
+        journal: Journal,
         final: FinalConfig,
         chosen: Sequence[TrialRecord],
         *,
@@ -191,12 +159,12 @@ class FinalistSource:
     ) -> None:
         self.stopping = False
         self._workers = workers
-        self._folder, self._facts, self._final, self._seed = folder, facts, final, seed
+        self._folder, self._journal, self._final, self._seed = folder, journal, final, seed
         self._on_event = on_event
         self._recipe = recipe_of(final.training, seed)
         keys = {record.key for record in chosen}
         # What is finished counts, whatever was chosen then; what is not, only if it would be chosen now.
-        known = [entry for entry in read_finalists(facts) if entry.recipe == self._recipe]
+        known = [entry for entry in journal.metadata.finalists.values() if entry.recipe == self._recipe]
         kept = [entry for entry in known if entry.done or entry.key.removesuffix(_BASELINE) in keys]
         self._entries = {entry.key: entry for entry in kept}
         for record in chosen:
@@ -248,7 +216,7 @@ class FinalistSource:
         """Note a result; nothing is stopped for it. What was reported before a death is reported again: noted once."""
         qualities = self._entries[key].qualities
         if result.rung >= len(qualities):
-            self._keep(key, qualities=[*qualities, result.quality], seconds=result.seconds, steps=result.step)
+            self._keep(key, qualities=(*qualities, result.quality), seconds=result.seconds, steps=result.step)
         # Also when stopping: the backend then ends it as interrupted, which is not to be taken for a judgement.
         return True
 
@@ -274,7 +242,15 @@ class FinalistSource:
         found = self._entries.get(key)
         if found is not None:
             return None if found.done else found
-        return Finalist(key, leader.trial, leader.architecture, leader.costs, False, leader.short, recipe=self._recipe)
+        return Finalist(
+            key=key,
+            trial=leader.trial,
+            architecture=leader.architecture,
+            costs=leader.costs,
+            taught=False,
+            short=leader.short,
+            recipe=self._recipe,
+        )
 
     def _leader(self) -> Finalist | None:
         taught = [entry for entry in self._entries.values() if entry.taught and entry.cause is None]
@@ -287,12 +263,13 @@ class FinalistSource:
         return max(running, key=lambda entry: _finite(entry.qualities[epoch]))
 
     def _keep(self, key: str, **changes: Any) -> None:
-        self._entries[key] = replace(self._entries[key], **changes)
-        self._facts.set(FINALISTS, {name: asdict(entry) for name, entry in self._entries.items()})
+        self._entries[key] = self._entries[key].model_copy(update=changes)
+        self._journal.note(finalists=self._entries)
         self._on_event(self._entries[key])
 
     def _work(self, entry: Finalist) -> Work:
         self._started.add(entry.key)
+        teacher = self._journal.metadata.teacher
         return Work(
             key=entry.key,
             architecture=Architecture(entry.architecture),
@@ -306,7 +283,7 @@ class FinalistSource:
                 kind="final" if entry.taught else "labels",
                 key=entry.key,
                 trial=entry.key.removesuffix(_BASELINE),
-                teacher=(self._facts.get(TEACHER) or {}).get("name") if entry.taught else None,
+                teacher=teacher.name if entry.taught and teacher is not None else None,
                 recipe=self._recipe,
             ),
         )
@@ -319,7 +296,15 @@ class FinalistSource:
 def _as_finalist(record: TrialRecord, recipe: str) -> Finalist:
     # What a stopped candidate had reached is of an earlier rung, and does not compare.
     short = record.final_quality if record.state == "complete" else None
-    return Finalist(record.key, record.number, record.architecture.to_dict(), record.costs, True, short, recipe=recipe)
+    return Finalist(
+        key=record.key,
+        trial=record.number,
+        architecture=record.architecture.to_dict(),
+        costs=record.costs,
+        taught=True,
+        short=short,
+        recipe=recipe,
+    )
 
 
 def recipe_of(training: TrainingConfig, seed: int) -> str:

@@ -10,41 +10,41 @@ from nas_distill.engine.dominance import Dominance, Rule
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.seeding import choose_seeds
-from nas_distill.run import facts as names
-from nas_distill.run.facts import Facts
+from nas_distill.run.journal import Journal
 from nas_distill.space import Architecture, SearchSpace
 
 
 def first_candidates(
-    facts: Facts, space: SearchSpace, pricing: Pricing, *, search: SearchConfig, by: str, seed: int
+    journal: Journal, space: SearchSpace, pricing: Pricing, *, search: SearchConfig, by: str, seed: int
 ) -> list[Architecture]:
     """Return the architectures to try first; ``by`` is the cost along which they are spread."""
-    if names.SEEDS not in facts:
+    known = journal.metadata.first_candidates
+    if known is None:
         chosen = choose_seeds(space, pricing, count=search.seeds, by=by, seed=seed)
-        facts.set(names.SEEDS, [architecture.to_dict() for architecture in chosen])
-    return [Architecture(values) for values in facts[names.SEEDS]]
+        known = tuple(architecture.to_dict() for architecture in chosen)
+        journal.note(first_candidates=known)
+    return [Architecture(values) for values in known]
 
 
 def reference_costs(
-    facts: Facts, given: Mapping[str, float], pricing: Pricing, *, costs: tuple[str, ...]
+    journal: Journal, given: Mapping[str, float], pricing: Pricing, *, costs: tuple[str, ...]
 ) -> dict[str, float]:
     """Return, for each cost objective, the largest value that counts in the hypervolume.
 
     In this order: the journal's, the one given, the budget's upper limit, the dearest of the first candidates.
     """
-    if names.REFERENCE not in facts:
+    if not journal.metadata.reference:
         found = {}
         for name in costs:
             limit = pricing.budget.limits.get(name)
             choices = (given.get(name), limit and limit.high, pricing.largest(name), 1.0)
             found[name] = next(float(choice) for choice in choices if choice)
-        facts.set(names.REFERENCE, found)
-    return dict(facts[names.REFERENCE])
+        journal.note(reference=found)
+    return dict(journal.metadata.reference)
 
 
-def note_decisions(facts: Facts, objectives: Objectives, budget: Budget, rule: Rule) -> None:
+def note_decisions(journal: Journal, objectives: Objectives, budget: Budget, rule: Rule) -> None:
     """Write down what the trials are judged by."""
-    facts.set(names.OBJECTIVES, list(objectives.names))
-    facts.set(names.BUDGET, budget.to_dict())
+    journal.note(objectives=objectives.names, budget=budget.to_dict())
     if isinstance(rule, Dominance):
-        facts.set(names.MARGIN, rule.margin)
+        journal.note(margin=rule.margin)

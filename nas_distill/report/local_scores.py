@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from nas_distill.evaluate.intervals import RankCorrelation
+from nas_distill.run.facts import BlockWeightsRecord
 
 
-def local_ranking(found: Mapping[str, Any]) -> str:
+def local_ranking(found: BlockWeightsRecord) -> str:
     """Return a sentence on the rank correlation of local scores with short scores.
 
-    Args:
-        found: ``plain`` and ``fitted``, each with ``tau``, ``low``, ``high`` (95 % interval) and ``count``: of the sum
-            of local scores, and of predictions by fitted weights of students left out of the fit. Higher is better.
+    ``found.plain`` is that of the sum of local scores, ``found.fitted`` that of predictions by fitted weights, of
+    students left out of the fit. Higher is better.
     """
-    plain, fitted = (
-        f"{found[name]['tau']:.2f} ({found[name]['low']:.2f} to {found[name]['high']:.2f})"
-        for name in ("plain", "fitted")
-    )
+
+    def text(one: RankCorrelation) -> str:
+        return f"{one.tau:.2f} ({one.low:.2f} to {one.high:.2f})"
+
     return (
-        f"Local scores of blocks ranked {found['plain']['count']} assembled students with tau {plain}, "
-        f"with weights fitted to the others {fitted}; candidates were ranked by short distillation."
+        f"Local scores of blocks ranked {found.plain.count} assembled students with tau {text(found.plain)}, "
+        f"with weights fitted to the others {text(found.fitted)}; candidates were ranked by short distillation."
     )

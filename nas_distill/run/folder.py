@@ -208,20 +208,6 @@ def free_folder(base: Path) -> RunFolder:
     return RunFolder(base.with_name(f"{base.name}-{number + 1}"))
 
 
-def choose_folder(base: Path, *, resume: bool) -> RunFolder:
-    """Return where a search writes: its latest run when that is to be resumed and is unfinished, else a free folder.
-
-    Raises:
-        RunError: the latest run's journal cannot be read.
-    """
-    from nas_distill.run.facts import read_facts
-
-    runs = series(base) if resume else []
-    if runs and not read_facts(runs[-1]).finished:
-        return runs[-1]
-    return free_folder(base)
-
-
 def _plain(key: str) -> str:
     if not isinstance(key, str) or key in ("", ".", "..") or Path(key).name != key or "\0" in key:
         raise RunError(f"The key {key!r} in the run's journal is not the name of a folder; the journal is damaged.")

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from nas_distill.common.errors import RunError
-from nas_distill.run.facts import IDENTITY, Facts
 from nas_distill.run.folder import RunFolder
+from nas_distill.run.journal import Journal
 
 
 def identity_of(**sections: Any) -> dict[str, str]:
@@ -24,15 +24,15 @@ def identity_of(**sections: Any) -> dict[str, str]:
     return {name: _digest(value) for name, value in sections.items()}
 
 
-def hold_identity(folder: RunFolder, facts: Facts, identity: Mapping[str, str]) -> None:
+def hold_identity(folder: RunFolder, journal: Journal, identity: Mapping[str, str]) -> None:
     """Write a new run's identity down, or check that a resumed run has it.
 
     Raises:
         RunError: it is the run of another search; names the sections that differ.
     """
-    known: Mapping[str, str] | None = facts.get(IDENTITY)
-    if known is None:
-        facts.set(IDENTITY, dict(identity))
+    known = journal.metadata.identity
+    if not known:
+        journal.note(identity=dict(identity))
         return
     differ = sorted(name for name in {*known, *identity} if known.get(name) != identity.get(name))
     if differ:

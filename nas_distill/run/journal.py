@@ -22,8 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_distill.common.errors import RunError
 from nas_distill.common.files import plain_file
 from nas_distill.run.chain import Chain, check_lines, seal
-from nas_distill.run.facts import Facts
-from nas_distill.run.folder import RunFolder
+from nas_distill.run.facts import RunMetadata, check_version, host, versions
+from nas_distill.run.folder import RunFolder, free_folder, series
 from nas_distill.run.quiet import quiet_optuna
 
 STUDY = "search"
@@ -34,7 +34,7 @@ class NotBegunError(RunError):
 
 
 class Journal:
-    """The run's study and facts, opened for writing. Every change is on disk when the method returns.
+    """The run's study and metadata, opened for writing. Every change is on disk when the method returns.
 
     Whatever the disk refuses raises a RunError; from then on the journal takes nothing more, and what it
     holds is whole.
@@ -43,12 +43,14 @@ class Journal:
     def __init__(self, path: Path, study: optuna.Study, storage: JournalStorage, lines: _SealedFile) -> None:
         self.path = path
         self.study = study
-        self.facts = Facts(study.user_attrs, self)
+        self.metadata = metadata_of(study, path)
         self._storage = storage
         self._lines = lines
         # Kept here: the storage would make a list of all trials to say it.
         self._ids = _trial_ids(study)
         self._refused: RunError | None = None
+        if not study.user_attrs:
+            self._set("schema_version", self.metadata.schema_version)
 
     @property
     def next_number(self) -> int:
@@ -72,8 +74,24 @@ class Journal:
         with self._writing():
             self._storage.set_trial_state_values(self._ids[number], state, values)
 
-    def set_fact(self, name: str, value: Any) -> None:
-        """Set a user attribute of the study."""
+    def note(self, **changes: Any) -> None:
+        """Set fields of the run's metadata; a value that is there already is not written again.
+
+        Raises:
+            pydantic.ValidationError: a field is unknown, or a value is not of its type.
+            RunError: the journal cannot be written.
+        """
+        changed = self.metadata.changed(**changes)
+        for name, value in self.metadata.differences(changed).items():
+            self._set(name, value)
+        self.metadata = changed
+
+    def note_environment(self, seed: int) -> None:
+        """Note the seed, the host and the versions of what computes; a resumed run keeps those it started with."""
+        if self.metadata.host is None:
+            self.note(seed=seed, versions=versions(), host=host())
+
+    def _set(self, name: str, value: Any) -> None:
         with self._writing():
             self.study.set_user_attr(name, value)
 
@@ -100,7 +118,8 @@ def open_journal(folder: RunFolder, *, directions: Sequence[str], names: Sequenc
     ``directions`` are ``maximize`` or ``minimize``, one a told value; ``names`` what the values are called.
 
     Raises:
-        RunError: the journal is damaged (names the line), is of a search with other objectives, or cannot be written.
+        RunError: the journal is damaged (names the line), is of another version of nas_distill, is of a search with
+            other objectives, or cannot be written.
     """
     if not folder.locked:
         raise RuntimeError("the run folder must be locked before its journal is opened for writing")
@@ -123,7 +142,7 @@ def read_study(folder: RunFolder) -> optuna.Study:
     """Read a run's study as it is now. Changes nothing on disk, needs no lock, and cannot be written to.
 
     Raises:
-        RunError: there is no run, or its journal is damaged (names the line).
+        RunError: there is no run, or its journal is damaged (names the line) or of another version of nas_distill.
         NotBegunError: the run has recorded nothing yet.
     """
     path = folder.require().journal
@@ -136,7 +155,42 @@ def read_study(folder: RunFolder) -> optuna.Study:
     names = [study.study_name for study in storage.get_all_studies()]
     if STUDY not in names:
         raise NotBegunError(f"{folder.path} holds no trials yet; look again once the search has begun.")
-    return optuna.load_study(study_name=STUDY, storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
+    study = optuna.load_study(study_name=STUDY, storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
+    _check_version(study, path)
+    return study
+
+
+def metadata_of(study: optuna.Study, path: Path) -> RunMetadata:
+    """Return the metadata in the study of the journal at ``path``.
+
+    Raises:
+        RunError: it is of another version of nas_distill, or invalid.
+    """
+    return RunMetadata.read(study.user_attrs, path) if _check_version(study, path) else RunMetadata()
+
+
+def read_metadata(folder: RunFolder) -> RunMetadata:
+    """Read a run's metadata without touching it, also while another process writes it.
+
+    Raises:
+        RunError: there is no run, or its journal cannot be read.
+    """
+    try:
+        return metadata_of(read_study(folder), folder.journal)
+    except NotBegunError:
+        return RunMetadata()
+
+
+def choose_folder(base: Path, *, resume: bool) -> RunFolder:
+    """Return where a search writes: its latest run when that is to be resumed and is unfinished, else a free folder.
+
+    Raises:
+        RunError: the latest run's journal cannot be read.
+    """
+    runs = series(base) if resume else []
+    if runs and not read_metadata(runs[-1]).finished:
+        return runs[-1]
+    return free_folder(base)
 
 
 def mend(path: Path) -> int:
@@ -192,6 +246,15 @@ class _LinesInMemory(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         raise RunError("this run was opened for reading; nothing can be added to it.")
+
+
+def _check_version(study: optuna.Study, path: Path) -> bool:
+    """Check a study's schema version; False if its process died before it wrote even that."""
+    attributes = study.user_attrs
+    if not attributes and not study.get_trials(deepcopy=False):
+        return False
+    check_version(attributes, path)
+    return True
 
 
 def _trial_ids(study: optuna.Study) -> list[int]:

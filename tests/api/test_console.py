@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from nas_distill.api.console import ConsoleObserver
-from nas_distill.engine.finalists import Finalist, FinalProgress
+from nas_distill.engine.finalists import FinalProgress
 from nas_distill.engine.progress import Event, Progress
+from nas_distill.run.facts import Finalist
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from nas_distill.cost.budget import Budget
 from nas_distill.cut.kept import Findings
 from nas_distill.cut.plan import Plan, Whole
 from nas_distill.engine.survey import Candidate, Survey
-from nas_distill.run import facts as names
 from nas_distill.run.folder import RunFolder
 from tests.api.conftest import QUICK, tensors
 
@@ -287,7 +286,7 @@ def test_candidates_are_assembled_of_distilled_blocks(
         observer=listener,
         **settings,
     )
-    count = run.facts[names.BLOCKS]["alternatives"]
+    count = run.metadata.blocks.alternatives
     began = listener.heard.index("blockwise distillation")
     said = f"{count} alternatives of 2 blocks, distilled side by side for 0.5 epochs, then scored."
     assert listener.heard[began + 1 : began + 3] == [said, "step"]

@@ -6,7 +6,7 @@ import nas_distill as nd
 from nas_distill.api import pipeline, start
 from nas_distill.api.observer import Silent
 from nas_distill.common.errors import RunError
-from nas_distill.run import facts as names
+from nas_distill.run.facts import Phase
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,21 +77,21 @@ def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, 
     assert second.trained == second.finalists == []
     assert "latency calibration" not in second.steps
     assert "teacher store" not in second.steps
-    assert resumed.facts[names.LATENCY_MODEL] == left.facts[names.LATENCY_MODEL]
+    assert resumed.metadata.latency == left.metadata.latency is not None
     if place != "export_finalists":
-        assert resumed.facts[names.EXPORTS] == left.facts[names.EXPORTS]
+        assert resumed.metadata.exports == left.metadata.exports is not None
     if place == "write_run_card":
         assert second.phases == ["survey of the space", "teacher store", "timing a candidate", "report"]
-        assert resumed.facts[names.EVALUATION] == left.facts[names.EVALUATION]
+        assert resumed.metadata.evaluation == left.metadata.evaluation is not None
 
 
 def test_the_seconds_of_each_phase_are_added_up(own_run):
-    timings = own_run.facts[names.TIMINGS]
-    assert set(timings) == {*PHASES[1:], names.OTHER}  # no latency was wanted
+    timings = own_run.metadata.timings
+    assert set(timings) == {*PHASES[1:], Phase.OTHER}  # no latency was wanted
     assert all(seconds >= 0 for seconds in timings.values())
     savings = own_run.report().savings
     assert savings.wall_seconds == pytest.approx(sum(timings.values())) == pytest.approx(sum(savings.phases.values()))
-    assert list(savings.phases)[-1] == names.OTHER
+    assert list(savings.phases)[-1] == Phase.OTHER
 
 
 @pytest.mark.usefixtures("no_export")
@@ -127,11 +127,11 @@ class Watch:
 
 
 def test_a_run_remembers_where_it_was_made_and_with_what(own_run):
-    facts = own_run.facts
-    assert facts[names.SEED] == 0
-    assert {"torch", "optuna", "python", "numpy"} <= set(facts[names.VERSIONS])
-    assert facts[names.HOST]["name"]
-    assert not facts[names.BASE].startswith("/")
+    metadata = own_run.metadata
+    assert metadata.seed == 0
+    assert {"torch", "optuna", "python", "numpy"} <= set(metadata.versions)
+    assert metadata.host.name
+    assert not metadata.base.startswith("/")
 
 
 @pytest.mark.usefixtures("no_export")

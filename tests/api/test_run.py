@@ -14,8 +14,7 @@ import nas_distill as nd
 from nas_distill.api.observer import Silent
 from nas_distill.api.student import Student
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
-from nas_distill.run import facts as names
-from nas_distill.run.facts import Facts
+from nas_distill.run.facts import Phase
 from tests.api.conftest import QUICK
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,7 +122,7 @@ def test_the_student_of_a_run_is_what_the_search_distilled(copied):
 
 
 def test_a_run_without_a_finished_student_says_so(copied):
-    copied.facts = Facts({name: value for name, value in copied.facts.items() if name != names.FINALISTS})
+    copied.metadata = copied.metadata.changed(finalists={})
     with pytest.raises(RunError, match="no finished student yet"):
         copied.student()
 
@@ -140,10 +139,10 @@ def test_the_front_has_few_columns_and_the_trials_have_all(own_run):
 
 def test_what_is_no_better_than_guessing_is_on_no_front(copied):
     complete = sorted((r for r in copied.records if r.state == "complete"), key=lambda r: r.final_quality)
-    assert 0 < copied.facts[names.GUESS] < complete[0].final_quality
+    assert 0 < copied.metadata.constant_quality < complete[0].final_quality
     assert "no better than" not in copied._repr_html_()
     guess = complete[-1].final_quality
-    copied.facts = Facts({**copied.facts, names.GUESS: guess})
+    copied.metadata = copied.metadata.changed(constant_quality=guess)
     assert copied.front().empty
     assert copied.status()["front"] == 0
     told = f"{len(complete)} of {len(complete)} complete trial"
@@ -165,13 +164,14 @@ def test_a_trial_says_what_it_is_worth(own_run):
 def test_status_counts_the_epochs_of_the_full_distillations_and_what_is_left(copied):
     found = copied.status()
     assert (found["full_epochs"], found["full_epochs_requested"], found["full_seconds_left"]) == (2, 2, None)
-    (taught, labels) = copied.facts[names.FINALISTS].values()
-    going = {**labels, "qualities": [], "quality": None}
-    facts = {**copied.facts, names.FINALISTS: {"a": taught, "b": going}, names.PHASE: "full distillation"}
-    copied.facts = Facts({name: value for name, value in facts.items() if name != names.FINISHED})
+    (taught, labels) = copied.metadata.finalists.values()
+    going = labels.model_copy(update={"qualities": (), "quality": None})
+    copied.metadata = copied.metadata.changed(
+        finalists={"a": taught, "b": going}, phase=Phase.FULL_DISTILLATION, finished=False
+    )
     found = copied.status()
     assert (found["phase"], found["full_epochs"], found["full_epochs_requested"]) == ("full distillation", 1, 2)
-    assert found["full_seconds_left"] == pytest.approx(taught["seconds"], abs=0.1)
+    assert found["full_seconds_left"] == pytest.approx(taught.seconds, abs=0.1)
 
 
 def test_unknown_trials_are_refused(own_run):

@@ -7,16 +7,19 @@ from nas_distill.api import finish
 from nas_distill.api.finish import screened_finalists
 from nas_distill.common.errors import BuildError
 from nas_distill.cost.budget import Budget
-from nas_distill.run.facts import MEASURED_LATENCY, Facts
+from nas_distill.run.facts import RunMetadata
 from nas_distill.run.records import Rung, TrialRecord
 from nas_distill.space import Architecture
 
 
-class Kept(Facts):
-    """Facts without a journal behind them."""
+class Kept:
+    """The metadata of a journal, without the journal."""
 
-    def set(self, name, value):
-        self._values[name] = value
+    def __init__(self, **fields):
+        self.metadata = RunMetadata(**fields)
+
+    def note(self, **changes):
+        self.metadata = self.metadata.changed(**changes)
 
 
 def record(number: int, quality: float, flops: float) -> TrialRecord:
@@ -50,10 +53,10 @@ RECORDS = [record(0, 0.80, 10), record(1, 0.85, 50), record(2, 0.90, 100)]
 def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(inputs, monkeypatch):
     times = {"t00000": 0.1, "t00001": 0.5, "t00002": 1.2}
     monkeypatch.setattr(finish, "_measure", lambda _, entry, __: times[entry.key])
-    facts = Kept({})
-    chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
+    journal = Kept()
+    chosen = screened_finalists(inputs, journal, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [1, 0]
-    assert facts[MEASURED_LATENCY] == times
+    assert journal.metadata.measured_latency_ms == times
 
 
 def test_what_was_measured_is_not_measured_again(inputs, monkeypatch):
@@ -61,14 +64,14 @@ def test_what_was_measured_is_not_measured_again(inputs, monkeypatch):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(finish, "_measure", refuse)
-    facts = Kept({MEASURED_LATENCY: {"t00000": 0.1, "t00001": 0.5, "t00002": 0.9}})
-    chosen = screened_finalists(inputs, facts, Budget.parse({"latency_ms": 1.0}), RECORDS)
+    journal = Kept(measured_latency_ms={"t00000": 0.1, "t00001": 0.5, "t00002": 0.9})
+    chosen = screened_finalists(inputs, journal, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
 
 
 def test_if_none_measures_within_the_limit_the_choice_stands(inputs, monkeypatch):
     monkeypatch.setattr(finish, "_measure", lambda *_: 9.0)
-    chosen = screened_finalists(inputs, Kept({}), Budget.parse({"latency_ms": 1.0}), RECORDS)
+    chosen = screened_finalists(inputs, Kept(), Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
 
 
@@ -79,12 +82,12 @@ def test_a_finalist_that_cannot_be_timed_makes_room_for_the_next(inputs, monkeyp
         return 0.5
 
     monkeypatch.setattr(finish, "_measure", measure)
-    chosen = screened_finalists(inputs, Kept({}), Budget.parse({"latency_ms": 1.0}), RECORDS)
+    chosen = screened_finalists(inputs, Kept(), Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [1, 0]
 
 
 def test_nothing_is_measured_without_a_latency_limit(inputs):
-    facts = Kept({})
-    chosen = screened_finalists(inputs, facts, Budget.parse({"flops": 200}), RECORDS)
+    journal = Kept()
+    chosen = screened_finalists(inputs, journal, Budget.parse({"flops": 200}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
-    assert MEASURED_LATENCY not in facts
+    assert journal.metadata.measured_latency_ms == {}

@@ -35,7 +35,7 @@ def test_a_search_of_ones_own_ends_with_a_student(own_run, given):
 
 def test_the_budget_is_held_and_shares_are_of_the_teacher(own_run):
     limit = own_run.budget.limits["flops"].high
-    teacher = own_run.facts["teacher"]["costs"]
+    teacher = own_run.metadata.teacher.costs
     assert limit == pytest.approx(0.5 * teacher["flops"])
     trained = [record for record in own_run.records if record.trained]
     assert len(trained) == 3

@@ -124,7 +124,7 @@ def test_scores_are_qualities_of_the_task(found):
     assert find_task(found.data.task).quality(outputs, found.data.labels("val")) == pytest.approx(chosen.full, abs=1e-6)
     path = student.folder / "architecture.json"
     assert read_provenance(json.loads(path.read_text()), path).quality == pytest.approx(chosen.full, abs=1e-6)
-    assert found.run.facts["teacher"]["validation"] == pytest.approx(
+    assert found.run.metadata.teacher.validation == pytest.approx(
         find_task(found.data.task).quality(
             predict_logits(found.teacher, [found.data.batch("val", torch.arange(len(found.data.val)))[0]]),
             found.data.labels("val"),
@@ -193,7 +193,7 @@ def test_a_teacher_in_other_units_is_noticed(tmp_path):
     said = []
     observer = SimpleNamespace(note=said.append)
     pipeline = Pipeline(inputs, RunFolder(tmp_path / "run"), observer, Interruption())
-    found = pipeline._teacher_validation(SimpleNamespace(facts={}))
+    found = pipeline._teacher_validation()
     assert found < 0
     (sentence,) = said
     assert sentence.startswith(f"The teacher's R² on validation data is {found:.2f}, worse than their mean;")

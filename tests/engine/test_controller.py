@@ -20,9 +20,7 @@ from nas_distill.engine.ledger import Ledger
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import Outcome, RungResult, Work
-from nas_distill.run import facts as names
-from nas_distill.run.facts import read_facts
-from nas_distill.run.journal import read_study
+from nas_distill.run.journal import read_metadata, read_study
 from nas_distill.space import Architecture, SearchSpace
 
 SMALL = {"width": [8, 16, 24], "depth": [1, 2, 3]}
@@ -69,7 +67,7 @@ def test_exactly_the_requested_trials_are_trained(make_bench: Callable[..., Any]
     progress = controller.conclude()
     assert (progress.requested, progress.done, progress.running, progress.waiting) == (15, 15, 0, 0)
     assert progress.ended == "all 15 trials are done or under way"
-    assert read_facts(bench.folder)[names.ENDED] == progress.ended
+    assert read_metadata(bench.folder).ended == progress.ended
 
 
 def test_no_architecture_is_trained_twice_or_over_budget(make_bench: Callable[..., Any]) -> None:
@@ -105,7 +103,7 @@ def test_the_first_candidates_are_the_seeds(bench: Any) -> None:
     assert [record.origin for record in records[:4]] == ["seed", "seed", "seed", "sampler"]
     assert records[0].architecture == bench.space.smallest()
     assert records[1].architecture == bench.space.largest()
-    assert [Architecture(values) for values in read_facts(bench.folder)[names.SEEDS]] == [
+    assert [Architecture(values) for values in read_metadata(bench.folder).first_candidates] == [
         record.architecture for record in records[:3]
     ]
 
@@ -405,7 +403,7 @@ def test_stopping_interrupts_and_resuming_goes_on(make_bench: Callable[..., Any]
         assert controller.stopping
         assert controller.next() is None
         assert controller.conclude().waiting == 1
-    assert "ended" not in read_facts(bench.folder)
+    assert read_metadata(bench.folder).ended is None
     interrupted = bench.records()[-1]
     assert (interrupted.state, interrupted.interrupted) == ("interrupted", "stopped")
     assert bench.folder.checkpoint(interrupted.key).exists()
@@ -571,7 +569,7 @@ def test_no_rule_stops_nobody(make_bench: Callable[..., Any]) -> None:
 def test_a_measured_margin_stands_in_and_is_noted(make_bench: Callable[..., Any]) -> None:
     bench = make_bench(search=SearchConfig(trials=10, pruning=PruningConfig(margin="auto")))
     assert bench.run(margin=(1.0, 1.0)).progress().pruned == 0
-    assert read_facts(bench.folder)[names.MARGIN] == [1.0, 1.0]
+    assert read_metadata(bench.folder).margin == (1.0, 1.0)
 
 
 def test_progress_sums_the_run_up(make_bench: Callable[..., Any]) -> None:

@@ -1,6 +1,4 @@
-import json
 import math
-from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,16 +7,14 @@ from hypothesis import strategies as st
 from nas_distill.config import FinalConfig
 from nas_distill.engine.backends.in_process import InProcessBackend
 from nas_distill.engine.finalists import (
-    Finalist,
     FinalistSource,
     best_finalist,
     choose_finalists,
     expected_quality,
     final_progress,
-    read_finalists,
 )
 from nas_distill.engine.work import Outcome, RungResult
-from nas_distill.run.facts import FINALISTS, Facts
+from nas_distill.run.facts import Finalist, RunMetadata
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.front import front_records
 from nas_distill.run.records import Rung, TrialRecord
@@ -192,13 +188,13 @@ def test_the_best_is_the_taught_one_of_highest_quality_and_of_equals_the_cheaper
 
 
 class Book:
-    """A journal's facts: values that pass through JSON on their way."""
+    """The metadata of a journal, without the journal."""
 
     def __init__(self):
-        self.values = {}
+        self.metadata = RunMetadata()
 
-    def set_fact(self, name, value):
-        self.values[name] = json.loads(json.dumps(value))
+    def note(self, **changes):
+        self.metadata = self.metadata.changed(**changes)
 
 
 @pytest.fixture
@@ -206,10 +202,9 @@ def make_source(tmp_path):
     book = Book()
 
     def make(chosen, *, epochs=2, seed=0, events=None, **options):
-        facts = Facts(book.values, book)
         final = FinalConfig(epochs=epochs, **options)
         told = events.append if events is not None else (lambda entry: None)
-        return FinalistSource(RunFolder(tmp_path), facts, final, chosen, seed=seed, on_event=told)
+        return FinalistSource(RunFolder(tmp_path), book, final, chosen, seed=seed, on_event=told)
 
     make.book = book
     return make
@@ -278,7 +273,7 @@ def test_each_finalist_is_trained_once_and_then_the_leaders_baseline(make_source
     }
     best = best_finalist(source.entries)
     assert (best.trial, best.costs["flops"], best.short) == (1, 20.0, 0.8)
-    assert (best.qualities, best.seconds, best.steps) == ([0.5, 0.9], 2.0, 20)
+    assert (best.qualities, best.seconds, best.steps) == ((0.5, 0.9), 2.0, 20)
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
@@ -392,7 +387,7 @@ def test_what_was_told_before_a_death_is_told_again_and_noted_once(make_source):
     for rung, quality in ((0, 0.5), (1, 0.6), (1, 0.61), (0, 0.4), (2, 0.7)):
         assert source.report("t00000", RungResult(rung, rung + 1, quality, 1.0))
     source.finish("t00000", Outcome("complete"))
-    assert source.entries[0].qualities == [0.5, 0.6, 0.7]
+    assert source.entries[0].qualities == (0.5, 0.6, 0.7)
 
 
 def test_what_is_finished_counts_and_what_would_no_longer_be_chosen_is_dropped(make_source):
@@ -415,7 +410,7 @@ def test_qualities_of_another_training_do_not_count(make_source):
     assert make_source(CHOSEN[:1], epochs=2, count=5).complete  # how many there are is no part of a training
     for changed in (make_source(CHOSEN[:1], epochs=4), make_source(CHOSEN[:1], epochs=2, seed=1)):
         assert not changed.complete
-        assert [entry.qualities for entry in changed.entries] == [[]]
+        assert [entry.qualities for entry in changed.entries] == [()]
         assert changed.next().checkpoint != make_source(CHOSEN[:1]).next()
 
 
@@ -423,16 +418,9 @@ def test_the_journal_holds_all_and_every_event_is_told_after_it_is_in_it(make_so
     events = []
     source = make_source(CHOSEN, events=events)
     run(source)
-    assert read_finalists(make_source.book.values) == source.entries
+    assert list(make_source.book.metadata.finalists.values()) == source.entries
     assert [(entry.key, entry.done) for entry in events[:3]] == [("t00000", False), ("t00000", False), ("t00000", True)]
     assert len(events) == 4 * 3
-
-
-def test_entries_of_older_journals_are_read():
-    old = asdict(finalist(0, 0.7))
-    del old["recipe"]
-    assert read_finalists({FINALISTS: {"t00000": old}})[0].quality == 0.7
-    assert read_finalists({}) == []
 
 
 def test_progress_counts_epochs_and_the_baseline_from_the_beginning(make_source):
@@ -450,7 +438,7 @@ def test_progress_counts_epochs_and_the_baseline_from_the_beginning(make_source)
 
 def test_the_time_left_is_by_each_trainings_own_pace_and_shared_by_workers():
     def entry(key, epochs, seconds, **more):
-        return finalist(0, None, key=key, qualities=[0.5] * epochs, seconds=seconds, **more)
+        return finalist(0, None, key=key, qualities=(0.5,) * epochs, seconds=seconds, **more)
 
     slow, fast, new = entry("a", 2, 20.0), entry("b", 4, 4.0), entry("c", 0, 0.0)
     training = FinalConfig(epochs=6, baseline=False)
@@ -460,5 +448,5 @@ def test_the_time_left_is_by_each_trainings_own_pace_and_shared_by_workers():
     assert final_progress([slow, fast, new, new], training, 2).seconds_left == pytest.approx(54.0)
     # One training is not shared.
     assert final_progress([slow, fast, new], training, 100).seconds_left == pytest.approx(40.0)
-    failed = replace(slow, cause="its loss became NaN")
+    failed = slow.model_copy(update={"cause": "its loss became NaN"})
     assert final_progress([failed, fast], training, 1).total == 8

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from nas_distill.common.errors import RunError
-from nas_distill.run.facts import FINISHED
-from nas_distill.run.folder import RunFolder, choose_folder, free_folder, series
-from nas_distill.run.journal import open_journal
+from nas_distill.run.folder import RunFolder, free_folder, series
+from nas_distill.run.journal import choose_folder, open_journal
 
 HOLD = """
 import sys, time
@@ -26,7 +25,7 @@ def begin(path: Path, *, finished: bool = False) -> RunFolder:
     with folder.lock():
         journal = open_journal(folder, directions=["maximize"], names=["quality"])
         if finished:
-            journal.facts.set(FINISHED, True)
+            journal.note(finished=True)
     return folder
 
 

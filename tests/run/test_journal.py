@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from nas_distill.common.errors import RunError
 from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import Journal, NotBegunError, mend, open_journal, read_study
+from nas_distill.run.journal import Journal, NotBegunError, mend, open_journal, read_metadata, read_study
 
 DIRECTIONS, NAMES = ["maximize", "minimize"], ["quality", "flops"]
 
@@ -253,7 +253,7 @@ with RunFolder(sys.argv[1]).lock() as folder:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5000, size + 5000))
     for index in range(1000):
         try:
-            journal.set_fact(f"fact{index}", "x" * 100)
+            journal.note(ended=f"{index} " + "x" * 100)
         except RunError as error:
             print(index, error)
             break
@@ -265,7 +265,9 @@ def test_a_disk_that_really_refuses_leaves_whole_lines(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", FILL, str(path)], capture_output=True, text=True, check=True)
     number, _, sentence = run.stdout.strip().partition(" ")
     assert "cannot be written (File too large); what was recorded is kept." in sentence
-    assert len(read_study(RunFolder(path)).user_attrs) == int(number) > 10
+    kept = read_metadata(RunFolder(path)).ended
+    assert kept is not None
+    assert int(kept.split()[0]) == int(number) - 1 > 10
     with RunFolder(path).lock() as folder:
-        opened(folder).set_fact("more", 1)
-    assert len(read_study(RunFolder(path)).user_attrs) == int(number) + 1
+        opened(folder).note(seed=1)
+    assert (read_metadata(RunFolder(path)).ended, read_metadata(RunFolder(path)).seed) == (kept, 1)
