@@ -21,6 +21,7 @@ from nas_distill.report.scores import (
     CONSTANT,
     FULL,
     Difference,
+    Figure,
     Ranking,
     Score,
     Study,
@@ -127,7 +128,7 @@ def _questions(studies: Mapping[str, Study]) -> str:
         }
         rows.append([question, *(difference_text(found[space]) for space in studies), _verdict(found)])
 
-    def kind(name: str, epochs: float | None = None, read: str = "quality") -> Asked:
+    def kind(name: str, epochs: float | None = None, read: Figure = Figure.QUALITY) -> Asked:
         return lambda study: _score(study, name, epochs, read)
 
     for budget in budgets:
@@ -140,10 +141,10 @@ def _questions(studies: Mapping[str, Study]) -> str:
             kind(f"kd@{at}"),
             kind(FULL, budget),
         )
-        ask(f"averaged over last weights, {at} epochs", kind(f"kd@{at}"), kind(f"kd@{at}", None, "last"))
+        ask(f"averaged over last weights, {at} epochs", kind(f"kd@{at}"), kind(f"kd@{at}", None, Figure.LAST))
         ask(f"averaged over last weights at a constant rate, {at} epochs", kind(CONSTANT, budget),
-            kind(CONSTANT, budget, "last"))  # fmt: skip
-        ask(f"accuracy over TSE, {at} epochs", kind(f"kd@{at}"), kind(f"kd@{at}", None, "loss"))
+            kind(CONSTANT, budget, Figure.LAST))  # fmt: skip
+        ask(f"accuracy over TSE, {at} epochs", kind(f"kd@{at}"), kind(f"kd@{at}", None, Figure.LOSS))
         ask(f"KD over FLOPs alone, {at} epochs", kind(f"kd@{at}"), _flops)
         ask(f"KD and costs together over KD alone, {at} epochs", _fitted(f"kd@{at}"), kind(f"kd@{at}"))
     if len(budgets) > 1:
@@ -317,7 +318,7 @@ def _flops(study: Study) -> Score:
     return Score("FLOPs", {None: np.log(study.flops)}, 0.0)
 
 
-def _score(study: Study, kind: str, epochs: float | None = None, read: str = "quality") -> Score | None:
+def _score(study: Study, kind: str, epochs: float | None = None, read: Figure = Figure.QUALITY) -> Score | None:
     if kind not in study.kinds() or (epochs is not None and epochs not in study.epochs(kind)):
         return None
     return read_out(study, kind, epochs, read)

@@ -16,7 +16,7 @@ from nas_distill.engine.calibration import CONSTANT
 from nas_distill.engine.hindsight import Hindsight, in_hindsight
 from nas_distill.report.ranking import cost_slope
 from nas_distill.report.ranking_text import difference_text, figure
-from nas_distill.report.scores import Ranking, Score, Study, common, difference, rank, read_out
+from nas_distill.report.scores import Figure, Ranking, Score, Study, common, difference, rank, read_out
 
 MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04)
 _SECTIONS: dict[str, type[ScoreConfig | SearchConfig | FinalConfig]] = {
@@ -102,7 +102,7 @@ def advise(study: Study, costs: Sequence[Mapping[str, float]], names: Sequence[s
         keys["search"] = {"pruning": {"margin": margin}}
     reasons += why
     for key, value, name, other in (
-        ("ema", 0.0, "last weights in place of averaged ones", read_out(study, kind, figure="last")),
+        ("ema", 0.0, "last weights in place of averaged ones", read_out(study, kind, figure=Figure.LAST)),
         ("decay", "constant", "a constant rate in place of one that anneals", _constant(study, epochs)),
     ):
         changed = difference(study, other, scores[epochs])

@@ -52,12 +52,13 @@ def _say(found: Calibration) -> None:
     from rich.table import Table
 
     from nas_distill.report.ranking_text import figure
+    from nas_distill.report.scores import Figure
 
     table = Table(title=f"How each score ranks {found.networks} architectures after full distillation")
     for header in ("score", "tau", "95 % interval", "best fifth found", "seconds"):
         table.add_column(header, justify="left" if header == "score" else "right")
     for entry in found.rankings:
-        if "read at" in entry.name or "last weights" in entry.name:  # these are in the report
+        if entry.early or entry.figure is Figure.LAST:  # these are in the report
             continue
         interval = "-" if entry.interval is None else f"{entry.interval[0]:.2f} to {entry.interval[1]:.2f}"
         table.add_row(entry.name, figure(entry.tau), interval, f"{entry.recall:.0%}", figure(entry.seconds, 1))

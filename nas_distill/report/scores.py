@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,14 @@ CEILING = "full distillation, another seed"
 BAND = 1.5
 _TOP = 5  # a fifth
 _FEWEST = 4
+
+
+class Figure(StrEnum):
+    """The figures that are read of a training; the values are fields of ``Reading``."""
+
+    QUALITY = "quality"  # of the averaged weights
+    LAST = "last"  # quality of the last weights
+    LOSS = "loss"  # sum of the training loss over the steps
 
 
 class Study:
@@ -42,7 +51,7 @@ class Study:
         self.labels = self._full(LABELS)
         self.failed = {entry.training for entry in readings if entry.cause}
 
-    def column(self, kind: str, epochs: float, figure: str = "quality", seed: int = 0) -> Array:
+    def column(self, kind: str, epochs: float, figure: str = Figure.QUALITY, seed: int = 0) -> Array:
         """Return a figure of a kind of training after so many epochs [N]."""
         found = [self._index.get((name, kind, seed, epochs)) for name in self.networks]
         return np.array([math.nan if entry is None else getattr(entry, figure) for entry in found], dtype=float)
@@ -94,12 +103,15 @@ class Score:
 
     None instead of a seed for what is of no full training. ``seconds``: what it costs, mean over the networks.
     ``fitted``: the values are fitted to the target together with log FLOPs and log parameters, by leave-one-out.
+    ``figure`` and ``early`` tell read-outs of a training apart: what is read, and whether it is before the end.
     """
 
     name: str
     values: Mapping[int | None, Array]
     seconds: float | None = None
     fitted: bool = False
+    figure: Figure | None = None
+    early: bool = False
 
     def with_costs(self) -> Score:
         """Return the fit of this score and the costs together."""
@@ -112,7 +124,8 @@ class Ranking:
 
     ``tau``: Kendall's tau-b, ``interval`` its 95 % bootstrap interval, ``band`` tau over pairs less than a factor
     ``BAND`` apart in FLOPs; ``recall`` of the best fifth (``top`` networks); ``regret`` of its pick in quality (0 is
-    best); ``seconds`` and ``share`` of a full distillation's that it costs. None where it cannot be said.
+    best); ``seconds`` and ``share`` of a full distillation's that it costs; ``figure`` and ``early`` as of the score.
+    None where it cannot be said.
     """
 
     name: str
@@ -125,6 +138,8 @@ class Ranking:
     regret: float
     seconds: float | None
     share: float | None
+    figure: Figure | None
+    early: bool
     draws: Array = field(repr=False, compare=False)
 
 
@@ -145,24 +160,29 @@ def all_scores(study: Study) -> list[Score]:
     return [*free, *short, *gains, *fits, *ceiling(study)]
 
 
-def read_out(study: Study, kind: str, epochs: float | None = None, figure: str = "quality") -> Score:
+def read_out(study: Study, kind: str, epochs: float | None = None, figure: Figure = Figure.QUALITY) -> Score:
     """Return a score: what a kind of training has reached after ``epochs`` (its end unless given).
 
-    ``figure``: ``quality`` of the averaged weights, ``last`` of the last ones, or ``loss``, whose sum over the steps is
-    the score with its sign turned (TSE, Ru et al. 2021).
+    The sum of the training loss over the steps is a score with its sign turned (TSE, Ru et al. 2021).
     """
     reached = study.length(kind) if epochs is None else epochs
-    sign = -1.0 if figure == "loss" else 1.0
+    sign = -1.0 if figure is Figure.LOSS else 1.0
     values: dict[int | None, Array] = {
         (seed if kind == FULL else None): sign * study.column(kind, reached, figure, seed) for seed in study.seeds(kind)
     }
-    return Score(read_out_name(study, kind, reached, figure), values, study.seconds(kind, reached))
+    return Score(
+        read_out_name(study, kind, reached, figure),
+        values,
+        study.seconds(kind, reached),
+        figure=figure,
+        early=reached != study.length(kind),
+    )
 
 
-def read_out_name(study: Study, kind: str, epochs: float, figure: str) -> str:
+def read_out_name(study: Study, kind: str, epochs: float, figure: Figure) -> str:
     """Return how a read-out is called, such as ``kd@3, read at 1, last weights``."""
     name = kind if epochs == study.length(kind) else f"{kind}, read at {epochs:.4g}"
-    return name + {"quality": "", "last": ", last weights", "loss": ", TSE"}[figure]
+    return name + {Figure.QUALITY: "", Figure.LAST: ", last weights", Figure.LOSS: ", TSE"}[figure]
 
 
 def gain(study: Study, epochs: str) -> Score:
@@ -215,6 +235,8 @@ def rank(
         regret=float(np.mean([ranking.regret(values, aim) for values, aim in shown])),
         seconds=score.seconds,
         share=None if score.seconds is None or not full else score.seconds / full,
+        figure=score.figure,
+        early=score.early,
         draws=draws,
     )
 
@@ -269,7 +291,7 @@ def _of_kind(study: Study, kind: str) -> list[Score]:
     for epochs in study.epochs(kind):
         if kind == FULL and epochs == study.length(kind):
             continue  # the target itself
-        for figure in ("quality", "last", "loss"):
+        for figure in Figure:
             score = read_out(study, kind, epochs, figure)
             if any(np.isfinite(values).any() for values in score.values.values()):
                 found.append(score)

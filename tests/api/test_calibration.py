@@ -93,7 +93,12 @@ def test_one_that_was_killed_goes_on_and_comes_to_the_same(copy, cli):
     assert scores(copy) == whole
     assert answer.json["networks"] == 8
     assert answer.json["failed"] == 0
-    assert {"FLOPs", "kd@1", "ce@1", "kd-ce@1"} <= {entry["name"] for entry in answer.json["scores"]}
+    scored = {entry["name"]: (entry["figure"], entry["early"]) for entry in answer.json["scores"]}
+    assert {"FLOPs", "kd@1", "ce@1", "kd-ce@1"} <= set(scored)
+    shown = cli("calibrate", copy, "--count", "8", "--resume")
+    assert {name for name in scored if f" {name} " in shown.out} == {
+        name for name, (figure, early) in scored.items() if figure != "last" and not early
+    }
 
 
 def test_a_calibration_is_not_overwritten_nor_mixed_with_another(copy, cli):

@@ -11,6 +11,7 @@ from nas_distill.report.ranking_text import ranking_table
 from nas_distill.report.scores import (
     CEILING,
     FULL,
+    Figure,
     Score,
     Study,
     all_scores,
@@ -67,7 +68,7 @@ def test_a_full_run_on_its_way_is_held_against_the_other_seed_alone(study):
 
 
 def test_loss_counts_with_its_sign_turned_and_gain_is_a_difference(study):
-    assert read_out(study, "kd@1", figure="loss").values[None] == pytest.approx(study.column("kd@1", 1.0))
+    assert read_out(study, "kd@1", figure=Figure.LOSS).values[None] == pytest.approx(study.column("kd@1", 1.0))
     assert gain(study, "1").values[None] == pytest.approx(np.array(FULLS[0]) * (1 / 3 + 1))
     assert gain(study, "1").seconds == 20.0
 
@@ -120,6 +121,17 @@ def test_every_score_of_the_table_is_there(study):
     assert "full-labels" not in names
     table = ranking_table(rank(study, score) for score in all_scores(study))
     assert all(f"| {name} |" in table for name in wanted)
+
+
+def test_a_read_out_tells_what_was_read_and_whether_before_the_end(study):
+    found = {score.name: (score.figure, score.early) for score in all_scores(study)}
+    assert found["kd@1"] == (Figure.QUALITY, False)
+    assert found["kd@1, last weights"] == (Figure.LAST, False)
+    assert found["kd@1, TSE"] == (Figure.LOSS, False)
+    assert found["full, read at 1"] == (Figure.QUALITY, True)
+    assert found["FLOPs"] == found["kd-ce@1"] == found["kd@1 + log costs (fit)"] == (None, False)
+    ranked = rank(study, read_out(study, "kd@1", figure=Figure.LAST))
+    assert (ranked.figure, ranked.early) == (Figure.LAST, False)
 
 
 def test_spaces_are_studies_of_their_own():
