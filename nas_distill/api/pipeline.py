@@ -61,6 +61,8 @@ from nas_distill.run.facts import (
     LatencyRecord,
     Phase,
     StoreRecord,
+    SurveyRecord,
+    TeacherRecord,
     Unpruned,
 )
 from nas_distill.run.folder import RunFolder

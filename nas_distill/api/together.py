@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +11,7 @@ from nas_distill.api.signals import teacher_signal
 from nas_distill.api.stored import StoredRun
 from nas_distill.api.student import Student
 from nas_distill.common.device import resolve_device
+from nas_distill.common.digests import json_digest
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, RunError
 from nas_distill.common.seeds import derive
@@ -35,8 +34,7 @@ def distill_together(
     if len(set(numbers)) < 2 or len(set(numbers)) != len(numbers):
         raise RunError(f"Mutual learning takes at least two different trials, not {numbers}.")
     training = run.final_training(epochs, changes, source="distill_together(...)")
-    told = json.dumps([sorted(numbers), training.model_dump(mode="json")], sort_keys=True)
-    mark = f"together-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    mark = f"together-{json_digest([sorted(numbers), training.model_dump(mode='json')], 8)}"
     inputs = run.inputs
     temperature = _temperature(training, inputs.data.task)
     with disk_errors(run.folder.path):

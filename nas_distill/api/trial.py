@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from nas_distill.api.observer import Observer
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.stored import StoredRun
 from nas_distill.api.student import Student
+from nas_distill.common.digests import json_digest
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ExportError, RunError
 from nas_distill.common.seeds import derive
@@ -153,7 +152,7 @@ class Trial:
         if assistant is not None:
             name += f"-{assistant.name}"
         if changes:
-            name += f"-{hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:6]}"
+            name += f"-{json_digest(training.model_dump(mode='json'), 6)}"
         provenance = Provenance(
             kind=("final" if taught else "labels") if assistant is None else assistant.kind,
             key=name,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +11,7 @@ from torch import nn
 from nas_distill.api.observer import Observer
 from nas_distill.api.stored import StoredRun
 from nas_distill.common.device import resolve_device
+from nas_distill.common.digests import json_digest
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError
 from nas_distill.common.seeds import derive
@@ -86,16 +85,12 @@ class Update:
     @property
     def recipe(self) -> str:
         """Digest of the settings."""
-        return _digest([self.keep, self.labels, self.teacher, self.training.model_dump(mode="json")])
+        return json_digest([self.keep, self.labels, self.teacher, self.training.model_dump(mode="json")], 8)
 
     def name(self, data: Dataset) -> str:
         """Return the label that distinguishes this update from others of the same student."""
         parts = [self.keep, self.labels, self.teacher, self.training.model_dump(mode="json"), data.fingerprint]
-        return f"updated-{_digest(parts)}"
-
-
-def _digest(parts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+        return f"updated-{json_digest(parts, 8)}"
 
 
 def update_student(student: Updatable, data: Dataset, update: Update, observer: Observer) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ from nas_distill.blockwise.alternatives import Alternative, Alternatives, find_a
 from nas_distill.blockwise.costs import CostTable, count_costs
 from nas_distill.blockwise.scoring import Score, score_block, score_width
 from nas_distill.blockwise.training import LocalTraining
+from nas_distill.common.digests import json_digest, module_digest
 from nas_distill.common.errors import RunError, StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path, write_json
 from nas_distill.config import BlockwiseConfig
@@ -261,21 +260,15 @@ def _score(values: Mapping[str, float | None]) -> Score:
 def _identity(
     alternatives: Alternatives, ancestor: Ancestor, data: Dataset, settings: BlockwiseConfig, seed: int
 ) -> str:
-    digest = hashlib.sha256()
-    digest.update(re.sub(r"0x[0-9a-f]+", "", repr(ancestor.module)).encode())
-    for name, tensor in sorted(ancestor.module.state_dict().items()):
-        content = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}{content.dtype}{tuple(content.shape)}".encode())
-        digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
     parts = [
+        module_digest(ancestor.module),
         alternatives.to_dict(),
         {name: list(order) for name, order in sorted(ancestor.orders.items())},
-        sorted(ancestor.moments),  # measured on the data and the module that are told below and above
+        sorted(ancestor.moments),  # measured on the data and the module of this list
         settings.model_dump(mode="json", include=set(_TRAINED_BY)),
         [FORMAT, seed, data.fingerprint, data.views.recipe()],
     ]
-    digest.update(json.dumps(parts, sort_keys=True).encode())
-    return digest.hexdigest()
+    return json_digest(parts)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from nas_distill.common.digests import file_digest, json_digest, text_digest
 from nas_distill.common.errors import SpaceError
 from nas_distill.common.files import write_text
 from nas_distill.config import FromTeacherConfig
@@ -58,7 +58,7 @@ def read_findings(path: Path, expected: dict[str, Any]) -> Findings | None:
     """Return what a file holds; None if it is missing or damaged, or if its origin is another one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("sha256") != _digest(content) or content["origin"] != json.loads(json.dumps(expected)):
+        if content.pop("sha256") != json_digest(content) or content["origin"] != json.loads(json.dumps(expected)):
             return None
         order = content["order"]
         return Findings(Plan.from_dict(content["plan"]), None if order is None else tuple(order))
@@ -75,11 +75,7 @@ def write_findings(path: Path, findings: Findings, origin: dict[str, Any]) -> No
     order = None if findings.order is None else list(findings.order)
     content = {"origin": origin, "order": order, "plan": findings.plan.to_dict()}
     # On one line: indented, the places of units would take a line each.
-    write_text(path, json.dumps({"sha256": _digest(content), **content}) + "\n")
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    write_text(path, json.dumps({"sha256": json_digest(content), **content}) + "\n")
 
 
 def _code(module: nn.Module) -> str | None:
@@ -87,7 +83,7 @@ def _code(module: nn.Module) -> str | None:
     classes = {base for part in module.modules() for base in type(part).__mro__ if base.__module__ != "builtins"}
     try:
         files = {inspect.getsourcefile(one) for one in classes}
-        contents = sorted(hashlib.sha256(Path(file or "").read_bytes()).hexdigest() for file in files)
+        contents = sorted(file_digest(Path(file or "")) for file in files)
     except (OSError, TypeError):
         return None
-    return hashlib.sha256("".join(contents).encode()).hexdigest()
+    return text_digest("".join(contents))

@@ -6,7 +6,6 @@ to it stays true whoever asks, in whatever order and company.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nas_distill.common.digests import text_digest
 from nas_distill.common.errors import DataError, first_line
 from nas_distill.common.references import is_reference, load_reference
 from nas_distill.common.seeds import torch_generator
@@ -214,7 +214,7 @@ class Views:
             source = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
         except (OSError, TypeError):
             source = ""
-        return hashlib.sha256(source.encode()).hexdigest()[:16]
+        return text_digest(source, 16)
 
     def __getstate__(self) -> dict[str, Any]:
         # A function that is known by name is imported again, since its module may not be known where this goes.

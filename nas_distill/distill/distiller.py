@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from nas_distill.common.checkpoints import read_state, write_state
 from nas_distill.common.device import memory_format, place
+from nas_distill.common.digests import json_digest
 from nas_distill.common.errors import TrainingError, first_line
 from nas_distill.common.layers import Tap
 from nas_distill.common.seeds import derive, seeded_torch, torch_generator
@@ -338,16 +338,15 @@ class Distiller:
             )
 
     def _identity(self) -> str:
-        shapes = [(key, tuple(value.shape)) for key, value in self.model.state_dict().items()]
         parts = [
-            self.training.model_dump_json(),
-            str(self.seed),
+            self.training.model_dump(mode="json"),
+            self.seed,
             self.data.fingerprint,
-            repr(self.data.views.recipe()),
+            self.data.views.recipe(),
             "labels" if self.signal is None else self.signal.identity(),
-            repr(shapes),
+            [[key, list(value.shape)] for key, value in self.model.state_dict().items()],
         ]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return json_digest(parts)
 
 
 def _make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -5,7 +5,6 @@ The best by validation is the student; the same architecture trained on labels a
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nas_distill.common.digests import json_digest
 from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, TrainingConfig
 from nas_distill.engine.work import Outcome, RungResult, Work, epoch_rungs
@@ -309,7 +309,7 @@ def _as_finalist(record: TrialRecord, recipe: str) -> Finalist:
 
 def recipe_of(training: TrainingConfig, seed: int) -> str:
     """Return a digest of what a full training depends on beside its architecture."""
-    return hashlib.sha256(f"{seed} {training.model_dump_json()}".encode()).hexdigest()[:8]
+    return json_digest([seed, training.model_dump(mode="json")], 8)
 
 
 def _finite(value: float | None) -> float:

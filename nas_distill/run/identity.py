@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
+from nas_distill.common.digests import json_digest
 from nas_distill.common.errors import RunError
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.journal import Journal
@@ -21,7 +20,7 @@ def identity_of(**sections: Any) -> dict[str, str]:
     seed. What only decides how far or how fast a search goes (trials, workers, time limit) stays out, so that it may be
     changed when a run is resumed.
     """
-    return {name: _digest(value) for name, value in sections.items()}
+    return {name: json_digest(_plain(value), 16) for name, value in sections.items()}
 
 
 def hold_identity(folder: RunFolder, journal: Journal, identity: Mapping[str, str]) -> None:
@@ -41,11 +40,6 @@ def hold_identity(folder: RunFolder, journal: Journal, identity: Mapping[str, st
             f"{folder.path} was begun with another {named}, so its scores do not compare; "
             "undo the change to resume it, or search in another folder."
         )
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from nas_distill.common.digests import text_digest
 from nas_distill.common.errors import SpaceError
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -45,7 +45,7 @@ class Architecture:
     @property
     def hash(self) -> str:
         """16 hexadecimal digits that name the architecture: the start of the SHA-256 of its canonical JSON."""
-        return hashlib.sha256(self._text.encode()).hexdigest()[:16]
+        return text_digest(self._text, 16)
 
     def to_dict(self) -> dict[str, Value]:
         """Return the values as a fresh nested dict."""

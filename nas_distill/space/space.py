@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas_distill.common.digests import text_digest
 from nas_distill.common.errors import BuildError, SpaceError, did_you_mean
 from nas_distill.common.references import is_reference, load_reference, remember_builder
 from nas_distill.space import builders, rows, size, specs, walk
@@ -297,8 +297,8 @@ class SearchSpace:
 
         A builder given as a function counts with its source. Name and description do not count.
         """
-        text = builders.plain_json([self._identity, self.arguments, specs.dump(self.parameters)])
-        return hashlib.sha256(text.encode()).hexdigest()
+        # Not canonical JSON, since the order of parameters counts.
+        return text_digest(builders.plain_json([self._identity, self.arguments, specs.dump(self.parameters)]))
 
     def __repr__(self) -> str:
         return f"SearchSpace({self.name!r}, {self.size()})"

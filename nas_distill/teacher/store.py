@@ -8,7 +8,6 @@ the teacher's weights, the views, the data and the type. A store with another ke
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_distill.common.digests import file_digest, json_digest
 from nas_distill.common.errors import TeacherError, first_line
 from nas_distill.common.layers import Layer
 from nas_distill.common.seeds import torch_generator
@@ -212,7 +212,7 @@ class TeacherStore:
             raise TeacherError(f"Teacher store {self.folder} is of another teacher, other data or other views.")
         for name, written in self._meta["files"].items():
             path = self.folder / name
-            if _checksum(path) != written["sha256"]:
+            if file_digest(path) != written["sha256"]:
                 raise TeacherError(f"Teacher store {path} has changed since it was written; delete {self.folder}.")
         return self._compare(teacher, data, max(2, samples), seed)
 
@@ -301,7 +301,7 @@ def store_key(teacher: Teacher, data: Dataset, contents: Contents | None = None)
         "features": [(feature.key, feature.shape, feature.named) for feature in contents.features],
         "top_k": contents.top_k,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return json_digest(parts)
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -317,8 +317,3 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise TeacherError(f"{folder} is no teacher store ({META} is missing).") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TeacherError(f"Teacher store {folder} is damaged ({first_line(error)}); delete it.") from error
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

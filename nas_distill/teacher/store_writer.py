@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_distill.common.digests import file_digest
 from nas_distill.common.errors import TeacherError
 from nas_distill.common.files import write_json
 from nas_distill.data import Dataset, SplitName
@@ -214,8 +215,7 @@ class _Records:
 
     @property
     def checksum(self) -> str:
-        with self._path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_digest(self._path)
 
 
 def _check_range(rows: np.ndarray, name: str, what: str) -> None:

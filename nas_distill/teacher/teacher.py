@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.device import device_of
+from nas_distill.common.digests import module_digest
 from nas_distill.common.errors import TeacherError, first_line
 from nas_distill.data import Dataset
 from nas_distill.tasks import find_task
@@ -28,16 +27,7 @@ class Teacher:
     @cached_property
     def fingerprint(self) -> str:
         """Sha256 (hex) of the module's structure as it prints, and of its weights and buffers with names and types."""
-        digest = hashlib.sha256()
-        # Equal weights in another structure (another activation, say) are another teacher. Addresses are no structure.
-        digest.update(re.sub(r"0x[0-9a-f]+", "", repr(self.module)).encode())
-        for key, value in sorted(self.module.state_dict().items()):
-            digest.update(key.encode())
-            if isinstance(value, Tensor):
-                content = value.detach().cpu().contiguous()
-                digest.update(f"{content.dtype}{tuple(content.shape)}".encode())
-                digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return module_digest(self.module)
 
     def assert_frozen(self) -> None:
         """Raise TeacherError if somebody set the teacher to train mode or let gradients into it."""
