@@ -137,6 +137,7 @@ def serve(talk: int, fault: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    process = os.getpid()
     faulthandler.enable(fault, all_threads=False)
     with Connection(talk) as connection:
         try:
@@ -154,7 +155,10 @@ def serve(talk: int, fault: int) -> None:
                 request = connection.recv_bytes()
                 if target is None:
                     target, failure = _made(about["target"])
-                connection.send_bytes(failure or _answer(target, request))
+                answer = failure or _answer(target, request)
+                if os.getpid() != process:  # the user's code forked, and its copy must not answer too
+                    os._exit(0)
+                connection.send_bytes(answer)
                 if failure is not None:
                     target = None
         except (EOFError, OSError):  # the driver has gone, or closed it

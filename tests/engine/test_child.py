@@ -61,6 +61,12 @@ def raise_full() -> None:
         raise ValueError("it did not work") from error
 
 
+def fork() -> str:
+    """Return in two processes, the second one first."""
+    time.sleep(0.5 if os.fork() else 0)
+    return "forked"
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -109,6 +115,15 @@ def test_what_a_call_prints_and_starts_is_not_seen_and_ends_with_the_process(cap
     assert not psutil.pid_exists(pid)
     assert not psutil.pid_exists(other) or psutil.Process(other).status() == "zombie"
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_copy_that_a_call_forks_does_not_answer_too():
+    with Child(Target()) as child:
+        pid = child.call("about")["pid"]
+        assert child.call("do", fork) == "forked"
+        time.sleep(1)
+        assert [child.call("count") for _ in range(3)] == [1, 2, 3]
+        assert child.call("about")["pid"] == pid
 
 
 def test_a_call_is_given_up_when_its_answer_is_no_longer_wanted():

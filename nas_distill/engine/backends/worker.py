@@ -76,6 +76,7 @@ class Worker:
             # Ray would turn it into SystemExit within the training, which would look like a fault of the builder's.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         search_first(paths)
+        self._process = os.getpid()
         self._fetch = fetch
         self._threads = threads
         self._faults = faults
@@ -107,7 +108,9 @@ class Worker:
                 begun = time.time()
                 self._run = evaluator.start(work)
             result = self._run.next_rung()
+            self._end_copy()
         except BaseException as error:  # SystemExit, say, would end the process, and a retry would meet it again
+            self._end_copy()
             _print(error)
             self.close()
             full = full_disk_error(error)
@@ -129,6 +132,11 @@ class Worker:
             _print(error)
         del run
         gc.collect()
+
+    def _end_copy(self) -> None:
+        """End a copy of the process that the user's code has forked, which must not report too."""
+        if os.getpid() != self._process:
+            os._exit(0)
 
     def _prepare(self, work: Work) -> Evaluator:
         """Make the process as it would be for the first work, whatever ran before."""

@@ -160,6 +160,8 @@ class ActorRun:
             print("words " * 1000)
             print("more " * 1000, file=sys.stderr)
             threading.Thread(target=time.sleep, args=(600,)).start()
+        if name == "fork":
+            os.fork()
         if name == "loop":
             while True:
                 pass

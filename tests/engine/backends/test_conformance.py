@@ -115,7 +115,8 @@ HOSTILE = {
 def test_whatever_a_network_does_to_its_process_one_work_is_lost(backend: Any, tmp_path: Path, at: int) -> None:
     works = [make_work(tmp_path, act.replace(" ", "-"), act, at=at) for act in HOSTILE]
     talker = make_work(tmp_path, "talker", "talk and leave a thread", at=at)
-    script = Script([*works, talker, *(make_work(tmp_path, f"w{i}") for i in range(2))])
+    forker = make_work(tmp_path, "forker", "fork", at=at)
+    script = Script([*works, talker, forker, *(make_work(tmp_path, f"w{i}") for i in range(2))])
     backend.run(script, Actor())
     for work, cause in zip(works, HOSTILE.values()):
         outcome = script.outcomes[work.key]
@@ -123,7 +124,7 @@ def test_whatever_a_network_does_to_its_process_one_work_is_lost(backend: Any, t
         assert cause in (outcome.cause or "")
         assert not {"\n", "\x1b"} & set(outcome.cause or "")
         assert "Traceback" not in (outcome.cause or "")
-    assert {script.kinds()[key] for key in ("talker", "w0", "w1")} == {"complete"}
+    assert {script.kinds()[key] for key in ("talker", "forker", "w0", "w1")} == {"complete"}
     assert set(script.finished.values()) == {1}
 
 
