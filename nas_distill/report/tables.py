@@ -6,18 +6,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from nas_distill.cost.budget import Limit
 from nas_distill.report import words
 from nas_distill.report.layers import within
-from nas_distill.report.model import CostSummary, FinalistResult
+from nas_distill.report.model import CostRow, CostSummary, FinalistResult
 from nas_distill.run.front import front_records
 from nas_distill.run.records import TrialRecord
 from nas_distill.tasks import find_task
 
+_UNLIMITED = 1000
 STATES = {
     "complete": "complete",
     "pruned": "stopped early",
@@ -31,18 +33,24 @@ STATES = {
 
 def cost_table(summary: CostSummary) -> RenderableType:
     """Return what is known before a search: what candidates cost, what share of them fits, how long it will take."""
-    table = new_table(f"Space {summary.space}: {summary.size}")
+    table = new_table(f"Space {summary.space}: {summary.size}", tightening=True)
     teacher, limits = any(row.teacher is not None for row in summary.rows), any(row.limit for row in summary.rows)
     columns = ["cheapest", "median", "dearest"] + ["teacher"] * teacher + ["budget", "fits"] * limits
     add_columns(table, ["cost"], columns)
+    for column in table.columns:  # on a narrow terminal the limits wrap, between figures, and nothing else does
+        column.no_wrap = str(column.header) != "budget"
     for row in summary.rows:
         cells = [row.name + (" *" if row.objective else "")]
         cells += [words.cost(row.name, value) for value in (row.cheapest, row.median, row.dearest)]
         cells += [words.cost(row.name, row.teacher)] * teacher
         if limits:
-            cells += [words.limit(row.name, row.limit), _share(row.fits) if row.limit else words.NONE]
+            cells += [words.limit(row.name, row.limit), _fits(row)]
         add_row(table, cells)
     return Group(table, *(Text(line) for line in _cost_lines(summary)))
+
+
+def _fits(row: CostRow) -> str:
+    return _share(row.fits).replace("under", "<") if row.limit else words.NONE
 
 
 def _share(share: float | None) -> str:
@@ -172,10 +180,22 @@ def _why(record: TrialRecord) -> list[tuple[str, str]]:
     return rows
 
 
-def new_table(title: str) -> Table:
-    """Return an empty table in the style of all reports."""
+class _Tightening(Table):
+    """A table whose columns move together where the terminal is too narrow for the usual gaps between them."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if Measurement.get(console, options.update(max_width=_UNLIMITED), self).maximum > options.max_width:
+            self.padding = 0
+        return super().__rich_console__(console, options)
+
+
+def new_table(title: str, *, tightening: bool = False) -> Table:
+    """Return an empty table in the style of all reports.
+
+    ``tightening``: on a narrow terminal its columns move together before they wrap.
+    """
     text = Text(title, style="bold")
-    return Table(
+    return (_Tightening if tightening else Table)(
         title=text,
         title_justify="left",
         title_style="",

@@ -73,6 +73,36 @@ def test_plain_lines_are_not_broken_and_carry_no_codes():
     assert out.file.getvalue() == "a line that is much longer than twenty columns\n"
 
 
+def test_in_a_notebook_one_output_is_redrawn_and_what_phases_came_to_is_text(monkeypatch, capsys):
+    display = pytest.importorskip("IPython.display")
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    pages = []
+
+    class Handle:
+        def update(self, page):
+            pages.append(page.data)
+
+    def first(page, display_id):
+        assert display_id
+        pages.append(page.data)
+        return Handle()
+
+    monkeypatch.setattr(display, "display", first)
+    progress = Progress()
+    assert progress.mode == "notebook"
+    with progress:
+        progress.update(ProgressView("teacher store", done=12, total=12, unit="batches", elapsed_seconds=3.0))
+        progress.update(SEARCH)
+        progress.console.print("a table")
+    assert "teacher store" in pages[0]
+    assert "14/40" in pages[1]
+    assert pages[-1] == ""
+    written = capsys.readouterr().out
+    assert "teacher store: 12 batches in 3.0 s" in written
+    assert "a table" in written
+    assert "search: 6 complete" in written
+
+
 def test_quiet_is_quiet():
     out = console(terminal=True)
     with Progress(out, mode="quiet") as progress:

@@ -48,7 +48,7 @@ def test_the_cost_table_says_what_is_known_before_the_search():
     text = shown(cost_table(SUMMARY))
     assert " ".join(row_of(text, "flops *")) == "flops * 52 k 1.4 M 22 M 21 M <= 2 M 31 %"
     assert " ".join(row_of(text, "latency_ms 0.05")) == ("latency_ms 0.05 ms 0.31 ms 2.2 ms 3.3 ms <= 0.5 ms 62 %")
-    assert row_of(text, "weight_bytes")[-3:] == ["under", "1", "%"]
+    assert row_of(text, "weight_bytes")[-3:] == ["<", "1", "%"]
     assert row_of(text, "params")[-2:] == ["-", "-"]
     for part in (
         "Space mbconv: 1.2e9 architectures (exact)",
@@ -76,6 +76,19 @@ def test_tables_lose_no_figure_on_a_narrow_terminal(width, run, final):
         assert figure in text
     assert "98.50 %" in shown(final_table(final), width)
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_figures_of_the_cost_table_are_not_broken_at_80_columns():
+    rows = (
+        CostRow("flops", 13.9e3, 80.8e3, 231e3, 231e3, Limit(9.23e4, 1.02e5), 0.57, objective=True),
+        CostRow("peak_activation_bytes", 2048, 5120, 8192, 8192, Limit(high=6000), 0.004),
+        CostRow("latency_ms", 0.0104, 0.0119, 0.0132, 0.0129, Limit(high=0.0125), 0.5),
+    )
+    text = shown(cost_table(replace(SUMMARY, rows=rows)), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert " ".join(row_of(text, "latency_ms")[:9]) == "latency_ms 0.0104 ms 0.0119 ms 0.0132 ms 0.0129 ms"
+    assert row_of(text, "peak_activation_bytes")[-3:] == ["<", "1", "%"]
+    assert all(limit in text for limit in ("92.3 k", "102 k", "0.0125 ms"))
 
 
 def test_the_front_is_from_cheap_to_dear_with_what_became_of_it(run, final):
