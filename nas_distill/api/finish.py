@@ -18,6 +18,7 @@ from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import LatencyConfig, SearchFile
 from nas_distill.cost.budget import Budget
 from nas_distill.cost.runtime import time_file
+from nas_distill.cost.undisturbed import noise
 from nas_distill.data import SplitName
 from nas_distill.data.drawing import draw_places
 from nas_distill.engine.candidates import Candidates
@@ -133,7 +134,7 @@ def export_loaded(
         class_names=spec.get("class_names"),
     )
     with seeded_torch(0, "parity"):
-        batches = [torch.randn(128, *shape)]
+        batches = [noise(student, (128, *shape), torch.default_generator)]
     return _checked(student, path, batches, config.latency, task)
 
 

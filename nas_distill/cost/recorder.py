@@ -80,7 +80,7 @@ def trace(model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | Non
     shape = (1, *(int(size) for size in input_shape))
     refuse_lazy(model)
     with undisturbed(model):
-        data = example(shape, input_dtype(model, dtype)).to(device_of(model))
+        data = example(model, shape, input_dtype(model, dtype)).to(device_of(model))
         recorder = _Recorder(data, itertools.chain(model.parameters(), model.buffers()))
         try:
             with _whole_operations(), recorder:

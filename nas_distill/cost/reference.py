@@ -29,7 +29,7 @@ def fvcore_flops(
     with undisturbed(model), quiet():
         from fvcore.nn import FlopCountAnalysis
 
-        data = example((1, *input_shape), input_dtype(model, dtype)).to(device_of(model))
+        data = example(model, (1, *input_shape), input_dtype(model, dtype)).to(device_of(model))
         analysis = FlopCountAnalysis(model, data)
         analysis.set_op_handle(**{f"aten::{name}": _nothing for name in _ELEMENTWISE})
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -35,12 +35,26 @@ def input_dtype(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
     return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
 
 
-def example(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+def noise(model: nn.Module, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Return random float32 inputs on the CPU on which ``model`` runs.
+
+    They are normal noise; for a model with embeddings, whole numbers that each of these has an entry for.
+    """
+    import torch
+
+    tables = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    entries = [module.num_embeddings for module in model.modules() if isinstance(module, tables)]
+    if entries:
+        return torch.randint(min(entries), tuple(shape), generator=generator).float()
+    return torch.randn(tuple(shape), generator=generator)
+
+
+def example(model: nn.Module, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """Return the same noise each time for floating-point types (zeros make some models fail), zeros for others."""
     import torch
 
     if dtype.is_floating_point:
-        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0)).to(dtype)
+        return noise(model, shape, torch.Generator().manual_seed(0)).to(dtype)
     return torch.zeros(tuple(shape), dtype=dtype)
 
 

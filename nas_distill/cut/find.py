@@ -6,12 +6,12 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import SpaceError, TrainingError, first_line
 from nas_distill.common.layers.calls import Recording, record
 from nas_distill.common.seeds import torch_generator
+from nas_distill.cost.undisturbed import noise
 from nas_distill.cut.atoms import Atoms
 from nas_distill.cut.boundaries import find_blocks
 from nas_distill.cut.graph import read_graph
@@ -47,7 +47,7 @@ def find_plan(
         SpaceError: the network cannot be copied, it fails on such a sample, or what is named is no block.
     """
     copied = _copied(module)
-    x = torch.randn(SAMPLES, *input_shape, generator=torch_generator(0, "cut", "find"))
+    x = noise(copied, (SAMPLES, *input_shape), torch_generator(0, "cut", "find"))
     recording, sums = _record(copied, x if samples is None else samples)
     rewrites = find_rewrites(copied, recording)
     if rewrites or samples is not None:

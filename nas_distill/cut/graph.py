@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from nas_distill.common.device import device_of
 from nas_distill.common.errors import first_line
 from nas_distill.common.layers import logits_of
+from nas_distill.cost.undisturbed import noise
 from nas_distill.cut.atoms import Atom, Atoms
 from nas_distill.cut.opaque import Until, stand_in
 from nas_distill.cut.plan import Side, Whole
@@ -46,7 +47,7 @@ def read_graph(module: nn.Module, input_shape: Sequence[int], until: str | None 
 
     read = module if until is None else Until(module, until)
     device = device_of(module)
-    x = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    x = noise(module, (1, *input_shape), torch.Generator().manual_seed(0)).to(device)
     counts: list[int] = []
 
     def answer(output: Any) -> Tensor:

@@ -16,6 +16,7 @@ from nas_distill.common.errors import first_line
 from nas_distill.common.layers import logits_of, tensor_of
 from nas_distill.common.layers.calls import looking
 from nas_distill.common.seeds import seeded_torch, torch_generator
+from nas_distill.cost.undisturbed import noise
 from nas_distill.cut.norms import Norms
 from nas_distill.cut.plan import Block, Group, Plan
 from nas_distill.cut.scramble import scramble, settling
@@ -83,7 +84,7 @@ class Proof:
         self._blocks = blocks
         self._norms = Norms()
         self._module = scramble(copy.deepcopy(module).cpu().eval().requires_grad_(False), self._generator)
-        self._x = torch.randn(SAMPLES, *input_shape, generator=self._generator)
+        self._x = noise(self._module, (SAMPLES, *input_shape), self._generator)
         self._precision = _SINGLE
         self.seen: dict[str, Seen] = {}
         with settling(self._module, self._generator):

@@ -486,3 +486,25 @@ def test_hugging_face_models():
     ]
     assert [block.droppable for block in plan.blocks] == [True, True]
     assert module(images()).shape == (2, CLASSES)
+
+
+class Tokens(nn.Module):
+    """Reads whole numbers, which samples have as floats: noise is out of its table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.places = nn.Embedding(9, 16), nn.Embedding(5, 16)
+        layer = nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        places = self.places(torch.arange(x.shape[1], device=x.device))
+        return self.head(self.blocks(self.table(x.long()) + places).mean(1))
+
+
+def test_a_network_that_reads_tokens_is_cut():
+    plan = find_plan(Tokens(), (5,))
+    assert [(group.kind, group.size) for group in plan.groups if group.block is None] == [("channels", 16)]
+    assert [block.droppable for block in plan.blocks] == [True, True]
+    assert plan.whole == ()
