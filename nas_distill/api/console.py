@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +28,7 @@ from nas_distill.run.facts import Finalist, Phase
 
 _WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
 _UNITS: dict[str, str] = {
+    Phase.TEACHER_VALIDATION: "samples",
     Phase.TEACHER_STORE: "samples",
     Phase.SURVEY: "candidates",
     Phase.LATENCY: "networks",
@@ -93,8 +93,7 @@ class ConsoleObserver:
 
     def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
         """Print what candidates cost."""
-        seconds = time.monotonic() - self._began
-        self.summary = replace(cost_summary(survey, estimate, pricing, inputs), seconds=seconds)
+        self.summary = cost_summary(survey, estimate, pricing, inputs)
         if not self.quiet:
             self.console.print(cost_table(self.summary))
 

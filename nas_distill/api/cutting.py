@@ -62,6 +62,11 @@ class Cutting:
         """What can be cut from the teacher."""
         return self.findings.plan
 
+    @property
+    def inherits(self) -> bool:
+        """Whether students may begin with weights of the teacher."""
+        return self.config.start != "random"
+
     @cached_property
     def ancestor(self) -> Ancestor:
         """Who gives students their weights; the importance of the teacher's units is measured when first asked."""
@@ -73,7 +78,7 @@ def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[Se
 
     A rate, or another optimiser, that the file spells out stays. With random weights the usual rate does.
     """
-    if cutting is None or cutting.config.start == "random":
+    if cutting is None or not cutting.inherits:
         return config, []
     reconstructed = cutting.config.reconstruct or cutting.config.start == "both"
     rate = RECONSTRUCTED_LR if reconstructed else INHERITED_LR
@@ -96,7 +101,7 @@ def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[Se
 
 def untrained_weights(cutting: Cutting | None) -> Ancestor | None:
     """Return who gives students weights of no order of importance, for what takes as long: nothing is measured."""
-    if cutting is None or cutting.config.start == "random":
+    if cutting is None or not cutting.inherits:
         return None
     module = rewritten(cutting.teacher.module, cutting.plan.rewrites)
     return Ancestor(module, cutting.plan, cutting.data, {}, cutting.config.start, cutting.config.samples)

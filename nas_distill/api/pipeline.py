@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+
+from torch import Tensor
 
 from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, scored
 from nas_distill.api.costing import (
@@ -142,12 +144,16 @@ class Pipeline:
         except NasDistillError:  # told before the teacher looks at the data
             self._leave_nothing(journal)
             raise
-        self._keep_teacher(journal, pricing)
+        with self._phase(journal, Phase.TEACHER_VALIDATION, needed=journal.metadata.teacher is None):
+            self._keep_teacher(journal, pricing)
         signal = self._signal(journal)
         with self._phase(journal, Phase.STEP_TIMING):
             estimate = self.estimate(survey, signal)
         self._keep_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, pricing, self.inputs)
+        if self.inputs.cutting is not None and self.inputs.cutting.inherits:
+            with self._phase(journal, Phase.IMPORTANCE):
+                _ = self.inputs.cutting.ancestor  # measured when first asked for
         assembler = self._assembler(journal, pricing)
         evaluator = self.inputs.evaluator(signal, self.folder)
         search = self.config.search
@@ -213,7 +219,7 @@ class Pipeline:
 
     def _teacher_validation(self) -> float:
         data = self.inputs.data
-        logits = predict_logits(self.inputs.teacher.module, data.inputs("val"))
+        logits = predict_logits(self.inputs.teacher.module, self._counted(data.inputs("val"), len(data.val)))
         found = self.inputs.task.quality(logits, data.labels("val"))
         if found < 0:
             self.observer.note(
@@ -221,6 +227,14 @@ class Pipeline:
                 "outputs in the units of the targets?"
             )
         return found
+
+    def _counted(self, batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
+        """Yield the batches and tell the observer how many of their samples have been worked on."""
+        done = 0
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            self.observer.step(done, total)
 
     def survey(self, pricing: Pricing) -> Survey:
         """Look at the space.

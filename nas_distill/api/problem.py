@@ -101,7 +101,7 @@ class SearchProblem:
 
         ``folder``: of their run, where blocks may have been distilled that they take.
         """
-        if self.cutting is None or self.cutting.config.start == "random":
+        if self.cutting is None or not self.cutting.inherits:
             return self.builder
         weights: InitialWeights = self.cutting.ancestor
         if folder is not None and self.config.search.strategy != "sample":
@@ -176,7 +176,7 @@ def resolve(
             )
         cutting = cut_from(content, config, frozen[0], data, plan, on_phase)
     _check_task(config, data.task, None if cutting is None else cutting.config)
-    if config.search.strategy != "sample" and (cutting is None or cutting.config.start == "random"):
+    if config.search.strategy != "sample" and (cutting is None or not cutting.inherits):
         raise ConfigError(
             f"search.strategy: '{config.search.strategy}' assembles students of the teacher's blocks: take a space "
             "that is cut from the teacher (space: from_teacher) and inherits its weights, or strategy: sample."

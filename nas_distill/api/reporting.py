@@ -72,6 +72,7 @@ def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, inputs: S
         search_seconds=None if estimate.trials is None else estimate.trials / estimate.workers,
         final_seconds=None if estimate.finalists is None else estimate.finalists / estimate.final_workers,
         conditions=latency.conditions.text() if latency is not None else None,
+        seconds=survey.seconds,
     )
 
 

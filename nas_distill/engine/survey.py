@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Survey:
     """Random candidates of a space, cheapest first (by the first cost objective).
 
     ``failures`` are first lines of what builders raised. ``share`` is the share of candidates within all limits,
-    ``shares`` within each.
+    ``shares`` within each; ``seconds`` is the time that looking at them took.
     """
 
     candidates: tuple[Candidate, ...]
@@ -57,6 +57,7 @@ class Survey:
     failures: tuple[str, ...]
     share: float
     shares: dict[str, float]
+    seconds: float = field(compare=False)
 
     @property
     def cheapest(self) -> Candidate:
@@ -130,7 +131,8 @@ def survey_space(
         name: float(np.mean([limit.excess(candidate.costs[name]) == 0 for candidate in found]))
         for name, limit in budget.limits.items()
     }
-    return Survey(tuple(found), tuple(fitting), tuple(failures), len(fitting) / len(found), shares)
+    seconds = time.monotonic() - began
+    return Survey(tuple(found), tuple(fitting), tuple(failures), len(fitting) / len(found), shares, seconds)
 
 
 def typical_seconds(

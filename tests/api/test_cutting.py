@@ -384,6 +384,32 @@ def test_a_budget_that_nothing_fits_is_told_before_the_teacher_looks_at_the_data
         nd.search(teacher=teacher, data=data, space="from_teacher", budget={"flops": 1}, folder=place, **QUICK)
 
 
+def test_what_makes_the_teacher_look_at_data_is_announced_first(
+    teacher: nn.Module, data: nd.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, begun = Listener(), {}
+
+    def noting(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            begun[name] = listener.heard[-1]
+            return function(*arguments, **keywords)
+
+        monkeypatch.setattr(module, name, noted)
+
+    noting(pipeline, "predict_logits")
+    noting(cutting, "make_ancestor")
+    settings = {**QUICK, "trials": 1, "score": {"rungs": [0]}}
+    run = nd.search(
+        teacher=teacher, data=data, space="from_teacher", folder=tmp_path / "run", observer=listener, **settings
+    )
+    validation, importance = "teacher on validation data", "importance of the teacher's units"
+    assert begun == {"predict_logits": validation, "make_ancestor": importance}
+    assert listener.heard[listener.heard.index(validation) + 1] == "step"
+    assert {validation, importance} <= set(run.report().savings.phases)
+
+
 class Fixed(Network):
     """Its code has the width of its stem as a number."""
 
@@ -403,7 +429,7 @@ def test_a_space_of_which_next_to_nothing_fits_is_told_what_helps(teacher: nn.Mo
     found = prepared(teacher, data, {"from_teacher": {"multiple": 4}})
     costs = [Candidate(found.space.largest(), {"flops": float(cost)}) for cost in range(100, 0, -1)]
     budget = Budget.parse({"flops": 1})
-    scarce = Survey(tuple(costs[::-1]), (costs[-1],), (), 0.01, {"flops": 0.01})
+    scarce = Survey(tuple(costs[::-1]), (costs[-1],), (), 0.01, {"flops": 0.01}, 0.1)
     told = str(advise(scarce, budget, found.cutting))
     assert "1.0 % of the candidates" in told
     assert "'multiple' below 4" in told

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PHASES = [
     "latency calibration",
     "survey of the space",
+    "teacher on validation data",
     "teacher store",
     "timing a candidate",
     "search",

@@ -177,6 +177,7 @@ def test_a_survey_that_takes_long_looks_at_fewer_candidates_and_says_how_far_it_
     found = survey_space(big, Pricing(slow), by="flops", seed=0, on_step=lambda *step: told.append(step))
     assert module._FEWEST <= len(found.candidates) < 40
     assert [done for done, _ in told] == list(range(len(found.candidates)))
+    assert found.seconds == 2.0 * len(found.candidates)
     assert survey(big).candidates != found.candidates
 
 
