@@ -21,8 +21,8 @@ _LEAST = 1e-5
 class Gaussian(nn.Module):
     """What a student's feature says of its teacher's: for each channel of the teacher a mean and a variance.
 
-    The mean is three 1x1 convolutions with ReLU between, applied at each place (or token); the variance is one number a
-    channel, softplus(rho) + 1e-5.
+    The mean is three 1x1 convolutions with biases (RepDistiller's have none) and ReLU between them, applied at each
+    place (or token); the variance is one number per channel, softplus(rho) + 1e-5.
     """
 
     def __init__(self, inputs: int, outputs: int, variance: float) -> None:
