@@ -27,12 +27,12 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     teacher = build(width=64, depth=4)
     optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-3)
-    for batch in torch.randperm(1200).repeat(8).split(64):
+    for batch in torch.randperm(1000).repeat(10).split(64):
         optimizer.zero_grad()
         nn.functional.cross_entropy(teacher(x[batch]), y[batch]).backward()
         optimizer.step()
-
-    data = nd.Dataset.from_tensors(x[:1200], y[:1200], val=0.2, test=(x[1200:], y[1200:]), name="digits")
+    held_out = {"val": (x[1000:1200], y[1000:1200]), "test": (x[1200:], y[1200:])}  # unseen by the teacher
+    data = nd.Dataset.from_tensors(x[:1000], y[:1000], **held_out, name="digits")
     space = {"width": [4, 8, 12, 16, 24], "depth": [1, 2, 3]}
     goal = {"budget": {"flops": "5%"}, "trials": 8, "folder": (sys.argv[1:] or ["runs/own_model"])[0]}
     run = nd.search(teacher=teacher, data=data, builder=build, space=space, **goal)
