@@ -16,6 +16,7 @@ from nas_distill.api.observer import Silent
 from nas_distill.api.signals import teacher_signal
 from nas_distill.common.seeds import derive, numpy_rng
 from nas_distill.cost.count import count
+from nas_distill.distill.schedule import Length
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import best_finalist, choose_finalists
@@ -137,8 +138,8 @@ class Rivals:
     def drawn(self) -> list[tuple[Architecture, dict[str, float]]]:
         """Random search's candidates: as many of those within the budget as our training cost pays for."""
         config, space = self._config, self._inputs.space
-        batch = min(config.score.training.batch_size, len(self._inputs.data.train))
-        steps = max(1, round(config.score.training.epochs * (len(self._inputs.data.train) // batch)))
+        training = config.score.training
+        steps = Length(len(self._inputs.data.train), training.batch_size, training.epochs).steps
         rng = numpy_rng(config.seed, "random search")
         found: dict[Architecture, dict[str, float]] = {}
         spent = 0.0

@@ -30,7 +30,6 @@ from nas_distill.cost.count import count
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.losses import Batch, Outputs
-from nas_distill.distill.schedule import warmup_cosine
 from nas_distill.models.resnet import build as build_resnet
 from nas_distill.space import Architecture, NetworkBuilder, load_space
 from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore
@@ -199,9 +198,9 @@ def _pieces(
 
     def schedule_and_seed() -> None:
         distiller._seed_step()
-        rate = warmup_cosine((distiller.step + 0.5) / distiller.total_steps, TRAINING.warmup)
+        distiller._set_rate()
         for group in distiller._optimizer.param_groups:
-            group["lr"] = 1e-9 * rate
+            group["lr"] *= 1e-9  # the weights stay as they are
 
     cases: dict[str, Callable[[], object]] = {
         "look-up": lambda: store.answer("train", index, 0, x).logits,

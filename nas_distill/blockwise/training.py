@@ -12,6 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,15 @@ from nas_distill.blockwise.channels import along, axis_of, by_channel, first_ten
 from nas_distill.blockwise.growing import Ends, grow, kept_channels
 from nas_distill.blockwise.norms import train_norms_alone
 from nas_distill.blockwise.watching import Passage, Watch
-from nas_distill.common.checkpoints import read_state, write_state
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import TrainingError
-from nas_distill.common.seeds import torch_generator
-from nas_distill.config import BlockwiseConfig, OptimizerConfig
+from nas_distill.config import BlockwiseConfig
 from nas_distill.cut.ancestor import Ancestor
 from nas_distill.cut.statistics import anew
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
-from nas_distill.distill.schedule import warmup_cosine
+from nas_distill.distill.loop import TrainingLoop
+from nas_distill.distill.schedule import Length
 
 STATISTICS = 2048
 """Training samples from which means, variances and batch-norm statistics are taken."""
@@ -41,7 +41,6 @@ BATCH = 128
 _SAVE_EVERY = 60.0
 _FLOOR = 0.01
 _EXACT = 1e-6
-_STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,11 @@ class Signal:
     deviation: float
 
 
-class LocalTraining:
+class LocalTraining(TrainingLoop):
     """Alternatives as modules, the teacher that they learn from, and the samples.
 
-    ``identity`` is what a checkpoint must have in common with it. Order of samples and views depend on ``seed`` and the
-    step alone; a training that was saved and loaded gives bit for bit what one without a stop gives (on one kind of
-    machine with one number of threads).
+    ``identity`` is what a checkpoint must have in common with it. Alternatives share an optimiser, which treats each
+    weight by itself, and gradients are bounded for each alternative by itself, so that one does not change another.
 
     Attributes:
         modules: of the alternatives, by key.
@@ -83,21 +81,23 @@ class LocalTraining:
         identity: str = "",
         device: torch.device | str = "cpu",
     ) -> None:
+        self.learning, self.heldout = _split(len(data.train), settings.heldout, seed)
+        super().__init__(
+            data,
+            self.learning,
+            Length(len(self.learning), settings.batch_size, settings.epochs),
+            settings.optimizer,
+            warmup=settings.warmup,
+            seed=seed,
+            order=("blockwise", "order"),
+            device=device,
+        )
         self.identity = identity
         self.alternatives = alternatives
-        self.data = data
         self.settings = settings
-        self.seed = seed
-        self.device = torch.device(device)
-        self.step = 0
-        self.seconds = 0.0
         teacher = copy.deepcopy(ancestor.module).eval().requires_grad_(False)
         self._format = memory_format(teacher)
         self.teacher = place(teacher, self.device, self._format)
-        self.learning, self.heldout = _split(len(data.train), settings.heldout, seed)
-        self.batch_size = min(settings.batch_size, len(self.learning))
-        self._per_epoch = len(self.learning) // self.batch_size
-        self.total_steps = round(settings.epochs * self._per_epoch)
         grown = grow(alternatives, ancestor, seed=seed)
         self.modules = {key: module.to(self.device) for key, module in grown.items()}
         ends = kept_channels(alternatives, ancestor)
@@ -106,7 +106,10 @@ class LocalTraining:
         # What is a slice of the teacher's own block has nothing to learn, and its statistics are right.
         self.changed = [one for one, loss in self._inherited() if not loss < _EXACT]
         self._trained = [one for one in self.changed if any(True for _ in self.modules[one.key].parameters())]
-        self._optimizer = _make_optimizer([self.modules[one.key] for one in self._trained], settings.optimizer)
+        weights = [weight for one in self._trained for weight in self.modules[one.key].parameters()]
+        if not any(weight.requires_grad for weight in weights):
+            weights = [nn.Parameter(torch.zeros(()))]  # an optimiser has one at least
+        self.optimize(weights, apart=True)
 
     @property
     def presented(self) -> int:
@@ -115,24 +118,21 @@ class LocalTraining:
 
     def train(self, folder: Path, on_step: Callable[[int, int], None] | None = None) -> None:
         """Train to the end; saves itself in ``folder`` now and then, and before an error of ``on_step`` passes."""
-        for entry in self._trained:
-            train_norms_alone(self.modules[entry.key])
-        saved = began = time.monotonic()
-        with self.watch() as watch:
-            for index, view in self._schedule():
-                self._train_step(watch, self.batch(index, view))
-                if on_step is not None:
-                    try:
-                        on_step(self.step, self.total_steps)
-                    except BaseException:
-                        self.seconds += time.monotonic() - began
-                        self.save(folder)
-                        raise
-                if time.monotonic() - saved > _SAVE_EVERY:
-                    self.seconds += time.monotonic() - began
+        saved = time.monotonic()
+
+        def after() -> None:
+            nonlocal saved
+            if on_step is not None:
+                try:
+                    on_step(self.step, self.total_steps)
+                except BaseException:
                     self.save(folder)
-                    saved = began = time.monotonic()
-        self.seconds += time.monotonic() - began
+                    raise
+            if time.monotonic() - saved > _SAVE_EVERY:
+                self.save(folder)
+                saved = time.monotonic()
+
+        self.advance(self.total_steps, after)
 
     def settle(self) -> None:
         """Work out the batch-norm statistics of all alternatives anew, by the samples as they are; eval mode."""
@@ -164,73 +164,30 @@ class LocalTraining:
         for index in self.learning[: min(STATISTICS, len(self.learning)) // size * size].split(size):
             yield self.batch(index)
 
-    def save(self, folder: Path) -> None:
-        """Save everything that going on needs; the file is whole or the one before stays.
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        for entry in self._trained:
+            train_norms_alone(self.modules[entry.key])
+        with self.watch() as self._watch:
+            yield
 
-        Raises:
-            StorageError: it cannot be written.
-        """
-        state = {
-            "identity": self.identity,
-            "step": self.step,
-            "seconds": self.seconds,
-            "modules": {key: module.state_dict() for key, module in self.modules.items()},
-            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
-        }
-        write_state(folder / _STATE, state)
-
-    def load(self, folder: Path) -> bool:
-        """Go on from what ``save`` left in ``folder``; False if there is nothing.
-
-        Raises:
-            TrainingError: the file is damaged, or of a training with another identity.
-            StorageError: it cannot be read.
-        """
-        path = folder / _STATE
-        if not path.exists():
-            return False
-        state = read_state(path)
-        if state["identity"] != self.identity:
-            raise TrainingError(
-                f"Checkpoint {path} is of another training (settings, data, teacher or seed have changed); delete it "
-                "to train again from the start."
-            )
-        for key, weights in state["modules"].items():
-            self.modules[key].load_state_dict(weights)
-        if self._optimizer is not None:
-            self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        return True
-
-    def forget(self, folder: Path) -> None:
-        """Delete what ``save`` left."""
-        (folder / _STATE).unlink(missing_ok=True)
-
-    def _schedule(self) -> Iterator[tuple[Tensor, int]]:
-        order, order_of = torch.empty(0, dtype=torch.int64), -1
-        for step in range(self.step, self.total_steps):
-            epoch, position = divmod(step, self._per_epoch)
-            if epoch != order_of:
-                generator = torch_generator(self.seed, "blockwise", "order", epoch)
-                order, order_of = self.learning[torch.randperm(len(self.learning), generator=generator)], epoch
-            yield order[position * self.batch_size :][: self.batch_size], epoch % self.data.views.count
-
-    def _train_step(self, watch: Watch, x: Tensor) -> None:
-        _, passages = watch.run(x)
-        config = self.settings.optimizer
+    def _learn(self, index: Tensor, view: int) -> None:
+        _, passages = self._watch.run(self.batch(index, view))
         for entry, loss in self._losses(self._trained, passages):
             if not bool(torch.isfinite(loss)):
                 continue  # it will not be chosen, having no score; the others go on
-            loss.backward()
-            if config.clip is not None:
-                nn.utils.clip_grad_norm_(self.modules[entry.key].parameters(), config.clip)
-        if self._optimizer is not None:
-            rate = config.lr * warmup_cosine((self.step + 0.5) / self.total_steps, self.settings.warmup)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+            self._backward(loss)
+            self._clip(self.modules[entry.key].parameters())
+
+    def _identity(self) -> str:
+        return self.identity
+
+    def _state(self) -> dict[str, Any]:
+        return {"modules": {key: module.state_dict() for key, module in self.modules.items()}}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for key, weights in state["modules"].items():
+            self.modules[key].load_state_dict(weights)
 
     def _losses(
         self, entries: Sequence[Alternative], passages: Sequence[Passage]
@@ -311,18 +268,3 @@ def _split(samples: int, heldout: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def _to(kept: Tensor | None, device: torch.device) -> Tensor | None:
     return None if kept is None else kept.to(device)
-
-
-def _make_optimizer(modules: list[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer | None:
-    """Return one optimizer of all alternatives; what it does to one does not depend on the others."""
-    weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
-    if not weights:
-        return None
-    groups: list[dict[str, Any]] = [
-        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True)

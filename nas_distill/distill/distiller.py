@@ -1,12 +1,11 @@
-"""The only training loop: teaching, short and full distillation, and training on labels alone."""
+"""Training a network on labels and a teacher's answers: teaching, short and full distillation."""
 
 from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,39 +13,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.checkpoints import read_state, write_state
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.digests import json_digest
 from nas_distill.common.errors import TrainingError, first_line
 from nas_distill.common.layers import Tap
-from nas_distill.common.seeds import derive, seeded_torch, torch_generator
-from nas_distill.config import OptimizerConfig, TrainingConfig
+from nas_distill.common.seeds import seeded_torch
+from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
 from nas_distill.distill.buffers import kept_buffers
 from nas_distill.distill.curriculum import easiest, hardness, share_that_counts
+from nas_distill.distill.loop import TrainingLoop
 from nas_distill.distill.losses import Batch, Outputs, Shapes
 from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
 from nas_distill.distill.pairing import TermPairs, pair_layers
-from nas_distill.distill.schedule import constant, warmup_cosine
+from nas_distill.distill.schedule import Length
 from nas_distill.evaluate.predict import eval_mode, predict_logits
 from nas_distill.tasks import find_task
 from nas_distill.teacher.answer import Answer
 from nas_distill.teacher.signal import TeacherSignal
 
-_STATE = "state.pt"
 _CHECK_EVERY = 20
 
 
-class Distiller:
+class Distiller(TrainingLoop):
     """Trains ``model`` on ``data`` for ``training.epochs``, taught by ``signal`` (None: by the labels alone).
 
     The terms of ``training.loss`` may have learnable parts and memories: they are trained and saved beside the model,
     and are no part of the student. ``loss_sum`` is the loss summed over all steps (Ru et al., 2021, arXiv:2006.04492).
 
-    Order of samples, views and dropout depend on ``seed`` and the step alone, so that stopping at a step, saving,
-    loading elsewhere and going on gives bit for bit what going on without a stop gives (on one kind of machine with one
-    number of threads). The model is trained in place; what counts is ``student()``, its averaged weights.
+    The model is trained in place; what counts is ``student()``, its averaged weights.
 
     Raises:
         TrainingError: the model's logits do not fit the data's classes.
@@ -64,61 +60,29 @@ class Distiller:
         device: torch.device | str = "cpu",
         paths: Sequence[Path] = (),
     ) -> None:
-        self.data = data
+        length = Length(len(data.train), training.batch_size, training.epochs)
+        super().__init__(
+            data,
+            torch.arange(len(data.train)),
+            length,
+            training.optimizer,
+            warmup=training.warmup,
+            decay=training.decay,
+            seed=seed,
+            device=device,
+        )
         self.training = training
         self.signal = signal
-        self.seed = seed
-        self.device = torch.device(device)
-        self.step = 0
-        self.seconds = 0.0
         self.loss_sum = 0.0
+        self._unchecked: list[Tensor] = []
         self._format = memory_format(model)
         self.model = place(model, self.device, self._format)
-        self.batch_size = min(training.batch_size, len(data.train))
-        self.steps_per_epoch = len(data.train) // self.batch_size
-        self.total_steps = max(1, round(training.epochs * self.steps_per_epoch))
         self._check_fit()
         self.averaged = AveragedWeights(self.model, training.ema * self.total_steps)
         self.objective = self._make_objective(paths)
         trained = nn.ModuleList([self.model, self.objective])
         self._weights = [weight for weight in trained.parameters() if weight.requires_grad]
-        self._optimizer = _make_optimizer(trained, training.optimizer)
-        self._autocast_dtype = _autocast_dtype(self.device)
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_dtype == torch.float16)
-
-    def advance(self, to_step: int) -> None:
-        """Train up to optimiser step ``to_step`` (at most ``total_steps``).
-
-        Raises:
-            TrainingError: the loss became NaN or infinite.
-        """
-        to_step = min(to_step, self.total_steps)
-        started = time.perf_counter()
-        self.model.train()
-        self.objective.train()
-        unchecked: list[Tensor] = []
-        with seeded_torch(self.seed, "advance", self.step):
-            for index, view in self._schedule(self.step, to_step):
-                unchecked.append(self._train_step(index, view))
-                if len(unchecked) == _CHECK_EVERY:
-                    self._check_finite(unchecked)
-        self._check_finite(unchecked)
-        self.seconds += time.perf_counter() - started
-
-    @property
-    def epoch(self) -> int:
-        """How many epochs are done or begun."""
-        return -(-self.step // self.steps_per_epoch)
-
-    @property
-    def total_epochs(self) -> int:
-        """How many epochs the training has; the last may be a part of one."""
-        return -(-self.total_steps // self.steps_per_epoch)
-
-    @property
-    def epoch_end(self) -> int:
-        """The optimiser step that ends the epoch that comes next, or is under way."""
-        return min((self.step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.total_steps)
+        self.optimize(self._weights, half=_half_type(self.device))
 
     def by_epoch(self, folder: Path) -> Iterator[float]:
         """Go on from what ``folder`` holds, train to the end, save after each epoch, and yield its quality.
@@ -155,84 +119,45 @@ class Distiller:
         copied = copy.deepcopy(self.averaged.module)
         return place(copied, "cpu", torch.contiguous_format)
 
-    def save(self, folder: Path) -> None:
-        """Save everything that going on needs; the file is whole or the one before stays.
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self.model.train()
+        self.objective.train()
+        yield
+        self._check_finite()
 
-        Raises:
-            StorageError: it cannot be written (the disk is full, say).
-        """
-        state = {
-            "identity": self._identity(),
-            "step": self.step,
-            "seconds": self.seconds,
+    def _learn(self, index: Tensor, view: int) -> None:
+        x, labels = self.data.batch("train", index, view)
+        x, labels = self._place(x), labels.to(self.device, non_blocking=True)
+        answer = None if self.signal is None else self.signal.answer("train", index, view, x)
+        logits = self._forward(x)
+        loss = self._loss(logits, answer, Batch(labels, index, (self.step + 0.5) / self.total_steps, x))
+        self._backward(loss)
+        self._clip(self._weights)
+        self._unchecked.append(loss.detach())
+
+    def _train_step(self, index: Tensor, view: int) -> None:
+        super()._train_step(index, view)
+        self.averaged.update(self.step)
+        if len(self._unchecked) == _CHECK_EVERY:
+            self._check_finite()
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "loss_sum": self.loss_sum,
             "objective": self.objective.state_dict(),
             "model": self.model.state_dict(),
             "averaged": self.averaged.module.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
         }
-        write_state(folder / _STATE, state)
 
-    def load(self, folder: Path) -> bool:
-        """Go on from what ``save`` left in ``folder``; False if there is nothing.
-
-        Raises:
-            TrainingError: the file is damaged, or of a training with other settings, data, teacher or seed.
-            StorageError: it cannot be read.
-        """
-        path = folder / _STATE
-        if not path.exists():
-            return False
-        state = read_state(path)
-        if state["identity"] != self._identity():
-            raise TrainingError(
-                f"Checkpoint {path} is of another training (settings, data, teacher, seed or network have changed); "
-                "delete it to train again from the start."
-            )
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.averaged.module.load_state_dict(state["averaged"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
         self.objective.load_state_dict(state["objective"])
-        self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
-        return True
-
-    def _schedule(self, start: int, stop: int) -> Iterator[tuple[Tensor, int]]:
-        """Yield the batches (places, view) of the steps from ``start`` to ``stop``."""
-        order, order_of = torch.empty(0, dtype=torch.int64), -1
-        for step in range(start, stop):
-            epoch, position = divmod(step, self.steps_per_epoch)
-            if epoch != order_of:
-                generator = torch_generator(self.seed, "order", epoch)
-                order, order_of = torch.randperm(len(self.data.train), generator=generator), epoch
-            yield order[position * self.batch_size :][: self.batch_size], epoch % self.data.views.count
-
-    def _train_step(self, index: Tensor, view: int) -> Tensor:
-        self._seed_step()
-        x, labels = self.data.batch("train", index, view)
-        x, labels = self._place(x), labels.to(self.device, non_blocking=True)
-        answer = None if self.signal is None else self.signal.answer("train", index, view, x)
-        done = (self.step + 0.5) / self.total_steps
-        decay = warmup_cosine if self.training.decay == "cosine" else constant
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.training.optimizer.lr * decay(done, self.training.warmup)
-        logits = self._forward(x)
-        loss = self._loss(logits, answer, Batch(labels, index, done, x))
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        if self.training.optimizer.clip is not None:
-            self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self._weights, self.training.optimizer.clip)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self.step += 1
-        self.averaged.update(self.step)
-        return loss.detach()
+        self.loss_sum = state["loss_sum"]
 
     def _forward(self, x: Tensor) -> Tensor:
-        enabled = self._autocast_dtype is not None
-        precision = torch.autocast(self.device.type, self._autocast_dtype) if enabled else nullcontext()
+        precision = nullcontext() if self.half is None else torch.autocast(self.device.type, self.half)
         with precision, self._tap if self._tap is not None else nullcontext():
             logits: Tensor = self.model(x)
         return logits.float()
@@ -289,29 +214,22 @@ class Distiller:
         with seeded_torch(self.seed, "objective"):
             return Objective(terms, shapes).to(self.device)
 
-    def _seed_step(self) -> None:
-        seed = derive(self.seed, "step", self.step)
-        if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed asks after every other device too
-        else:
-            torch.manual_seed(seed)
-
     def _place(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
             return x.to(self.device, memory_format=self._format, non_blocking=True)
         return x.to(self.device, non_blocking=True)
 
-    def _check_finite(self, losses: list[Tensor]) -> None:
+    def _check_finite(self) -> None:
         # Looked at in groups, since each look waits for the device; added one by one in double precision, so that the
         # sum does not depend on where a training was stopped.
-        for loss in torch.stack(losses).tolist() if losses else ():
+        for loss in torch.stack(self._unchecked).tolist() if self._unchecked else ():
             self.loss_sum += loss
         if not math.isfinite(self.loss_sum):
             raise TrainingError(
                 f"The loss became NaN or infinite by step {self.step} of {self.total_steps}; a lower learning rate or "
                 "gradient clipping may help."
             )
-        losses.clear()
+        self._unchecked.clear()
 
     def _check_fit(self) -> None:
         classes, task = self.data.num_classes, self.data.task
@@ -349,32 +267,7 @@ class Distiller:
         return json_digest(parts)
 
 
-def _make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Weight decay is for matrices and filters; norms and biases are left free of it."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise TrainingError("The student has no weights to train.")
-    fused = all(_fusible(weight) for weight in weights) or None  # None leaves the choice to torch
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
-
-
-def _fusible(weight: Tensor) -> bool:
-    """Say whether one kernel may update it with all others, which on a CPU takes a sixth of the time.
-
-    That kernel walks weight and gradient as they lie in memory, and only of dense weights do the gradients lie alike.
-    """
-    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
-    return dense and weight.is_floating_point() and weight.device.type in ("cpu", "cuda")
-
-
-def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+def _half_type(device: torch.device) -> torch.dtype | None:
     """Half precision pays on CUDA alone; bfloat16 where the device has it, since it needs no loss scaling."""
     if device.type != "cuda":
         return None

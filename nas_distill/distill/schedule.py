@@ -1,8 +1,50 @@
-"""The learning rate over a training, as a function of the share of the budget that is done."""
+"""The length of a training in steps, and factors on learning rate and weights by the share of it that is done."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Length:
+    """The steps of a training of ``epochs`` passes over ``samples``, in batches of ``batch_size``.
+
+    Batches are whole: in each pass, the samples that fill no batch are left out. A training of any length has a step.
+    """
+
+    samples: int
+    batch_size: int
+    epochs: float
+
+    @property
+    def batch(self) -> int:
+        """Samples of a step: all there are, where a batch asks for more."""
+        return min(self.batch_size, self.samples)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of one pass."""
+        return self.samples // self.batch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return _at_least_one(self.epochs * self.per_epoch)
+
+    def at(self, share: float) -> int:
+        """Return the step that ends ``share`` of the training; any share above 0 has a step."""
+        return _at_least_one(share * self.steps)
+
+
+def epochs_begun(epochs: float) -> int:
+    """Return how many passes have begun by ``epochs``: a part of one counts as one, a billionth of one does not."""
+    return math.ceil(epochs - 1e-9)
+
+
+def rate_factor(done: float, warmup: float, decay: str) -> float:
+    """Return the factor on the learning rate, in [0, 1]; ``decay`` is ``cosine`` or ``constant``."""
+    return warmup_cosine(done, warmup) if decay == "cosine" else constant(done, warmup)
 
 
 def warmup_cosine(done: float, warmup: float) -> float:
@@ -34,3 +76,7 @@ def ramp(done: float, start: float, stop: float, warmup: float) -> float:
     if done < start or (stop < 1 and done >= stop):
         return 0.0
     return min(1.0, (done - start) / warmup) if warmup else 1.0
+
+
+def _at_least_one(steps: float) -> int:
+    return max(int(steps > 0), round(steps))

@@ -58,7 +58,7 @@ class StudentRun:
         )
         self._distiller.load(work.checkpoint)
         # Rungs so close together that they end at one step are told one after the other, without training.
-        self._stops = [max(int(share > 0), round(share * self._distiller.total_steps)) for share in work.rungs]
+        self._stops = [self._distiller.length.at(share) for share in work.rungs]
         # What was reached last may have died before it was reported; reporting it twice is harmless.
         reached = max((stop for stop in self._stops if stop <= self._distiller.step), default=self._stops[0])
         self._next = self._stops.index(reached)

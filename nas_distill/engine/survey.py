@@ -15,6 +15,7 @@ from nas_distill.common.seeds import numpy_rng
 from nas_distill.config import SearchFile, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
+from nas_distill.distill.schedule import Length
 from nas_distill.engine.backends import choose_backend
 from nas_distill.engine.child import CallError, CallTimeoutError, Child
 from nas_distill.engine.pricing import Pricing
@@ -322,5 +323,5 @@ def trial_limit(config: SearchFile, data: Dataset, step: float | None = None, sp
     return limit
 
 
-def _steps(training: TrainingConfig, data: Dataset) -> float:
-    return training.epochs * (len(data.train) // min(training.batch_size, len(data.train)))
+def _steps(training: TrainingConfig, data: Dataset) -> int:
+    return Length(len(data.train), training.batch_size, training.epochs).steps

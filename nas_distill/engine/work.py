@@ -6,13 +6,13 @@ it decides nothing. An evaluator trains one piece of work, rung by rung; it know
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from nas_distill.config import TrainingConfig
+from nas_distill.distill.schedule import epochs_begun
 from nas_distill.export.provenance import Provenance
 from nas_distill.space import Architecture
 
@@ -151,4 +151,4 @@ def epoch_rungs(epochs: float) -> tuple[float, ...]:
 
     Every epoch but the last is whole; the last is what is left of ``epochs``, as in ``Distiller.by_epoch``.
     """
-    return tuple(min(1.0, (epoch + 1) / epochs) for epoch in range(max(1, math.ceil(epochs - 1e-9))))
+    return tuple(min(1.0, (epoch + 1) / epochs) for epoch in range(max(1, epochs_begun(epochs))))

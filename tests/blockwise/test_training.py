@@ -42,7 +42,7 @@ def test_an_alternative_learns_as_a_plain_hand_written_loop_teaches_it(make_trai
         [{"params": decayed, "weight_decay": 5e-4}, {"params": free, "weight_decay": 0.0}],
         lr=0.02, momentum=0.5, nesterov=True,
     )  # fmt: skip
-    steps = list(training._schedule())
+    steps = list(training._batches(training.total_steps))
     for step, (index, view) in enumerate(steps):
         x = training.data.batch("train", index, view)[0]
         teacher = residual.ancestor.module

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nas_distill.config import OptimizerConfig
-from nas_distill.distill.distiller import _make_optimizer
+from nas_distill.distill.loop import make_optimizer
 
 CONFIGS = {
     "sgd": OptimizerConfig(name="sgd", lr=0.1),
@@ -58,7 +58,7 @@ def by_hand(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
 def test_updates_are_those_of_the_plain_loop_in_any_memory_layout(build, shape, config) -> None:
     model, twin = build(), build()  # not a copy, which would lay a strided weight out anew
     before = copy.deepcopy(model.state_dict())
-    optimizers = _make_optimizer(model, config), by_hand(twin, config)
+    optimizers = make_optimizer(model.parameters(), config), by_hand(twin, config)
     generator = torch.Generator().manual_seed(1)
     for _ in range(4):
         x = torch.randn(shape, generator=generator)
@@ -72,6 +72,6 @@ def test_updates_are_those_of_the_plain_loop_in_any_memory_layout(build, shape, 
 
 
 def test_dense_weights_share_one_kernel() -> None:
-    groups = _make_optimizer(convolutions(), CONFIGS["sgd"]).param_groups
+    groups = make_optimizer(convolutions().parameters(), CONFIGS["sgd"]).param_groups
     assert all(group["fused"] for group in groups)
-    assert not any(group["fused"] for group in _make_optimizer(Strided(), CONFIGS["sgd"]).param_groups)
+    assert not any(group["fused"] for group in make_optimizer(Strided().parameters(), CONFIGS["sgd"]).param_groups)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.distill.schedule import warmup_cosine
+from nas_distill.distill.schedule import Length, epochs_begun, warmup_cosine
 
 
 def test_points_of_the_curve():
@@ -41,3 +41,21 @@ def test_it_does_its_whole_course_in_a_budget_of_any_length(steps, warmup):
     if steps >= 10:
         assert max(rates) > 0.95
         assert rates[-1] < 0.03
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "epochs", "per_epoch", "steps"),
+    [(48, 8, 4, 6, 24), (48, 20, 2, 2, 4), (48, 1000, 2, 1, 2), (48, 8, 0.001, 6, 1), (48, 8, 0, 6, 0)],
+)
+def test_a_length_is_of_whole_batches_and_no_training_is_without_a_step(samples, batch, epochs, per_epoch, steps):
+    length = Length(samples, batch, epochs)
+    assert (length.per_epoch, length.steps, length.at(1.0)) == (per_epoch, steps, steps)
+    assert length.at(0.0) == 0
+    assert length.at(1e-9) == min(1, steps)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "begun"), [(0, 0), (0.2, 1), (1, 1), (1 + 1e-12, 1), (1.01, 2), (0.1 + 0.2, 1), (3 * 1.1 / 1.1, 3)]
+)
+def test_a_part_of_an_epoch_counts_as_one(epochs, begun):
+    assert epochs_begun(epochs) == begun
