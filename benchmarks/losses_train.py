@@ -29,8 +29,7 @@ from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.common.seeds import derive
 from nas_distill.config import CurriculumConfig, TeacherSource
 from nas_distill.data import Dataset
-from nas_distill.distill.objective import find_terms
-from nas_distill.distill.pairing import teacher_features
+from nas_distill.distill.terms import LossTerms
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Evaluator, Work
@@ -85,8 +84,8 @@ class Trainings:
 
     def features(self, case: Case) -> tuple[Feature, ...]:
         """Return which of the shipped teacher's layers a case reads."""
-        x, _ = self.data.batch("val", torch.arange(3))
-        return teacher_features(find_terms(case.loss), self.shipped.module, x) if case.taught else ()
+        terms = LossTerms.of(case.loss, task=self.data.task)
+        return terms.features(self.shipped.module, self.data) if case.taught else ()
 
     def signal(self, case: Case) -> TeacherSignal:
         """Return the store of what the case reads, or the live teacher where that is too large to store."""

@@ -28,7 +28,7 @@ from nas_distill.cost.recorder import attends
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
-from nas_distill.distill.objective import Term, find_terms
+from nas_distill.distill.terms import LossTerms
 from nas_distill.engine.candidates import Candidates
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.run.folder import RunFolder
@@ -76,9 +76,9 @@ class SearchProblem:
         """What networks tell of a sample: its label check, quality, losses and evaluation."""
         return find_task(self.data.task)
 
-    def terms(self, training: TrainingConfig) -> list[Term]:
+    def terms(self, training: TrainingConfig) -> LossTerms:
         """Return the loss terms of one of its trainings, found and checked."""
-        return find_terms(training.loss, paths=self.paths, task=self.data.task)
+        return LossTerms.of(training.loss, task=self.data.task, paths=self.paths)
 
     @property
     def base(self) -> Path:
@@ -160,7 +160,7 @@ def resolve(
         data = as_dataset(data, val=config.data.val, views=views, task=config.data.task, seed=config.seed)
     config = with_default_losses(config, data.task)
     for section in ("score", "final"):
-        find_terms(getattr(config, section).training.loss, where=f"{section}.loss", paths=paths, task=data.task)
+        LossTerms.of(getattr(config, section).training.loss, task=data.task, where=f"{section}.loss", paths=paths)
     if teacher is None:
         frozen = [_load_teacher(source, data, paths) for source in (config.teacher, *config.teacher.others)]
     else:

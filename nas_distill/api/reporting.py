@@ -257,7 +257,7 @@ def card_facts(folder: RunFolder, metadata: RunMetadata, inputs: SearchProblem) 
         normalisation=data.normalisation(),
         teacher_fingerprint=inputs.teacher.fingerprint,
         training={
-            "loss": " + ".join(_term(term) for term in inputs.terms(training)),
+            "loss": " + ".join(_term(term) for term in inputs.terms(training).terms),
             "length": f"{training.epochs:g} epochs, batches of {training.batch_size}",
             "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {training.warmup:g}, "
             + ("cosine to 0)" if training.decay == "cosine" else "then constant)"),

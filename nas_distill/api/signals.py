@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from nas_distill.api.observer import Observer
@@ -13,8 +12,7 @@ from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BuildError, TrainingError
 from nas_distill.common.layers import describe_pairs
 from nas_distill.config import TrainingConfig
-from nas_distill.distill.objective import Term
-from nas_distill.distill.pairing import pair_layers, teacher_features
+from nas_distill.distill.terms import LossTerms, few
 from nas_distill.engine.candidates import Candidates
 from nas_distill.report import words
 from nas_distill.run.folder import RunFolder
@@ -30,17 +28,6 @@ def store_root(inputs: SearchProblem, folder: RunFolder) -> Path:
     return folder.path.parent / ".teacher-store" if given is None else inputs.base / Path(given).expanduser()
 
 
-def _features(inputs: SearchProblem, trainings: Sequence[TrainingConfig]) -> tuple[Feature, ...]:
-    """Return what the terms of ``trainings`` ask the teacher for."""
-    terms = [term for training in trainings for term in inputs.terms(training)]
-    return teacher_features(terms, inputs.teacher.module, _samples(inputs))
-
-
-def _samples(inputs: SearchProblem) -> Tensor:
-    data = inputs.data
-    return data.batch("val", torch.arange(min(3, len(data.val))))[0]
-
-
 def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
     """Say which layers the terms of both losses compare in the space's smallest student, a sentence a term.
 
@@ -49,15 +36,15 @@ def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
     Raises:
         TrainingError: a term finds nothing to compare in it.
     """
-    config, x = inputs.config, _samples(inputs)
+    config, data = inputs.config, inputs.data
     said: dict[str, None] = {}
     for training in (config.score.training, config.final.training):
-        terms = inputs.terms(training)
-        if all(term.spec.layers == "none" for term in terms):
+        loss = inputs.terms(training)
+        if not loss.compares:
             continue
-        features = teacher_features(terms, inputs.teacher.module, x)
+        features = loss.features(inputs.teacher.module, data)
         try:
-            rows, error = candidates.look(inputs.space.smallest(), _compared, terms, features, x)
+            rows, error = candidates.look(inputs.space.smallest(), _compared, loss, features, few(data))
         except BuildError:  # it fails when its turn comes
             continue
         if error is not None:
@@ -67,40 +54,40 @@ def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
 
 
 def _compared(
-    student: nn.Module, terms: Sequence[Term], features: Sequence[Feature], x: Tensor
+    student: nn.Module, loss: LossTerms, features: Sequence[Feature], x: Tensor
 ) -> tuple[list[tuple[str, str]], str | None]:
     """Return which layers each term compares in a student, or why one finds nothing to compare."""
-    rows = []
     try:
-        for term in terms:
-            pairs = pair_layers(term, student, features, x).pairs
-            if pairs:
-                described = "; ".join(f"{ours} from {theirs}" for ours, theirs in describe_pairs(pairs))
-                rows.append((term.config.name, described))
+        reads = loss.pairs(student, features, x)
     except TrainingError as error:
         return [], str(error)
-    return rows, None
+    return [
+        (term.config.name, "; ".join(f"{ours} from {theirs}" for ours, theirs in describe_pairs(read.pairs)))
+        for term, read in zip(loss.terms, reads)
+        if read.pairs
+    ], None
 
 
-def store_contents(inputs: SearchProblem, *trainings: TrainingConfig) -> Contents:
-    """Return what a store of the teacher's answers keeps for ``trainings``."""
-    return Contents(_features(inputs, trainings), inputs.config.teacher.top_k)
+def store_contents(inputs: SearchProblem, training: TrainingConfig, *others: TrainingConfig) -> Contents:
+    """Return what a store of the teacher's answers keeps for trainings."""
+    loss = sum(map(inputs.terms, others), inputs.terms(training))
+    return Contents(loss.features(inputs.teacher.module, inputs.data), inputs.config.teacher.top_k)
 
 
 def teacher_signal(
-    inputs: SearchProblem, folder: RunFolder, observer: Observer, *trainings: TrainingConfig
+    inputs: SearchProblem, folder: RunFolder, observer: Observer, training: TrainingConfig, *others: TrainingConfig
 ) -> TeacherSignal:
-    """Return the signal of the teacher, or of all teachers, that tells all that ``trainings`` read.
+    """Return the signal of the teacher, or of all teachers, that tells all that trainings read.
 
     Whether it is stored is as the search file and their losses want it; stores are built if need be.
     """
-    signal = _signal(inputs, inputs.teacher, store_contents(inputs, *trainings), folder, observer)
+    signal = _signal(inputs, inputs.teacher, store_contents(inputs, training, *others), folder, observer)
     if not inputs.others:
         return signal
     plain = Contents(top_k=inputs.config.teacher.top_k)
-    others = [_signal(inputs, teacher, plain, folder, observer) for teacher in inputs.others]
+    further = [_signal(inputs, teacher, plain, folder, observer) for teacher in inputs.others]
     combine = inputs.config.teacher.combine
-    return CombinedSignal([signal, *others], inputs.data, by=combine.by, temperature=combine.temperature)
+    return CombinedSignal([signal, *further], inputs.data, by=combine.by, temperature=combine.temperature)
 
 
 def _signal(
@@ -110,11 +97,10 @@ def _signal(
     config = inputs.config.teacher
     if config.signal == "live":
         return LiveSignal(teacher, features=features)
-    full = [feature.layer.name for feature in features if feature.reduction == "full"]
-    if full:
+    if contents.too_large:
         observer.note(
-            f"A loss reads whole layers of the teacher ({', '.join(full)}), which are too large to store: the teacher "
-            "runs beside each student, which makes a step several times as long."
+            f"A loss reads whole layers of the teacher ({', '.join(contents.too_large)}), which are too large to "
+            "store: the teacher runs beside each student, which makes a step several times as long."
         )
         return LiveSignal(teacher, features=features)
     if features or config.top_k is not None:

@@ -15,15 +15,12 @@ from nas_distill.common.digests import json_digest
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, RunError
 from nas_distill.common.seeds import derive
-from nas_distill.config import TrainingConfig
 from nas_distill.distill import Distiller
-from nas_distill.distill.objective import find_terms
 from nas_distill.distill.peers import PeerSignal, advance_together, introduce
 from nas_distill.engine.evaluator import write_student
 from nas_distill.engine.finalists import recipe_of
 from nas_distill.export.provenance import Provenance
 from nas_distill.run.records import TrialRecord
-from nas_distill.tasks import find_task
 
 
 def distill_together(
@@ -36,7 +33,12 @@ def distill_together(
     training = run.final_training(epochs, changes, source="distill_together(...)")
     mark = f"together-{json_digest([sorted(numbers), training.model_dump(mode='json')], 8)}"
     inputs = run.inputs
-    temperature = _temperature(training, inputs.data.task)
+    temperature = inputs.terms(training).temperature
+    if temperature is None:
+        raise ConfigError(
+            f"distill_together(...): the loss has no term '{inputs.task.answers_loss}', by which peers teach each "
+            "other."
+        )
     with disk_errors(run.folder.path):
         teacher = teacher_signal(inputs, run.folder, observer, training)
         signals = [PeerSignal(teacher, temperature, inputs.data.task) for _ in trials]
@@ -91,15 +93,3 @@ def distill_together(
     for folder in checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
     return [Student(run, trial, key) for trial, key in zip(trials, keys)]
-
-
-def _temperature(training: TrainingConfig, task: str) -> float:
-    """Return that of the term by which peers teach each other; values of a regression have none, so 1."""
-    name = find_task(task).answers_loss
-    term = next((term for term in training.loss if term.name == name), None)
-    if term is None:
-        raise ConfigError(f"distill_together(...): the loss has no term '{name}', by which peers teach each other.")
-    (found,) = find_terms([term.model_copy(update={"weight": 1.0})])
-    given = found.options.get("temperature", 1.0)
-    assert isinstance(given, float)
-    return given

@@ -25,9 +25,10 @@ from nas_distill.distill.buffers import kept_buffers
 from nas_distill.distill.curriculum import easiest, hardness, share_that_counts
 from nas_distill.distill.loop import TrainingLoop
 from nas_distill.distill.losses import Batch, Outputs, Shapes
-from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
-from nas_distill.distill.pairing import TermPairs, pair_layers
+from nas_distill.distill.objective import Objective
+from nas_distill.distill.pairing import TermPairs
 from nas_distill.distill.schedule import Length
+from nas_distill.distill.terms import LossTerms, few
 from nas_distill.evaluate.predict import eval_mode, predict_logits
 from nas_distill.tasks import find_task
 from nas_distill.teacher.answer import Answer
@@ -199,20 +200,15 @@ class Distiller(TrainingLoop):
 
     def _make_objective(self, paths: Sequence[Path]) -> Objective:
         """Find the terms, the layers that they compare in this student, and make their learnable parts."""
-        task = self.data.task
-        if self.signal is None:
-            terms = on_labels_alone(find_terms(self.training.loss, paths=paths), task)
-        else:
-            terms = find_terms(self.training.loss, paths=paths, task=task)
-        features = () if self.signal is None else self.signal.features
-        x = self._place(self.data.batch("val", torch.arange(min(3, len(self.data.val))))[0])
-        self._reads = [pair_layers(term, self.model, features, x) for term in terms]
+        signal = self.signal
+        loss = LossTerms.of(self.training.loss, task=self.data.task, paths=paths, taught=signal is not None)
+        self._reads = loss.pairs(self.model, () if signal is None else signal.features, self._place(few(self.data)))
         names = [name for read in self._reads for name in read.student]
         self._tap = Tap(self.model, names) if names else None
         sizes = self.data.num_classes, len(self.data.train), self.total_steps
         shapes = [Shapes(*sizes, read.shapes, self.data.input_shape) for read in self._reads]
         with seeded_torch(self.seed, "objective"):
-            return Objective(terms, shapes).to(self.device)
+            return Objective(loss.terms, shapes).to(self.device)
 
     def _place(self, x: Tensor) -> Tensor:
         if x.dim() == 4:

@@ -266,10 +266,9 @@ def check_contents(contents: Contents, num_classes: int, task: str = "classifica
         raise TeacherError(
             f"teacher.top_k is {contents.top_k}; of {num_classes} classes a store keeps from 1 to {num_classes - 1}."
         )
-    full = [feature.layer.name for feature in contents.features if feature.reduction == "full"]
-    if full:
+    if contents.too_large:
         raise TeacherError(
-            f"Layer '{full[0]}' is asked for in full, which is too large to store; the teacher runs live."
+            f"Layer '{contents.too_large[0]}' is asked for in full, which is too large to store; the teacher runs live."
         )
 
 

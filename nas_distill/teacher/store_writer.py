@@ -63,6 +63,11 @@ class Contents:
     features: tuple[Feature, ...] = ()
     top_k: int | None = None
 
+    @property
+    def too_large(self) -> tuple[str, ...]:
+        """The layers that are asked for as they are, which is too much to store: the teacher has to run live."""
+        return tuple(feature.layer.name for feature in self.features if feature.reduction == "full")
+
     def records(self, num_classes: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Return what is kept of a sample: name -> (shape, type)."""
         kept: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
