@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from nas_distill.api.updating import Update, update_student
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, ExportError
 from nas_distill.common.files import atomic_path
+from nas_distill.common.quiet import quiet
 from nas_distill.data import Dataset
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.provenance import Provenance, read_provenance
@@ -147,8 +147,7 @@ class Student:
                 with atomic_path(target) as temporary:
                     shutil.copyfile(made, temporary)
             return known.model_dump(mode="json")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a graph cannot be trained, and is not to be
+        with quiet():  # torch warns that a graph cannot be trained, and it is not to be
             module = self.module
         made_now = export_loaded(module, load_spec(self.folder), run.config, target, task=run.task)
         return {**made_now.model_dump(mode="json"), "samples": "random"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from nas_distill.blockwise.alternatives import Alternative, Alternatives, find_a
 from nas_distill.blockwise.costs import CostTable, count_costs
 from nas_distill.blockwise.scoring import Score, score_block, score_width
 from nas_distill.blockwise.training import LocalTraining
+from nas_distill.common.device import torch_threads
 from nas_distill.common.digests import json_digest, module_digest
 from nas_distill.common.errors import RunError, StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path, write_json
@@ -181,7 +181,7 @@ def build_library(
         return library
     if on_begin is not None:
         on_begin(len(alternatives.entries))
-    with _one_thread():
+    with torch_threads(1):
         training = LocalTraining(alternatives, ancestor, data, settings, seed=seed, identity=identity, device=device)
         training.load(folder)
         total = training.total_steps + len(alternatives.plan.blocks)
@@ -269,13 +269,3 @@ def _identity(
         [FORMAT, seed, data.fingerprint, data.views.recipe()],
     ]
     return json_digest(parts)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

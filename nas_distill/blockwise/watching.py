@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from nas_distill.blockwise.channels import first_tensor
 from nas_distill.common.errors import SpaceError
-from nas_distill.common.layers.fast_path import has_fast_path, hold_fast_path, release_fast_path
+from nas_distill.common.layers.hooks import Hooks
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class Watch:
         self._given: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {}
         self._output: dict[str, Any] = {}
         self._made: dict[str, Tensor] = {}
-        self._fusible = has_fast_path(module)
-        self._handles: list[RemovableHandle] = []
+        self._hooks = Hooks(module)
 
     @torch.no_grad()
     def run(self, x: Tensor) -> tuple[Tensor, list[Passage]]:
@@ -59,22 +57,17 @@ class Watch:
         return logits, [self._passage(name) for name in self._blocks]
 
     def __enter__(self) -> Watch:
-        if self._fusible:
-            hold_fast_path()
+        self._hooks.__enter__()
         for name in self._blocks:
             block = self._module.get_submodule(name)
-            self._handles.append(block.register_forward_pre_hook(self._before(name), with_kwargs=True))
-            self._handles.append(block.register_forward_hook(self._after(name)))
+            self._hooks.before(block, self._before(name))
+            self._hooks.after(block, self._after(name))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        if self._fusible:
-            release_fast_path()
+        self._hooks.__exit__(kind, error, trace)
 
     def _before(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
@@ -89,7 +82,7 @@ class Watch:
         return hook
 
     def _after(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
             self._made[name] = first_tensor(output, name).clone()
             self._output[name] = output
 

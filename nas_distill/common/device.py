@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -41,6 +44,17 @@ def memory_format(module: nn.Module) -> torch.memory_format:
 def device_of(module: nn.Module) -> torch.device:
     """Return where a module's weights are; the CPU for one without any."""
     return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run a block with ``count`` threads for torch's operations on the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def place(module: nn.Module, device: torch.device | str, layout: torch.memory_format) -> nn.Module:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas_distill.cost.undisturbed import device_of, example, input_dtype, quiet, undisturbed
+from nas_distill.common.quiet import quiet
+from nas_distill.cost.undisturbed import device_of, example, input_dtype, undisturbed
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ def fvcore_flops(
     so ``count`` is higher where a model has any. Normalisation, interpolation and pooling count 0 here, as in
     ``count``; fvcore itself gives them a few operations per element. The model is left as it was.
     """
-    with undisturbed(model), quiet():
+    with undisturbed(model), quiet(prints=False):
         from fvcore.nn import FlopCountAnalysis
 
         data = example(model, (1, *input_shape), input_dtype(model, dtype)).to(device_of(model))

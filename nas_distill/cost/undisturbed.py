@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nas_distill.common.errors import BuildError
+from nas_distill.common.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -95,8 +94,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     import torch
 
+    from nas_distill.common.layers.fast_path import unfused
+    from nas_distill.common.modules import eval_mode
+
     modules = list(model.modules())
-    modes = [module.training for module in modules]
     buffers = [dict(module._buffers) for module in modules]
     values = [
         (tensor, tensor._version, tensor.detach().clone())
@@ -106,37 +107,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     ]
     device = device_of(model)
     devices = [device] if device.type == "cuda" else []
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with quiet(), torch.random.fork_rng(devices), torch.no_grad():
+    silence = quiet(prints=False)
+    with silence, torch.random.fork_rng(devices), torch.no_grad(), unfused(model), eval_mode(model):
         try:
-            torch.backends.mha.set_fastpath_enabled(False)
-            for module in modules:
-                module.training = False  # not .eval(): a model may override train() to do more than set the flag
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
-            for module, mode, held in zip(modules, modes, buffers):
-                module.training = mode
+            for module, held in zip(modules, buffers):
                 for name, tensor in held.items():
                     if module._buffers[name] is not tensor:
                         module._buffers[name] = tensor
             for tensor, version, value in values:
                 if tensor._version != version:
                     tensor.copy_(value)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back warnings and the log lines of torch, ONNX and fvcore; errors still raise."""
-    names = ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "fvcore")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL + 1)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 
-from nas_distill.common.layers.fast_path import hold_fast_path, release_fast_path
+from nas_distill.common.layers.hooks import Hooks
 from nas_distill.cut.plan import Slot
 from nas_distill.cut.weights import parts_of
 
@@ -88,18 +88,10 @@ class GatedNetwork:
     def _look(self, example: Tensor, names: set[str]) -> tuple[torch.Size, set[str]]:
         """Return the shape of one sample's output, and those of the named modules that are called."""
         called: set[str] = set()
-        handles = [
-            self._module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.add(name))
-            for name in names
-        ]
-        hold_fast_path()
-        try:
-            with torch.no_grad():
-                return self._module(example).shape[1:], called
-        finally:
-            release_fast_path()
-            for handle in handles:
-                handle.remove()
+        with torch.no_grad(), Hooks(self._module) as hooks:
+            for name in names:
+                hooks.before(self._module.get_submodule(name), lambda *_, name=name: called.add(name))
+            return self._module(example).shape[1:], called
 
     @contextmanager
     def _hooked(self) -> Iterator[Callable[[Gates, Tensor, Tensor], Tensor]]:
@@ -125,22 +117,14 @@ class GatedNetwork:
             changed = {key: gate(value) if key in inputs else value for key, value in kwargs.items()}
             return (*(gate(one) for one in args[: len(inputs)]), *args[len(inputs) :]), changed
 
-        handles = []
-        hold_fast_path()
-        try:
+        with Hooks(self._module) as hooks:
             for name in self._on_inputs:
 
                 def before(layer: nn.Module, args: Any, kwargs: Any, name: str = name) -> tuple[Any, Any]:
                     return hook(layer, args, kwargs, name)
 
-                layer = self._module.get_submodule(name)
-                handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+                hooks.before(self._module.get_submodule(name), before)
             yield along
-        finally:
-            release_fast_path()
-            current.clear()
-            for handle in handles:
-                handle.remove()
 
     def _gated_weight(self, name: str, gates: Gates) -> Tensor:
         weight: Tensor = self._module.get_parameter(name).detach()

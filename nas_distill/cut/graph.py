@@ -6,9 +6,6 @@ as acting on each element alone, so what is read from it is a proposal: ``cut/pr
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from nas_distill.common.device import device_of
 from nas_distill.common.errors import first_line
 from nas_distill.common.layers import logits_of
+from nas_distill.common.quiet import quiet
 from nas_distill.cost.undisturbed import noise
 from nas_distill.cut.atoms import Atom, Atoms
 from nas_distill.cut.opaque import Until, stand_in
@@ -55,8 +53,7 @@ def read_graph(module: nn.Module, input_shape: Sequence[int], until: str | None 
         counts.append(logits.shape[-1])
         return logits
 
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), torch.enable_grad():
         graph = torch_pruning.DependencyGraph().build_dependency(
             read, example_inputs=(x,), output_transform=answer, verbose=False
         )

@@ -9,6 +9,7 @@ from torch import nn
 
 from nas_distill.common.device import device_of
 from nas_distill.common.layers.calls import looking
+from nas_distill.common.layers.hooks import Hooks
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
 
@@ -31,18 +32,13 @@ def show_inputs(module: nn.Module, data: Dataset, samples: int, watchers: Iterab
             whether they are passed by position or by name.
     """
     device = device_of(module)
-    handles = []
-    try:
+    with looking(module), Hooks() as hooks:
         for name, watcher in watchers:
 
             def hook(layer: nn.Module, args: Any, kwargs: Any, watcher: Watcher = watcher) -> None:
                 names = ("query", "key", "value") if isinstance(layer, nn.MultiheadAttention) else ("input",)
                 watcher(layer, (*args[: len(names)], *(kwargs[key] for key in names[len(args) :] if key in kwargs)))
 
-            handles.append(module.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
-        with looking(module):
-            for index in draw_places(len(data.train), samples).split(BATCH):
-                module(data.batch("train", index)[0].to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
+            hooks.before(module.get_submodule(name), hook)
+        for index in draw_places(len(data.train), samples).split(BATCH):
+            module(data.batch("train", index)[0].to(device))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.layers import tensor_of
+from nas_distill.common.layers.hooks import Hooks
 from nas_distill.common.seeds import seeded_torch
 
 Read = TypeVar("Read")
@@ -68,13 +69,12 @@ class Until(nn.Module):
         def stop(part: nn.Module, args: Any, kwargs: Any) -> None:
             raise _ReachedError(tensor_of((args, kwargs)))
 
-        handle = self.module.get_submodule(self.name).register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            self.module(x)
-        except _ReachedError as reached:
-            return reached.tensor
-        finally:
-            handle.remove()
+        with Hooks() as hooks:
+            hooks.before(self.module.get_submodule(self.name), stop)
+            try:
+                self.module(x)
+            except _ReachedError as reached:
+                return reached.tensor
         raise ValueError(f"the network does not call '{self.name}'")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nas_distill.common.errors import first_line
 from nas_distill.common.layers import logits_of, tensor_of
 from nas_distill.common.layers.calls import looking
+from nas_distill.common.layers.hooks import Hooks
 from nas_distill.common.seeds import seeded_torch, torch_generator
 from nas_distill.cost.undisturbed import noise
 from nas_distill.cut.norms import Norms
@@ -228,12 +229,10 @@ def _watching(module: nn.Module, names: Sequence[str], into: dict[str, Seen]) ->
 
         return note
 
-    handles = [module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names]
-    try:
+    with Hooks() as hooks:
+        for name in names:
+            hooks.after(module.get_submodule(name), hook(name))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _structure(module: nn.Module) -> nn.Module:

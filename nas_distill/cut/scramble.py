@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from nas_distill.common.layers.hooks import Hooks
+
 
 def scramble(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """Draw all weights anew, in place: none is zero, and what layers make is about as large as what they are given."""
@@ -35,7 +37,7 @@ def settling(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
     statistics differ between channels at random.
     """
 
-    def settle(part: nn.Module, args: Any) -> None:
+    def settle(part: nn.Module, args: Any, kwargs: Any) -> None:
         assert isinstance(part, _NormBase)
         if part.running_mean is None or part.running_var is None:
             return
@@ -43,10 +45,8 @@ def settling(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
         part.running_mean.copy_(mean + 0.3 * spread * torch.randn(part.running_mean.shape, generator=generator))
         part.running_var.copy_(spread**2 * (0.5 + torch.rand(part.running_var.shape, generator=generator)))
 
-    norms = [part for part in module.modules() if isinstance(part, _NormBase)]
-    handles = [part.register_forward_pre_hook(settle) for part in norms]
-    try:
+    with Hooks() as hooks:
+        for part in module.modules():
+            if isinstance(part, _NormBase):
+                hooks.before(part, settle)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

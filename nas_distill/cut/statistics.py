@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas_distill.common.device import device_of
+from nas_distill.common.modules import eval_mode
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
-from nas_distill.evaluate.predict import eval_mode
 
 BATCH = 128
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
+
+from nas_distill.common.layers.hooks import Hooks
 
 _ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 
@@ -31,7 +32,7 @@ class Sums(TorchFunctionMode):
         self.padded: list[str] = []
         self._module = module
         self._open: list[str] = []
-        self._handles: list[RemovableHandle] = []
+        self._hooks = Hooks()
 
     def residual(self, name: str) -> bool:
         """Say whether the module called ``name`` adds features itself."""
@@ -45,17 +46,19 @@ class Sums(TorchFunctionMode):
         )
 
     def __enter__(self) -> Sums:
+        self._hooks.__enter__()
         for name, part in self._module.named_modules():
 
-            def opens(part: nn.Module, args: Any, name: str = name) -> None:
+            def opens(part: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
                 self._open.append(name)
                 if args and isinstance(args[0], Tensor):
                     self.direct.add(name)
 
-            def closes(part: nn.Module, args: Any, result: Any) -> None:
+            def closes(part: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
                 self._open.pop()
 
-            self._handles += [part.register_forward_pre_hook(opens), part.register_forward_hook(closes)]
+            self._hooks.before(part, opens)
+            self._hooks.after(part, closes)
         super().__enter__()
         return self
 
@@ -63,9 +66,7 @@ class Sums(TorchFunctionMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.__exit__(kind, error, trace)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _ADDITIONS and len(args) > 1 and self._open:

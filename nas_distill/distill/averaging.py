@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from nas_distill.distill.buffers import buffer_places
+from nas_distill.common.modules import buffer_places
 
 
 class AveragedWeights:

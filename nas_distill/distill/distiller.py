@@ -17,11 +17,11 @@ from nas_distill.common.device import memory_format, place
 from nas_distill.common.digests import json_digest
 from nas_distill.common.errors import TrainingError, first_line
 from nas_distill.common.layers import Tap
+from nas_distill.common.modules import eval_mode, kept_buffers
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
-from nas_distill.distill.buffers import kept_buffers
 from nas_distill.distill.curriculum import easiest, hardness, share_that_counts
 from nas_distill.distill.loop import TrainingLoop
 from nas_distill.distill.losses import Batch, Outputs, Shapes
@@ -29,7 +29,7 @@ from nas_distill.distill.objective import Objective
 from nas_distill.distill.pairing import TermPairs
 from nas_distill.distill.schedule import Length
 from nas_distill.distill.terms import LossTerms, few
-from nas_distill.evaluate.predict import eval_mode, predict_logits
+from nas_distill.evaluate.predict import predict_logits
 from nas_distill.tasks import find_task
 from nas_distill.teacher.answer import Answer
 from nas_distill.teacher.signal import TeacherSignal

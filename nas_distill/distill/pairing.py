@@ -19,9 +19,9 @@ from nas_distill.common.layers import (
     match_layers,
     pairs_by_name,
 )
+from nas_distill.common.modules import eval_mode
 from nas_distill.distill.losses.registry import Layers
 from nas_distill.distill.objective import Term
-from nas_distill.evaluate.predict import eval_mode
 from nas_distill.teacher.answer import Feature
 
 # What a tap calls the stacked queries, keys and values of an attention.

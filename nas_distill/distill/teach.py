@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nas_distill.common.device import resolve_device
+from nas_distill.common.device import resolve_device, torch_threads
 from nas_distill.common.errors import TeacherError
 from nas_distill.common.files import remember_own, write_json, write_text
 from nas_distill.common.references import load_reference
@@ -57,12 +57,8 @@ def teach(
         raise TeacherError(
             f"{output} holds a finished teacher already; give another 'output', or delete it to train anew."
         )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
+    with torch_threads(config.threads):
         return _teach(config, data, output, paths, on_epoch)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _teach(

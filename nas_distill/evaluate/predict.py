@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import BuildError, DataError
+from nas_distill.common.modules import eval_mode
 
 
 def predict_logits(model: nn.Module, batches: Iterable[Tensor], device: torch.device | str = "cpu") -> Tensor:
@@ -33,18 +33,6 @@ def predict_logits(model: nn.Module, batches: Iterable[Tensor], device: torch.de
     if not parts:
         raise DataError("There is nothing to predict: no batch was given.")
     return torch.cat(parts)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a block with ``model`` in eval mode; each module's own flag is given back, a frozen one stays frozen."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _check(logits: object, count: int, before: list[Tensor]) -> None:

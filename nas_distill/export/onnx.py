@@ -12,8 +12,8 @@ from torch import nn
 
 from nas_distill.common.errors import ExportError
 from nas_distill.common.files import atomic_path
+from nas_distill.common.quiet import first_cause, quiet
 from nas_distill.export.program import frozen_copy
-from nas_distill.export.quiet import first_cause, quiet
 
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 LARGEST = 2**31 - 2**24  # protobuf holds no message of 2 GiB; some room for the graph itself

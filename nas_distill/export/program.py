@@ -18,8 +18,8 @@ from torch.nn.utils import parametrize
 
 from nas_distill.common.errors import ExportError
 from nas_distill.common.files import atomic_path
+from nas_distill.common.quiet import first_cause, quiet
 from nas_distill.export.archive import data_only
-from nas_distill.export.quiet import first_cause, quiet
 
 
 class Program(nn.Module):

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 
 from nas_distill.common.errors import ConfigError, ExportError, NasDistillError, StorageError, TrustError
 from nas_distill.common.files import atomic_path, plain_file, write_json
+from nas_distill.common.quiet import first_cause
 from nas_distill.common.references import load_reference, only_known, remember_builder
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.export.program import load_program, save_program
 from nas_distill.export.provenance import Provenance
-from nas_distill.export.quiet import first_cause
 from nas_distill.space import Architecture, SearchSpace
 from nas_distill.space.builders import describe
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import ExportError
+from nas_distill.common.quiet import first_cause
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.onnx import INPUT, OUTPUT, load_onnx
-from nas_distill.export.quiet import first_cause
 from nas_distill.tasks import find_task
 
 TOLERANCE = 1e-3

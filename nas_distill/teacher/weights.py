@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from nas_distill.common.errors import TeacherError, first_line
 from nas_distill.common.files import atomic_path
+from nas_distill.common.quiet import quiet
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -38,8 +38,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError, ValueError) as error:
             raise TeacherError(f"Weights {path} are no whole safetensors file ({first_line(error)}).") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old kinds of pickles, which are read or refused all the same
+        with quiet():  # torch warns of old kinds of pickles, which are read or refused all the same
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TeacherError(

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from nas_distill.common.errors import BuildError, DataError
-from nas_distill.evaluate.predict import eval_mode, predict_logits
+from nas_distill.common.modules import eval_mode
+from nas_distill.evaluate.predict import predict_logits
 
 
 def make_model():

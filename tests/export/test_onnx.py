@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from nas_distill.common.errors import ExportError
+from nas_distill.common.quiet import first_cause, quiet
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.onnx import export_onnx, read_metadata
 from nas_distill.export.program import load_program, save_program
-from nas_distill.export.quiet import first_cause, quiet
 
 SHAPE = (1, 8, 8)
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from nas_distill.common.errors import TrainingError, first_line
 from nas_distill.common.layers.adaptor import logits_of, tensor_of
-from nas_distill.common.layers.fast_path import has_fast_path, hold_fast_path, release_fast_path
+from nas_distill.common.layers.fast_path import unfused
+from nas_distill.common.layers.hooks import Hooks
+from nas_distill.common.modules import eval_mode
 from nas_distill.common.seeds import seeded_torch
 
 
@@ -76,52 +78,29 @@ def record(module: nn.Module, x: Tensor) -> Recording:
     open_calls: list[Call] = []
     clock = itertools.count()
 
-    def before(name: str, part: nn.Module, args: Any, kwargs: Any) -> None:
-        parent = open_calls[-1] if open_calls else None
-        open_calls.append(Call(name, part, parent, next(clock), _tensor((args, kwargs))))
+    with looking(module), Hooks() as hooks:
+        for name, part in module.named_modules():
 
-    def after(result: Any) -> None:
-        call = open_calls.pop()
-        call.ended, call.made = next(clock), _tensor(result)
-        calls.append(call)
+            def opens(part: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                parent = open_calls[-1] if open_calls else None
+                open_calls.append(Call(name, part, parent, next(clock), _tensor((args, kwargs))))
 
-    handles = []
-    with looking(module):
-        try:
-            for name, part in module.named_modules():
+            def closes(part: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+                call = open_calls.pop()
+                call.ended, call.made = next(clock), _tensor(result)
+                calls.append(call)
 
-                def opens(part: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                    before(name, part, args, kwargs)
-
-                def closes(part: nn.Module, args: Any, result: Any) -> None:
-                    after(result)
-
-                handles.append(part.register_forward_pre_hook(opens, with_kwargs=True))
-                handles.append(part.register_forward_hook(closes))
-            output = run(module, x)
-        finally:
-            for handle in handles:
-                handle.remove()
+            hooks.before(part, opens)
+            hooks.after(part, closes)
+        output = run(module, x)
     return Recording(calls, logits_of(output), len(x))
 
 
 @contextmanager
 def looking(module: nn.Module) -> Iterator[None]:
     """Run a block with ``module`` in eval mode, unfused, without gradients; give back modes and random state."""
-    modes = [(part, part.training) for part in module.modules()]
-    fusible = has_fast_path(module)
-    if fusible:
-        hold_fast_path()
-    try:
-        for part, _ in modes:
-            part.training = False  # not .eval(): a module may override train() to do more than set the flag
-        with torch.no_grad(), seeded_torch(0, "layers"):
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-        if fusible:
-            release_fast_path()
+    with unfused(module), eval_mode(module), torch.no_grad(), seeded_torch(0, "layers"):
+        yield
 
 
 def run(module: nn.Module, x: Tensor) -> Any:

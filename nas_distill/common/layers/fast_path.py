@@ -7,6 +7,8 @@ padding mask on nested tensors. A hook on a layer alone keeps torch from the fir
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -21,8 +23,20 @@ def has_fast_path(module: nn.Module) -> bool:
     return any(isinstance(part, nn.MultiheadAttention | nn.TransformerEncoder) for part in module.modules())
 
 
-def hold_fast_path() -> None:
-    """Switch it off in this process until each holder has called ``release_fast_path``, in whatever order."""
+@contextmanager
+def unfused(module: nn.Module) -> Iterator[None]:
+    """Run a block with torch's fused layers off in this process, if ``module`` has any; blocks may overlap."""
+    fusible = has_fast_path(module)
+    if fusible:
+        _hold()
+    try:
+        yield
+    finally:
+        if fusible:
+            _release()
+
+
+def _hold() -> None:
     global _holders, _before
     with _lock:
         if _holders == 0:
@@ -31,8 +45,7 @@ def hold_fast_path() -> None:
         _holders += 1
 
 
-def release_fast_path() -> None:
-    """Give back what ``hold_fast_path`` took."""
+def _release() -> None:
     global _holders
     with _lock:
         _holders -= 1

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from nas_distill.common.errors import TrainingError, did_you_mean
 from nas_distill.common.layers.adaptor import tensor_of
 from nas_distill.common.layers.attention import qkv_of_call, scores_of_call
+from nas_distill.common.layers.hooks import Hooks
 
 Part = Literal["output", "input", "seq_first", "qkv", "attention"]
 
@@ -63,17 +63,18 @@ class Point:
         self.layer, self.part = split_name(module, name)
         self._hook = self._make_hook(name, found)
 
-    def attach(self) -> RemovableHandle:
-        """Hook the layer of this very network until the handle is removed."""
+    def attach(self, hooks: Hooks) -> None:
+        """Hook the layer of this very network for as long as ``hooks`` are open."""
         if self.part in ("output", "seq_first"):
-            return self.layer.register_forward_hook(self._hook)
-        return self.layer.register_forward_pre_hook(self._hook, with_kwargs=True)
+            hooks.after(self.layer, self._hook)
+        else:
+            hooks.before(self.layer, self._hook)
 
     def _make_hook(self, name: str, found: dict[str, Tensor]) -> Callable[..., None]:
         # Outputs and inputs are copied, since what follows may overwrite them in place (a ReLU, a dropout, `x += y`).
         turned = self.part == "seq_first" or sequence_first(self.layer)
 
-        def output(layer: nn.Module, args: Any, result: Any) -> None:
+        def output(layer: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
             tensor = tensor_of(result, f"The output of layer '{name}'").clone()
             found[name] = tensor.transpose(0, 1) if turned and tensor.dim() == 3 else tensor
 
@@ -84,4 +85,5 @@ class Point:
             read = qkv_of_call if self.part == "qkv" else scores_of_call
             found[name] = read(layer, args, kwargs)
 
-        return {"output": output, "seq_first": output, "input": given}.get(self.part, attention)
+        made: dict[str, Callable[..., None]] = {"output": output, "seq_first": output, "input": given}
+        return made.get(self.part, attention)

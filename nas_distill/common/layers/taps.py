@@ -7,10 +7,9 @@ from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from nas_distill.common.errors import TrainingError
-from nas_distill.common.layers.fast_path import has_fast_path, hold_fast_path, release_fast_path
+from nas_distill.common.layers.hooks import Hooks
 from nas_distill.common.layers.points import Point
 
 
@@ -47,8 +46,7 @@ class Tap:
         self._module = module
         self._found: dict[str, Tensor] = {}
         self._points = [Point(module, name, self._found) for name in self.names]
-        self._fusible = has_fast_path(module)
-        self._handles: list[RemovableHandle] = []
+        self._hooks = Hooks(module)
 
     @property
     def features(self) -> dict[str, Tensor]:
@@ -66,24 +64,20 @@ class Tap:
         return {name: self._found[name] for name in self.names}
 
     def __enter__(self) -> Tap:
-        if self._handles:
+        if self._hooks.open:
             raise TrainingError("This tap is open already; make one tap for each use.")
         self._found.clear()
-        if self._fusible:
-            hold_fast_path()
+        self._hooks.__enter__()
         # First, so that what an earlier forward pass left is never taken for this one's.
-        self._handles.append(self._module.register_forward_pre_hook(self._forget))
-        self._handles.extend(point.attach() for point in self._points)
+        self._hooks.before(self._module, self._forget)
+        for point in self._points:
+            point.attach(self._hooks)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        if self._fusible:
-            release_fast_path()
+        self._hooks.__exit__(kind, error, trace)
 
-    def _forget(self, module: nn.Module, args: Any) -> None:
+    def _forget(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._found.clear()

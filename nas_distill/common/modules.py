@@ -1,4 +1,4 @@
-"""A network's buffers, such as a batch norm's running statistics: where they are, and a look that leaves them alone."""
+"""Modules looked at and left as they were: their mode, their buffers, and where they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 Place = tuple[dict[str, Tensor | None], str]
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Run a block with ``module`` in eval mode; each part's own flag is given back, a frozen one stays frozen."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False  # not .eval(): a module may override train() to do more than set the flag
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def buffer_places(module: nn.Module) -> list[Place]:

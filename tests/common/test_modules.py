@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.distill.buffers import buffer_places, kept_buffers
+from nas_distill.common.modules import buffer_places, kept_buffers
 
 
 class Counter(nn.Module):
