@@ -28,6 +28,7 @@ from nas_distill.cost.recorder import attends
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
+from nas_distill.distill.curriculum import misfit
 from nas_distill.distill.terms import LossTerms
 from nas_distill.engine.candidates import Candidates
 from nas_distill.engine.evaluator import StudentEvaluator
@@ -209,10 +210,9 @@ def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None
             "'position' or 'each'."
         )
     for name, training in (("score", config.score.training), ("final", config.final.training)):
-        if not kind.has_entropy and training.curriculum is not None and training.curriculum.by == "teacher_entropy":
-            raise ConfigError(
-                f"{name}.curriculum.by: a {task}'s teacher has no entropy to order samples by; take 'student_loss'."
-            )
+        wrong = misfit(training.curriculum, task)
+        if wrong is not None:
+            raise ConfigError(f"{name}.curriculum.by: {wrong}.")
 
 
 def _with_suited_optimizer(config: SearchFile, teacher: Teacher, data: Dataset) -> tuple[SearchFile, list[str]]:

@@ -6,7 +6,33 @@ import torch
 from torch import Tensor
 
 from nas_distill.config import CurriculumConfig
+from nas_distill.distill.losses import Batch
 from nas_distill.tasks import find_task
+
+
+def misfit(curriculum: CurriculumConfig | None, task: str) -> str | None:
+    """Return why samples of a task cannot be ordered as a curriculum says, without a full stop; None if they can."""
+    if curriculum is None or curriculum.by != "teacher_entropy" or find_task(task).has_entropy:
+        return None
+    return f"a {task}'s teacher has no entropy to order samples by; take 'student_loss'"
+
+
+def places_that_count(
+    curriculum: CurriculumConfig | None, logits: Tensor, teacher: Tensor | None, batch: Batch, task: str
+) -> Tensor | None:
+    """Return the places (K,) of a batch's samples that the loss is taken of; None for all of them.
+
+    Args:
+        curriculum: None lets all count.
+        logits: (B, C), the student's.
+        teacher: (B, C), or None without a teacher.
+        batch: labels and progress.
+        task: of the data.
+    """
+    share = 1.0 if curriculum is None else share_that_counts(batch.done, curriculum)
+    if curriculum is None or share >= 1:
+        return None
+    return easiest(hardness(logits, teacher, batch.labels, curriculum.by, task), share)
 
 
 def share_that_counts(done: float, curriculum: CurriculumConfig) -> float:

@@ -22,7 +22,7 @@ from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.averaging import AveragedWeights
-from nas_distill.distill.curriculum import easiest, hardness, share_that_counts
+from nas_distill.distill.curriculum import misfit, places_that_count
 from nas_distill.distill.loop import TrainingLoop
 from nas_distill.distill.losses import Batch, Outputs, Shapes
 from nas_distill.distill.objective import Objective
@@ -166,16 +166,13 @@ class Distiller(TrainingLoop):
     def _loss(self, logits: Tensor, answer: Answer | None, batch: Batch) -> Tensor:
         """Return the loss of the whole batch, or of what a curriculum lets count."""
         outputs = self._outputs(logits, answer)
-        curriculum = self.training.curriculum
-        share = 1.0 if curriculum is None else share_that_counts(batch.done, curriculum)
-        if curriculum is None or share >= 1:
-            result: Tensor = self.objective(outputs, batch)
-            return result
-        hard = hardness(logits, None if answer is None else answer.logits, batch.labels, curriculum.by, self.data.task)
-        places = easiest(hard, share)
-        chosen = [(ours.at(places), None if theirs is None else theirs.at(places)) for ours, theirs in outputs]
-        counted: Tensor = self.objective(chosen, batch.at(places))
-        return counted
+        teacher = None if answer is None else answer.logits
+        places = places_that_count(self.training.curriculum, logits, teacher, batch, self.data.task)
+        if places is not None:
+            outputs = [(ours.at(places), None if theirs is None else theirs.at(places)) for ours, theirs in outputs]
+            batch = batch.at(places)
+        result: Tensor = self.objective(outputs, batch)
+        return result
 
     def _outputs(self, logits: Tensor, answer: Answer | None) -> list[tuple[Outputs, Outputs | None]]:
         """Return for each term what it compares."""
@@ -229,11 +226,9 @@ class Distiller(TrainingLoop):
 
     def _check_fit(self) -> None:
         classes, task = self.data.num_classes, self.data.task
-        curriculum = self.training.curriculum
-        if not find_task(task).has_entropy and curriculum is not None and curriculum.by == "teacher_entropy":
-            raise TrainingError(
-                f"A {task}'s teacher has no entropy to order samples by; give curriculum 'by: student_loss'."
-            )
+        wrong = misfit(self.training.curriculum, task)
+        if wrong is not None:
+            raise TrainingError(f"curriculum.by: {wrong}.")
         if self.signal is not None:
             self.signal.check(self.data)
         x = self._place(self.data.batch("val", torch.arange(min(2, len(self.data.val))))[0])

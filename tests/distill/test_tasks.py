@@ -150,7 +150,7 @@ def test_a_curriculum_orders_their_samples_too(taught):
     training.advance(20)
     assert math.isfinite(training.loss_sum)
     if data.task == "regression":
-        with pytest.raises(TrainingError, match="no entropy to order samples by; give curriculum 'by: student_loss'"):
+        with pytest.raises(TrainingError, match="no entropy to order samples by; take 'student_loss'"):
             distiller(data, teacher=teacher, curriculum=CurriculumConfig())
     else:
         distiller(data, teacher=teacher, curriculum=CurriculumConfig()).advance(3)
