@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.device import memory_format, place, resolve_device
+from nas_distill.common.device import memory_format, place, resolve_device, torch_threads
 from nas_distill.common.errors import ConfigError
 
 
@@ -51,3 +51,17 @@ def test_devices_by_name():
 def test_a_device_that_is_not_here(name):
     with pytest.raises(ConfigError, match=f"device '{name}' is not available here; use auto or cpu"):
         resolve_device(name)
+
+
+def test_the_number_of_threads_is_given_back_after_an_error():
+    before, inside = torch.get_num_threads(), []
+
+    def run():
+        with torch_threads(before + 1):
+            inside.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        run()
+    assert inside == [before + 1]
+    assert torch.get_num_threads() == before
