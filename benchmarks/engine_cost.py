@@ -29,7 +29,7 @@ from nas_distill.run.records import TrialRecord, from_trial
 
 TIMED = {  # what of the driver's work is timed: name -> where it is done
     "asking the sampler": ("nas_distill.engine.proposals", "Proposals", "ask"),
-    "costing (build, count, predict)": ("nas_distill.engine.pricing", "Pricer", "__call__"),
+    "costing (build, count, predict)": ("nas_distill.engine.pricing", "Pricing", "__call__"),
     "next candidate, in all": ("nas_distill.engine.controller", "Controller", "next"),
     "judging and journalling a report": ("nas_distill.engine.controller", "Controller", "report"),
     "ending a trial": ("nas_distill.engine.controller", "Controller", "finish"),

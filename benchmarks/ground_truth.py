@@ -25,7 +25,6 @@ from trainings import say, stop_unfinished, time_box
 from trust_page import trust_page
 
 from nas_distill.api.calibration import read_networks, write_networks
-from nas_distill.api.costing import make_costing
 from nas_distill.api.interruption import InterruptedSearchError, interruptible
 from nas_distill.api.observer import Silent
 from nas_distill.api.problem import SearchProblem, resolve
@@ -139,7 +138,7 @@ def _draw(inputs: Mapping[str, SearchProblem], count: int) -> list[Network]:
     """Networks of both spaces, taking turns, each in an order of which every beginning is spread over the costs."""
     drawn = []
     for found in inputs.values():
-        pricing, rng = make_costing(found, None, None), numpy_rng(0, "ground truth")
+        pricing, rng = found.pricing(), numpy_rng(0, "ground truth")
         drawn.append(draw_networks(found.space, pricing, count=count, by="flops", rng=rng))
     return [network for network in chain.from_iterable(zip_longest(*drawn)) if network is not None]
 

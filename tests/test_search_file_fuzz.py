@@ -183,7 +183,7 @@ def at_most(seconds: float) -> Iterator[None]:
 @pytest.fixture
 def quick_dry_run(monkeypatch) -> None:
     """A dry run whose candidates are drawn and not built, and that loads equal data and teachers once."""
-    from nas_distill.api import costing, cutting, problem, start
+    from nas_distill.api import cutting, problem, start
     from nas_distill.engine.pricing import Pricing
     from nas_distill.engine.survey import estimate_seconds, survey_space
 
@@ -210,16 +210,16 @@ def quick_dry_run(monkeypatch) -> None:
 
     monkeypatch.setattr(start.Pipeline, "estimate", estimate)
     monkeypatch.setattr(start.Pipeline, "survey", survey)
-    monkeypatch.setattr(start.Pipeline, "pricing", lambda self, _: costing.make_costing(self.inputs, None, 1.0))
+    monkeypatch.setattr(start.Pipeline, "pricing", lambda self, _: self.inputs.pricing(None, 1.0))
     monkeypatch.setattr(problem, "load_data", once(problem.load_data, lambda c, _, seed: (c.model_dump_json(), seed)))
     monkeypatch.setattr(
         problem,
         "_load_teacher",
         once(problem._load_teacher, lambda c, data, _: (c.model_dump_json(), data.fingerprint)),
     )
-    monkeypatch.setattr(
-        costing, "_count_teacher", once(costing._count_teacher, lambda i: (i.teacher.fingerprint, i.input_shape))
-    )
+    counted = problem.SearchProblem.teacher_costs.func
+    counted = once(counted, lambda found: (found.teacher.fingerprint, found.input_shape))
+    monkeypatch.setattr(problem.SearchProblem, "teacher_costs", property(counted))
     monkeypatch.setattr(
         cutting, "_find", once(cutting._find, lambda t, d, o: (t.fingerprint, d.fingerprint, o.model_dump_json()))
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nas_distill.api.advice import MARGINS, Advice, Stopping, advise, stopping, taught_budgets
-from nas_distill.api.costing import LATENCY, asked_costs, make_costing, time_teacher
-from nas_distill.api.costing import calibrate as calibrate_latency
 from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible, run_stoppably
+from nas_distill.api.latency import calibrate as calibrate_latency
+from nas_distill.api.latency import time_teacher
 from nas_distill.api.observer import Observer, Silent
-from nas_distill.api.problem import SearchProblem
+from nas_distill.api.problem import LATENCY, SearchProblem
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.start import prepare
 from nas_distill.common.disk import disk_errors
@@ -155,7 +155,7 @@ class _Calibrating:
         if stored.exists():
             return read_networks(stored, own)
         self.observer.phase(Phase.DRAWING)
-        pricing = self._costing()
+        pricing = self._pricing()
         config = self.inputs.config
         networks = draw_networks(
             self.inputs.space,
@@ -173,12 +173,12 @@ class _Calibrating:
         write_networks(stored, networks, own)
         return networks
 
-    def _costing(self) -> Pricing:
-        if LATENCY not in asked_costs(self.inputs.config):
-            return make_costing(self.inputs, None, None)
+    def _pricing(self) -> Pricing:
+        if LATENCY not in self.inputs.asked_costs:
+            return self.inputs.pricing()
         self.observer.phase(Phase.LATENCY)
         latency, teacher = calibrate_latency(self.inputs, self.observer.step), time_teacher(self.inputs)
-        return make_costing(self.inputs, latency, None if teacher is None else teacher.p50_ms)
+        return self.inputs.pricing(latency, None if teacher is None else teacher.p50_ms)
 
     def _train(self, networks: list[Network], table: TrainingTable) -> None:
         config = self.inputs.config

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_distill.api.costing import LATENCY, time_candidate, time_teacher
-from nas_distill.api.problem import SearchProblem
+from nas_distill.api.latency import time_candidate, time_teacher
+from nas_distill.api.problem import LATENCY, SearchProblem
 from nas_distill.common.errors import BuildError, CostError
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import LatencyConfig, SearchFile

@@ -14,16 +14,15 @@ from dataclasses import replace
 from torch import Tensor
 
 from nas_distill.api.assembling import LibraryAssembler, describe_alternatives, scored
-from nas_distill.api.costing import (
+from nas_distill.api.cutting import advise, describe_cutting, keep_findings, untrained_weights
+from nas_distill.api.finish import evaluate_once, export_finalists, screened_finalists
+from nas_distill.api.interruption import InterruptedSearchError, Interruption, run_stoppably
+from nas_distill.api.latency import (
     calibrate,
-    make_costing,
     networks_to_time,
     restore_latency,
     time_teacher,
 )
-from nas_distill.api.cutting import advise, describe_cutting, keep_findings, untrained_weights
-from nas_distill.api.finish import evaluate_once, export_finalists, screened_finalists
-from nas_distill.api.interruption import InterruptedSearchError, Interruption, run_stoppably
 from nas_distill.api.observer import Observer
 from nas_distill.api.problem import SearchProblem
 from nas_distill.api.run import Run, write_picture, write_run_card
@@ -35,7 +34,6 @@ from nas_distill.common.disk import disk_errors, places_written
 from nas_distill.common.errors import NasDistillError, RunError
 from nas_distill.common.files import write_text
 from nas_distill.config import dump_yaml
-from nas_distill.cost.count import count
 from nas_distill.engine.backends import choose_backend, make_backend
 from nas_distill.engine.child import warm_up
 from nas_distill.engine.controller import Controller
@@ -105,7 +103,7 @@ class Pipeline:
         self.observer.note(f"Run: {self.folder.path}")
         with disk_errors(self.folder.path), self.folder.lock(), self.candidates:
             warm_up()
-            objectives = Objectives.from_config(self.config.search, self._teacher_costs_for_scalar())
+            objectives = self.inputs.objectives
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
             hold_identity(self.folder, journal, self.inputs.identity)
             journal.note_environment(self.config.seed)
@@ -201,14 +199,14 @@ class Pipeline:
         if stored is not None:
             latency, measured = restore_latency(stored.model), stored.teacher_ms
         else:
-            with self._phase(journal, Phase.LATENCY, needed=networks_to_time(self.config) > 0):
+            with self._phase(journal, Phase.LATENCY, needed=networks_to_time(self.inputs) > 0):
                 latency = calibrate(self.inputs, self.observer.step, self.candidates)
                 sample = time_teacher(self.inputs) if latency is not None else None
                 measured = None if sample is None else sample.p50_ms
             if journal is not None:
                 model = None if latency is None else latency.to_dict()
                 journal.note(latency=LatencyRecord(model=model, teacher_ms=measured))
-        return make_costing(self.inputs, latency, measured, self.candidates)
+        return self.inputs.pricing(latency, measured, self.candidates)
 
     def _keep_teacher(self, journal: Journal, pricing: Pricing) -> None:
         known = journal.metadata
@@ -455,12 +453,6 @@ class Pipeline:
         spent = timings.get(phase, 0.0) + now - self._accounted
         self._accounted = now
         journal.note(timings={**timings, phase: spent})
-
-    def _teacher_costs_for_scalar(self) -> dict[str, float]:
-        scalar = self.config.search.scalar
-        if scalar is None or not str(scalar.target).endswith("%"):
-            return {}
-        return count(self.inputs.teacher.module, self.inputs.input_shape, [scalar.cost])
 
     def _how_to_resume(self) -> str:
         return f"Stopped. What is finished is kept in {self.folder.path}; the same command with --resume goes on."

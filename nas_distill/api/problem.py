@@ -24,7 +24,12 @@ from nas_distill.config import (
     with_adamw,
     with_default_losses,
 )
+from nas_distill.cost.budget import Budget, Limit
+from nas_distill.cost.count import COUNTED
+from nas_distill.cost.latency import LatencyModel
+from nas_distill.cost.model import CostModel
 from nas_distill.cost.recorder import attends
+from nas_distill.cost.registry import cost_info
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
@@ -32,6 +37,8 @@ from nas_distill.distill.curriculum import misfit
 from nas_distill.distill.terms import LossTerms
 from nas_distill.engine.candidates import Candidates
 from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.pricing import Pricing
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.identity import identity_of
 from nas_distill.space import Architecture, InitialWeights, NetworkBuilder, SearchSpace, load_space
@@ -39,6 +46,7 @@ from nas_distill.tasks import Task, find_task
 from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
+LATENCY = "latency_ms"
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,70 @@ class SearchProblem:
     def terms(self, training: TrainingConfig) -> LossTerms:
         """Return the loss terms of one of its trainings, found and checked."""
         return LossTerms.of(training.loss, task=self.data.task, paths=self.paths)
+
+    @property
+    def asked_costs(self) -> set[str]:
+        """The costs that a limit or an objective asks for."""
+        search = self.config.search
+        return {*self.config.budget, *search.costs, *([search.scalar.cost] if search.scalar else [])}
+
+    @cached_property
+    def teacher_costs(self) -> dict[str, float]:
+        """The teacher's costs, but for those that are measured."""
+        return dict(CostModel(COUNTED, self.input_shape).costs(self.teacher.module))
+
+    @cached_property
+    def objectives(self) -> Objectives:
+        """Quality and the costs that are minimised; a target in percent is in plain numbers.
+
+        Raises:
+            BudgetError: the target cannot be read.
+        """
+        return Objectives.from_config(self.config.search, self.teacher_costs)
+
+    @cached_property
+    def _limits(self) -> dict[str, Limit | None]:
+        """The limits in plain numbers; None for a share of the teacher's latency, which is measured only later."""
+
+        def read(name: str, given: Any) -> Limit | None:
+            later = name == LATENCY and "%" in str(given)
+            return None if later else Budget.parse({name: given}, self.teacher_costs).limits[name]
+
+        return {name: read(name, given) for name, given in self.config.budget.items()}
+
+    def check_costs(self) -> None:
+        """Refuse a cost or an amount that cannot be read, before anything is timed or trained.
+
+        Raises:
+            BudgetError: names it.
+        """
+        for name in sorted(self.asked_costs):
+            cost_info(name)
+        _ = self._limits, self.objectives
+
+    def pricing(
+        self,
+        latency: LatencyModel | None = None,
+        teacher_latency_ms: float | None = None,
+        candidates: Candidates | None = None,
+    ) -> Pricing:
+        """Return what prices architectures: costs, the teacher's among them, and the budget in plain numbers.
+
+        Args:
+            latency: the fitted predictor; None leaves latency out.
+            teacher_latency_ms: measured, beside the predictor.
+            candidates: builds networks; one of its own unless given.
+
+        Raises:
+            BudgetError: the budget cannot be read.
+            CostError: the teacher's costs are needed and cannot be counted.
+        """
+        measured = {} if teacher_latency_ms is None else {LATENCY: teacher_latency_ms}
+        later = {name: self.config.budget[name] for name, limit in self._limits.items() if limit is None}
+        known = Budget.parse(later, measured).limits
+        budget = Budget({name: limit or known[name] for name, limit in self._limits.items()})
+        model = CostModel((*COUNTED, *((LATENCY,) if latency is not None else ())), self.input_shape, latency)
+        return Pricing.by_model(model, candidates or self.candidates(), budget, {**self.teacher_costs, **measured})
 
     @property
     def base(self) -> Path:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from nas_distill.api.costing import LATENCY
 from nas_distill.api.finish import baseline_of
-from nas_distill.api.problem import SearchProblem
+from nas_distill.api.problem import LATENCY, SearchProblem
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
 from nas_distill.distill.objective import Term

@@ -12,7 +12,6 @@ from torch import nn
 
 from nas_distill.api.advice import load_advice, with_advice
 from nas_distill.api.console import watched
-from nas_distill.api.costing import check_costs
 from nas_distill.api.cutting import describe_cutting
 from nas_distill.api.interruption import Interruption, interruptible
 from nas_distill.api.observer import Observer
@@ -233,7 +232,7 @@ def prepare(
     )
     inputs.space.builder_function()  # one that does not import would make every candidate fail
     resolve_device(config.device)
-    check_costs(inputs)
+    inputs.check_costs()
     check_sampler(inputs.config.search, inputs.space, inputs.paths)
     return inputs, place
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_distill.api.console import watched
-from nas_distill.api.costing import LATENCY
 from nas_distill.api.finish import export_loaded, export_student, read_student
 from nas_distill.api.observer import Observer
+from nas_distill.api.problem import LATENCY
 from nas_distill.api.stored import StoredRun
 from nas_distill.api.updating import Update, update_student
 from nas_distill.common.disk import disk_errors

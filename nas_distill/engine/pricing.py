@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Self
 
 from nas_distill.common.errors import BuildError, StorageError, first_line
 from nas_distill.cost.budget import Budget
 from nas_distill.cost.latency import LatencyModel
+from nas_distill.cost.model import CostModel
+from nas_distill.engine.candidates import Candidates
 from nas_distill.space import Architecture
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Costs = Callable[[Architecture], Mapping[str, float]]
 
@@ -42,6 +48,17 @@ class Pricing:
         self.latency = latency
         self._costs = costs
         self._known: dict[str, dict[str, float]] = {}
+
+    @classmethod
+    def by_model(
+        cls, model: CostModel, candidates: Candidates, budget: Budget, teacher: Mapping[str, float] | None = None
+    ) -> Self:
+        """Price the networks that ``candidates`` builds, in a process of its own, by a cost model."""
+
+        def costs(architecture: Architecture) -> dict[str, float]:
+            return dict(candidates.look(architecture, _count, model))
+
+        return cls(costs, budget, names=model.names, teacher=teacher, latency=model.latency)
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """Return the costs by name.
@@ -80,3 +97,7 @@ class Pricing:
             if not math.isfinite(value):
                 raise BuildError(f"its {name} is {value}, which is no cost.")
         return found
+
+
+def _count(module: nn.Module, model: CostModel) -> dict[str, float]:
+    return dict(model.costs(module))

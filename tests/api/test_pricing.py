@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas_distill.api.costing import asked_costs, calibrate, check_costs, make_costing, restore_latency
+from nas_distill.api.latency import calibrate, restore_latency
 from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BudgetError, CostError
 from nas_distill.config import SearchFile
@@ -28,10 +28,10 @@ def inputs(given):
 
 
 def test_the_costs_asked_for_are_those_of_limits_and_objectives(inputs):
-    config = inputs(budget={"params": 1}, search={"costs": ["flops", "latency_ms"]}).config
-    assert asked_costs(config) == {"params", "flops", "latency_ms"}
-    scalar = inputs(search={"scalar": {"cost": "weight_bytes", "target": "1KiB"}}).config
-    assert "weight_bytes" in asked_costs(scalar)
+    given = inputs(budget={"params": 1}, search={"costs": ["flops", "latency_ms"]})
+    assert given.asked_costs == {"params", "flops", "latency_ms"}
+    scalar = inputs(search={"scalar": {"cost": "weight_bytes", "target": "1KiB"}})
+    assert "weight_bytes" in scalar.asked_costs
 
 
 @pytest.mark.parametrize(
@@ -44,32 +44,33 @@ def test_the_costs_asked_for_are_those_of_limits_and_objectives(inputs):
         ({"budget": {"latency_ms": "2M"}}, "unit 'M'"),
         ({"search": {"scalar": {"cost": "flops", "target": "much"}}}, "'much'"),
         ({"search": {"scalar": {"cost": "flop", "target": "1M"}}}, "did you mean 'flops'"),
+        ({"search": {"scalar": {"cost": "latency_ms", "target": "50%"}}}, "latency_ms is not known here"),
     ],
     ids=str,
 )
 def test_what_cannot_be_read_is_refused(inputs, sections, expected):
     with pytest.raises(BudgetError, match=expected):
-        check_costs(inputs(**sections))
+        inputs(**sections).check_costs()
 
 
 def test_a_share_of_the_teachers_latency_waits_until_that_is_measured(inputs):
     given = inputs(budget={"latency_ms": "50%", "flops": "10%"})
-    check_costs(given)
-    costing = make_costing(given, None, 4.0)
-    assert costing.budget.limits["latency_ms"].high == 2.0
-    assert costing.teacher["latency_ms"] == 4.0
+    given.check_costs()
+    pricing = given.pricing(None, 4.0)
+    assert pricing.budget.limits["latency_ms"].high == 2.0
+    assert pricing.teacher["latency_ms"] == 4.0
     with pytest.raises(BudgetError, match="latency_ms is not known here"):
-        make_costing(given, None, None)
+        given.pricing()
 
 
 def test_costs_of_an_architecture_are_counted_the_same_each_time(inputs):
     given = inputs()
-    costing = make_costing(given, None, None)
-    assert costing.names == COUNTED
-    largest = costing(given.space.largest())
+    pricing = given.pricing()
+    assert pricing.names == COUNTED
+    largest = pricing(given.space.largest())
     assert set(largest) == set(COUNTED)
-    assert costing(given.space.largest()) == largest
-    assert all(largest[name] > value for name, value in costing(given.space.smallest()).items())
+    assert pricing(given.space.largest()) == largest
+    assert all(largest[name] > value for name, value in pricing(given.space.smallest()).items())
 
 
 def test_latency_is_left_out_unless_it_is_asked_for_or_calibrated(inputs):
@@ -91,7 +92,7 @@ def test_a_space_with_few_architectures_is_timed_as_a_whole(given, inputs, width
     few = replace(few, space=SearchSpace.from_dict({"width": widths, "depth": [1]}, builder=given["builder"]))
     latency = calibrate(few, lambda done, total: None)
     assert latency.error.count == 8
-    assert make_costing(few, latency, 1.0)(few.space.largest())["latency_ms"] > 0
+    assert few.pricing(latency, 1.0)(few.space.largest())["latency_ms"] > 0
 
 
 def test_a_calibration_predicts_and_is_restored(given, inputs):
@@ -102,7 +103,7 @@ def test_a_calibration_predicts_and_is_restored(given, inputs):
     steps = []
     latency = calibrate(wide, lambda done, total: steps.append((done, total)))
     assert steps[-1] == (9, 9)
-    costing = make_costing(wide, latency, 1.0)
-    assert costing(wide.space.largest())["latency_ms"] > 0
-    again = make_costing(wide, restore_latency(latency.to_dict()), 1.0)
-    assert again(wide.space.largest()) == costing(wide.space.largest())
+    pricing = wide.pricing(latency, 1.0)
+    assert pricing(wide.space.largest())["latency_ms"] > 0
+    again = wide.pricing(restore_latency(latency.to_dict()), 1.0)
+    assert again(wide.space.largest()) == pricing(wide.space.largest())
