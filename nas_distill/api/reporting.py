@@ -31,7 +31,7 @@ from nas_distill.report.model import (
 )
 from nas_distill.report.starts import compare_starts
 from nas_distill.report.trust import rank_trust
-from nas_distill.run.facts import EvaluationRecord, ExportRecord, Finalist, Phase, RunMetadata
+from nas_distill.run.facts import EvaluationRecord, ExportRecord, ExportsRecord, Finalist, Phase, RunMetadata
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
 from nas_distill.space import Architecture
@@ -145,8 +145,9 @@ def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[Tri
         RunError: the run has no finished student yet.
     """
     winner = best_finalist(metadata.finalists.values())
-    evaluation, exports, teacher = metadata.evaluation, metadata.exports, metadata.teacher
-    if winner is None or evaluation is None or exports is None or teacher is None:
+    evaluation, teacher = metadata.evaluation, metadata.teacher
+    exports = metadata.exports or ExportsRecord(students={}, teacher=None)
+    if winner is None or evaluation is None or teacher is None:
         raise RunError(f"{folder.path} has no finished student yet; 'nas-distill search ... --resume' goes on.")
     baseline = baseline_of(winner, metadata)
     split, task = evaluation.split, metadata.task
