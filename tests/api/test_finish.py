@@ -28,5 +28,5 @@ def test_a_file_is_held_against_samples_of_all_classes_of_a_sorted_split(monkeyp
         config=SimpleNamespace(latency=SimpleNamespace(batch=1, threads=1, repeats=1)),
     )
     result = finish.export_student(inputs, nn.Linear(4, 4).eval(), "student", tmp_path / "model.onnx")
-    assert result["parity"]["count"] == 512
+    assert result.parity.count == 512
     assert torch.cat(looked_at).sum(0).min() > 80  # each class has 128 of them on average
