@@ -14,7 +14,7 @@ from trainings import Book, say
 from nas_distill.api import Run
 from nas_distill.common.errors import NasDistillError
 from nas_distill.cost import format_cost
-from nas_distill.cost.runtime import conditions, time_modules
+from nas_distill.cost.timing import conditions, time_modules
 from nas_distill.data import Dataset
 from nas_distill.evaluate.metrics import accuracy
 from nas_distill.evaluate.predict import predict_logits
@@ -211,7 +211,7 @@ def compare(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], count: int
 
 
 def _fronts(run: Run, rivals: Rivals) -> str:
-    costs = run.config.search.costs
+    costs = run.config.search.objectives
     reference = {name: limit.high for name, limit in run.budget.limits.items() if limit.high is not None}
     whole = {name: reference.get(name, teacher_costs(run)[name]) for name in costs}
     ours = front_hypervolume(run.records, costs, whole)

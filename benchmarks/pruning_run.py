@@ -26,7 +26,7 @@ def real_search(options: argparse.Namespace) -> list[str]:
     records = [record for record in run.records if record.trained and record.state != "failed"]
     if any(record.state == "pruned" for record in records):
         raise SystemExit(f"{options.run} was pruned; make a run with search.pruning.rule none (--search FILE does).")
-    costs, shares = run.config.search.costs, run.config.score.rungs
+    costs, shares = run.config.search.objectives, run.config.score.rungs
     candidates = [
         Candidate(
             place,

@@ -190,7 +190,7 @@ class Rivals:
     def _random_finalists(self) -> list[TrialRecord]:
         limits = {name: limit.high for name, limit in self.run.budget.limits.items() if limit.high is not None}
         final = self._config.final
-        return choose_finalists(self.random_records(), self._config.search.costs, limits, final.count, final.slope)
+        return choose_finalists(self.random_records(), self._config.search.objectives, limits, final.count, final.slope)
 
     def _random_full(self, record: TrialRecord) -> float | None:
         quality: float | None = self.book[f"{self._random_key(record)}-seed0"]["quality"]

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from nas_distill.common.errors import ConfigError
+from nas_distill.common.references import is_reference, last_name
 from nas_distill.common.strict_yaml import load_strict
 from nas_distill.common.validation import FLAT, Closed, explain
 from nas_distill.tasks import find_task
@@ -415,10 +416,47 @@ class SamplerConfig(Section):
         return self
 
 
+class CostConfig(Section):
+    """One cost: a built-in one by its ``name``, or the user's own as ``package.module:name``.
+
+    The user's own is called by what follows the colon in budgets and reports, and its amounts are in ``unit`` (null:
+    what its function says). It is an ``objective`` unless that is false: then it is counted for a budget only. Every
+    further key is an option of the cost.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str
+    unit: str | None = Field(None, pattern=r"^[^\W\d]*$")
+    objective: bool = True
+
+    @property
+    def key(self) -> str:
+        """The name in budgets, journals and reports."""
+        return last_name(self.name) if is_reference(self.name) else self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are the cost's own."""
+        return dict(self.model_extra or {})
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a built-in cost with default options, which is counted without further ado."""
+        return not is_reference(self.name) and not self.options
+
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> Any:
+        """Write a cost that is an objective and nothing else as its name."""
+        found = {key: value for key, value in write(self).items() if value is not None}
+        return self.name if found == {"name": self.name, "objective": True} else found
+
+
 class SearchConfig(Section):
     """What is searched, and how far.
 
-    ``costs`` are the objectives beside quality (all minimised); costs with a budget but not listed are limits alone.
+    ``costs`` are the objectives beside quality (all minimised), and what else is counted of the user's own; costs with
+    a budget but not listed are limits only.
     ``trials`` counts candidates that are trained; over-budget and repeated ones are recorded and cost nothing.
     ``strategy``: candidates come from the sampler (``sample``), are assembled of locally distilled blocks
     (``blockwise``, for a space cut from the teacher), or both, the assembled first (``hybrid``).
@@ -428,7 +466,9 @@ class SearchConfig(Section):
     strategy: Literal["sample", "blockwise", "hybrid"] = "sample"
     sampler: SamplerConfig = SamplerConfig()
     seeds: int = Field(6, ge=0, le=10_000)
-    costs: tuple[str, ...] = ("flops",)
+    costs: tuple[CostConfig, ...] = Field(
+        (CostConfig(name="flops"),), description="a list of costs, each a name or {name: ...}"
+    )
     scalar: ScalarConfig | None = None
     pruning: PruningConfig = PruningConfig()
     workers: int = Field(2, ge=1, le=10_000)
@@ -445,23 +485,37 @@ class SearchConfig(Section):
     def _name_alone(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of the costs that are minimised."""
+        return tuple(cost.key for cost in self.costs if cost.objective)
+
+    @field_validator("costs", mode="before")
+    @classmethod
+    def _names_only(cls, costs: Any) -> Any:
+        if isinstance(costs, list | tuple):
+            return [{"name": cost} if isinstance(cost, str) else cost for cost in costs]
+        return costs
+
     @field_validator("costs")
     @classmethod
-    def _some_cost(cls, costs: tuple[str, ...]) -> tuple[str, ...]:
-        if not costs:
+    def _some_cost(cls, costs: tuple[CostConfig, ...]) -> tuple[CostConfig, ...]:
+        if not any(cost.objective for cost in costs):
             raise ValueError("name at least one cost objective")
-        if len(set(costs)) != len(costs):
+        if len({cost.key for cost in costs}) != len(costs):
             raise ValueError("a cost is named twice")
         return costs
 
 
 class LatencyConfig(Section):
-    """What ``latency_ms`` means: ONNX Runtime on this machine's CPU for ``batch`` images and ``threads`` threads.
+    """What ``latency_ms`` means: a ``runtime`` on this machine's CPU for ``batch`` images and ``threads`` threads.
 
+    Students are exported for the runtime; it is built in (``onnxruntime``, ``pytorch``) or ``package.module:Class``.
     ``calibrate`` candidates of the space are timed before the search to fit the predictor (0 leaves latency out unless
     a budget or objective asks for it).
     """
 
+    runtime: str = "onnxruntime"
     batch: int = Field(1, ge=1, le=65_536)
     threads: int = Field(1, ge=1, le=4096)
     calibrate: int = Field(30, ge=0, le=10_000)

@@ -365,14 +365,14 @@ def test_a_student_is_exported_where_it_is_wanted(cli, finished_run, tmp_path):
     import onnx
 
     target = tmp_path / "deep" / "student.onnx"
-    found = cli("export", finished_run, "--format", "onnx", "--output", target, "--json").json
+    found = cli("export", finished_run, "--runtime", "onnxruntime", "--output", target, "--json").json
     assert found["path"] == str(target)
     assert found["bytes"] == target.stat().st_size
     assert found["parity"]["same_predictions"] == 1
     assert found["latency"]["p50_ms"] > 0
     assert found["predicted_ms"] is None
     onnx.checker.check_model(onnx.load(target))
-    assert "known: onnx" in one_line(cli("export", finished_run, "--format", "tflite"))
+    assert "known: onnxruntime, pytorch" in one_line(cli("export", finished_run, "--runtime", "tflite"))
 
 
 def test_another_trial_is_distilled_evaluated_and_exported(cli, run_copy):

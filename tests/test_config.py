@@ -71,7 +71,7 @@ def test_a_misspelt_key_suggests_the_near_one_at_each_level(place, near):
 
 def test_a_key_far_from_all_lists_what_there_is():
     message = refused(latency={"zzz": 1})
-    assert message == "unknown key 'latency.zzz'; known: batch, calibrate, repeats, threads."
+    assert message == "unknown key 'latency.zzz'; known: batch, calibrate, repeats, runtime, threads."
 
 
 # Wrong values.
@@ -164,7 +164,7 @@ def test_the_defaults_are_those_of_the_design():
         ("cross_entropy", 0.1, {}),
         ("kd", 0.9, {"temperature": 4.0}),
     ]
-    assert (config.search.sampler.name, config.search.backend, config.search.costs) == ("tpe", "auto", ("flops",))
+    assert (config.search.sampler.name, config.search.backend, config.search.objectives) == ("tpe", "auto", ("flops",))
     assert (config.search.pruning.rule, config.search.pruning.min_reports) == ("dominance", 1)
     assert config.search.threads == 1
     assert config.final.baseline

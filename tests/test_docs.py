@@ -29,7 +29,8 @@ from nas_distill.config import (
     load_teach_file,
     parse,
 )
-from nas_distill.cost import COSTS, Budget
+from nas_distill.cost import Budget, cost_names, declare_cost, find_cost, find_runtime, runtime_names
+from nas_distill.cost.registry import SUFFIXES
 from nas_distill.engine.samplers import find_sampler, sampler_names
 from nas_distill.space import SearchSpace, load_space, names
 
@@ -46,6 +47,7 @@ SECTIONS = {
     "space.from_teacher": config.FromTeacherConfig,
     "search": config.SearchConfig,
     "search.sampler": config.SamplerConfig,
+    "search.costs": config.CostConfig,
     "search.pruning": config.PruningConfig,
     "search.scalar": config.ScalarConfig,
     "score": config.ScoreConfig,
@@ -138,6 +140,8 @@ def check_default(field, stated, where):
     if isinstance(default, config.Section):
         assert re.fullmatch(r"\[(below|above)\]\(#[\w-]+\)", stated), where
         return
+    if isinstance(default, tuple) and default and all(isinstance(item, config.CostConfig) for item in default):
+        default = tuple(item.model_dump() for item in default)
     if isinstance(default, tuple) and default and all(isinstance(item, config.Section) for item in default):
         assert re.fullmatch(r"\[(below|above)\]\(#[\w-]+\)", stated), where
         return
@@ -168,8 +172,21 @@ def test_every_choice_between_words_is_spelt_out(page):
                 assert f"`{word}`" in f"{stated} {meaning}", f"{title}: {key} does not say what '{word}' is"
 
 
-def test_every_cost_is_explained(page):
-    assert set(re.findall(r"^\| `(\w+)` \|", page["budget and costs"], flags=re.MULTILINE)) == set(COSTS)
+def test_the_rows_of_costs_are_true_of_the_code(page):
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", page["budget and costs"], flags=re.MULTILINE)
+    assert {name for name, *_ in rows} == set(cost_names())
+    for name, unit, suffixes, about in rows:
+        spec = find_cost(name)
+        assert re.sub(r" \(\[.*\)$", "", about) == spec.about
+        assert unit.strip("`") == (spec.info.unit or "none")
+        assert set(re.findall(r"`(\w+)`", suffixes)) <= set(SUFFIXES[spec.info.family])
+
+
+def test_the_rows_of_runtimes_are_true_of_the_code(page):
+    rows = re.findall(r"^\| `(\w+)` \| `(\.\w+)` \| (.*?) \|$", page["Runtimes"], flags=re.MULTILINE)
+    assert {name for name, *_ in rows} == set(runtime_names())
+    for name, suffix, about in rows:
+        assert (suffix, about) == (find_runtime(name).suffix, type(find_runtime(name)).__doc__.rstrip("."))
 
 
 def test_every_sampler_has_the_row_of_its_signature_and_docstring(page):
@@ -200,7 +217,8 @@ def test_there_is_an_example_of_each_kind():
 
 
 def test_examples_of_the_page_are_accepted():
-    teacher = dict.fromkeys(COSTS, 1e6)
+    declare_cost("energy_mj", "mJ")
+    teacher = dict.fromkeys(cost_names(), 1e6)
     for example in yaml_examples():
         if kind(example) == "search":
             found = parse(SearchFile, {**BASE, **example}, source="example")

@@ -57,6 +57,19 @@ def test_the_sampler_of_the_page_proposes(run):
     assert [record.origin for record in run.records].count("sampler") >= 3
 
 
+def test_the_cost_of_the_page_is_limited_and_minimised(run):
+    assert run.config.search.objectives == ("flops", "energy_nj")
+    limit = run.budget.limits["energy_nj"].high
+    assert all(record.costs["energy_nj"] <= limit for record in run.records if record.trained)
+    assert run.metadata.teacher.costs["energy_nj"] == pytest.approx(limit / 0.6)
+
+
+def test_the_runtime_of_the_page_runs_the_student(run):
+    (exported,) = run.metadata.exports.students.values()
+    assert exported.runtime == "ONNX reference"
+    assert exported.latency.conditions.startswith("ONNX reference ")
+
+
 def test_the_loss_and_the_space_of_the_page_are_searched(run):
     resolved = yaml.safe_load(run.folder.search_yaml.read_text(encoding="utf-8"))
     assert {"name": "my_losses:smooth_l1", "beta": 2.0} in resolved["score"]["loss"]

@@ -201,8 +201,8 @@ def quick_dry_run(monkeypatch) -> None:
 
     def survey(pipeline: Any, found: Any) -> Any:
         config = pipeline.config
-        fake = dict.fromkeys([config.search.costs[0], *found.budget.names, "flops", "params"], 1.0)
-        space, first = pipeline.inputs.space, config.search.costs[0]
+        fake = dict.fromkeys([config.search.objectives[0], *found.budget.names, "flops", "params"], 1.0)
+        space, first = pipeline.inputs.space, config.search.objectives[0]
         return survey_space(space, Pricing(lambda _: fake), by=first, seed=config.seed)
 
     def estimate(pipeline: Any, *_: Any) -> Any:

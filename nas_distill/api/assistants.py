@@ -84,7 +84,7 @@ def find_assistant(trial: Distillable, via: Via, epochs: float | None, observer:
 
 def next_larger(trial: Distillable) -> TrialRecord | None:
     """Return the cheapest member of the front that costs at least ``STEP`` times what the trial costs."""
-    names = trial.run.config.search.costs
+    names = trial.run.config.search.objectives
     least = STEP * trial.record.costs[names[0]]
     larger = [record for record in front_records(trial.run.records, names) if record.costs[names[0]] >= least]
     return min(larger, key=lambda record: record.costs[names[0]], default=None)

@@ -13,13 +13,14 @@ from nas_distill.api.interruption import InterruptedSearchError, Interruption, i
 from nas_distill.api.latency import calibrate as calibrate_latency
 from nas_distill.api.latency import time_teacher
 from nas_distill.api.observer import Observer, Silent
-from nas_distill.api.problem import LATENCY, SearchProblem
+from nas_distill.api.problem import SearchProblem
 from nas_distill.api.signals import teacher_signal
 from nas_distill.api.start import prepare
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import BudgetError, ConfigError, RunError
 from nas_distill.common.files import write_json, write_text
 from nas_distill.common.seeds import numpy_rng
+from nas_distill.cost.latency import LATENCY
 from nas_distill.engine.backends import make_backend
 from nas_distill.engine.calibration import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
 from nas_distill.engine.pricing import Pricing
@@ -161,7 +162,7 @@ class _Calibrating:
             self.inputs.space,
             pricing,
             count=count,
-            by=config.search.costs[0],
+            by=config.search.objectives[0],
             rng=numpy_rng(config.seed, "calibration"),
             whole_range=whole_range,
         )
@@ -225,7 +226,7 @@ def write_calibration(
     study = Study(table.readings)
     costs = {network.name: network.costs for network in networks}
     paid = [costs[name] for name in study.networks]
-    names = inputs.config.search.costs
+    names = inputs.config.search.objectives
     found = [rank(study, score) for score in all_scores(study)]
     advice = advise(study, paid, names)
     if advice is None:

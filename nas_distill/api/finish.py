@@ -12,21 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.api.latency import time_candidate, time_teacher
-from nas_distill.api.problem import LATENCY, SearchProblem
-from nas_distill.common.errors import BuildError, CostError
+from nas_distill.api.problem import SearchProblem
+from nas_distill.common.errors import BuildError, CostError, ExportError, NasDistillError, first_line
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import LatencyConfig, SearchFile
 from nas_distill.cost.budget import Budget
-from nas_distill.cost.runtime import time_file
+from nas_distill.cost.latency import LATENCY
+from nas_distill.cost.runtimes import Runtime
+from nas_distill.cost.timing import time_file
 from nas_distill.cost.undisturbed import noise
 from nas_distill.data import SplitName
 from nas_distill.data.drawing import draw_places
 from nas_distill.engine.candidates import Candidates
 from nas_distill.engine.finalists import best_finalist, choose_finalists
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.export.onnx import export_onnx
 from nas_distill.export.student import load_student
-from nas_distill.export.verify import verify_onnx
+from nas_distill.export.verify import verify_export
 from nas_distill.run.facts import (
     EvaluationRecord,
     ExportRecord,
@@ -57,7 +58,7 @@ def screened_finalists(
     limits = {name: limit.high for name, limit in budget.limits.items() if limit.high is not None}
 
     def choose(usable: Sequence[TrialRecord]) -> list[TrialRecord]:
-        return choose_finalists(usable, config.search.costs, limits, config.final.count, config.final.slope)
+        return choose_finalists(usable, config.search.objectives, limits, config.final.count, config.final.slope)
 
     if LATENCY not in limits:
         return choose(records)
@@ -92,28 +93,31 @@ def read_student(inputs: SearchProblem, folder: RunFolder, key: str) -> nn.Modul
     return load_student(folder.student(key), builder=inputs.space.builder_function(), paths=inputs.paths)
 
 
-def export_student(inputs: SearchProblem, student: nn.Module, architecture: str, path: Path) -> ExportRecord:
-    """Export a student to ONNX, hold it against PyTorch on validation samples, and time it.
+def export_student(
+    inputs: SearchProblem, student: nn.Module, architecture: str, path: Path, runtime: Runtime | None = None
+) -> ExportRecord:
+    """Export a student for a runtime, compare the file with PyTorch on validation samples, and time it.
+
+    ``runtime``: the search file's unless given.
 
     Raises:
+        CostError: the runtime is not installed.
         ExportError: it cannot be exported, or computes something else than its network.
     """
-    data, latency = inputs.data, inputs.config.latency
-    export_onnx(
-        student,
-        inputs.input_shape,
-        path,
-        teacher=inputs.teacher.name,
-        architecture=architecture,
-        normalisation=data.normalisation(),
-        class_names=data.classes,
-    )
+    data, chosen = inputs.data, runtime or inputs.runtime
+    notes = {
+        "teacher": inputs.teacher.name,
+        "architecture": architecture,
+        "normalisation": data.normalisation(),
+        "class_names": None if data.classes is None else list(data.classes),
+    }
+    _export(chosen, student, inputs.input_shape, path, notes)
     batches = [data.batch("val", index)[0] for index in draw_places(len(data.val), _PARITY_SAMPLES).split(128)]
-    return _checked(student, path, batches, latency, data.task)
+    return _checked(chosen, student, path, batches, inputs.config.latency, data.task)
 
 
 def export_loaded(
-    student: nn.Module, spec: Mapping[str, Any], config: SearchFile, path: Path, *, task: str
+    student: nn.Module, spec: Mapping[str, Any], config: SearchFile, path: Path, *, task: str, runtime: Runtime
 ) -> ExportRecord:
     """Export a student of whose run neither data nor builder are at hand; it is compared on random samples.
 
@@ -121,31 +125,40 @@ def export_loaded(
         student: the network.
         spec: content of its ``architecture.json``.
         config: its search file.
-        path: of the ONNX file.
+        path: of the file.
         task: what the network tells of a sample.
+        runtime: that it is exported for.
     """
     shape = tuple(spec["input_shape"])
-    export_onnx(
-        student,
-        shape,
-        path,
-        architecture=spec["hash"],
-        normalisation=spec.get("normalisation"),
-        class_names=spec.get("class_names"),
-    )
+    notes = {"architecture": spec["hash"], **{key: spec.get(key) for key in ("normalisation", "class_names")}}
+    _export(runtime, student, shape, path, notes)
     with seeded_torch(0, "parity"):
         batches = [noise(student, (128, *shape), torch.default_generator)]
-    return _checked(student, path, batches, config.latency, task)
+    return _checked(runtime, student, path, batches, config.latency, task)
+
+
+def _export(runtime: Runtime, student: nn.Module, shape: Sequence[int], path: Path, notes: Mapping[str, Any]) -> None:
+    runtime.require()
+    try:
+        runtime.export(student, shape, path, notes)
+    except NasDistillError:
+        raise
+    except Exception as error:  # the runtime may be the user's own
+        raise ExportError(f"{path} cannot be exported for {runtime.title}: {first_line(error)}.") from error
 
 
 def _checked(
-    student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: str
+    runtime: Runtime, student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: str
 ) -> ExportRecord:
-    parity = verify_onnx(path, student, batches, task=task)
+    parity = verify_export(path, student, batches, runtime=runtime, task=task)
     shape = tuple(batches[0].shape[1:])
-    sample = time_file(path, shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
+    settings: dict[str, Any] = {"batch": latency.batch, "threads": latency.threads, "repeats": latency.repeats}
+    sample = time_file(path, shape, runtime=runtime, **settings)
     return ExportRecord(
-        format="onnx",
+        format=runtime.suffix.removeprefix("."),
+        runtime=runtime.title,
+        file=path.name,
+        usage=runtime.usage("{path}", shape),
         bytes=path.stat().st_size,
         parity=ParityRecord.model_validate(asdict(parity)),
         latency=LatencyFigures(p50_ms=sample.p50_ms, p95_ms=sample.p95_ms, conditions=sample.conditions.text()),
@@ -160,7 +173,7 @@ def export_finalists(inputs: SearchProblem, folder: RunFolder, journal: Journal)
     for entry in journal.metadata.finalists.values():
         if entry.taught and entry.quality is not None:
             student = read_student(inputs, folder, entry.key)
-            path = folder.student(entry.key) / "model.onnx"
+            path = folder.student(entry.key) / inputs.runtime.file_name
             done[entry.key] = export_student(inputs, student, Architecture(entry.architecture).hash, path)
     sample = time_teacher(inputs)
     teacher = None if sample is None else LatencyFigures(p50_ms=sample.p50_ms, p95_ms=sample.p95_ms)

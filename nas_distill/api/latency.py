@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from nas_distill.api.problem import LATENCY, SearchProblem
+from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BuildError, CostError, NasDistillError
 from nas_distill.common.seeds import numpy_rng
-from nas_distill.cost.latency import FEWEST, LatencyModel, Prepared, prepare
-from nas_distill.cost.runtime import LatencySample, export_for_timing, time_module, time_modules
+from nas_distill.config import LatencyConfig
+from nas_distill.cost.latency import FEWEST, LATENCY, LatencyModel, Prepared, prepare
+from nas_distill.cost.timing import LatencySample, export_for_timing, time_module, time_modules
 from nas_distill.engine.candidates import Candidates
 from nas_distill.space import Architecture
 
@@ -44,7 +45,7 @@ def calibrate(
     def prepared() -> Iterator[Prepared | NasDistillError]:
         for architecture in chosen:
             try:
-                yield builder.look(architecture, prepare, shape, config.latency.batch)
+                yield builder.look(architecture, prepare, shape, config.latency.batch, None, inputs.runtime)
             except BuildError as error:  # such candidates fail when their turn comes
                 yield error
 
@@ -52,10 +53,9 @@ def calibrate(
         return LatencyModel.calibrate(
             prepared(),
             shape,
-            batch=config.latency.batch,
-            threads=config.latency.threads,
-            repeats=config.latency.repeats,
+            runtime=inputs.runtime,
             progress=lambda done: on_step(done, len(chosen)),
+            **_settings(config.latency),
         )
     except CostError:
         if asked:
@@ -71,8 +71,8 @@ def time_candidate(inputs: SearchProblem, candidates: Candidates, architecture: 
         CostError: it does not run.
     """
     latency, shape = inputs.config.latency, inputs.input_shape
-    exported = candidates.look(architecture, export_for_timing, (latency.batch, *shape))
-    (found,) = time_modules([exported], shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats)
+    exported = candidates.look(architecture, export_for_timing, (latency.batch, *shape), None, inputs.runtime)
+    (found,) = time_modules([exported], shape, runtime=inputs.runtime, **_settings(latency))
     if isinstance(found, NasDistillError):
         raise found
     return found
@@ -84,10 +84,11 @@ def time_network(inputs: SearchProblem, module: nn.Module) -> LatencySample:
     Raises:
         CostError: it cannot be exported, or does not run.
     """
-    latency = inputs.config.latency
-    return time_module(
-        module, inputs.input_shape, batch=latency.batch, threads=latency.threads, repeats=latency.repeats
-    )
+    return time_module(module, inputs.input_shape, runtime=inputs.runtime, **_settings(inputs.config.latency))
+
+
+def _settings(latency: LatencyConfig) -> dict[str, Any]:
+    return {"batch": latency.batch, "threads": latency.threads, "repeats": latency.repeats}
 
 
 def time_teacher(inputs: SearchProblem) -> LatencySample | None:

@@ -155,7 +155,7 @@ class Pipeline:
         assembler = self._assembler(journal, pricing)
         evaluator = self.inputs.evaluator(signal, self.folder)
         search = self.config.search
-        limit = trial_limit(self.config, self.inputs.data, estimate.step, survey.spread(search.costs[0]))
+        limit = trial_limit(self.config, self.inputs.data, estimate.step, survey.spread(search.objectives[0]))
         with ExitStack() as backends:
             backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.trials))
             margin = self._margin(journal, survey, backend, evaluator)
@@ -245,7 +245,7 @@ class Pipeline:
         survey = survey_space(
             self.inputs.space,
             pricing,
-            by=config.search.costs[0],
+            by=config.search.objectives[0],
             seed=config.seed,
             on_step=self.observer.step,
         )
@@ -320,7 +320,7 @@ class Pipeline:
             library,
             self.inputs.space,
             pricing.budget.limits,
-            by=config.search.costs[0],
+            by=config.search.objectives[0],
             settings=config.blockwise,
             alone=config.search.strategy == "blockwise",
             seed=config.seed,

@@ -13,7 +13,8 @@ from torch import nn
 from nas_distill.api.cutting import Cutting, cut_from, is_from_teacher, with_rates_of_start
 from nas_distill.blockwise.library import CONTENT, Library
 from nas_distill.blockwise.start import LocalWeights
-from nas_distill.common.errors import ConfigError, GivenFromPythonError
+from nas_distill.common.errors import ConfigError, CostError, GivenFromPythonError, first_line
+from nas_distill.common.references import is_reference
 from nas_distill.config import (
     ADAMW_LR,
     DataConfig,
@@ -25,17 +26,18 @@ from nas_distill.config import (
     with_default_losses,
 )
 from nas_distill.cost.budget import Budget, Limit
-from nas_distill.cost.count import COUNTED
-from nas_distill.cost.latency import LatencyModel
-from nas_distill.cost.model import CostModel
+from nas_distill.cost.latency import LATENCY, LatencyModel
+from nas_distill.cost.model import Cost, CostModel, Look
 from nas_distill.cost.recorder import attends
-from nas_distill.cost.registry import cost_info
+from nas_distill.cost.registry import cost_info, cost_names, counted_names, declare_cost
+from nas_distill.cost.runtimes import Runtime, find_runtime
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.curriculum import misfit
 from nas_distill.distill.terms import LossTerms
-from nas_distill.engine.candidates import Candidates
+from nas_distill.engine.candidates import LEAST_SECONDS, Candidates
+from nas_distill.engine.child import CallError, Child
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.pricing import Pricing
@@ -46,7 +48,6 @@ from nas_distill.tasks import Task, find_task
 from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
 
 FROM_PYTHON = "<python>"
-LATENCY = "latency_ms"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class SearchProblem:
 
     The first of them is the search file's own folder. ``others`` teach beside ``teacher``. ``cutting``: how students
     are cut from the teacher, where they are. ``notes`` are sentences on defaults that follow from all these.
+    ``costs`` are the user's own, and built-in ones with options.
     """
 
     config: SearchFile
@@ -65,6 +67,12 @@ class SearchProblem:
     others: tuple[Teacher, ...] = ()
     cutting: Cutting | None = None
     notes: tuple[str, ...] = ()
+    costs: tuple[Cost, ...] = ()
+
+    @property
+    def runtime(self) -> Runtime:
+        """The deployment runtime: what latency is of, and what students are exported for."""
+        return find_runtime(self.config.latency.runtime, paths=self.paths)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -93,12 +101,40 @@ class SearchProblem:
     def asked_costs(self) -> set[str]:
         """The costs that a limit or an objective asks for."""
         search = self.config.search
-        return {*self.config.budget, *search.costs, *([search.scalar.cost] if search.scalar else [])}
+        return {
+            *self.config.budget,
+            *(cost.key for cost in search.costs),
+            *([search.scalar.cost] if search.scalar else []),
+        }
 
     @cached_property
     def teacher_costs(self) -> dict[str, float]:
-        """The teacher's costs, but for those that are measured."""
-        return dict(CostModel(COUNTED, self.input_shape).costs(self.teacher.module))
+        """The teacher's costs, but for those that are measured; the user's own are asked in a worker process.
+
+        One of the user's own that fails for the teacher is left out, unless an amount is a share of it.
+
+        Raises:
+            CostError: the teacher's costs are needed and cannot be counted.
+        """
+        found = dict(CostModel(counted_names(), self.input_shape).costs(self.teacher.module))
+        if not self.costs:
+            return found
+        scalar = self.config.search.scalar
+        amounts = [*self.config.budget.items(), *([(scalar.cost, scalar.target)] if scalar else [])]
+        shares = {name for name, amount in amounts if "%" in str(amount)}
+        with Child(_Teacher(self.teacher.module, self.input_shape)) as child:
+            for cost in self.costs:
+                name = cost.info.name
+                try:
+                    found[name] = float(child.call("cost", cost, seconds=LEAST_SECONDS))
+                except CallError as error:
+                    found.pop(name, None)  # a built-in cost's with other options
+                    if name in shares:
+                        raise CostError(
+                            f"'{name}' is limited to a share of the teacher's, which cannot be counted: "
+                            f"{first_line(error)}."
+                        ) from error
+        return found
 
     @cached_property
     def objectives(self) -> Objectives:
@@ -114,7 +150,7 @@ class SearchProblem:
         """The limits in plain numbers; None for a share of the teacher's latency, which is measured only later."""
 
         def read(name: str, given: Any) -> Limit | None:
-            later = name == LATENCY and "%" in str(given)
+            later = cost_info(name).measured and "%" in str(given)
             return None if later else Budget.parse({name: given}, self.teacher_costs).limits[name]
 
         return {name: read(name, given) for name, given in self.config.budget.items()}
@@ -124,8 +160,10 @@ class SearchProblem:
 
         Raises:
             BudgetError: names it.
+            CostError: the deployment runtime is not installed.
         """
-        for name in sorted(self.asked_costs):
+        self.runtime.require()
+        for name in sorted(self.asked_costs - {cost.info.name for cost in self.costs}):
             cost_info(name)
         _ = self._limits, self.objectives
 
@@ -150,7 +188,9 @@ class SearchProblem:
         later = {name: self.config.budget[name] for name, limit in self._limits.items() if limit is None}
         known = Budget.parse(later, measured).limits
         budget = Budget({name: limit or known[name] for name, limit in self._limits.items()})
-        model = CostModel((*COUNTED, *((LATENCY,) if latency is not None else ())), self.input_shape, latency)
+        # The user's own, and built-in ones with options, stand in for the built-in ones of their names.
+        asked: list[str | Cost] = [*counted_names(), *self.costs, *((LATENCY,) if latency is not None else ())]
+        model = CostModel(asked, self.input_shape, latency)
         return Pricing.by_model(model, candidates or self.candidates(), budget, {**self.teacher_costs, **measured})
 
     @property
@@ -197,13 +237,25 @@ class SearchProblem:
             teacher=[self.teacher.fingerprint, config.teacher.signal, *others],
             space=self.space.fingerprint,
             budget=config.budget,
-            objectives=[list(config.search.costs), config.search.scalar],
+            objectives=[config.search.model_dump(mode="json")["costs"], config.search.scalar],
             score=config.score,
             final=config.final.training,
             latency=config.latency,
             seed=config.seed,
             **({} if self.cutting is None else {"inheritance": self.cutting.config}),
         )
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """Content of the process that asks the user's own costs about the teacher."""
+
+    module: nn.Module
+    input_shape: tuple[int, ...]
+
+    def cost(self, cost: Cost) -> float:
+        """Return a cost of the teacher."""
+        return cost.ask(Look(self.module, self.input_shape))
 
 
 def resolve(
@@ -234,6 +286,8 @@ def resolve(
     config = with_default_losses(config, data.task)
     for section in ("score", "final"):
         LossTerms.of(getattr(config, section).training.loss, task=data.task, where=f"{section}.loss", paths=paths)
+    config, costs = with_costs(config, paths)
+    find_runtime(config.latency.runtime, paths=paths)
     if teacher is None:
         frozen = [_load_teacher(source, data, paths) for source in (config.teacher, *config.teacher.others)]
     else:
@@ -266,7 +320,8 @@ def resolve(
         )
     config, rates = with_rates_of_start(config, cutting)
     found = _load_space(content, paths, builder) if cutting is None else cutting.space
-    return SearchProblem(config, data, frozen[0], found, tuple(paths), tuple(frozen[1:]), cutting, (*notes, *rates))
+    others = tuple(frozen[1:])
+    return SearchProblem(config, data, frozen[0], found, tuple(paths), others, cutting, (*notes, *rates), costs)
 
 
 def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None) -> None:
@@ -298,6 +353,38 @@ def _with_suited_optimizer(config: SearchFile, teacher: Teacher, data: Dataset) 
         f"Optimiser of {' and '.join(sections)}: adamw at a rate of {ADAMW_LR:g}, since the teacher attends or reads "
         "tokens; optimizer: {name: ..., lr: ...} sets another."
     ]
+
+
+def with_costs(config: SearchFile, paths: Sequence[Path] = ()) -> tuple[SearchFile, tuple[Cost, ...]]:
+    """Return a search file whose own costs have their units, and these costs; nothing of their code is called.
+
+    Raises:
+        BudgetError: there is no such cost.
+        ConfigError: one cannot be imported, has the name of a built-in cost, or a wrong option.
+    """
+    found, entries = [], []
+    for place, entry in enumerate(config.search.costs):
+        if not entry.plain:
+            where = f"search.costs.{place}"
+            if is_reference(entry.name) and entry.key in cost_names():
+                raise ConfigError(
+                    f"{where}: '{entry.name}' has the name of the built-in cost '{entry.key}'; rename it."
+                )
+            cost = Cost.find(entry.name, entry.options, where=where, paths=paths)
+            unit = cost.info.unit if entry.unit is None else entry.unit
+            found.append(replace(cost, info=replace(cost.info, unit=unit)))
+            entry = entry.model_copy(update={"unit": unit})
+        entries.append(entry)
+    config = config.model_copy(update={"search": config.search.model_copy(update={"costs": tuple(entries)})})
+    declare_costs(config)
+    return config, tuple(found)
+
+
+def declare_costs(config: SearchFile) -> None:
+    """Make the user's own costs of a search file known to budgets and reports, without loading their code."""
+    for entry in config.search.costs:
+        if is_reference(entry.name):
+            declare_cost(entry.key, entry.unit or "")
 
 
 def search_paths(file: Path | None) -> tuple[Path, ...]:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from nas_distill.api.finish import baseline_of
-from nas_distill.api.problem import LATENCY, SearchProblem
+from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import RunError
 from nas_distill.cost.budget import Budget
+from nas_distill.cost.latency import LATENCY
+from nas_distill.cost.registry import describe_cost
 from nas_distill.distill.objective import Term
 from nas_distill.engine.finalists import best_finalist
 from nas_distill.engine.pricing import Pricing
@@ -40,7 +42,7 @@ from nas_distill.tasks import find_task, read_evaluation
 
 def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> CostSummary:
     """Return the table that is shown before a search."""
-    objectives = inputs.config.search.costs
+    objectives = inputs.config.search.objectives
     order = [*objectives, *(name for name in pricing.names if name not in objectives)]
     shown = [name for name in order if name in survey.cheapest.costs]
     rows = tuple(
@@ -53,7 +55,7 @@ def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, inputs: S
             limit=pricing.budget.limits.get(name),
             fits=survey.shares.get(name),
             objective=name in objectives,
-            error=pricing.latency.error.median if name == LATENCY and pricing.latency is not None else None,
+            error=pricing.latency.error.median if pricing.latency and describe_cost(name).measured else None,
         )
         for name in shown
     )
@@ -161,7 +163,7 @@ def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[Tri
     guessed = guessing_note(metadata, records)
     if guessed is not None:
         notes.append(guessed)
-    limits = Budget.parse(metadata.budget).limits
+    limits = Budget.restore(metadata.budget).limits
     exported = exports.students.get(winner.key)
     if exported and LATENCY in limits and limits[LATENCY].excess(exported.latency.p50_ms) > 0:
         notes.append("The student's measured latency is over the budget's limit, though its prediction was within.")
@@ -209,7 +211,7 @@ def savings(metadata: RunMetadata, records: Sequence[TrialRecord]) -> Savings:
     """Return what a search did and did not have to do."""
     finalists = metadata.finalists.values()
     trained = [record for record in records if record.trained]
-    limits = Budget.parse(metadata.budget)
+    limits = Budget.restore(metadata.budget)
 
     def count(state: str) -> int:
         return sum(record.state == state for record in records)
@@ -302,8 +304,9 @@ def _student(entry: Finalist, evaluation: EvaluationRecord, exported: ExportReco
 def _export(folder: RunFolder, winner: Finalist, exported: ExportRecord) -> ExportResult:
     parity = exported.parity
     return ExportResult(
-        path=str(folder.student(winner.key) / "model.onnx"),
-        format=exported.format,
+        path=str(folder.student(winner.key) / exported.file),
+        runtime=exported.runtime,
+        usage=exported.usage,
         bytes=exported.bytes,
         max_abs_difference=parity.max_abs_difference,
         same_predictions=parity.same_predictions,

@@ -76,7 +76,7 @@ class Run(StoredRun):
         everything else. What is no better than a constant answer (the most frequent class, the mean) is left out.
         """
         frame = to_frame(self.front_records(budget))
-        costs = dict.fromkeys((*self.config.search.costs, *self.budget_of(budget).limits))
+        costs = dict.fromkeys((*self.config.search.objectives, *self.budget_of(budget).limits))
         if frame.empty:
             return frame.reindex(columns=["quality", *costs])
         shown = [name for name in ("quality", *costs) if name in frame]
@@ -95,7 +95,7 @@ class Run(StoredRun):
     def _non_dominated(self, budget: Mapping[str, Any] | None) -> list[TrialRecord]:
         limits = self.budget_of(budget)
         within = [record for record in self.records if record.state == "complete" and limits.fits(record.costs)]
-        return front_records(within, self.config.search.costs)
+        return front_records(within, self.config.search.objectives)
 
     def student(self) -> Student:
         """Return the finished student that the search has distilled: the best finalist, with its weights.
@@ -256,7 +256,7 @@ class Run(StoredRun):
 
         return front_figure(
             self.records,
-            costs=self.config.search.costs,
+            costs=self.config.search.objectives,
             limits=self.budget_of(budget).limits,
             teacher=self._teacher_point(),
             finalists=finalist_results(self.metadata),
@@ -273,7 +273,7 @@ class Run(StoredRun):
         """
         from nas_distill.report.importance import parameter_importance
 
-        return parameter_importance(self.records, cost or self.config.search.costs[0])
+        return parameter_importance(self.records, cost or self.config.search.objectives[0])
 
     def _teacher_point(self) -> ModelResult | None:
         teacher = self.metadata.teacher

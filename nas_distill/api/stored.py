@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import nas_distill.run.quiet  # noqa: F401  (first, since it imports Optuna without a warning in notebooks)
-from nas_distill.api.problem import SearchProblem, resolve, search_paths
+from nas_distill.api.problem import SearchProblem, declare_costs, resolve, search_paths
 from nas_distill.api.trust import guard, is_own_run, refuse_links
 from nas_distill.common.errors import GivenFromPythonError, RunError
 from nas_distill.common.files import plain_file
+from nas_distill.common.references import only_known
 from nas_distill.config import FinalConfig, SearchFile, TrainingConfig, load_search_file, parse
 from nas_distill.cost.budget import Budget
+from nas_distill.cost.runtimes import Runtime, find_runtime
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.journal import metadata_of, read_study
 from nas_distill.run.records import TrialRecord, read_records
@@ -60,9 +63,11 @@ class StoredRun:
         if not self.folder.search_yaml.exists():
             raise RunError(f"{self.folder.path} holds no {self.folder.search_yaml.name}; a resumed search writes it.")
         try:
-            return load_search_file(plain_file(self.folder.path, self.folder.search_yaml.name, links=True))
+            config = load_search_file(plain_file(self.folder.path, self.folder.search_yaml.name, links=True))
         except ValueError as error:
             raise RunError(f"{self.folder.search_yaml} cannot be read ({error}).") from error
+        declare_costs(config)
+        return config
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -92,6 +97,16 @@ class StoredRun:
                 )
         return inputs
 
+    @property
+    def runtime(self) -> Runtime:
+        """The deployment runtime of the run's students.
+
+        Raises:
+            TrustError: it is a stranger's code.
+        """
+        with nullcontext() if self.trusted else only_known(self.folder.path):
+            return find_runtime(self.config.latency.runtime, paths=self.paths)
+
     def inputs_if_given(self) -> SearchProblem | None:
         """Return ``inputs``; None where some of them came from Python and are not given now."""
         try:
@@ -102,7 +117,7 @@ class StoredRun:
     @property
     def budget(self) -> Budget:
         """The run's own budget, in plain numbers."""
-        return Budget.parse(self.metadata.budget)
+        return Budget.restore(self.metadata.budget)
 
     @property
     def task(self) -> str:
@@ -119,6 +134,7 @@ class StoredRun:
         if budget is None:
             return self.budget
         teacher = self.metadata.teacher
+        declare_costs(self.config)
         return Budget.parse(budget, None if teacher is None else teacher.costs)
 
     def final_training(self, epochs: float | None, changes: Mapping[str, Any], *, source: str) -> TrainingConfig:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from nas_distill.api.console import watched
 from nas_distill.api.finish import export_loaded, export_student, read_student
 from nas_distill.api.observer import Observer
-from nas_distill.api.problem import LATENCY
 from nas_distill.api.stored import StoredRun
 from nas_distill.api.updating import Update, update_student
 from nas_distill.common.disk import disk_errors
 from nas_distill.common.errors import ConfigError, ExportError
 from nas_distill.common.files import atomic_path
 from nas_distill.common.quiet import quiet
+from nas_distill.cost.latency import LATENCY
+from nas_distill.cost.runtimes import Runtime, find_runtime
 from nas_distill.data import Dataset
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.provenance import Provenance, read_provenance
@@ -114,42 +115,42 @@ class Student:
         student, wanted = (predict_logits(module, data.inputs(name)) for module in (self.module, teacher.module))
         return find_task(data.task).evaluate(student, data.labels(name), wanted)
 
-    def export(self, path: str | Path | None = None) -> dict[str, Any]:
-        """Export to ONNX, compare the file with PyTorch on validation data, time it; return what was found.
+    def export(self, path: str | Path | None = None, *, runtime: str | None = None) -> dict[str, Any]:
+        """Export for a runtime, compare the file with PyTorch on validation data, time it; return what was found.
 
         Where the run's data came from Python and are not given, a student that the search exported is copied, and
         another one is compared on random samples.
 
-        ``path``: ``model.onnx`` in the student's folder unless given. ``predicted_ms`` of what is returned is the
-        latency that the search reckoned with, None where it left latency out.
+        ``path``: in the student's folder unless given. ``runtime``: the run's unless given. ``predicted_ms`` of what is
+        returned is the latency that the search reckoned with, None where it left latency out.
 
         Raises:
             ExportError: it cannot be exported, or the file does not compute what the network computes.
         """
-        target = self.folder / "model.onnx" if path is None else Path(path)
+        inputs, run = self.run.inputs_if_given(), self.run
+        chosen = run.runtime if runtime is None else find_runtime(runtime, where="runtime", paths=run.paths)
+        target = self.folder / chosen.file_name if path is None else Path(path)
         with disk_errors(target):
-            inputs = self.run.inputs_if_given()
             if inputs is not None:
-                result = export_student(inputs, self.module, self.record.architecture.hash, target).model_dump(
-                    mode="json"
-                )
+                made = export_student(inputs, self.module, self.record.architecture.hash, target, chosen)
+                result = made.model_dump(mode="json")
             else:
-                result = self._export_alone(target)
+                result = self._export_alone(target, chosen)
         return {"path": str(target), **result, "predicted_ms": self.record.costs.get(LATENCY)}
 
-    def _export_alone(self, target: Path) -> dict[str, Any]:
+    def _export_alone(self, target: Path, runtime: Runtime) -> dict[str, Any]:
         """Export it without the run's data: what the search has exported is copied with what was found then."""
-        run, made = self.run, self.folder / "model.onnx"
+        run, made = self.run, self.folder / runtime.file_name
         exports = run.metadata.exports
         known = None if exports is None else exports.students.get(self.key)
-        if known is not None and made.exists():
+        if known is not None and known.runtime == runtime.title and made.exists():
             if target != made:
                 with atomic_path(target) as temporary:
                     shutil.copyfile(made, temporary)
             return known.model_dump(mode="json")
         with quiet():  # torch warns that a graph cannot be trained, and it is not to be
             module = self.module
-        made_now = export_loaded(module, load_spec(self.folder), run.config, target, task=run.task)
+        made_now = export_loaded(module, load_spec(self.folder), run.config, target, task=run.task, runtime=runtime)
         return {**made_now.model_dump(mode="json"), "samples": "random"}
 
     def __repr__(self) -> str:

@@ -246,6 +246,6 @@ class Trial:
         told = [f"{words.percent(quality)} {name}" for name, quality in self.worth().items()]
         first = next((place for place, text in enumerate(told) if measure in text), 0)
         told[first + 1 :] = [text.replace(measure, "") for text in told[first + 1 :]]
-        costs = words.costs(self.record.costs, self.run.config.search.costs)
+        costs = words.costs(self.record.costs, self.run.config.search.objectives)
         parts = [STATES[self.record.state], *told, *([costs] if costs else [])]
         return f"Trial({self.record.number}: {', '.join(parts)})"

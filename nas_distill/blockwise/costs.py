@@ -21,10 +21,10 @@ from nas_distill.blockwise.watching import Passage, Watch
 from nas_distill.common.errors import BudgetError
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.cost.count import count
-from nas_distill.cost.registry import cost_info
+from nas_distill.cost.registry import additive_names, cost_info
 from nas_distill.cut.ancestor import Ancestor
 
-ADDITIVE = ("flops", "params", "weight_bytes")
+ADDITIVE = additive_names()
 """The costs that are sums over parts of a network."""
 
 Costs = dict[str, float]

@@ -24,7 +24,6 @@ from nas_distill.cli.arguments import (
 from nas_distill.cli.assemble import assemble
 from nas_distill.cli.calibrate import calibrate
 from nas_distill.cli.output import print_json, print_table, printable, say_student
-from nas_distill.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from nas_distill.api import Run, Trial
@@ -122,7 +121,7 @@ def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = F
     from nas_distill.report.tables import front_table
 
     limited = opened.budget_of(limits).limits
-    objectives, finalists = opened.config.search.costs, opened.finalists()
+    objectives, finalists = opened.config.search.objectives, opened.finalists()
     note = guessing_note(opened.metadata, opened.records)
     print_table(front_table(records, objectives, limits=limited, finalists=finalists, task=opened.task, note=note))
     picture = opened.folder.front_png
@@ -227,16 +226,17 @@ def evaluate(
 def export(
     run: RunArgument,
     trial: TrialArgument = None,
-    format: Annotated[str, typer.Option("--format", help="onnx")] = "onnx",
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", help="onnxruntime, pytorch or package.module:Class; the run's unless given"),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file; beside the student unless given")] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a finished student, hold the file against PyTorch on validation data, and time it."""
-    if format != "onnx":
-        raise ConfigError(f"Format '{format}' is unknown; known: onnx.")
+    """Export a finished student for a runtime, compare the file with PyTorch on validation data, and time it."""
     opened = open_the_run(run, trust=trust)
-    result = _chosen(opened, trial).student().export(output)
+    result = _chosen(opened, trial).student().export(output, runtime=runtime)
     if as_json:
         print_json(result)
         return

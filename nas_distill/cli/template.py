@@ -37,7 +37,7 @@ budget:                      # hard limits: a candidate over one of them is neve
   # params: 60k
   # weight_bytes: 256KiB
   # peak_activation_bytes: 128KiB
-  # latency_ms: 0.5          # ONNX Runtime on this machine
+  # latency_ms: 0.5          # on latency.runtime, ONNX Runtime unless given
 
 search:
   trials: 40                 # candidates to train

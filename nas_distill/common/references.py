@@ -30,6 +30,11 @@ def is_reference(text: str) -> bool:
     return bool(colon) and bool(name) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
 
 
+def last_name(text: str) -> str:
+    """Return what a reference calls its object: ``name`` of ``package.module:name``, and of ``...:Class.name``."""
+    return text.rpartition(":")[2].rpartition(".")[2]
+
+
 def search_first(folders: Iterable[str | Path]) -> None:
     """Put folders at the front of the import path, in their order; those that are on it already are moved there.
 

@@ -50,6 +50,12 @@ def _percent(number: float, amount: str, info: CostInfo, teacher: float | None) 
 
 
 def _size(suffix: str, amount: str, info: CostInfo) -> float:
+    if info.family == "other":
+        if suffix.lower() not in ("", info.unit.lower()):
+            raise BudgetError(
+                f"budget '{info.name}' is '{amount}', whose unit '{suffix}' is not its own; {_examples(info)}."
+            )
+        return 1.0
     sizes = SUFFIXES[info.family]
     suffix = suffix.replace("µ", "u").replace("μ", "u")
     if suffix == "" or (info.family == "count" and suffix == "K"):
@@ -74,6 +80,8 @@ def _checked(value: float, amount: float | str, info: CostInfo) -> float:
 
 
 def _examples(info: CostInfo) -> str:
+    if info.family == "other":
+        return f"write it like 5{info.unit}, or % of the teacher's"
     units = ", ".join(unit for unit in SUFFIXES[info.family] if unit)
     example = {"count": "2M", "bytes": "512KiB", "time": "0.5ms"}[info.family]
     return f"write it like {example}, units: {units}, or % of the teacher's"

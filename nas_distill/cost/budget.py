@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from nas_distill.common.errors import BudgetError, did_you_mean
+from nas_distill.common.errors import BudgetError, did_you_mean, first_line
 from nas_distill.cost.amounts import parse_amount
 from nas_distill.cost.registry import cost_info, format_cost
 
@@ -59,6 +59,19 @@ class Budget:
             raise BudgetError(f"a budget maps costs to limits, as in {{flops: 2M}}, and is {mapping!r}.")
         costs = teacher_costs or {}
         return cls({name: _parse_limit(value, name, costs.get(name)) for name, value in mapping.items()})
+
+    @classmethod
+    def restore(cls, stored: Mapping[str, Mapping[str, float]]) -> Budget:
+        """Read what ``to_dict`` wrote; the costs themselves need not be known here.
+
+        Raises:
+            BudgetError: it is not of that form.
+        """
+        try:
+            ends = {name: (limit.get("min"), limit.get("max")) for name, limit in stored.items()}
+            return cls({name: Limit(*(None if end is None else float(end) for end in ends[name])) for name in ends})
+        except (AttributeError, TypeError, ValueError) as error:
+            raise BudgetError(f"a stored budget cannot be read ({first_line(error)}).") from error
 
     @property
     def limits(self) -> Mapping[str, Limit]:

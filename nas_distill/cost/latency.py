@@ -12,16 +12,29 @@ import numpy as np
 from nas_distill.common.errors import CostError, NasDistillError, first_line
 from nas_distill.cost.features import FEATURES, features
 from nas_distill.cost.recorder import trace
-from nas_distill.cost.runtime import Conditions, LatencySample, conditions, export_for_timing, time_modules
+from nas_distill.cost.registry import cost
+from nas_distill.cost.runtimes import DEFAULT, Runtime, find_runtime
+from nas_distill.cost.timing import Conditions, LatencySample, conditions, export_for_timing, time_module, time_modules
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+LATENCY = "latency_ms"
 FEWEST = 8
 """Fewer samples than this are not fitted."""
 RIDGE = 1e-3
 """Weight of the penalty on coefficients, relative to the errors, when both are in units of the mean prediction."""
+
+
+@cost(LATENCY, unit="ms", label="latency", axis="predicted latency", measured=True)
+def latency_ms(
+    module: nn.Module, example: torch.Tensor, *, runtime: str = DEFAULT, threads: int = 1, repeats: int = 50
+) -> float:
+    """Median time of one forward pass on a deployment runtime, in ms."""
+    settings: dict[str, Any] = {"threads": threads, "repeats": repeats, "dtype": example.dtype}
+    chosen = find_runtime(runtime)
+    return time_module(module, example.shape[1:], batch=len(example), runtime=chosen, **settings).p50_ms
 
 
 @dataclass(frozen=True)
@@ -56,15 +69,21 @@ class Prepared:
     exported: bytes
 
 
-def prepare(model: nn.Module, input_shape: Sequence[int], batch: int, dtype: torch.dtype | None = None) -> Prepared:
-    """Prepare a model for a calibration.
+def prepare(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    batch: int,
+    dtype: torch.dtype | None = None,
+    runtime: Runtime | None = None,
+) -> Prepared:
+    """Prepare a model for a calibration on a runtime.
 
     Raises:
         BuildError: the model's forward fails on this shape.
         CostError: it cannot be traced or exported.
     """
     found = features(trace(model, input_shape, dtype), batch)
-    return Prepared(found, export_for_timing(model, (batch, *(int(size) for size in input_shape)), dtype))
+    return Prepared(found, export_for_timing(model, (batch, *(int(size) for size in input_shape)), dtype, runtime))
 
 
 @dataclass(frozen=True)
@@ -111,9 +130,10 @@ class LatencyModel:
         threads: int = 1,
         repeats: int = 50,
         dtype: torch.dtype | None = None,
+        runtime: Runtime | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Self:
-        """Time ``models`` on ONNX Runtime (about thirty, spread over the space) and fit to them.
+        """Time ``models`` on a runtime (about thirty, spread over the space) and fit to them.
 
         Models may be prepared already, or have failed at that. One that cannot run, be traced or be exported is left
         out. ``progress`` is told how many are prepared.
@@ -122,7 +142,7 @@ class LatencyModel:
         Raises:
             CostError: fewer than 8 could be timed; names the first cause.
         """
-        stated = conditions(batch, threads)
+        stated = conditions(batch, threads, runtime)
         inside: list[dict[str, float] | NasDistillError] = []
 
         def look() -> Iterable[nn.Module | bytes | NasDistillError]:
@@ -139,9 +159,8 @@ class LatencyModel:
                     inside.append(error)
                 yield model
 
-        timed = time_modules(
-            look(), input_shape, batch=batch, threads=threads, repeats=repeats, dtype=dtype, progress=progress
-        )
+        settings: dict[str, Any] = {"batch": batch, "threads": threads, "repeats": repeats, "dtype": dtype}
+        timed = time_modules(look(), input_shape, runtime=runtime, progress=progress, **settings)
         pairs = list(zip(inside, timed))
         samples = [
             (found, sample.p50_ms)

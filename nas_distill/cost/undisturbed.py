@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,19 @@ def tensors_only(model: nn.Module) -> nn.Module:
     wrapper = TensorsOnly()
     wrapper.training = False
     return wrapper
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """Return a copy on the CPU in eval mode without gradients, in a form that torch's exporters trace.
+
+    Where a module names another one as ``traced``, that one is copied: a graph, which is in eval mode as it is.
+    """
+    from torch import nn
+
+    inner = getattr(module, "traced", None)
+    if isinstance(inner, nn.Module):
+        return copy.deepcopy(inner).cpu().requires_grad_(False)
+    return copy.deepcopy(module).cpu().eval().requires_grad_(False)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from nas_distill.common.errors import StorageError, in_words
 from nas_distill.common.references import search_first
 
 # Imported once, before the first fork; a worker imports whatever else it needs.
-PRELOADED = ("nas_distill.engine.evaluator", "nas_distill.cost.model", "nas_distill.cost.runtime", "fvcore.nn")
+PRELOADED = ("nas_distill.engine.evaluator", "nas_distill.cost.model", "nas_distill.cost.timing", "fvcore.nn")
 FORK, KILL, READY = b"f", b"k", b"r"
 NUMBER = struct.Struct("q")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG

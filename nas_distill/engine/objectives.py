@@ -46,10 +46,10 @@ class Objectives:
             BudgetError: the scalar's cost is unknown, or its target cannot be read.
         """
         if search.scalar is None:
-            return cls(search.costs)
+            return cls(search.objectives)
         name = search.scalar.cost
         target = parse_amount(search.scalar.target, name, (teacher_costs or {}).get(name))
-        return cls(search.costs, Scalar(name, target, search.scalar.exponent))
+        return cls(search.objectives, Scalar(name, target, search.scalar.exponent))
 
     @property
     def names(self) -> tuple[str, ...]:

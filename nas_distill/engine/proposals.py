@@ -207,7 +207,7 @@ def check_sampler(search: SearchConfig, space: SearchSpace, paths: Sequence[Path
     Raises:
         ConfigError: there is no such sampler, an option is wrong, or it cannot propose for so many objectives.
     """
-    objectives = 1 if search.scalar is not None else 1 + len(search.costs)
+    objectives = 1 if search.scalar is not None else 1 + len(search.objectives)
     directions = ["maximize", *["minimize"] * (objectives - 1)]
     found = find_sampler(search.sampler, paths=paths)
     Proposals(space, directions=directions, sampler=found, seed=0, trials=search.trials).ask()

@@ -7,7 +7,6 @@ wrote from the checked parts, never the file.
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.nn.utils import parametrize
 from nas_distill.common.errors import ExportError
 from nas_distill.common.files import atomic_path
 from nas_distill.common.quiet import first_cause, quiet
+from nas_distill.cost.undisturbed import frozen_copy
 from nas_distill.export.archive import data_only
 
 
@@ -34,6 +34,11 @@ class Program(nn.Module):
         """Return the logits of a batch."""
         result: Tensor = self.graph(x)
         return result
+
+    @property
+    def traced(self) -> nn.Module:
+        """The module that exporters trace in place of this one: tracing a graph inside another loses its weights."""
+        return self.graph
 
     def train(self, mode: bool = True) -> Program:
         """Refuse training mode: a graph holds the eval behaviour alone.
@@ -83,14 +88,6 @@ def load_program(path: Path) -> Program:
             return Program(_load(fresh))
     except Exception as error:
         raise ExportError(f"{path} is not the graph of a student: {first_cause(error)}.") from error
-
-
-def frozen_copy(module: nn.Module) -> nn.Module:
-    """Return a copy on the CPU in eval mode without gradients, in a form that torch's exporters trace."""
-    if isinstance(module, Program):
-        # Tracing a graph inside another module loses its weights; a graph is in eval mode and refuses to be told so.
-        return copy.deepcopy(module.graph).cpu().requires_grad_(False)
-    return copy.deepcopy(module).cpu().eval().requires_grad_(False)
 
 
 def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.errors import ExportError
+from nas_distill.common.errors import ExportError, first_line
 from nas_distill.common.quiet import first_cause
+from nas_distill.cost.runtimes import DEFAULT, Runtime, find_runtime
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.export.onnx import INPUT, OUTPUT, load_onnx
 from nas_distill.tasks import find_task
 
 TOLERANCE = 1e-3
@@ -40,26 +41,28 @@ class Parity:
     batch_sizes: tuple[int, ...]
 
 
-def verify_onnx(
+def verify_export(
     path: str | Path,
     module: nn.Module,
     inputs: Tensor | Iterable[Tensor],
     *,
+    runtime: Runtime | None = None,
     tolerance: float = TOLERANCE,
     task: str = "classification",
 ) -> Parity:
-    """Check an ONNX file and compare it with its network on ONNX Runtime's CPU.
+    """Load an exported file on its runtime and compare it with its network.
 
     Args:
         path: the file.
         module: the network, on the CPU; left in the mode it is in.
         inputs: one tensor of samples ``[N, ...]`` or batches of such, float32, as the network takes them. The first
             sample also runs alone, so that two batch sizes are tried; give at least two samples.
+        runtime: of the file; the default one unless given.
         tolerance: the largest difference allowed, as a share of the network's largest absolute logit.
         task: what the logits are of.
 
     Raises:
-        ExportError: the file is missing, is no valid ONNX model or does not run; or a logit differs from the network's
+        ExportError: the file is missing, is not valid or does not run; or a logit differs from the network's
             by more than the tolerance. (Within it, no prediction can differ but in a near tie.)
     """
     path = Path(path)
@@ -67,36 +70,28 @@ def verify_onnx(
     if sum(len(batch) for batch in batches) < 2:
         raise ExportError(f"{path} cannot be verified: that takes at least two samples.")
     batches = [batches[0][:1], *batches]
-    session = _session(path)
+    chosen = runtime or find_runtime(DEFAULT)
+    try:
+        network = chosen.load(path, threads=1)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{path} cannot be verified: {first_line(error)}.") from error
     wanted = predict_logits(module, batches)
-    found = torch.cat([_run(session, batch, path) for batch in batches])
+    found = torch.cat([_run(chosen, network, batch, path) for batch in batches])
     sizes = tuple(sorted({len(batch) for batch in batches}))
     # The sample that ran alone is checked like the rest, but counted once.
     return _compare(path, wanted, found, sizes, tolerance, task)
 
 
-def _session(path: Path) -> Any:
-    import onnx
-    import onnxruntime
-
-    load_onnx(path)
+def _run(runtime: Runtime, network: Any, batch: Tensor, path: Path) -> Tensor:
     try:
-        onnx.checker.check_model(str(path), full_check=True)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 4
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ExportError(f"{path} is no valid ONNX model ({first_cause(error)}).") from error
-
-
-def _run(session: Any, batch: Tensor, path: Path) -> Tensor:
-    try:
-        (logits,) = session.run([OUTPUT], {INPUT: batch.detach().cpu().float().contiguous().numpy()})
+        logits = runtime.run(network, batch.detach().cpu().float().contiguous().numpy())
     except Exception as error:
         raise ExportError(f"{path} does not run on a batch of {len(batch)} ({first_cause(error)}).") from error
-    if logits.ndim != 2 or len(logits) != len(batch):
-        raise ExportError(f"{path} gives logits of shape {logits.shape} for a batch of {len(batch)}.")
+    if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(batch):
+        shape = getattr(logits, "shape", type(logits).__name__)
+        raise ExportError(f"{path} gives logits of shape {shape} for a batch of {len(batch)}.")
     return torch.from_numpy(logits)
 
 

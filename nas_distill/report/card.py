@@ -40,12 +40,6 @@ import torch
 
 model = torch.export.load("{folder}/model.pt2").module()  # predicts; cannot be trained further"""
 
-RUNTIME = """\
-import numpy as np, onnxruntime
-
-session = onnxruntime.InferenceSession("{path}")
-logits = session.run(["logits"], {{"input": np.zeros((1, {shape}), np.float32)}})[0]"""
-
 
 def write_card(path: Path, report: FinalReport, facts: CardFacts) -> Path:
     """Write the card, whole or not at all, and return its path.
@@ -142,7 +136,7 @@ def _load(report: FinalReport, facts: CardFacts) -> list[str]:
             "With nas_distill and your builder:",
             "",
             *_code(WITH_BUILDER.format(folder=folder)),
-            *_runtime(report, facts),
+            *_runtime(report),
         ]
     lines = ["With nas_distill:", "", *_code(WITH.format(folder=folder)), ""]
     if facts.loads_by == "builder":
@@ -151,15 +145,14 @@ def _load(report: FinalReport, facts: CardFacts) -> list[str]:
     else:
         how = f"By hand, with PyTorch, as a graph (other programs may not find its builder, `{facts.builder}`):"
         lines += [how, "", *_code(GRAPH.format(folder=folder))]
-    return [*lines, *_runtime(report, facts)]
+    return [*lines, *_runtime(report)]
 
 
-def _runtime(report: FinalReport, facts: CardFacts) -> list[str]:
+def _runtime(report: FinalReport) -> list[str]:
     lines = []
     for export in report.exports:
-        if export.format == "onnx":
-            shape = ", ".join(str(size) for size in facts.input_shape)
-            lines += ["", "With ONNX Runtime:", "", *_code(RUNTIME.format(path=export.path, shape=shape))]
+        if export.usage:
+            lines += ["", f"With {export.runtime}:", "", *_code(export.usage.replace("{path}", export.path))]
     return lines
 
 

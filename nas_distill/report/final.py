@@ -9,6 +9,8 @@ from collections.abc import Callable
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nas_distill.cost.latency import LATENCY
+from nas_distill.cost.registry import describe_cost
 from nas_distill.report import words
 from nas_distill.report.model import FinalReport, ModelResult, ratio
 from nas_distill.report.tables import add_columns, add_row, cost_columns, new_table
@@ -52,12 +54,12 @@ def final_rows(report: FinalReport) -> list[list[str]]:
         )
     ]
     for name in dict.fromkeys(name for model in models for name in model.costs):
-        label = "latency, predicted" if name == "latency_ms" else name
+        label = f"{words.label(name)}, predicted" if describe_cost(name).measured else name
         limit = report.limits.get(name)
         values = [words.cost(name, model.costs.get(name)) for model in models]
         rows.append([label, *values, words.limit(name, limit) if limit else ""])
-    rows.append(["latency, measured p50", *(words.cost("latency_ms", model.latency_p50_ms) for model in models), ""])
-    rows.append(["latency, measured p95", *(words.cost("latency_ms", model.latency_p95_ms) for model in models), ""])
+    rows.append(["latency, measured p50", *(words.cost(LATENCY, model.latency_p50_ms) for model in models), ""])
+    rows.append(["latency, measured p95", *(words.cost(LATENCY, model.latency_p95_ms) for model in models), ""])
     rows.append(["speed-up, measured", *(_speed_up(report, model) for model in models), ""])
     return [row for row in rows if any(cell != words.NONE for cell in row[1:-1])]
 
@@ -177,7 +179,7 @@ def finalists_table(report: FinalReport) -> RenderableType:
     """Return the finalists: short and full quality, what the full distillation gained, the chosen one marked."""
     table = new_table(f"Finalists, by validation {find_task(report.task).quality_name}")
     names = cost_columns((name for entry in report.finalists for name in entry.costs), report.limits)
-    costs = [words.SHORT.get(name, name) for name in names]
+    costs = [words.label(name) for name in names]
     add_columns(table, [], ["trial", "short", "full", "gained, points", *costs])
     for entry in sorted(report.finalists, key=lambda entry: -(entry.full or 0.0)):
         gained = words.NONE

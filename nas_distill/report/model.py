@@ -167,15 +167,19 @@ class Trust:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An exported file and how it was checked (``export/verify.py``)."""
+    """An exported file and how it was checked (``export/verify.py``).
+
+    ``runtime``: title of the runtime that it is for; ``usage``: code that loads it from ``{path}``, empty for none.
+    """
 
     path: str
-    format: str
     bytes: int
     max_abs_difference: float
     same_predictions: float
     count: int
     logit_scale: float | None = None
+    runtime: str = ""
+    usage: str = ""
 
 
 @dataclass(frozen=True)

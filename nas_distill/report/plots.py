@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from nas_distill.common.errors import RunError
 from nas_distill.common.files import atomic_path
 from nas_distill.cost.budget import Limit
+from nas_distill.cost.registry import describe_cost
 from nas_distill.report import words
 from nas_distill.report.importance import ImportanceReport
 from nas_distill.report.layers import FrontLayers, Point, front_layers, quality_range, witness_rows
@@ -32,13 +33,6 @@ from nas_distill.run.records import TrialRecord
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
 INK, GREY, PALE = "#222222", "#7F7F7F", "#DDDDDD"
 SIZE, DPI, NOTEBOOK_DPI = (12.0, 8.0), 100, 72
-AXIS = {
-    "flops": "FLOPs (multiply-adds)",
-    "params": "parameters",
-    "weight_bytes": "size of weights",
-    "peak_activation_bytes": "peak activation memory",
-    "latency_ms": "predicted latency",
-}
 
 Handles = dict[str, Line2D]
 
@@ -159,7 +153,7 @@ def _cost_axis(
     axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.cost(cost, value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(AXIS.get(cost, cost))
+    axes.set_xlabel(describe_cost(cost).axis)
 
 
 def _limit(axes: Axes, cost: str, limit: Limit | None) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_distill.cost.budget import Limit
+from nas_distill.cost.latency import LATENCY
 from nas_distill.report import words
 from nas_distill.report.layers import within
 from nas_distill.report.model import CostRow, CostSummary, FinalistResult
@@ -78,7 +79,7 @@ def _cost_lines(summary: CostSummary) -> list[str]:
         if row.error is not None
     ]
     if summary.conditions:
-        lines.append(f"latency_ms: {summary.conditions}.")
+        lines.append(f"{LATENCY}: {summary.conditions}.")
     if any(row.objective for row in summary.rows):
         lines.append("*: minimised beside quality; cheapest, median and dearest are by the first of these.")
     return lines
@@ -101,7 +102,7 @@ def front_table(
     full = {entry.trial: entry for entry in finalists if entry.full is not None}
     table = new_table(f"Front: {words.count(len(front), 'trial')} that no other beats")
     over = any(not within(record.costs, limits or {}) for record in front)
-    columns = ["trial", "quality", *["in full"] * bool(full), *(words.SHORT.get(name, name) for name in names)]
+    columns = ["trial", "quality", *["in full"] * bool(full), *(words.label(name) for name in names)]
     add_columns(table, [], [*columns, *["budget"] * over])
     for record in front:
         fits = within(record.costs, limits or {})

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 
 from nas_distill.cost.budget import Limit
-from nas_distill.cost.registry import COSTS, format_cost
+from nas_distill.cost.registry import describe_cost, format_cost
 from nas_distill.tasks import Figure
 
 NONE = "-"
-SHORT = {"weight_bytes": "weights", "peak_activation_bytes": "peak activations", "latency_ms": "latency"}
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -32,16 +31,19 @@ def points(difference: float, digits: int = 2) -> str:
 
 
 def cost(name: str, value: float | None) -> str:
-    """Write a cost with its unit; costs that are not nas_distill's own keep their number."""
-    if value is None:
-        return NONE
-    return format_cost(name, value) if name in COSTS else f"{value:.4g}"
+    """Write a cost with its unit; a cost of which nothing is known here keeps its number."""
+    return NONE if value is None else format_cost(name, value)
+
+
+def label(name: str) -> str:
+    """Return how lines of text and headers call a cost."""
+    return describe_cost(name).label
 
 
 def costs(values: Mapping[str, float], names: Iterable[str] = ()) -> str:
     """Write costs on one line: ``"1.2 M flops, 0.48 ms latency"``; only ``names`` (in their order), if given."""
     wanted = [name for name in (tuple(names) or values) if name in values]
-    return ", ".join(f"{cost(name, values[name])} {SHORT.get(name, name)}" for name in wanted)
+    return ", ".join(f"{cost(name, values[name])} {label(name)}" for name in wanted)
 
 
 def limit(name: str, value: Limit | None) -> str:

@@ -209,12 +209,18 @@ class ParityRecord(_Part):
 
 
 class ExportRecord(_Part):
-    """An exported file: format, size in bytes, parity with its network, and latency on this machine."""
+    """An exported file: format, size in bytes, parity with its network, and latency on this machine.
+
+    ``runtime``: title of the deployment runtime; ``usage``: code that loads the file from ``{path}``.
+    """
 
     format: str
     bytes: int
     parity: ParityRecord
     latency: LatencyFigures
+    runtime: str = "ONNX Runtime"
+    file: str = "model.onnx"
+    usage: str = ""
 
 
 class ExportsRecord(_Part):

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from nas_distill.api import finish
+from nas_distill.cost import find_runtime
 from nas_distill.data import Dataset
-from nas_distill.export.verify import verify_onnx
+from nas_distill.export.verify import verify_export
 
 
 def test_a_file_is_held_against_samples_of_all_classes_of_a_sorted_split(monkeypatch, tmp_path):
@@ -16,15 +17,16 @@ def test_a_file_is_held_against_samples_of_all_classes_of_a_sorted_split(monkeyp
     x = np.repeat(np.eye(4, dtype=np.float32), 300, 0)
     looked_at = []
 
-    def watched(path, student, batches, *, task):
+    def watched(path, student, batches, *, runtime, task):
         looked_at.extend(batches)
-        return verify_onnx(path, student, batches, task=task)
+        return verify_export(path, student, batches, runtime=runtime, task=task)
 
-    monkeypatch.setattr(finish, "verify_onnx", watched)
+    monkeypatch.setattr(finish, "verify_export", watched)
     inputs = SimpleNamespace(
         data=Dataset.from_tensors(x, y, val=(x, y)),
         input_shape=(4,),
         teacher=SimpleNamespace(name="teacher"),
+        runtime=find_runtime("onnxruntime"),
         config=SimpleNamespace(latency=SimpleNamespace(batch=1, threads=1, repeats=1)),
     )
     result = finish.export_student(inputs, nn.Linear(4, 4).eval(), "student", tmp_path / "model.onnx")

@@ -8,7 +8,7 @@ from nas_distill.api.latency import calibrate, restore_latency
 from nas_distill.api.problem import SearchProblem
 from nas_distill.common.errors import BudgetError, CostError
 from nas_distill.config import SearchFile
-from nas_distill.cost.count import COUNTED
+from nas_distill.cost.registry import counted_names
 from nas_distill.space import SearchSpace
 from nas_distill.teacher import freeze
 
@@ -66,9 +66,9 @@ def test_a_share_of_the_teachers_latency_waits_until_that_is_measured(inputs):
 def test_costs_of_an_architecture_are_counted_the_same_each_time(inputs):
     given = inputs()
     pricing = given.pricing()
-    assert pricing.names == COUNTED
+    assert pricing.names == counted_names()
     largest = pricing(given.space.largest())
-    assert set(largest) == set(COUNTED)
+    assert set(largest) == set(counted_names())
     assert pricing(given.space.largest()) == largest
     assert all(largest[name] > value for name, value in pricing(given.space.smallest()).items())
 

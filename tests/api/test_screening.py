@@ -43,7 +43,7 @@ def record(number: int, quality: float, flops: float) -> TrialRecord:
 
 @pytest.fixture
 def inputs():
-    config = SimpleNamespace(search=SimpleNamespace(costs=("flops",)), final=SimpleNamespace(count=2, slope=0.0))
+    config = SimpleNamespace(search=SimpleNamespace(objectives=("flops",)), final=SimpleNamespace(count=2, slope=0.0))
     return SimpleNamespace(config=config, candidates=lambda: nullcontext(None))
 
 

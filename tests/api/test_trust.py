@@ -86,6 +86,11 @@ HOSTILE = {
     ),
     "file of a space": ({**SHIPPED, "space": "../space.yaml"}, "space"),
     "loss": ({**SHIPPED, "space": "resnet", "score": {"loss": [{"name": "beside:loss"}]}}, "beside:loss"),
+    "cost": (
+        {**SHIPPED, "space": "resnet", "search": {"costs": ["flops", {"name": "beside:load", "objective": False}]}},
+        "beside:load",
+    ),
+    "runtime": ({**SHIPPED, "space": "resnet", "latency": {"runtime": "beside:load"}}, "beside:load"),
     "library": ({**SHIPPED, "blockwise": {"library": "/tmp/elsewhere"}}, r"blockwise\.library"),
 }
 

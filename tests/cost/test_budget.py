@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_distill.common.errors import BudgetError
-from nas_distill.cost import COSTS, Budget, Limit, format_cost, parse_amount
+from nas_distill.cost import Budget, Limit, cost_names, format_cost, parse_amount
 
-NAMES = st.sampled_from(sorted(COSTS))
+NAMES = st.sampled_from(sorted(cost_names()))
 AMOUNTS = st.floats(min_value=1e-3, max_value=1e15, allow_nan=False)
 
 
@@ -120,7 +120,7 @@ LIMITS = st.dictionaries(
         st.tuples(AMOUNTS, AMOUNTS).map(sorted).map(lambda ends: {"min": ends[0], "max": ends[1]}),
     ),
 )
-COST_TABLES = st.fixed_dictionaries(dict.fromkeys(COSTS, AMOUNTS))
+COST_TABLES = st.fixed_dictionaries(dict.fromkeys(cost_names(), AMOUNTS))
 
 
 @given(LIMITS, COST_TABLES)

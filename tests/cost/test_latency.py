@@ -15,7 +15,7 @@ from nas_distill.cost.recorder import trace
 
 torch.set_num_threads(1)
 
-HERE = Conditions(batch=1, threads=1, cpu="a processor", onnxruntime="1.0")
+HERE = Conditions(batch=1, threads=1, cpu="a processor", runtime="ONNX Runtime 1.0")
 
 
 def network(width, depth, expansion):

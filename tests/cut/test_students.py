@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.cost import count
+from nas_distill.cost.runtimes.onnx_runtime import export_onnx
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.space import cut_of, cut_space
 from nas_distill.cut.surgery import cut
-from nas_distill.export.onnx import export_onnx
-from nas_distill.export.verify import verify_onnx
+from nas_distill.export.verify import verify_export
 from tests.cut.networks import CLASSES, NETWORKS, SHAPE, images, planned
 
 
@@ -75,7 +75,7 @@ def exports(name, folder, seed):
     student = student_of(name, space.sample(np.random.default_rng(seed))).eval()
     path = folder / "student.onnx"
     export_onnx(student, SHAPE, path)
-    verify_onnx(path, student, images(4))
+    verify_export(path, student, images(4))
 
 
 @pytest.mark.parametrize("name", ["mobile", "transformer"])

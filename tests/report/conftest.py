@@ -10,6 +10,11 @@ from nas_distill.run.records import Rung, Stop, TrialRecord
 from nas_distill.space import Architecture
 from nas_distill.tasks.classification import ClassificationEvaluation as Evaluation
 
+USAGE = """\
+import numpy as np, onnxruntime
+
+session = onnxruntime.InferenceSession("{path}")
+logits = session.run(["logits"], {"input": np.zeros((1, 1, 28, 28), np.float32)})[0]"""
 SHARES = (1 / 9, 1 / 3, 1.0)
 
 
@@ -136,7 +141,11 @@ def make_report(run, *, notes=("A note [with] brackets.",), conditions="ONNX Run
         limits=limits,
         savings=Savings(16, 22, 1, 31, 4, 240.0, 160.0, 8.0, 190.0, 330.0),
         trust=rank_trust(finalists),
-        exports=(ExportResult("runs/quickstart/students/t7/model.onnx", "onnx", 245760, 2.9e-6, 0.998, 512, 12.0),),
+        exports=(
+            ExportResult(
+                "runs/quickstart/students/t7/model.onnx", 245760, 2.9e-6, 0.998, 512, 12.0, "ONNX Runtime", USAGE
+            ),
+        ),
         conditions=conditions,
         notes=notes,
     )
