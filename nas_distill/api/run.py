@@ -195,6 +195,7 @@ class Run(StoredRun):
         Raises:
             RunError: the run has no finished student yet.
         """
+        _ = self.task  # a stranger's is refused
         return final_report(self.folder, self.metadata, self.records)
 
     def finalists(self) -> tuple[FinalistResult, ...]:

@@ -13,13 +13,14 @@ from nas_distill.api.problem import SearchProblem, declare_costs, resolve, searc
 from nas_distill.api.trust import guard, is_own_run, refuse_links
 from nas_distill.common.errors import GivenFromPythonError, RunError
 from nas_distill.common.files import plain_file
-from nas_distill.common.references import only_known
+from nas_distill.common.references import is_reference, only_known
 from nas_distill.config import FinalConfig, SearchFile, TrainingConfig, load_search_file, parse
 from nas_distill.cost.budget import Budget
 from nas_distill.cost.runtimes import Runtime, find_runtime
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.journal import metadata_of, read_study
 from nas_distill.run.records import TrialRecord, read_records
+from nas_distill.tasks import find_task
 
 
 class StoredRun:
@@ -121,8 +122,16 @@ class StoredRun:
 
     @property
     def task(self) -> str:
-        """What its networks tell of a sample."""
-        return self.metadata.task
+        """What its networks tell of a sample.
+
+        Raises:
+            TrustError: it is a stranger's code.
+        """
+        task = self.metadata.task
+        if is_reference(task):
+            with nullcontext() if self.trusted else only_known(self.folder.path):
+                find_task(task, where=f"{self.folder.path}: task", paths=self.paths)
+        return task
 
     @property
     def finished(self) -> bool:

@@ -205,9 +205,20 @@ class Dataset:
                 digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
         digest.update(repr((self.num_classes, self.mean, self.std)).encode())
-        if self.task != "classification":
-            digest.update(self.task.encode())
+        digest.update(find_task(self.task).mark.encode())
         return digest.hexdigest()
+
+    def as_task(self, task: str | None) -> Dataset:
+        """Return the same data as those of another task with the same kind of labels; None changes nothing.
+
+        Raises:
+            DataError: the labels are not such as that task has.
+        """
+        if task in (None, self.task):
+            return self
+        if not find_task(task, where=f"Data '{self.name}'").fits(self.train.y):
+            raise DataError(f"Data '{self.name}' is a {self.task}, not a {task}.")
+        return replace(self, task=task)
 
     def normalisation(self) -> dict[str, Any]:
         """Return how a raw sample becomes a network's input, for whoever deploys a student."""

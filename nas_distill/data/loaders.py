@@ -15,6 +15,7 @@ from nas_distill.data.digits import load_digits
 from nas_distill.data.fashion import load_fashion
 from nas_distill.data.splits import to_array
 from nas_distill.data.views import Views
+from nas_distill.tasks import find_task
 
 BUILT_IN = ("fashion-mnist", "digits")
 
@@ -50,12 +51,12 @@ def load_dataset(
         raise DataError(f"'root' belongs to fashion-mnist; data '{name}' does not take it.")
     if arguments and not is_reference(name):
         raise DataError(f"'arguments' are for a function package.module:function; data '{name}' does not take them.")
-    if task not in (None, "classification") and name in BUILT_IN:
-        raise DataError(f"Data '{name}' is a classification, not a {task}.")
+    if task is not None:
+        find_task(task, paths=paths)
     if name == "fashion-mnist":
-        return load_fashion(None if root is None else _find(root, paths), views)
+        return load_fashion(None if root is None else _find(root, paths), views).as_task(task)
     if name == "digits":
-        return load_digits(views, seed)
+        return load_digits(views, seed).as_task(task)
     if name.endswith(".npz"):
         return _load_npz(_find(name, paths), val, views, task, seed)
     if is_reference(name):
@@ -94,9 +95,7 @@ def as_dataset(
         DataError: it is none of these, or its content cannot be used.
     """
     if isinstance(source, Dataset):
-        if task not in (None, source.task):
-            raise DataError(f"Data '{name}' is a {source.task}, not a {task}.")
-        return source if views is None else source.with_views(views)
+        return (source if views is None else source.with_views(views)).as_task(task)
     options: dict[str, Any] = {"views": views, "task": task, "name": name, "seed": seed}
     if isinstance(source, Mapping):
         if "train" in source:

@@ -108,7 +108,8 @@ class Objective(nn.Module):
 
 def _check_task(spec: LossSpec, task: str, where: str) -> None:
     kind = find_task(task)
-    if spec.tasks and task not in spec.tasks:
+    # A user's own task reads what the task that it is a subclass of reads.
+    if spec.tasks and not any(isinstance(kind, type(find_task(name, where=where))) for name in spec.tasks):
         raise ConfigError(
             f"{where}: the loss '{spec.name}' is for {' and '.join(spec.tasks)}, and the data are of {task}; take "
             f"'{kind.labels_loss}' for the labels and '{kind.answers_loss}' for the teacher's outputs."

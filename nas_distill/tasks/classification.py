@@ -72,6 +72,11 @@ class Classification(Task):
         Figure("NLL, nats (lower is better)", "nll", ".4f"),
     )
 
+    @property
+    def mark(self) -> str:
+        """Nothing for classification itself."""
+        return "" if type(self) is Classification else self.name
+
     def targets(self, y: np.ndarray, samples: int, where: str) -> np.ndarray:
         """Return labels (N,) of whole numbers as int64."""
         import numpy as np

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,4 +84,11 @@ def _built_in() -> dict[str, Task]:
     package = importlib.import_module("nas_distill.tasks")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
-    return {kind.name: kind() for kind in Task.__subclasses__() if kind.__module__.startswith(f"{package.__name__}.")}
+    return {kind.name: kind() for kind in _kinds(Task) if kind.__module__.startswith(f"{package.__name__}.")}
+
+
+def _kinds(base: type[Any]) -> Iterator[type[Task]]:
+    for kind in base.__subclasses__():
+        if not inspect.isabstract(kind):
+            yield kind
+        yield from _kinds(kind)

@@ -98,6 +98,11 @@ class Task(ABC):
     record: ClassVar[type]
     """The dataclass that ``evaluate`` returns."""
 
+    @property
+    def mark(self) -> str:
+        """Text in the fingerprint of data, which tells them from data of another task with the same labels."""
+        return self.name
+
     # Labels.
 
     @abstractmethod

@@ -15,6 +15,7 @@ import nas_distill as nd
 from nas_distill.cli.output import print_table
 from nas_distill.common.errors import RunError, TrustError
 from nas_distill.export.program import Program
+from nas_distill.run import journal
 from nas_distill.run.folder import RunFolder
 
 BUILDERS = """
@@ -221,3 +222,18 @@ def test_where_nothing_can_be_noted_the_user_is_asked(stranger, monkeypatch, tmp
     assert nd.open_run(stranger, trust=True).inputs is not None
     with pytest.raises(TrustError):
         _ = nd.open_run(stranger).inputs
+
+
+def test_the_task_of_a_strangers_run_is_not_loaded(stranger, cli, monkeypatch):
+    known = journal.metadata_of
+    monkeypatch.setattr(
+        "nas_distill.api.stored.metadata_of",
+        lambda *of: known(*of).model_copy(update={"task": "beside:load"}),
+    )
+    run = nd.open_run(stranger)
+    for look in (lambda: run.task, run.report):
+        with pytest.raises(TrustError, match="beside:load"):
+            look()
+    answer = cli("front", stranger)
+    assert answer.code == 2
+    assert "--trust" in answer.err

@@ -1,14 +1,18 @@
 """Rules that hold for every task, built in or a user's own."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+import nas_distill.tasks
 from nas_distill.common.errors import ConfigError, DataError
 from nas_distill.config import TrainingConfig, default_loss
-from nas_distill.data import Dataset
+from nas_distill.data import Dataset, load_dataset
 from nas_distill.distill.losses import find_loss
-from nas_distill.tasks import Task, find_task, infer_task, read_evaluation, task_names
+from nas_distill.distill.objective import find_terms
+from nas_distill.tasks import Task, find_task, infer_task, read_evaluation, registry, task_names
 
 N, K = 12, 3
 
@@ -122,6 +126,69 @@ def test_its_losses_exist_and_are_those_of_the_default_training(task):
     assert find_loss(answers.name).name == task.answers_loss
     assert not find_loss(labels.name).taught
     assert find_loss(answers.name).taught
+
+
+def test_more_noise_is_never_better(task, labels):
+    noise = torch.randn(N, K, generator=torch.Generator().manual_seed(3))
+    worth = [task.quality(perfect(task, labels) + scale * noise, labels) for scale in (0, 10, 1000)]
+
+    assert worth == sorted(worth, reverse=True)
+
+
+def test_labels_that_cannot_be_judged_are_refused(task, labels):
+    bad = labels.numpy().copy()
+    bad[0] = K if labels.dim() == 1 else np.nan
+
+    with pytest.raises(DataError, match=r"^here"):
+        task.check(bad, K, "Data 'x'", "here")
+
+
+def test_its_losses_on_labels_can_be_learnt_from(task, labels):
+    outputs = torch.zeros(N, K, requires_grad=True)
+    (slope,) = torch.autograd.grad(task.losses(outputs, labels).sum(), outputs)
+
+    assert slope.isfinite().all()
+    assert slope.abs().sum() > 0
+
+
+def test_it_has_the_words_that_reports_need(task):
+    assert "{count}" in task.purpose
+    assert task.output != task.outputs
+    assert task.quality_name in (task.figures[0].title, "graded accuracy")
+    assert all(isinstance(word, str) and word for word in (task.name, task.result, task.stored_as))
+    assert {figure.form[-1] for figure in task.figures} <= set("tfg")
+
+
+def test_losses_of_the_task_that_it_is_a_kind_of_fit_a_users_own(own):
+    assert find_terms(default_loss("classification"), task=own)
+    with pytest.raises(ConfigError, match=r"for regression, and the data are of my_tasks:Grades"):
+        find_terms(default_loss("regression"), task=own)
+
+
+def test_built_in_data_are_also_those_of_a_users_own_task(own):
+    digits = load_dataset("digits", task=own)
+
+    assert digits.task == own
+    assert digits.fingerprint != load_dataset("digits").fingerprint
+    with pytest.raises(DataError, match="is a classification, not a regression"):
+        load_dataset("digits", task="regression")
+
+
+def test_a_task_of_the_package_is_one_file(own, tmp_path, monkeypatch):
+    """A file in the folder of tasks, and nothing else, makes it known by its name."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "grades.py").write_text((tmp_path / "my_tasks.py").read_text())
+    monkeypatch.setattr(nas_distill.tasks, "__path__", [*nas_distill.tasks.__path__, str(folder)])
+    registry._built_in.cache_clear()
+    try:
+        assert find_task("grades").quality_name == "graded accuracy"
+        assert Dataset.from_tensors(np.zeros((20, 2)), np.arange(20) % 5, task="grades").task == "grades"
+    finally:
+        monkeypatch.undo()
+        sys.modules.pop("nas_distill.tasks.grades").Grades.__module__ = "gone"
+        registry._built_in.cache_clear()
+    assert "grades" not in task_names()
 
 
 def test_a_users_own_task_goes_with_data_and_is_judged_by_its_own_quality(own):

@@ -161,5 +161,5 @@ def test_rows_of_labels_are_read_from_a_dataset_of_pairs_and_from_arrays(tmp_pat
 def test_a_task_that_is_not_that_of_the_data_is_refused():
     with pytest.raises(DataError, match="'digits' is a classification, not a regression"):
         load_dataset("digits", task="regression")
-    with pytest.raises(DataError, match="is a regression, not a multilabel"):
+    with pytest.raises(DataError, match="multi-label task are 0 or 1"):
         as_dataset(Dataset.from_tensors(X, NUMBERS), task="multilabel")
