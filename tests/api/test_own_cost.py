@@ -50,7 +50,7 @@ def test_a_search_under_it_loses_only_the_candidates_that_it_fails_for(own, give
     assert complete
     assert all(record.costs["energy_mj"] == 2.0 * record.architecture.values["width"] for record in complete)
     assert {record.architecture.values["width"] for record in complete} <= {4, 12}
-    assert run.facts["teacher"]["costs"]["energy_mj"] == 32.0
+    assert run.metadata.teacher.costs["energy_mj"] == 32.0
     assert run.budget.limits["energy_mj"].high == 32.0
     assert "energy_mj" in run.front()
     opened = nd.open_run(tmp_path / "run")
