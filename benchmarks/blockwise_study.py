@@ -22,11 +22,11 @@ from nas_distill.common.seeds import derive, numpy_rng
 from nas_distill.config import BlockwiseConfig, FromTeacherConfig, TeacherSource, TrainingConfig
 from nas_distill.cost.budget import Limit
 from nas_distill.cost.count import count
-from nas_distill.cut.ancestor import Ancestor, make_ancestor
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.find import find_plan
+from nas_distill.cut.inheritance import WeightInheritance, make_inheritance
 from nas_distill.cut.plan import Plan
-from nas_distill.cut.space import cut_space
+from nas_distill.cut.space import CutSpace
 from nas_distill.data import Dataset
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import RungResult, Work
@@ -93,8 +93,8 @@ class Study:
             return
         say(f"{len(missing)} of {len(works)} trainings to do.")
         store = TeacherStore.build(self.folder / "store", self.teacher, self.data)
-        inherited = NetworkBuilder.of(self.space, self.data, self.ancestor)
-        trained = replace(inherited, weights=LocalWeights(self.ancestor, self.library))
+        inherited = NetworkBuilder.of(self.space, self.data, self.inheritance)
+        trained = replace(inherited, weights=LocalWeights(self.inheritance, self.library))
         plain, usual = (StudentEvaluator(self.data, builder, store, "cpu") for builder in (inherited, trained))
         source = _Source(works, self.book, self.folder / "checkpoints", self.before)
         with backend_of(workers, self.folder) as backend, interruption.stopping(source.stop):
@@ -116,21 +116,25 @@ class Study:
         return find_plan(self.teacher.module, self.data.input_shape)
 
     @cached_property
-    def space(self) -> SearchSpace:
-        return cut_space(self.plan, builder=CutBuilder(self.teacher.module, self.plan))
+    def cuts(self) -> CutSpace:
+        return CutSpace.from_plan(self.plan)
 
     @cached_property
-    def ancestor(self) -> Ancestor:
-        return make_ancestor(self.teacher, self.plan, self.data, FromTeacherConfig())
+    def space(self) -> SearchSpace:
+        return self.cuts.search_space(CutBuilder(self.teacher.module, self.plan))
+
+    @cached_property
+    def inheritance(self) -> WeightInheritance:
+        return make_inheritance(self.teacher, self.cuts, self.data, FromTeacherConfig())
 
     def _score_untrained(self) -> None:
         """Note what the drawn students are worth with the teacher's weights alone: reconstructed, and as they were."""
-        for name, ancestor in ((RECONSTRUCTED, self.ancestor), (AS_CUT, replace(self.ancestor, moments={}))):
+        for name, inheritance in ((RECONSTRUCTED, self.inheritance), (AS_CUT, replace(self.inheritance, moments={}))):
             for student in self.drawn:
                 key = f"{name}-{student.key}"
                 if key not in self.untrained:
-                    heir = ancestor.heir(student.values)
-                    ancestor.settle(heir)
+                    heir = inheritance.pruned_teacher(self.cuts.decode(student.values))
+                    inheritance.recalibrate_batch_norm(heir)
                     logits = predict_logits(heir, self.data.inputs("val"))
                     self.untrained[key] = accuracy(logits, self.data.labels("val"))
 
@@ -153,7 +157,15 @@ class Study:
             for score in SCORES:
                 (best,) = assemblies(library, {"flops": Limit(None, limit * self.whole)}, count=1, score=score)
                 key = f"chosen-{score}-{limit:g}"
-                found.append(Student(key, limit, best.values, best.costs["flops"] / self.whole, best.alternatives))
+                found.append(
+                    Student(
+                        key,
+                        limit,
+                        self.cuts.encode(best.cut).to_dict(),
+                        best.costs["flops"] / self.whole,
+                        best.alternatives,
+                    )
+                )
         return found
 
     @property
@@ -165,7 +177,7 @@ class Study:
 
     def scores(self, student: Student, score: str) -> list[float]:
         """Return the local score of each block, and of what the classifier loses by the last width."""
-        found = block_scores(self.library, student.values, score)  # type: ignore[arg-type]
+        found = block_scores(self.library, self.cuts.decode(student.values), score)  # type: ignore[arg-type]
         assert found is not None  # all students are assembled of the library
         return list(found)
 
@@ -193,8 +205,7 @@ class Study:
 
         with interruption.stopping(lambda: asked.append(True)):
             build_library(
-                self.ancestor,
-                self.space,
+                self.inheritance,
                 self.data,
                 settings=self.settings,
                 seed=0,
@@ -211,7 +222,7 @@ class Study:
             share = _flops(library, entries, widths) / self.whole
             if WITHIN * limit <= share <= limit:
                 keys = tuple(entry.key for entry in entries)
-                values = self.space.validate(library.alternatives.values(entries, widths)).to_dict()
+                values = self.cuts.encode(library.alternatives.cut(entries, widths)).to_dict()
                 found.setdefault(keys, Student(f"drawn-{limit:g}-{len(found)}", limit, values, share, keys))
             if len(found) == self.each:
                 return list(found.values())

@@ -20,12 +20,12 @@ from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.common.seeds import derive, numpy_rng
 from nas_distill.config import OptimizerConfig, TeacherSource, TrainingConfig
 from nas_distill.cost.count import count
-from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.depth import depth_order
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.importance import CRITERIA, taylor
+from nas_distill.cut.inheritance import WeightInheritance
 from nas_distill.cut.plan import Plan
-from nas_distill.cut.redundancy import depth_order
-from nas_distill.cut.space import cut_space
+from nas_distill.cut.space import CutSpace
 from nas_distill.data import Dataset
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Backend, Work
@@ -196,7 +196,7 @@ class Study:
             student = self._space(way).build(
                 self._architecture(way, place), input_shape=self.data.input_shape, num_classes=self.data.num_classes
             )
-            self._ancestor.fill(student, self._architecture(way, place))
+            self._inheritance.fill(student, self._architecture(way, place))
         wrong = self.wrong(student)
         self.before[key] = {"wrong": wrong, "seconds": time.perf_counter() - began}
 
@@ -239,8 +239,12 @@ class Study:
         return find_plan(self.deep.module, self.data.input_shape)
 
     @cached_property
-    def _ancestor(self) -> Ancestor:
-        return Ancestor(self.deep.module, self._plan, self.data, {}, "inherited", CUTTING.samples)
+    def _cuts(self) -> CutSpace:
+        return CutSpace.from_plan(self._plan)
+
+    @cached_property
+    def _inheritance(self) -> WeightInheritance:
+        return WeightInheritance(self.deep.module, self._cuts, self.data, {}, CUTTING.samples)
 
     def _uniform(self, share: float) -> Widths:
         whole = count(self.shipped.module, self.data.input_shape, ["flops"])["flops"]
@@ -250,18 +254,15 @@ class Study:
         if way.part != DEPTH:
             return space_of(self._uniform(way.much))
         arguments = {"teacher": RESNET, "arguments": DEEP_ARGUMENTS, "plan": self._plan.to_dict()}
-        return cut_space(self._plan, builder="nas_distill.cut.build:build", arguments=arguments)
+        return self._cuts.search_space("nas_distill.cut.build:build", arguments=arguments)
 
     def _architecture(self, way: Way, place: int) -> Architecture:
         if way.part != DEPTH:
             return self._space(way).smallest()
-        gone = set(self.order(way.how, place)[: int(way.much)])
-        values: dict[str, Any] = {"shared": [{"width": group.size} for group in self._plan.shared], "blocks": []}
-        for index, block in enumerate(self._plan.blocks):
-            inner = [{"width": group.size} for group in self._plan.inner(index)]
-            kind = {"kind": "drop" if index in gone else "whole"} if block.droppable else {}
-            values["blocks"].append({**kind, **({} if index in gone else {"inner": inner})})
-        return Architecture(values)
+        cut = self._cuts.unpruned
+        for block in self.order(way.how, place)[: int(way.much)]:
+            cut = self._cuts.without_block(cut, block)
+        return self._cuts.encode(cut)
 
     def _weights(self, key: str) -> Path:
         return self.folder / "cut" / f"{key}.safetensors"
@@ -295,7 +296,7 @@ class Study:
 
     def _evaluators(self, ways: Sequence[Way]) -> Evaluators | StudentEvaluator:
         if ways == self.depths:
-            return self._plain(self._space(ways[0]), self.deep, self._ancestor)
+            return self._plain(self._space(ways[0]), self.deep, self._inheritance)
         special = {}
         for way in ways:
             for place in way.seeds:
@@ -304,7 +305,7 @@ class Study:
         return Evaluators(next(iter(special.values())), special)
 
     def _plain(
-        self, space: SearchSpace, teacher: Teacher, weights: GivenWeights | Ancestor | None = None
+        self, space: SearchSpace, teacher: Teacher, weights: GivenWeights | WeightInheritance | None = None
     ) -> StudentEvaluator:
         store = TeacherStore.build(self.folder / "store", teacher, self.data)
         return StudentEvaluator(self.data, NetworkBuilder.of(space, self.data, weights), store, "cpu")

@@ -17,10 +17,10 @@ from nas_distill.config import FromTeacherConfig
 from nas_distill.cost.count import count
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.importance import Order, unit_orders
-from nas_distill.cut.plan import Plan
+from nas_distill.cut.plan import KeptUnits, Plan
 from nas_distill.cut.reconstruction import Moments, input_moments, reconstruct
-from nas_distill.cut.statistics import reestimate
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.statistics import recalibrate_batch_norm
+from nas_distill.cut.surgery import prune
 from nas_distill.data import Dataset
 from nas_distill.models import resnet
 from nas_distill.models.layers import conv_bn, initialise
@@ -194,11 +194,11 @@ def pruned(
         if len(asked) != 1:
             raise SystemExit(f"Group {group.name} of the teacher cannot be cut to {widths.text()}.")
         keep[group.name] = tuple(sorted(orders[group.name][: asked.pop()]))
-    what = Cut(keep)
+    kept = KeptUnits(keep)
     if reconstructed:
-        reconstruct(module, plan, what, known.moments)
-    heir = cut(module, plan, what).requires_grad_(True)
-    reestimate(heir, data, CUTTING.samples)
+        reconstruct(module, plan, kept, known.moments)
+    heir = prune(module, plan, kept).requires_grad_(True)
+    recalibrate_batch_norm(heir, data, CUTTING.samples)
     return heir
 
 

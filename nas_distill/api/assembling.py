@@ -20,7 +20,7 @@ from nas_distill.cost.count import count as count_costs
 from nas_distill.report import words
 from nas_distill.run.folder import RunFolder
 from nas_distill.run.records import TrialRecord
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture
 
 STEP = 0.85
 """Ratio of the limits, from the budget's own down, for which the front is swept."""
@@ -35,7 +35,6 @@ class LibraryAssembler:
 
     Args:
         library: of trained blocks.
-        space: that it was made for.
         limits: of the budget; those on costs that do not add up are left to the search, which counts whole networks.
         by: the cost along which the front is swept.
         settings: how many assemblies, how unlike, by which score.
@@ -46,7 +45,6 @@ class LibraryAssembler:
     def __init__(
         self,
         library: Library,
-        space: SearchSpace,
         limits: Mapping[str, Limit],
         *,
         by: str,
@@ -55,7 +53,7 @@ class LibraryAssembler:
         seed: int,
     ) -> None:
         self._library = library
-        self._space = space
+        self._space = library.alternatives.space
         self._limits = {name: limit for name, limit in limits.items() if name in ADDITIVE}
         self._by = by if by in ADDITIVE else "flops"
         self._settings = settings
@@ -83,7 +81,8 @@ class LibraryAssembler:
         known = [
             (scores, quality)
             for architecture, quality in scored
-            if (scores := block_scores(self._library, architecture.to_dict(), self._settings.score)) is not None
+            if (scores := block_scores(self._library, self._space.decode(architecture), self._settings.score))
+            is not None
             and all(map(math.isfinite, scores))  # a block that diverged in its training says nothing of others
         ]
         if len(known) < MINIMUM:
@@ -127,7 +126,7 @@ class LibraryAssembler:
         return found
 
     def _architecture(self, assembly: Assembly) -> Architecture:
-        return self._space.validate(assembly.values)
+        return self._space.encode(assembly.cut)
 
 
 def describe_alternatives(count: int, cutting: Cutting, epochs: float) -> str:
@@ -201,7 +200,7 @@ def assemble(
     library = Library.load(blocks)
     settings = inputs.config.blockwise
     assembler = LibraryAssembler(
-        library, inputs.space, budget.limits, by="flops", settings=settings, alone=True, seed=inputs.config.seed
+        library, budget.limits, by="flops", settings=settings, alone=True, seed=inputs.config.seed
     )
     fitted = assembler.fit(scored(records))
     found = assemblies(
@@ -213,13 +212,13 @@ def assemble(
         overlap=settings.overlap,
     )
     trials = {record.architecture.hash: record.number for record in reversed(records) if record.trained}
-    return [_counted(inputs, assembly, fitted, trials) for assembly in found]
+    return [_counted(inputs, library, assembly, fitted, trials) for assembly in found]
 
 
 def _counted(
-    inputs: SearchProblem, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]
+    inputs: SearchProblem, library: Library, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]
 ) -> Assembled:
-    architecture = inputs.space.validate(assembly.values)
+    architecture = library.alternatives.space.encode(assembly.cut)
     module = inputs.build(architecture, inputs.config.seed, stream="costing")
     return Assembled(
         architecture=architecture,

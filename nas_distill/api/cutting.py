@@ -1,4 +1,4 @@
-"""A search whose students are cut from the teacher: its plan, its space, and who gives students their weights."""
+"""A search whose students are cut from the teacher: its plan, its space, and the weights that students inherit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nas_distill.config import (
     parse,
 )
 from nas_distill.cost.budget import Budget
-from nas_distill.cut.ancestor import Ancestor, make_ancestor
 from nas_distill.cut.build import CutBuilder
+from nas_distill.cut.cache import Findings, origin_of, read_findings, write_findings
+from nas_distill.cut.depth import depth_order
 from nas_distill.cut.find import find_plan
-from nas_distill.cut.kept import Findings, origin_of, read_findings, write_findings
+from nas_distill.cut.inheritance import WeightInheritance, make_inheritance
 from nas_distill.cut.plan import Plan
-from nas_distill.cut.redundancy import depth_order
 from nas_distill.cut.shortcuts import rewritten
-from nas_distill.cut.space import cut_space, multiple_for
+from nas_distill.cut.space import CutSpace, multiple_for
 from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
@@ -48,11 +48,15 @@ _COMPARED = 4
 
 @dataclass(frozen=True)
 class Cutting:
-    """What a search cuts its students from, and how."""
+    """The teacher of a search whose students are cut from it, and the space of those.
+
+    ``cuts`` is the space as cuts, ``space`` the same as parameters.
+    """
 
     config: FromTeacherConfig
     teacher: Teacher
     findings: Findings
+    cuts: CutSpace
     space: SearchSpace
     data: Dataset
     seed: int
@@ -68,9 +72,9 @@ class Cutting:
         return self.config.start != "random"
 
     @cached_property
-    def ancestor(self) -> Ancestor:
-        """Who gives students their weights; the importance of the teacher's units is measured when first asked."""
-        return make_ancestor(self.teacher, self.plan, self.data, self.config, seed=self.seed)
+    def inheritance(self) -> WeightInheritance:
+        """The initial weights of students; the importance of the teacher's units is measured when first asked."""
+        return make_inheritance(self.teacher, self.cuts, self.data, self.config, seed=self.seed)
 
 
 def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[SearchFile, list[str]]:
@@ -99,12 +103,12 @@ def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[Se
     ]
 
 
-def untrained_weights(cutting: Cutting | None) -> Ancestor | None:
-    """Return who gives students weights of no order of importance, for what takes as long: nothing is measured."""
+def untrained_weights(cutting: Cutting | None) -> WeightInheritance | None:
+    """Return initial weights of no order of importance, which take as long to give: nothing is measured."""
     if cutting is None or not cutting.inherits:
         return None
     module = rewritten(cutting.teacher.module, cutting.plan.rewrites)
-    return Ancestor(module, cutting.plan, cutting.data, {}, cutting.config.start, cutting.config.samples)
+    return WeightInheritance(module, cutting.cuts, cutting.data, {}, cutting.config.samples)
 
 
 def is_from_teacher(space: Any) -> bool:
@@ -143,17 +147,16 @@ def cut_from(
     plan = findings.plan
     builder, arguments = _builder(config, teacher, plan, data)
     unordered: Literal["each", "whole"] = "whole" if options.depth == "whole" else "each"
-    made = cut_space(
+    cuts = CutSpace.from_plan(
         plan,
-        builder=builder,
-        arguments=arguments,
         widths=options.widths,
         multiple=options.multiple or multiple_for(plan),
         depth=findings.order if findings.order is not None else unordered,
-        kinds=options.kinds,
+        replacements=options.kinds,
         start=options.start,
     )
-    return Cutting(options, teacher, findings, made, data, config.seed)
+    space = cuts.search_space(builder, arguments=arguments)
+    return Cutting(options, teacher, findings, cuts, space, data, config.seed)
 
 
 def keep_findings(cutting: Cutting, file: Path) -> None:
@@ -208,9 +211,9 @@ def describe_cutting(cutting: Cutting | None) -> list[str]:
     if plan.rewrites:
         names = ", ".join(one.module for one in plan.rewrites)
         told.append(f"In students, equal convolutions stand in for what pads channels ({names}).")
-    if plan.whole:
-        shown = "; ".join(f"{entry.module or 'the network'} ({entry.reason})" for entry in plan.whole[:_SHOWN])
-        more = f"; and {len(plan.whole) - _SHOWN} more" if len(plan.whole) > _SHOWN else ""
+    if plan.unpruned:
+        shown = "; ".join(f"{entry.module or 'the network'} ({entry.reason})" for entry in plan.unpruned[:_SHOWN])
+        more = f"; and {len(plan.unpruned) - _SHOWN} more" if len(plan.unpruned) > _SHOWN else ""
         told.append(f"Left whole: {shown}{more}.")
     return told
 

@@ -133,8 +133,8 @@ class Pipeline:
         for sentence in (*describe_cutting(self.inputs.cutting), *self.inputs.notes):
             self.observer.note(sentence)
         if self.inputs.cutting is not None:
-            whole = self.inputs.cutting.plan.whole
-            journal.note(unpruned=tuple(Unpruned(module=one.module, reason=one.reason) for one in whole))
+            unpruned = self.inputs.cutting.plan.unpruned
+            journal.note(unpruned=tuple(Unpruned(module=one.module, reason=one.reason) for one in unpruned))
         pricing = self.pricing(journal)
         try:
             with self._phase(journal, Phase.SURVEY):
@@ -305,8 +305,7 @@ class Pipeline:
 
         with self._phase(journal, Phase.BLOCKWISE), self.interruption.stopping(lambda: asked.append(True)):
             library = build_library(
-                cutting.ancestor,
-                self.inputs.space,
+                cutting.inheritance,
                 self.inputs.data,
                 settings=config.blockwise,
                 seed=config.seed,
@@ -318,7 +317,6 @@ class Pipeline:
         journal.note(blocks=BlockLibraryRecord(alternatives=len(library.scores), presented=library.presented))
         return LibraryAssembler(
             library,
-            self.inputs.space,
             pricing.budget.limits,
             by=config.search.objectives[0],
             settings=config.blockwise,

@@ -216,11 +216,11 @@ class SearchProblem:
         """
         if self.cutting is None or not self.cutting.inherits:
             return self.builder
-        weights: InitialWeights = self.cutting.ancestor
+        weights: InitialWeights = self.cutting.inheritance
         if folder is not None and self.config.search.strategy != "sample":
             blocks = self.blocks_folder(folder)
             if (blocks / CONTENT).exists():
-                weights = LocalWeights(self.cutting.ancestor, Library.load(blocks))
+                weights = LocalWeights(self.cutting.inheritance, Library.load(blocks))
         return replace(self.builder, weights=weights)
 
     def evaluator(self, signal: TeacherSignal, folder: RunFolder | None = None) -> StudentEvaluator:

@@ -1,4 +1,4 @@
-"""What may stand in for each block of a teacher, and which architecture of the space each assembly is."""
+"""Alternatives of each block of a teacher, and the students that are assembled of them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nas_distill.blockwise.parameters import Allowed, allowed
 from nas_distill.common.errors import ConfigError, SpaceError
-from nas_distill.cut.plan import Block, Group, Plan
-from nas_distill.space import SearchSpace
+from nas_distill.cut.plan import UNPRUNED, Block, Plan
+from nas_distill.cut.space import Cut, CutSpace
 
 MOST = 3000
 """Alternatives above which nobody waits for their training."""
-
-_AS_IT_IS = "whole"
-_GONE = "drop"
 
 
 @dataclass(frozen=True)
@@ -25,14 +21,14 @@ class Alternative:
 
     Attributes:
         block: index of the block.
-        kind: ``whole`` (cut from the teacher's), ``drop``, or a cheaper kind (see ``cut/kinds.py``).
+        replacement: ``UNPRUNED`` (cut from the teacher's), ``DROPPED``, or the name of a cheaper block.
         input: units that are kept of the group of its input channels, None where they are no choice.
         output: likewise of its output channels.
-        inner: units that are kept of the groups inside of it, in the plan's order; empty unless it is ``whole``.
+        inner: units that are kept of the groups inside of it, in the plan's order; empty unless it is unpruned.
     """
 
     block: int
-    kind: str
+    replacement: str
     input: int | None
     output: int | None
     inner: tuple[int, ...] = ()
@@ -42,7 +38,7 @@ class Alternative:
         """A name that no other alternative of this teacher has, fit for files."""
         ends = [f"{side}{width}" for side, width in (("in", self.input), ("out", self.output)) if width is not None]
         inner = ["x".join(map(str, self.inner))] if self.inner else []
-        return "-".join([f"block{self.block}", self.kind, *ends, *inner])
+        return "-".join([f"block{self.block}", self.replacement, *ends, *inner])
 
 
 @dataclass(frozen=True)
@@ -50,16 +46,19 @@ class Alternatives:
     """All alternatives of all blocks, and the widths of the groups that blocks share.
 
     Attributes:
-        plan: what can be cut from the teacher.
+        space: of the students.
         entries: in the order of blocks, from narrow to wide.
         shared: for each shared group the widths that are tried, rising.
-        allowed: what the space allows.
     """
 
-    plan: Plan
+    space: CutSpace
     entries: tuple[Alternative, ...]
     shared: Mapping[str, tuple[int, ...]]
-    allowed: Allowed
+
+    @property
+    def plan(self) -> Plan:
+        """What can be cut from the teacher."""
+        return self.space.plan
 
     def of_block(self, block: int) -> list[Alternative]:
         """Return the alternatives of one block."""
@@ -91,116 +90,92 @@ class Alternatives:
         ends = ((block.input, entry.input), (block.output, entry.output))
         return {group: width for group, width in ends if group is not None and width is not None}
 
-    def values(self, chosen: Sequence[Alternative], widths: Mapping[str, int]) -> dict[str, Any]:
-        """Return the values of the architecture that has these alternatives, one of each block in their order.
+    def cut(self, chosen: Sequence[Alternative], widths: Mapping[str, int]) -> Cut:
+        """Return the student that has these alternatives, one of each block in their order.
 
         ``widths``: of the shared groups; the largest tried where they are missing.
         """
-        allowed = self.allowed
-        entries: list[dict[str, Any]] = []
-        for entry, choices in zip(chosen, allowed.blocks, strict=True):
-            gone = entry.block in allowed.depth and entry.kind == _GONE
-            parts: dict[str, Any] = {} if gone or not choices.kinds else {"kind": entry.kind}
-            if entry.kind == _AS_IT_IS and choices.inner:
-                parts["inner"] = [{"width": width} for width in entry.inner]
-            entries.append(parts)
-        values: dict[str, Any] = {"start": "inherited"} if allowed.start else {}
-        if allowed.depth:
-            values["depth"] = sum(chosen[block].kind != _GONE for block in allowed.depth)
-        if self.plan.shared:
-            values["shared"] = [
-                {"width": widths.get(group.name, max(self.shared[group.name]))} for group in self.plan.shared
-            ]
-        return {**values, "blocks": entries}
+        return self.partial_cut(
+            {entry.block: entry for entry in chosen},
+            {group: max(own) for group, own in self.shared.items()} | dict(widths),
+        )
 
-    def cut_values(self, chosen: Mapping[int, Alternative], widths: Mapping[str, int]) -> dict[str, Any]:
-        """Return what to cut from the teacher for some blocks' alternatives and widths, all else being left whole."""
-        shared = [{"width": widths.get(group.name, group.size)} for group in self.plan.shared]
-        blocks: list[dict[str, Any]] = [{} for _ in self.plan.blocks]
-        for block, entry in chosen.items():
-            blocks[block] = {"kind": entry.kind, "inner": [{"width": width} for width in entry.inner]}
-        return {"shared": shared, "blocks": blocks}
+    def partial_cut(self, chosen: Mapping[int, Alternative], widths: Mapping[str, int]) -> Cut:
+        """Return the cut for some blocks' alternatives and some shared groups' widths, all else being the teacher's."""
+        inner = {
+            group.name: width
+            for block, entry in chosen.items()
+            for group, width in zip(self.plan.inner(block), entry.inner)
+        }
+        return Cut.of(self.plan, {**widths, **inner}, {block: entry.replacement for block, entry in chosen.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {
-            "plan": self.plan.to_dict(),
+            "space": self.space.to_dict(),
             "entries": [asdict(entry) for entry in self.entries],
             "shared": {group: list(widths) for group, widths in self.shared.items()},
-            "allowed": asdict(self.allowed),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Alternatives:
         """Read what ``to_dict`` wrote."""
         return cls(
-            plan=Plan.from_dict(values["plan"]),
+            space=CutSpace.from_dict(values["space"]),
             entries=tuple(Alternative(**{**entry, "inner": tuple(entry["inner"])}) for entry in values["entries"]),
             shared={group: tuple(widths) for group, widths in values["shared"].items()},
-            allowed=Allowed.from_dict(values["allowed"]),
         )
 
-    def shared_widths(self, values: Mapping[str, Any]) -> dict[str, int]:
-        """Return the width of each shared group in an architecture."""
-        return {group.name: part["width"] for group, part in zip(self.plan.shared, values.get("shared", ()))}
-
-    def of_values(self, values: Mapping[str, Any]) -> list[Alternative]:
-        """Return how an architecture makes each block, whether or not that is among the alternatives here."""
-        widths = self.shared_widths(values)
+    def of_cut(self, cut: Cut) -> list[Alternative]:
+        """Return how a student makes each block, whether or not that is among the alternatives here."""
         found = []
-        for index, (block, parts) in enumerate(zip(self.plan.blocks, values["blocks"], strict=True)):
-            gone = index in self.allowed.depth and "kind" not in parts
-            inner = tuple(part["width"] for part in parts.get("inner", ()))
-            kind = _GONE if gone else parts.get("kind", _AS_IT_IS)
-            input, output = (None if group is None else widths[group] for group in (block.input, block.output))
-            found.append(Alternative(index, kind, input, output, inner))
+        for index, (block, replacement) in enumerate(zip(self.plan.blocks, cut.blocks, strict=True)):
+            inner = tuple(cut.widths[group.name] for group in self.plan.inner(index)) if replacement == UNPRUNED else ()
+            input, output = (None if group is None else cut.widths[group] for group in (block.input, block.output))
+            found.append(Alternative(index, replacement, input, output, inner))
         return found
 
 
-def find_alternatives(
-    space: SearchSpace, plan: Plan, *, trunk: Sequence[float], widths: Sequence[float]
-) -> Alternatives:
-    """Return the alternatives of a space that was cut from a teacher.
+def find_alternatives(space: CutSpace, *, shared: Sequence[float], inner: Sequence[float]) -> Alternatives:
+    """Return the alternatives of the blocks of a space that was cut from a teacher.
 
     Args:
-        space: of ``cut_space``.
-        plan: what it was made of.
-        trunk: shares of their units that the shared groups are tried at, rounded up to what the space allows.
-        widths: shares for the groups inside of a block, all at one share.
+        space: of its students.
+        shared: shares of their units that the shared groups are tried at, rounded up to what the space allows.
+        inner: shares for the groups inside of a block, all at one share.
 
     Raises:
-        SpaceError: the space was not made of the plan, or cannot be made of blocks that are trained apart.
+        SpaceError: the space cannot be made of blocks that are trained apart.
         ConfigError: there are more than ``MOST``.
     """
-    choices = allowed(space, plan)
+    plan = space.plan
     held = _held(plan)
-    shared: dict[str, tuple[int, ...]] = {}
-    for group, own in zip(plan.shared, choices.shared, strict=True):
-        if group.name in held and max(own) < group.size:
+    widths: dict[str, tuple[int, ...]] = {}
+    for group in plan.shared:
+        if group.name in held and space.widths[group.name][-1] < group.size:
             raise SpaceError(
                 f"blockwise distillation keeps group '{group.name}' whole, since the channels at an end of block "
                 f"'{plan.blocks[held[group.name]].module}' are of several groups; add 1.0 to the space's widths."
             )
-        shared[group.name] = (group.size,) if group.name in held else _at(trunk, group, own)
+        tried = {space.width_at(group.name, share) for share in shared}
+        widths[group.name] = (group.size,) if group.name in held else tuple(sorted(tried))
     entries: list[Alternative] = []
     for index, block in enumerate(plan.blocks):
-        own_inner = choices.blocks[index].inner
-        inner = dict.fromkeys(
-            tuple(_at([share], group, own)[0] for group, own in zip(plan.inner(index), own_inner, strict=True))
-            for share in sorted(widths)
+        within = dict.fromkeys(
+            tuple(space.width_at(group.name, share) for group in plan.inner(index)) for share in sorted(inner)
         )
-        for kind in choices.blocks[index].kinds or (_AS_IT_IS,):
+        for replacement in space.choices[index]:
             entries += [
-                Alternative(index, kind, *ends, within)
-                for ends in _ends(block, shared)
-                for within in (inner if kind == _AS_IT_IS else [()])
+                Alternative(index, replacement, *ends, own)
+                for ends in _ends(block, widths)
+                for own in (within if replacement == UNPRUNED else [()])
             ]
     if len(entries) > MOST:
         raise ConfigError(
             f"blockwise: the {len(plan.blocks)} blocks have {len(entries)} alternatives, and at most {MOST} are "
             "trained; give fewer shares for 'trunk' or 'widths'."
         )
-    return Alternatives(plan, tuple(entries), shared, choices)
+    return Alternatives(space, tuple(entries), widths)
 
 
 def _held(plan: Plan) -> dict[str, int]:
@@ -215,15 +190,6 @@ def _held(plan: Plan) -> dict[str, int]:
             if inside and group.name not in (block.input, block.output):
                 found.setdefault(group.name, index)
     return found
-
-
-def _at(shares: Sequence[float], group: Group, choices: Sequence[int]) -> tuple[int, ...]:
-    """Return the least allowed widths that are not below these shares of a group's units, rising."""
-    return tuple(
-        sorted(
-            {min((c for c in choices if c >= round(share * group.size, 6)), default=max(choices)) for share in shares}
-        )
-    )
 
 
 def _ends(block: Block, shared: Mapping[str, tuple[int, ...]]) -> list[tuple[int | None, int | None]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from nas_distill.blockwise.assembly import diverse, sweep
 from nas_distill.blockwise.costs import check_additive
 from nas_distill.blockwise.library import Library
 from nas_distill.blockwise.options import Option, Place, Selection
 from nas_distill.cost.budget import Limit
+from nas_distill.cut.plan import DROPPED
+from nas_distill.cut.space import RANDOM, Cut
 
 ScoreName = Literal["kl", "nsr", "relative_l1"]
 SCORES: tuple[ScoreName, ...] = ("kl", "nsr", "relative_l1")
@@ -18,10 +20,10 @@ SCORES: tuple[ScoreName, ...] = ("kl", "nsr", "relative_l1")
 
 @dataclass(frozen=True)
 class Assembly:
-    """An architecture, and what is predicted of it.
+    """A student, and what is predicted of it.
 
     Attributes:
-        values: of the architecture, in the space that the library was made for.
+        cut: in the space that the library was made for.
         alternatives: the keys of its blocks' alternatives.
         costs: predicted, by adding up; what the assembled network really has is to be counted on it.
         score: the (weighted) sum of its local scores; lower is better.
@@ -29,7 +31,7 @@ class Assembly:
             reads, unweighted: what ``fit`` takes.
     """
 
-    values: dict[str, Any]
+    cut: Cut
     alternatives: tuple[str, ...]
     costs: Mapping[str, float]
     score: float
@@ -80,16 +82,16 @@ def front(
     return [_assembly(library, one, score) for one in sweep(places, limits, cost, points)]
 
 
-def block_scores(library: Library, values: Mapping[str, Any], score: ScoreName) -> tuple[float, ...] | None:
-    """Return an architecture's local scores as ``Assembly`` has them; None if the library does not have them all.
+def block_scores(library: Library, cut: Cut, score: ScoreName) -> tuple[float, ...] | None:
+    """Return a student's local scores as ``Assembly`` has them; None if the library does not have them all.
 
     Nor does it have those of a student that starts from random weights: its blocks are not the library's.
     """
-    if values.get("start") == "random":
+    if cut.start == RANDOM:
         return None
     alternatives = library.alternatives
-    entries = alternatives.of_values(values)
-    read = [(group, alternatives.shared_widths(values)[group]) for group in alternatives.read_outside()]
+    entries = alternatives.of_cut(cut)
+    read = [(group, cut.widths[group]) for group in alternatives.read_outside()]
     if any(entry.key not in library.scores for entry in entries) or any(
         one not in library.width_scores for one in read
     ):
@@ -103,13 +105,13 @@ def make_places(
 ) -> list[Place]:
     """Return the blocks, and after them what is around them, as places of an assembly."""
     alternatives, costs = library.alternatives, library.costs
-    plan, order, read = alternatives.plan, alternatives.allowed.depth, alternatives.read_outside()
+    plan, order, read = alternatives.plan, alternatives.space.depth_order, alternatives.read_outside()
     weights = [1.0] * (len(plan.blocks) + len(read)) if weights is None else weights
     places = []
     for (index, block), weight in zip(enumerate(plan.blocks), weights):
         options = []
         for entry in alternatives.of_block(index):
-            gone = {_gone(index): int(entry.kind == "drop")} if index in order else {}
+            gone = {_gone(index): int(entry.replacement == DROPPED)} if index in order else {}
             local: float = getattr(library.scores[entry.key], score)
             options.append(
                 Option(entry.key, weight * local, costs.entries[entry.key], alternatives.widths(entry) | gone)
@@ -140,11 +142,11 @@ def _assembly(library: Library, selection: Selection, score: ScoreName) -> Assem
     alternatives = library.alternatives
     blocks = range(len(alternatives.plan.blocks))
     chosen = [alternatives.of_block(block)[selection.options[block]] for block in blocks]
-    values = alternatives.values(chosen, selection.widths)
-    local = block_scores(library, values, score)
+    cut = alternatives.cut(chosen, selection.widths)
+    local = block_scores(library, cut, score)
     assert local is not None  # it is of the library's alternatives
     return Assembly(
-        values=values,
+        cut=cut,
         alternatives=tuple(entry.key for entry in chosen),
         costs=selection.costs,
         score=selection.score,

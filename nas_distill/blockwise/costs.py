@@ -22,7 +22,8 @@ from nas_distill.common.errors import BudgetError
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.cost.count import count
 from nas_distill.cost.registry import additive_names, cost_info
-from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.inheritance import WeightInheritance
+from nas_distill.cut.plan import DROPPED
 
 ADDITIVE = additive_names()
 """The costs that are sums over parts of a network."""
@@ -74,13 +75,16 @@ class CostTable:
 
 
 def count_costs(
-    alternatives: Alternatives, ancestor: Ancestor, modules: Mapping[str, nn.Module], names: Sequence[str] = ADDITIVE
+    alternatives: Alternatives,
+    inheritance: WeightInheritance,
+    modules: Mapping[str, nn.Module],
+    names: Sequence[str] = ADDITIVE,
 ) -> CostTable:
     """Count the costs of alternatives, each alone on what its block is given, and of what is around the blocks.
 
     Args:
         alternatives: what there is.
-        ancestor: whose cuts are counted.
+        inheritance: whose cuts are counted.
         modules: of the alternatives, by key, on the CPU.
         names: of ``ADDITIVE``.
 
@@ -89,7 +93,7 @@ def count_costs(
         CostError: a network cannot be recorded.
     """
     check_additive(names)
-    return _Counter(alternatives, ancestor, modules, tuple(names)).table()
+    return _Counter(alternatives, inheritance, modules, tuple(names)).table()
 
 
 def check_additive(names: Sequence[str]) -> None:
@@ -107,15 +111,15 @@ class _Counter:
     def __init__(
         self,
         alternatives: Alternatives,
-        ancestor: Ancestor,
+        inheritance: WeightInheritance,
         modules: Mapping[str, nn.Module],
         names: tuple[str, ...],
     ) -> None:
         self._alternatives = alternatives
-        self._ancestor = ancestor
+        self._inheritance = inheritance
         self._modules = modules
         self._names = names
-        self._ends = kept_channels(alternatives, ancestor)
+        self._ends = kept_channels(alternatives, inheritance)
         self._passages = self._look()
         self._outsides: dict[tuple[tuple[str, int], ...], Costs] = {}
 
@@ -144,7 +148,7 @@ class _Counter:
         return CostTable(entries, base, tuple(parts))
 
     def _entry(self, entry: Alternative) -> Costs:
-        if entry.kind == "drop":
+        if entry.replacement == DROPPED:
             return dict.fromkeys(self._names, 0.0)
         block, passage = self._alternatives.plan.blocks[entry.block], self._passages[entry.block]
         given = restrict(passage.given, self._ends[entry.key].given, axis_of(block.tokens))
@@ -155,8 +159,10 @@ class _Counter:
         key = tuple(sorted(narrowed.items()))
         if key not in self._outsides:
             with seeded_torch(0, "costs"):
-                network = self._ancestor.heir(self._alternatives.cut_values({}, self._largest() | dict(narrowed)))
-            total = self._count(network, self._ancestor.data.input_shape)
+                network = self._inheritance.pruned_teacher(
+                    self._alternatives.partial_cut({}, self._largest() | dict(narrowed))
+                )
+            total = self._count(network, self._inheritance.data.input_shape)
             with Watch(network.eval(), [block.module for block in self._alternatives.plan.blocks]) as watch:
                 _, passages = watch.run(self._sample())
             for block, passage in zip(self._alternatives.plan.blocks, passages):
@@ -185,11 +191,11 @@ class _Counter:
 
     def _look(self) -> list[Passage]:
         """Return what each of the teacher's blocks is given, of one sample."""
-        with Watch(self._ancestor.module, [block.module for block in self._alternatives.plan.blocks]) as watch:
+        with Watch(self._inheritance.module, [block.module for block in self._alternatives.plan.blocks]) as watch:
             return watch.run(self._sample())[1]
 
     def _sample(self) -> Tensor:
-        return self._ancestor.data.batch("train", torch.arange(1))[0]
+        return self._inheritance.data.batch("train", torch.arange(1))[0]
 
     def _widths(self, group: str) -> tuple[int, ...]:
         return self._alternatives.shared[group]

@@ -15,14 +15,13 @@ from nas_distill.blockwise.watching import Watch
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import SpaceError
 from nas_distill.common.seeds import seeded_torch
-from nas_distill.cut.ancestor import Ancestor
-from nas_distill.cut.plan import Plan
-from nas_distill.cut.space import cut_of
+from nas_distill.cut.inheritance import WeightInheritance
+from nas_distill.cut.plan import DROPPED, UNPRUNED, Plan
 
-_WITHOUT_FRESH = ("whole", "drop")
+_WITHOUT_FRESH = (UNPRUNED, DROPPED)
 
 
-def grow(alternatives: Alternatives, ancestor: Ancestor, *, seed: int) -> dict[str, nn.Module]:
+def grow(alternatives: Alternatives, inheritance: WeightInheritance, *, seed: int) -> dict[str, nn.Module]:
     """Return the module of each alternative by its key, with inherited weights; what is fresh is seeded by ``seed``.
 
     Each is cut as a whole student would be, so that its channels are those that such a student has.
@@ -35,8 +34,8 @@ def grow(alternatives: Alternatives, ancestor: Ancestor, *, seed: int) -> dict[s
     while waiting:
         chosen, widths = _together(alternatives, waiting)
         with seeded_torch(seed, "alternative", waiting[0].key):
-            network = ancestor.heir(alternatives.cut_values(chosen, widths))
-        _check(alternatives, ancestor, network, chosen)
+            network = inheritance.pruned_teacher(alternatives.partial_cut(chosen, widths))
+        _check(alternatives, inheritance, network, chosen)
         for block, entry in chosen.items():
             module = copy.deepcopy(network.get_submodule(alternatives.plan.blocks[block].module))
             found[entry.key] = place(module, "cpu", memory_format(module))
@@ -52,14 +51,15 @@ class Ends:
     made: Tensor | None
 
 
-def kept_channels(alternatives: Alternatives, ancestor: Ancestor) -> dict[str, Ends]:
+def kept_channels(alternatives: Alternatives, inheritance: WeightInheritance) -> dict[str, Ends]:
     """Return the channels at the ends of each alternative by its key."""
     found = {}
     for entry in alternatives.entries:
         block = alternatives.plan.blocks[entry.block]
-        cut = cut_of(alternatives.plan, alternatives.cut_values({}, alternatives.widths(entry)), ancestor.orders)
+        cut = alternatives.partial_cut({}, alternatives.widths(entry))
+        units = cut.units(alternatives.plan, inheritance.orders).units
         given, made = ((block.input, block.inputs), (block.output, block.outputs))
-        found[entry.key] = Ends(*(channels_of(alternatives.plan, cut.keep, *end) for end in (given, made)))
+        found[entry.key] = Ends(*(channels_of(alternatives.plan, units, *end) for end in (given, made)))
     return found
 
 
@@ -78,22 +78,22 @@ def _together(alternatives: Alternatives, waiting: list[Alternative]) -> tuple[d
     """
     first = waiting[0]
     chosen, widths = {first.block: first}, alternatives.widths(first)
-    for entry in waiting if first.kind in _WITHOUT_FRESH else ():
+    for entry in waiting if first.replacement in _WITHOUT_FRESH else ():
         needed = alternatives.widths(entry)
         agrees = all(widths.get(group, width) == width for group, width in needed.items())
-        if entry.block not in chosen and agrees and entry.kind in _WITHOUT_FRESH:
+        if entry.block not in chosen and agrees and entry.replacement in _WITHOUT_FRESH:
             chosen[entry.block] = entry
             widths.update(needed)
     return chosen, widths
 
 
 def _check(
-    alternatives: Alternatives, ancestor: Ancestor, network: nn.Module, chosen: Mapping[int, Alternative]
+    alternatives: Alternatives, inheritance: WeightInheritance, network: nn.Module, chosen: Mapping[int, Alternative]
 ) -> None:
     """Run a cut network, and hold the channels at its blocks' ends against the plan's."""
     plan = alternatives.plan
-    ends = kept_channels(replace(alternatives, entries=tuple(chosen.values())), ancestor)
-    x, _ = ancestor.data.batch("train", torch.arange(min(2, len(ancestor.data.train))))
+    ends = kept_channels(replace(alternatives, entries=tuple(chosen.values())), inheritance)
+    x, _ = inheritance.data.batch("train", torch.arange(min(2, len(inheritance.data.train))))
     with Watch(network.eval(), [plan.blocks[block].module for block in chosen]) as watch:
         _, passages = watch.run(x)
     for (index, entry), passage in zip(chosen.items(), passages):

@@ -23,12 +23,12 @@ from nas_distill.common.digests import json_digest, module_digest
 from nas_distill.common.errors import RunError, StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path, write_json
 from nas_distill.config import BlockwiseConfig
-from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.inheritance import WeightInheritance
+from nas_distill.cut.space import RANDOM, Cut
 from nas_distill.data import Dataset
-from nas_distill.space import SearchSpace
 
 CONTENT, WEIGHTS, SCORES = "library.json", "weights.safetensors", "scores.json"
-FORMAT = 2
+FORMAT = 3
 _TRAINED_BY = ("trunk", "widths", "epochs", "batch_size", "optimizer", "warmup", "heldout")
 
 
@@ -70,21 +70,21 @@ class Library:
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path} cannot be read ({first_line(error)}); delete its folder to train anew.") from error
 
-    def start(self, student: nn.Module, values: Mapping[str, Any]) -> int:
+    def start(self, student: nn.Module, cut: Cut) -> int:
         """Fill in the weights of a student's blocks that the library has, in place; return how many it has.
 
-        The student must have its inherited weights already (``Ancestor.fill``), for the rest of it. Each block's
-        batch-norm statistics are of the teacher's activations, so work out the whole student's anew afterwards
-        (``cut.statistics.reestimate``). A student that starts from random weights is left as it is.
+        The student must have its inherited weights already (``WeightInheritance.inherit``), for the rest. Each block's
+        batch-norm statistics are of the teacher's activations, so recalibrate the whole student's afterwards
+        (``cut.statistics.recalibrate_batch_norm``). A student that starts from random weights is left as it is.
 
         Args:
             student: of the space that the library was made for.
-            values: of its architecture.
+            cut: that it is built of.
         """
-        if values.get("start") == "random":
+        if cut.start == RANDOM:
             return 0
         filled = 0
-        for entry in self.alternatives.of_values(values):
+        for entry in self.alternatives.of_cut(cut):
             score = self.scores.get(entry.key)
             # What diverged in its training has weights, too.
             weights = self.weights(entry) if score is not None and math.isfinite(score.nsr) else {}
@@ -137,8 +137,7 @@ class Library:
 
 
 def build_library(
-    ancestor: Ancestor,
-    space: SearchSpace,
+    inheritance: WeightInheritance,
     data: Dataset,
     *,
     settings: BlockwiseConfig,
@@ -148,13 +147,12 @@ def build_library(
     on_begin: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Library:
-    """Train and score all alternatives of all blocks of a space; what ``folder`` has already is not made again.
+    """Train and score all alternatives of all blocks of a teacher; what ``folder`` has already is not made again.
 
     It runs on one thread, as alternatives are small. It saves itself once a minute, and goes on from there.
 
     Args:
-        ancestor: the teacher, and which of its units narrower students keep.
-        space: of students cut from it (``cut_space``).
+        inheritance: the teacher, the space of its students, and which of its units narrower ones keep.
         data: its training split alone is looked at; a part of that is held out for the scores.
         settings: which alternatives, and how they are trained.
         seed: of the order of samples, of what is held out, and of fresh weights.
@@ -165,12 +163,12 @@ def build_library(
 
     Raises:
         ConfigError: there are too many alternatives; nothing was trained.
-        SpaceError: the space is not cut from this teacher, or its blocks cannot be trained apart.
+        SpaceError: the blocks cannot be trained apart.
         TrainingError: the folder is of another training.
         StorageError: it cannot be written.
     """
-    alternatives = find_alternatives(space, ancestor.plan, trunk=settings.trunk, widths=settings.widths)
-    identity = _identity(alternatives, ancestor, data, settings, seed)
+    alternatives = find_alternatives(inheritance.space, shared=settings.trunk, inner=settings.widths)
+    identity = _identity(alternatives, inheritance, data, settings, seed)
     if (folder / CONTENT).exists():
         library = Library.load(folder)
         if library.identity != identity:
@@ -182,15 +180,15 @@ def build_library(
     if on_begin is not None:
         on_begin(len(alternatives.entries))
     with torch_threads(1):
-        training = LocalTraining(alternatives, ancestor, data, settings, seed=seed, identity=identity, device=device)
+        training = LocalTraining(alternatives, inheritance, data, settings, seed=seed, identity=identity, device=device)
         training.load(folder)
         total = training.total_steps + len(alternatives.plan.blocks)
         training.train(folder, None if on_step is None else lambda step, _: on_step(step, total))
         training.save(folder)
-        training.settle()
+        training.recalibrate_batch_norm()
         scores = _scores(training, folder, total, on_step)
         width_scores = {
-            (group, width): score_width(training, ancestor, group, width)
+            (group, width): score_width(training, inheritance, group, width)
             for group, widths in alternatives.read_outside().items()
             for width in widths
         }
@@ -202,7 +200,7 @@ def build_library(
             alternatives=alternatives,
             scores=scores,
             width_scores=width_scores,
-            costs=count_costs(alternatives, ancestor, training.modules),
+            costs=count_costs(alternatives, inheritance, training.modules),
             presented=training.presented,
             seconds=training.seconds,
             identity=identity,
@@ -258,13 +256,13 @@ def _score(values: Mapping[str, float | None]) -> Score:
 
 
 def _identity(
-    alternatives: Alternatives, ancestor: Ancestor, data: Dataset, settings: BlockwiseConfig, seed: int
+    alternatives: Alternatives, inheritance: WeightInheritance, data: Dataset, settings: BlockwiseConfig, seed: int
 ) -> str:
     parts = [
-        module_digest(ancestor.module),
+        module_digest(inheritance.module),
         alternatives.to_dict(),
-        {name: list(order) for name, order in sorted(ancestor.orders.items())},
-        sorted(ancestor.moments),  # measured on the data and the module of this list
+        {name: list(order) for name, order in sorted(inheritance.orders.items())},
+        sorted(inheritance.moments),  # measured on the data and the module of this list
         settings.model_dump(mode="json", include=set(_TRAINED_BY)),
         [FORMAT, seed, data.fingerprint, data.views.recipe()],
     ]

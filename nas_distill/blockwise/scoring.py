@@ -15,9 +15,8 @@ from nas_distill.blockwise.channels import along, axis_of, by_channel, fill, put
 from nas_distill.blockwise.growing import channels_of
 from nas_distill.blockwise.training import BATCH, LocalTraining, Signal
 from nas_distill.blockwise.watching import Passage
-from nas_distill.cut.ancestor import Ancestor
-from nas_distill.cut.space import cut_of
-from nas_distill.cut.statistics import anew
+from nas_distill.cut.inheritance import WeightInheritance
+from nas_distill.cut.statistics import recalibrating
 from nas_distill.tasks import find_task
 
 
@@ -71,7 +70,7 @@ class _Sums:
 
 @torch.no_grad()
 def score_block(training: LocalTraining, block: int) -> dict[str, Score]:
-    """Return the score of each alternative of one block by its key. Batch norms must have been settled."""
+    """Return the score of each alternative of one block by its key. Batch norms must have been recalibrated."""
     entries = training.alternatives.of_block(block)
     plan_block = training.alternatives.plan.blocks[block]
     axis, signal = axis_of(plan_block.tokens), training.signals[block]
@@ -91,7 +90,7 @@ def score_block(training: LocalTraining, block: int) -> dict[str, Score]:
 
 
 @torch.no_grad()
-def score_width(training: LocalTraining, ancestor: Ancestor, group: str, width: int) -> Score:
+def score_width(training: LocalTraining, inheritance: WeightInheritance, group: str, width: int) -> Score:
     """Return what is lost at the logits if what is outside of the blocks reads fewer units of a shared group.
 
     Where blocks return them, the last of these has its other channels at their mean; where none does, the teacher is
@@ -102,7 +101,9 @@ def score_width(training: LocalTraining, ancestor: Ancestor, group: str, width: 
         return Score(0.0, 0.0, 0.0)
     makers = [index for index, block in enumerate(plan.blocks) if block.output == group]
     narrowed = (
-        _behind(training, ancestor, group, width, makers[-1]) if makers else _cut(training, ancestor, group, width)
+        _behind(training, inheritance, group, width, makers[-1])
+        if makers
+        else _cut(training, inheritance, group, width)
     )
     sums = _Sums(training)
     with training.watch() as watch:
@@ -116,13 +117,13 @@ def score_width(training: LocalTraining, ancestor: Ancestor, group: str, width: 
 
 
 def _behind(
-    training: LocalTraining, ancestor: Ancestor, group: str, width: int, block: int
+    training: LocalTraining, inheritance: WeightInheritance, group: str, width: int, block: int
 ) -> Callable[[Tensor, list[Passage]], Tensor]:
     """Return what gives the logits where some channels that a block returns are at their mean."""
     plan, mean = training.alternatives.plan, training.signals[block].mean
     axis = axis_of(plan.blocks[block].tokens)
-    what = cut_of(plan, training.alternatives.cut_values({}, {group: width}), ancestor.orders)
-    kept = channels_of(plan, what.keep, group, plan.blocks[block].outputs)
+    cut = training.alternatives.partial_cut({}, {group: width})
+    kept = channels_of(plan, cut.units(plan, inheritance.orders).units, group, plan.blocks[block].outputs)
     assert kept is not None  # it is narrower than the teacher's
     kept, tail = kept.to(training.device), _Tail(training, block)
 
@@ -135,11 +136,11 @@ def _behind(
 
 
 def _cut(
-    training: LocalTraining, ancestor: Ancestor, group: str, width: int
+    training: LocalTraining, inheritance: WeightInheritance, group: str, width: int
 ) -> Callable[[Tensor, list[Passage]], Tensor]:
     """Return what gives the logits of the teacher with one group narrower."""
-    network = ancestor.heir(training.alternatives.cut_values({}, {group: width})).to(training.device)
-    with anew([network]):
+    network = inheritance.pruned_teacher(training.alternatives.partial_cut({}, {group: width})).to(training.device)
+    with recalibrating([network]):
         for x in training.looks():
             network(x)
     return lambda x, passages: network(x)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from nas_distill.blockwise.library import Library
-from nas_distill.cut.ancestor import Ancestor
+from nas_distill.cut.inheritance import WeightInheritance
 from nas_distill.space import Architecture
 
 
@@ -18,11 +18,12 @@ class LocalWeights:
     Picklable; a worker reads the library's weights from its folder.
     """
 
-    ancestor: Ancestor
+    inheritance: WeightInheritance
     library: Library
 
     def fill(self, student: nn.Module, architecture: Architecture) -> None:
         """Give a student its initial weights, in place, as far as its architecture has any."""
-        if self.ancestor.pass_on(student, architecture):
-            self.library.start(student, architecture.to_dict())
-            self.ancestor.settle(student)
+        cut = self.inheritance.space.decode(architecture)
+        if self.inheritance.inherit(student, cut):
+            self.library.start(student, cut)
+            self.inheritance.recalibrate_batch_norm(student)

@@ -28,8 +28,8 @@ from nas_distill.blockwise.watching import Passage, Watch
 from nas_distill.common.device import memory_format, place
 from nas_distill.common.errors import TrainingError
 from nas_distill.config import BlockwiseConfig
-from nas_distill.cut.ancestor import Ancestor
-from nas_distill.cut.statistics import anew
+from nas_distill.cut.inheritance import WeightInheritance
+from nas_distill.cut.statistics import recalibrating
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
 from nas_distill.distill.loop import TrainingLoop
@@ -73,7 +73,7 @@ class LocalTraining(TrainingLoop):
     def __init__(
         self,
         alternatives: Alternatives,
-        ancestor: Ancestor,
+        inheritance: WeightInheritance,
         data: Dataset,
         settings: BlockwiseConfig,
         *,
@@ -95,12 +95,12 @@ class LocalTraining(TrainingLoop):
         self.identity = identity
         self.alternatives = alternatives
         self.settings = settings
-        teacher = copy.deepcopy(ancestor.module).eval().requires_grad_(False)
+        teacher = copy.deepcopy(inheritance.module).eval().requires_grad_(False)
         self._format = memory_format(teacher)
         self.teacher = place(teacher, self.device, self._format)
-        grown = grow(alternatives, ancestor, seed=seed)
+        grown = grow(alternatives, inheritance, seed=seed)
         self.modules = {key: module.to(self.device) for key, module in grown.items()}
-        ends = kept_channels(alternatives, ancestor)
+        ends = kept_channels(alternatives, inheritance)
         self.ends = {key: Ends(_to(end.given, self.device), _to(end.made, self.device)) for key, end in ends.items()}
         self.signals, self.answers = self._measure()
         # What is a slice of the teacher's own block has nothing to learn, and its statistics are right.
@@ -134,9 +134,9 @@ class LocalTraining(TrainingLoop):
 
         self.advance(self.total_steps, after)
 
-    def settle(self) -> None:
+    def recalibrate_batch_norm(self) -> None:
         """Work out the batch-norm statistics of all alternatives anew, by the samples as they are; eval mode."""
-        with self.watch() as watch, anew([self.modules[entry.key] for entry in self.changed]):
+        with self.watch() as watch, recalibrating([self.modules[entry.key] for entry in self.changed]):
             for x in self.looks():
                 _, passages = watch.run(x)
                 for entry in self.changed:

@@ -1,10 +1,10 @@
-"""Builders of the space of students cut from a teacher."""
+"""Builders of the space of students cut from a teacher, and the exact costs of a cut."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from torch import nn
 
 from nas_distill.common.errors import BuildError
 from nas_distill.common.references import load_reference, takes
-from nas_distill.cut.plan import Plan
+from nas_distill.common.seeds import seeded_torch
+from nas_distill.cost.count import COUNTED, count
+from nas_distill.cut.plan import KeptUnits, Plan
 from nas_distill.cut.shortcuts import rewrite
-from nas_distill.cut.space import cut_of
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.space import Cut, decode
+from nas_distill.cut.surgery import prune, structure_of
 from nas_distill.cut.weights import length, parts_of
 
 
@@ -27,15 +29,12 @@ def build(
     paths: Sequence[str] = (),
     input_shape: Sequence[int] = (3, 32, 32),
     num_classes: int = 10,
-    start: str = "inherited",
-    depth: int | None = None,
-    shared: Sequence[Mapping[str, Any]] = (),
-    blocks: Sequence[Mapping[str, Any]] = (),
+    **values: Any,
 ) -> nn.Module:
     """Build a student: the teacher's structure, cut, with random weights. The teacher's weights are not needed.
 
     Weights are those of the teacher's own initialisation, scaled so that layers with fewer inputs than the teacher's
-    keep the variance of their outputs. Those of a student that inherits are filled in by the ``Ancestor``.
+    keep the variance of their outputs. Those of a student that inherits are filled in by ``WeightInheritance``.
 
     Args:
         teacher: its builder, ``package.module:function``.
@@ -45,10 +44,7 @@ def build(
         paths: folders where its module is looked for.
         input_shape: (channels, height, width).
         num_classes: number of logits.
-        start: ``inherited`` or ``random``: what the student begins with; the structure is the same.
-        depth: how many of the droppable blocks stay, in a space where that is a number.
-        shared: widths of the shared groups.
-        blocks: kinds and inner widths of the blocks.
+        values: of the architecture, as ``CutSpace.encode`` writes it; what is missing is not cut.
 
     Raises:
         ConfigError: the teacher's builder cannot be imported.
@@ -65,13 +61,13 @@ def build(
     module = make(**keywords)
     if not isinstance(module, nn.Module):
         raise BuildError(f"the teacher's builder {teacher} made a {type(module).__name__}, no torch.nn.Module.")
-    return _student(module, Plan.from_dict(plan), depth, shared, blocks)
+    return _student(module, Plan.from_dict(plan), values)
 
 
 class CutBuilder:
     """Builds students of a teacher that is given as a module: it keeps a copy, and no builder is called.
 
-    A copy's weights are drawn anew for each student by its layers' own ``reset_parameters``; parameters that stand
+    A copy's weights are drawn again for each student by its layers' own ``reset_parameters``; parameters that stand
     alone are drawn from a normal distribution with the teacher's mean and deviation. Picklable.
     """
 
@@ -80,21 +76,16 @@ class CutBuilder:
         self.plan = plan
 
     def __call__(
-        self,
-        *,
-        start: str = "inherited",
-        depth: int | None = None,
-        shared: Sequence[Mapping[str, Any]] = (),
-        blocks: Sequence[Mapping[str, Any]] = (),
+        self, *, input_shape: Sequence[int] | None = None, num_classes: int | None = None, **values: Any
     ) -> nn.Module:
-        """Build a student; see ``build``."""
+        """Build a student; see ``build``. Its input and its classes are those of the module."""
         module = copy.deepcopy(self.module)
         redraw(module)
-        return _student(module, self.plan, depth, shared, blocks)
+        return _student(module, self.plan, values)
 
 
 def redraw(module: nn.Module) -> None:
-    """Draw all weights anew, in place, from torch's global generator."""
+    """Draw all weights again, in place, from torch's global generator."""
     # Parts first: a module may set what its parts have drawn, as torch's attention does.
     for part in reversed(list(module.modules())):
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
@@ -107,19 +98,34 @@ def redraw(module: nn.Module) -> None:
                 weight.copy_(torch.randn(weight.shape) * spread + float(weight.mean()))
 
 
-def _student(
-    module: nn.Module,
-    plan: Plan,
-    depth: int | None,
-    shared: Sequence[Mapping[str, Any]],
-    blocks: Sequence[Mapping[str, Any]],
-) -> nn.Module:
-    values: dict[str, Any] = {"shared": shared, "blocks": blocks}
-    if depth is not None:
-        values["depth"] = depth
-    what = cut_of(plan, values)
-    before = _inputs(module, plan, what)
-    cut(module, plan, what)
+def count_cut(
+    module: nn.Module, plan: Plan, cut: Cut, input_shape: Sequence[int], names: Iterable[str] = COUNTED
+) -> dict[str, float]:
+    """Return the exact costs of a student, as ``cost.count`` counts them; lower is better.
+
+    They depend on the structure only: weights are shared with the teacher where nothing is cut.
+
+    Args:
+        module: the teacher, or its structure; left as it is.
+        plan: what can be cut from it.
+        cut: the student.
+        input_shape: of one sample, without the batch.
+        names: of counted costs.
+
+    Raises:
+        BudgetError: unknown cost name.
+        CostError: the student cannot be recorded.
+        SpaceError: the cut is of another plan.
+    """
+    with seeded_torch(0, "costs"):
+        student = prune(structure_of(module), plan, cut.units(plan))
+    return count(student, input_shape, names)
+
+
+def _student(module: nn.Module, plan: Plan, values: Mapping[str, Any]) -> nn.Module:
+    kept = decode(plan, values).units(plan)
+    before = _inputs(module, plan, kept)
+    prune(module, plan, kept)
     for name, inputs in before.items():
         for part in parts_of(module, name, "in"):
             with torch.no_grad():
@@ -127,16 +133,16 @@ def _student(
     return module
 
 
-def _inputs(module: nn.Module, plan: Plan, what: Cut) -> dict[str, int]:
+def _inputs(module: nn.Module, plan: Plan, kept: KeptUnits) -> dict[str, int]:
     """Return how many inputs the layers have that will have fewer, but for those in blocks that are replaced.
 
     Shortcuts are left out too: each of their outputs is one input, however many there are.
     """
-    replaced = tuple(f"{plan.blocks[index].module}." for index in what.kinds)
+    replaced = tuple(f"{plan.blocks[index].module}." for index in kept.replacements)
     replaced += tuple(f"{one.module}." for one in plan.rewrites)
     return {
         slot.module: length(module, slot.module, "in")
-        for name in what.keep
+        for name in kept.units
         for slot in plan.group(name).slots
         if slot.side == "in" and not f"{slot.module}.".startswith(replaced)
     }

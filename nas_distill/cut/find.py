@@ -18,7 +18,7 @@ from nas_distill.cut.graph import read_graph
 from nas_distill.cut.groups import form_groups
 from nas_distill.cut.heads import attention_groups
 from nas_distill.cut.opaque import longest_prefix
-from nas_distill.cut.plan import Group, Plan, Whole
+from nas_distill.cut.plan import Group, Plan, Unpruned
 from nas_distill.cut.proof import SAMPLES, Proof
 from nas_distill.cut.proven import prove
 from nas_distill.cut.shortcuts import find_rewrites, rewrite
@@ -55,7 +55,7 @@ def find_plan(
     trunk = find_trunk(copied, recording, sums, blocks)
     order = _order(copied, recording)
     once = _once(copied, recording)
-    padded = [Whole(name, _PADDED) for name in sums.padded]
+    padded = [Unpruned(name, _PADDED) for name in sums.padded]
     del recording, sums  # they hold all that passed through the network
     try:
         proof = Proof(copied, input_shape, {block.module: block.axis for block in trunk})
@@ -66,10 +66,10 @@ def find_plan(
         ) from error
     proposed, unread = _propose(copied, input_shape, order, once)
     inside = {group.name: block for group in proposed if (block := _inside(group, trunk)) is not None}
-    proven, boundaries, whole = prove(copied, proposed, proof, inside)
+    proven, boundaries, unpruned = prove(copied, proposed, proof, inside)
     groups = [replace(group, block=_inside(group, trunk)) for group in proven]
     found = find_blocks(trunk, groups, boundaries, proof)
-    return Plan(tuple(groups), tuple(found), (*unread, *padded, *whole), tuple(rewrites))
+    return Plan(tuple(groups), tuple(found), (*unread, *padded, *unpruned), tuple(rewrites))
 
 
 _PADDED = (
@@ -113,26 +113,26 @@ def _once(module: nn.Module, recording: Recording) -> list[str]:
 
 def _propose(
     module: nn.Module, input_shape: Sequence[int], order: dict[str, int], once: list[str]
-) -> tuple[list[Group], list[Whole]]:
+) -> tuple[list[Group], list[Unpruned]]:
     heads = attention_groups(module)
 
-    def read(until: str | None = None) -> tuple[Atoms, list[Whole]]:
+    def read(until: str | None = None) -> tuple[Atoms, list[Unpruned]]:
         return read_graph(copy.deepcopy(module), input_shape, until)
 
     try:
-        atoms, whole = read()
+        atoms, unpruned = read()
     except Exception as error:
         # torch-pruning tries in two ways, of which the first one's error is the cause.
         first = error.__context__
         cause = first_line(first if isinstance(first, Exception) else error, 120)
         part = longest_prefix(once, read)
         if part is None:
-            return heads, [Whole("", f"torch-pruning cannot read its graph, so of it only heads are cut ({cause})")]
-        name, (atoms, whole) = part
+            return heads, [Unpruned("", f"torch-pruning cannot read its graph, so of it only heads are cut ({cause})")]
+        name, (atoms, unpruned) = part
         reason = f"torch-pruning cannot read the network from here on, so only what comes before is cut ({cause})"
-        whole = [*whole, Whole(name, reason)]
+        unpruned = [*unpruned, Unpruned(name, reason)]
     groups = [*form_groups(module, atoms, order), *heads]
-    return sorted(groups, key=lambda group: order.get(group.name.partition(":")[0], len(order))), whole
+    return sorted(groups, key=lambda group: order.get(group.name.partition(":")[0], len(order))), unpruned
 
 
 def _inside(group: Group, trunk: Sequence[Stretch]) -> int | None:

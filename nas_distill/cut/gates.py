@@ -35,7 +35,7 @@ class GatedNetwork:
 
     def __init__(self, module: nn.Module, slots: Mapping[str, Sequence[Slot]], example: Tensor) -> None:
         self._module = module
-        self._ones = {name: torch.ones(len(own[0].places) if own else 0).to(example) for name, own in slots.items()}
+        self._ones = {name: torch.ones(len(own[0].indices) if own else 0).to(example) for name, own in slots.items()}
         reading = [slot for own in slots.values() for slot in own if _on_inputs(module, slot)]
         self.output_shape, called = self._look(example, {slot.module for slot in reading})
         self._on_inputs: dict[str, list[tuple[str, Slot]]] = {}
@@ -138,8 +138,8 @@ class GatedNetwork:
         axis %= given.dim()
         factor = torch.ones(given.shape[axis], dtype=given.dtype, device=given.device)
         for group, slot in slots:
-            places = torch.tensor([place for unit in slot.places for place in unit], device=given.device)
-            units = torch.tensor([unit for unit, own in enumerate(slot.places) for _ in own], device=given.device)
+            places = torch.tensor([place for unit in slot.indices for place in unit], device=given.device)
+            units = torch.tensor([unit for unit, own in enumerate(slot.indices) for _ in own], device=given.device)
             factor = factor.index_put((places,), gates[group][units])
         return given * factor.view(-1, *[1] * (given.dim() - axis - 1))
 

@@ -20,11 +20,11 @@ from nas_distill.common.quiet import quiet
 from nas_distill.cost.undisturbed import noise
 from nas_distill.cut.atoms import Atom, Atoms
 from nas_distill.cut.opaque import Until, stand_in
-from nas_distill.cut.plan import Side, Whole
+from nas_distill.cut.plan import Side, Unpruned
 from nas_distill.cut.weights import length
 
 
-def read_graph(module: nn.Module, input_shape: Sequence[int], until: str | None = None) -> tuple[Atoms, list[Whole]]:
+def read_graph(module: nn.Module, input_shape: Sequence[int], until: str | None = None) -> tuple[Atoms, list[Unpruned]]:
     """Return the channels of all layers of ``module``, those that belong together joined, and what cannot be followed.
 
     ``module`` is a copy for this purpose only: it is set to eval mode, its weights to take gradients, and its recurrent
@@ -58,7 +58,7 @@ def read_graph(module: nn.Module, input_shape: Sequence[int], until: str | None 
             read, example_inputs=(x,), output_transform=answer, verbose=False
         )
     reader = _Reader(graph, names, counts[-1] if until is None else None)
-    whole: list[Whole] = []
+    unpruned: list[Unpruned] = []
     for node in graph.module2node.values():
         if not isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding) or node.module not in names:
             continue
@@ -70,7 +70,7 @@ def read_graph(module: nn.Module, input_shape: Sequence[int], until: str | None 
             reader.close(name, size)
             if node.module not in stand_ins:
                 reason = f"torch-pruning cannot follow its channels ({first_line(error, 120)})"
-                whole.append(Whole(name, reason))
+                unpruned.append(Unpruned(name, reason))
         if node.module in stand_ins:
             reader.close(name, size)
     atoms = Atoms()
@@ -85,7 +85,7 @@ def read_graph(module: nn.Module, input_shape: Sequence[int], until: str | None 
         atoms.close(atom)
     for name, part in module.named_modules():
         _join_groups(name, part, atoms)
-    return atoms, whole
+    return atoms, unpruned
 
 
 class _Reader:

@@ -37,7 +37,7 @@ def form_groups(module: nn.Module, atoms: Atoms, place: Mapping[str, int]) -> li
             for name, side, _ in sorted(key, key=lambda slot: (place.get(slot[0], len(place)), slot[1] == "in"))
         )
         groups.append(Group(maker, _kind(module, maker), len(units), slots, None))
-    groups.sort(key=lambda group: (place.get(group.name, len(place)), group.slots[0].places))
+    groups.sort(key=lambda group: (place.get(group.name, len(place)), group.slots[0].indices))
     return _unique(groups)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from nas_distill.cut.plan import Group, Places, Slot
+from nas_distill.cut.plan import ChannelIndices, Group, Slot
 from nas_distill.cut.resize import heads_of
 
 
@@ -32,14 +32,14 @@ def as_heads(module: nn.Module, group: Group) -> Group | None:
     if holder is None or heads < 2 or group.size % heads or group.size == heads:
         return None
     run = group.size // heads
-    slots = tuple(Slot(slot.module, slot.side, _merged(slot.places, run)) for slot in group.slots)
+    slots = tuple(Slot(slot.module, slot.side, _merged(slot.indices, run)) for slot in group.slots)
     attributes = Slot(holder, "out", tuple((head,) for head in range(heads)))
     return Group(holder, "heads", heads, (*slots, attributes), None)
 
 
-def _merged(places: Places, run: int) -> Places:
+def _merged(indices: ChannelIndices, run: int) -> ChannelIndices:
     return tuple(
-        tuple(place for one in places[first : first + run] for place in one) for first in range(0, len(places), run)
+        tuple(place for one in indices[first : first + run] for place in one) for first in range(0, len(indices), run)
     )
 
 

@@ -144,10 +144,10 @@ def _watch(slot: Slot, squares: dict[Slot, Tensor]) -> Callable[[nn.Module, tupl
         inputs = [given.detach().double() for given in args]
         means = [given.square().movedim(-1 if last else 1, 0).flatten(1).mean(1) for given in inputs]
         mean = torch.stack(means).mean(0)  # of queries, keys and values: each is read by as many weights
-        squares[slot] = squares.get(slot, 0.0) + by_unit(mean, 0, slot) / len(slot.places[0])
+        squares[slot] = squares.get(slot, 0.0) + by_unit(mean, 0, slot) / len(slot.indices[0])
 
     return hook
 
 
 def _none(slot: Slot) -> Tensor:
-    return torch.zeros(len(slot.places), dtype=torch.float64)
+    return torch.zeros(len(slot.indices), dtype=torch.float64)

@@ -1,16 +1,20 @@
-"""What can be cut from one network: groups of units, the trunk's blocks, and what is left whole. Plain data."""
+"""Pruning plans: the groups of units and the blocks that can be cut from a network, and what must stay. Plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from nas_distill.common.errors import SpaceError, did_you_mean
 
 Side = Literal["in", "out"]
 Kind = Literal["channels", "heads", "neurons"]
-Places = tuple[tuple[int, ...], ...]
+ChannelIndices = tuple[tuple[int, ...], ...]
+
+UNPRUNED, DROPPED = "whole", "drop"
+"""Fates of a block, besides the names of replacements, as architectures write them."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,13 @@ class Slot:
             torch's own layers (a position embedding, a layer scale): then the last dimension longer than 1 is meant.
         side: its ``in``put or its ``out``put channels; ``out`` is both of a normalisation and of a grouped convolution.
             Of torch's attention ``in`` is the width of queries, keys and values, ``out`` the rows of their projection.
-        places: for each unit of the group the indices of that dimension that it owns: several behind a flatten, an
+        indices: for each unit of the group the indices of that dimension that it owns: several behind a flatten, an
             offset behind a concatenation.
     """
 
     module: str
     side: Side
-    places: Places
+    indices: ChannelIndices
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A module that is left as it is, and why: a part of a sentence for the user."""
+class Unpruned:
+    """A module that is left as it is, and the reason: a part of a sentence for the user."""
 
     module: str
     reason: str
@@ -110,12 +114,26 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
+class KeptUnits:
+    """The units and blocks of a network that pruning keeps.
+
+    Attributes:
+        units: by the name of their group the units that stay, in the order that they have in the student; all of a
+            group that is missing.
+        replacements: by the index of a block ``DROPPED``, or the name of a cheaper block; blocks that are missing stay.
+    """
+
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    replacements: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What can be cut from a teacher, after its ``rewrites``; ``find_plan`` makes one."""
 
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...]
-    whole: tuple[Whole, ...]
+    unpruned: tuple[Unpruned, ...]
     rewrites: tuple[Rewrite, ...] = ()
 
     @property
@@ -133,10 +151,13 @@ class Plan:
         Raises:
             SpaceError: there is none.
         """
-        for group in self.groups:
-            if group.name == name:
-                return group
-        raise SpaceError(f"the plan has no group '{name}'{did_you_mean(name, [group.name for group in self.groups])}")
+        if name not in self._by_name:
+            raise SpaceError(f"the plan has no group '{name}'{did_you_mean(name, list(self._by_name))}")
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -147,12 +168,12 @@ class Plan:
                     "kind": group.kind,
                     "size": group.size,
                     "block": group.block,
-                    "slots": [[slot.module, slot.side, _pack(slot.places)] for slot in group.slots],
+                    "slots": [[slot.module, slot.side, _pack(slot.indices)] for slot in group.slots],
                 }
                 for group in self.groups
             ],
             "blocks": [asdict(block) for block in self.blocks],
-            "whole": [asdict(whole) for whole in self.whole],
+            "whole": [asdict(one) for one in self.unpruned],
             **({"rewrites": [asdict(one) for one in self.rewrites]} if self.rewrites else {}),
         }
 
@@ -167,7 +188,7 @@ class Plan:
             return cls(
                 groups=tuple(_group(entry) for entry in values["groups"]),
                 blocks=tuple(Block(**entry) for entry in values["blocks"]),
-                whole=tuple(Whole(**entry) for entry in values["whole"]),
+                unpruned=tuple(Unpruned(**entry) for entry in values["whole"]),
                 rewrites=tuple(
                     Rewrite(**{**entry, "sources": tuple(entry["sources"])}) for entry in values.get("rewrites", ())
                 ),
@@ -178,22 +199,24 @@ class Plan:
 
 def _group(entry: Mapping[str, Any]) -> Group:
     size = int(entry["size"])
-    slots = tuple(Slot(module, side, _unpack(places, size)) for module, side, places in entry["slots"])
+    slots = tuple(Slot(module, side, _unpack(indices, size)) for module, side, indices in entry["slots"])
     return Group(entry["name"], entry["kind"], size, slots, entry["block"])
 
 
-def _pack(places: Places) -> list[Any] | dict[str, int]:
+def _pack(indices: ChannelIndices) -> list[Any] | dict[str, int]:
     """Units one after the other, as nearly all are, are written as where the first begins and how long each is."""
-    run = len(places[0]) if places else 0
-    first = places[0][0] if run else 0
-    return {"first": first, "run": run} if places == _runs(first, run, len(places)) else [list(one) for one in places]
+    run = len(indices[0]) if indices else 0
+    first = indices[0][0] if run else 0
+    return (
+        {"first": first, "run": run} if indices == _runs(first, run, len(indices)) else [list(one) for one in indices]
+    )
 
 
-def _unpack(packed: Sequence[Any] | Mapping[str, int], size: int) -> Places:
+def _unpack(packed: Sequence[Any] | Mapping[str, int], size: int) -> ChannelIndices:
     if isinstance(packed, Mapping):
         return _runs(packed["first"], packed["run"], size)
     return tuple(tuple(int(place) for place in one) for one in packed)
 
 
-def _runs(first: int, run: int, size: int) -> Places:
+def _runs(first: int, run: int, size: int) -> ChannelIndices:
     return tuple(tuple(range(first + unit * run, first + (unit + 1) * run)) for unit in range(size))

@@ -19,9 +19,9 @@ from nas_distill.common.layers.hooks import Hooks
 from nas_distill.common.seeds import seeded_torch, torch_generator
 from nas_distill.cost.undisturbed import noise
 from nas_distill.cut.norms import Norms
-from nas_distill.cut.plan import Block, Group, Plan
+from nas_distill.cut.plan import DROPPED, Block, Group, KeptUnits, Plan
 from nas_distill.cut.scramble import scramble, settling
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.surgery import prune, structure_of
 from nas_distill.cut.weights import by_unit, parts_of, weights_of
 
 SAMPLES = 2
@@ -104,7 +104,7 @@ class Proof:
         seen: dict[str, Seen] = {}
         zeros: dict[str, Seen] = {}
         try:
-            narrowed = cut(_structure(self._module), Plan(groups, (), ()), Cut(keep))
+            narrowed = prune(structure_of(self._module), Plan(groups, (), ()), KeptUnits(keep))
             found = self._compared(narrowed, self._x, seen)
             if self._norms.any:
                 self._run(narrowed, self._x)
@@ -131,7 +131,7 @@ class Proof:
 
         To first order: by the derivative of a random sum of the logits along the weights that make each unit.
         """
-        module = _structure(self._module)
+        module = structure_of(self._module)
         weights = list(module.parameters())
         for weight in weights:
             weight.requires_grad_(weight.is_floating_point())
@@ -168,10 +168,13 @@ class Proof:
     def of_drops(self, blocks: Sequence[Block], groups: Sequence[Group]) -> bool:
         """Say whether the network runs without ``blocks``, whole and with half of the units of ``groups``."""
         plan = Plan(tuple(groups), tuple(blocks), ())
-        kinds = dict.fromkeys(range(len(blocks)), "drop")
+        dropped = dict.fromkeys(range(len(blocks)), DROPPED)
         keep = {group.name: self._kept(group, 0.5) for group in groups}
         try:
-            outputs = [self._run(cut(_structure(self._module), plan, Cut(kept, kinds)), self._x) for kept in ({}, keep)]
+            outputs = [
+                self._run(prune(structure_of(self._module), plan, KeptUnits(kept, dropped)), self._x)
+                for kept in ({}, keep)
+            ]
         except Exception:
             return False
         return all(output.shape == self._whole.shape for output in outputs)
@@ -235,12 +238,6 @@ def _watching(module: nn.Module, names: Sequence[str], into: dict[str, Seen]) ->
         yield
 
 
-def _structure(module: nn.Module) -> nn.Module:
-    """Return a copy of a module's structure with the very same tensors, which cutting replaces and does not change."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-
-
 @contextmanager
 def _zeroed(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Sequence[int]]) -> Iterator[None]:
     """Run a block with the units of ``groups`` that are not kept at zero."""
@@ -248,7 +245,7 @@ def _zeroed(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Seque
     for group in groups:
         staying = set(keep[group.name])
         for slot in group.slots:
-            gone = [place for unit, places in enumerate(slot.places) if unit not in staying for place in places]
+            gone = [place for unit, places in enumerate(slot.indices) if unit not in staying for place in places]
             for part in parts_of(module, slot.module, slot.side):
                 before.setdefault(id(part.tensor), (part.tensor, part.tensor.clone()))
                 part.tensor.index_fill_(part.axis, torch.tensor(gone, dtype=torch.long), 0.0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from nas_distill.cut.heads import as_heads
-from nas_distill.cut.plan import Group, Places, Slot, Whole
+from nas_distill.cut.plan import ChannelIndices, Group, Slot, Unpruned
 from nas_distill.cut.proof import Boundaries, Proof, Verdict
 from nas_distill.cut.weights import length, named
 
@@ -18,7 +18,7 @@ _FEW = 4  # so many are proven each by itself
 
 def prove(
     module: nn.Module, proposed: Sequence[Group], proof: Proof, inside: Mapping[str, int] | None = None
-) -> tuple[list[Group], dict[str, Boundaries], list[Whole]]:
+) -> tuple[list[Group], dict[str, Boundaries], list[Unpruned]]:
     """Return the groups that hold, what each does to the blocks' boundaries, and what is left whole.
 
     Neurons that do not hold are tried as whole attention heads, and channels that a linear or recurrent layer reads
@@ -28,7 +28,7 @@ def prove(
     settled = _settled([group for group in proposed if group.name in (inside or {})], inside or {}, proof)
     good: list[Group] = []
     boundaries: dict[str, Boundaries] = {}
-    whole: list[Whole] = []
+    unpruned: list[Unpruned] = []
     for group in proposed:
         if group.name in settled:
             good.append(group)
@@ -47,7 +47,7 @@ def prove(
             good.append(group)
             boundaries[group.name] = verdict.narrowed
         elif not verdict.output:
-            whole.append(Whole(group.name, verdict.reason))
+            unpruned.append(Unpruned(group.name, verdict.reason))
     if _together(good, proof).reason is not None:
         held: list[Group] = []
         for group in good:
@@ -55,9 +55,11 @@ def prove(
             if verdict.reason is None:
                 held.append(group)
             else:
-                whole.append(Whole(group.name, f"it can be cut alone, but not beside other groups: {verdict.reason}"))
+                unpruned.append(
+                    Unpruned(group.name, f"it can be cut alone, but not beside other groups: {verdict.reason}")
+                )
         good = held
-    return good, boundaries, whole
+    return good, boundaries, unpruned
 
 
 def _settled(groups: Sequence[Group], inside: Mapping[str, int], proof: Proof) -> set[str]:
@@ -95,14 +97,14 @@ def _flattened(module: nn.Module, group: Group) -> Iterator[Group]:
     if not runs:
         return
 
-    def places(many: int, strided: bool) -> Places:
+    def indices(many: int, strided: bool) -> ChannelIndices:
         units = range(group.size)
         if strided:
             return tuple(tuple(range(unit, many * group.size, group.size)) for unit in units)
         return tuple(tuple(range(unit * many, (unit + 1) * many)) for unit in units)
 
     for strided in (False, True):
-        slots = (replace(slot, places=places(runs[slot], strided)) if slot in runs else slot for slot in group.slots)
+        slots = (replace(slot, indices=indices(runs[slot], strided)) if slot in runs else slot for slot in group.slots)
         yield replace(group, slots=tuple(slots))
 
 

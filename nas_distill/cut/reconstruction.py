@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from nas_distill.cut.inputs import show_inputs
-from nas_distill.cut.plan import Plan, Slot
+from nas_distill.cut.plan import KeptUnits, Plan, Slot
 from nas_distill.cut.statistics import batch_norms
-from nas_distill.cut.surgery import Cut, kept_places
+from nas_distill.cut.surgery import kept_indices
 from nas_distill.cut.weights import Part, named, parts_of
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
@@ -61,7 +61,7 @@ def input_moments(module: nn.Module, plan: Plan, data: Dataset, samples: int) ->
     return {name: one.moments() for name, one in sums.items() if one.usable}
 
 
-def reconstruct(module: nn.Module, plan: Plan, what: Cut, moments: Mapping[str, Moments]) -> None:
+def reconstruct(module: nn.Module, plan: Plan, kept: KeptUnits, moments: Mapping[str, Moments]) -> None:
     """Give kept inputs the weights, in place, by which each layer's outputs change least once the others are cut.
 
     A layer of weights W reads inputs x, of which K stay and D go. The best linear guess of x_D from x_K is A x_K, with
@@ -74,22 +74,22 @@ def reconstruct(module: nn.Module, plan: Plan, what: Cut, moments: Mapping[str, 
     Args:
         module: a copy of the teacher, about to be cut.
         plan: its groups.
-        what: what will be cut from it.
+        kept: what pruning will keep of it.
         moments: of ``input_moments``; layers that have none are left as they are.
     """
     normed = bool(batch_norms([module]))
     cutting: dict[str, list[tuple[Slot, Sequence[int]]]] = {}
     for group in plan.groups:
-        for slot in group.slots if group.name in what.keep else ():
+        for slot in group.slots if group.name in kept.units else ():
             if slot.side == "in" and slot.module in moments:
-                cutting.setdefault(slot.module, []).append((slot, what.keep[group.name]))
+                cutting.setdefault(slot.module, []).append((slot, kept.units[group.name]))
     for name, slots in cutting.items():
         (part,) = parts_of(module, name, "in")
         size = part.tensor.shape[part.axis]
-        kept = kept_places(size, slots)
-        gone = sorted(set(range(size)) - set(kept))
+        indices = kept_indices(size, slots)
+        gone = sorted(set(range(size)) - set(indices))
         if gone:
-            _make_up(part, kept, gone, moments[name], shift=normed and isinstance(part.owner, _ConvNd))
+            _make_up(part, indices, gone, moments[name], shift=normed and isinstance(part.owner, _ConvNd))
 
 
 def _make_up(part: Part, kept: list[int], gone: list[int], moments: Moments, *, shift: bool) -> None:

@@ -1,79 +1,399 @@
-"""The space of students cut from a teacher: its parameters, and what an architecture's values cut."""
+"""The space of cuts: the widths and blocks that students of a teacher choose from, and how they are written.
+
+Only this file knows how a cut is written as parameters of a ``SearchSpace``. They are, each from cheap to dear:
+``start`` (only where it is a choice); ``depth`` (only in a space with a depth order), how many of the droppable blocks
+stay; ``shared``, a ``width`` for each shared group; ``blocks``, for each block its ``kind`` where there is a choice
+(``drop``, the replacements, ``whole``) and, while it is whole, the ``inner`` groups' widths. Lists are in the plan's
+order; a width counts units. A block that a ``depth`` drops has no parameters.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from nas_distill.common.errors import SpaceError
-from nas_distill.cut.kinds import fits
-from nas_distill.cut.plan import Block, Group, Plan
-from nas_distill.cut.surgery import Cut
-from nas_distill.space import SearchSpace
+from nas_distill.common.errors import SpaceError, did_you_mean
+from nas_distill.cut.plan import DROPPED, UNPRUNED, Group, KeptUnits, Plan
+from nas_distill.space import Architecture, SearchSpace
 
 WIDTHS = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 
+Start = Literal["inherited", "random"]
+INHERITED: Start = "inherited"
+RANDOM: Start = "random"
 
-def cut_space(
-    plan: Plan,
-    *,
-    builder: str | Callable[..., Any],
-    arguments: Mapping[str, Any] | None = None,
-    widths: Sequence[float] = WIDTHS,
-    multiple: int = 8,
-    depth: Literal["each", "whole"] | Sequence[int] = "each",
-    kinds: Sequence[str] = (),
-    start: Literal["inherited", "random", "both"] = "inherited",
-    name: str = "from_teacher",
-    paths: Sequence[str] = (),
-) -> SearchSpace:
-    """Return the space of what can be cut from a teacher.
+_PARAMETERS = ("start", "depth", "shared", "blocks")
 
-    Its parameters, each from cheap to dear: ``start`` (only if ``both``); ``depth`` (only if an order is given), how
-    many of the droppable blocks stay; ``shared``, a ``width`` for each shared group; ``blocks``, for each block its
-    ``kind`` where there is a choice (``drop``, the cheaper kinds, ``whole``) and as long as it is whole the ``inner``
-    groups' widths. Lists are in the plan's order; a width counts units.
+
+@dataclass(frozen=True)
+class Cut:
+    """One student that can be cut from a teacher; ``CutSpace`` and ``Cut.of`` make them.
+
+    Attributes:
+        widths: by the names of groups the units that are kept. The groups inside of a block are among them only while
+            it is unpruned, so that equal students are equal cuts.
+        blocks: for each block of the plan ``UNPRUNED``, ``DROPPED`` or the name of its replacement.
+        start: whether the student begins with the teacher's weights or with random ones.
+    """
+
+    widths: Mapping[str, int]
+    blocks: tuple[str, ...]
+    start: Start = INHERITED
+
+    @classmethod
+    def of(
+        cls, plan: Plan, widths: Mapping[str, int] | None = None, blocks: Mapping[int, str] | None = None, **more: Any
+    ) -> Cut:
+        """Return a cut of any plan; groups and blocks that are not named are as in the teacher.
+
+        Args:
+            plan: what can be cut.
+            widths: units kept, by the name of their group; those of groups in blocks that go are passed over.
+            blocks: replacements by the index of their block.
+            more: ``start``.
+
+        Raises:
+            SpaceError: the plan has no such group, block or width.
+        """
+        widths, blocks = widths or {}, blocks or {}
+        for name, width in widths.items():
+            if not 1 <= width <= plan.group(name).size:
+                raise SpaceError(f"group '{name}' has 1 to {plan.group(name).size} units, and {width} were to be kept.")
+        for index in blocks:
+            if not 0 <= index < len(plan.blocks):
+                raise SpaceError(
+                    f"the teacher has {len(plan.blocks)} blocks, counted from 0, and none of index {index}."
+                )
+        made = tuple(blocks.get(index, UNPRUNED) for index in range(len(plan.blocks)))
+        return cls({group.name: widths.get(group.name, group.size) for group in _active(plan, made)}, made, **more)
+
+    @property
+    def kept_blocks(self) -> tuple[int, ...]:
+        """The indices of the blocks that are not dropped, replaced ones among them."""
+        return tuple(index for index, block in enumerate(self.blocks) if block != DROPPED)
+
+    @property
+    def replacements(self) -> dict[int, str]:
+        """The replacements of blocks that are replaced or dropped, by index."""
+        return {index: block for index, block in enumerate(self.blocks) if block != UNPRUNED}
+
+    def units(self, plan: Plan, orders: Mapping[str, Sequence[int]] | None = None) -> KeptUnits:
+        """Return the very units that stay: the most important of each group, in the teacher's order.
+
+        Args:
+            plan: that the cut is of.
+            orders: by the names of groups their units, the most important first; the first units stay of groups that
+                have none.
+        """
+        kept = {}
+        for name, width in self.widths.items():
+            size = plan.group(name).size
+            if width < size:
+                kept[name] = tuple(sorted((orders or {}).get(name, range(size))[:width]))
+        return KeptUnits(kept, self.replacements)
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self.widths.items()), self.blocks, self.start))
+
+
+@dataclass(frozen=True)
+class CutSpace:
+    """All cuts of a teacher that a search considers.
+
+    Attributes:
+        plan: what can be cut from the teacher.
+        widths: by the name of each group of the plan the units that it may keep, rising.
+        choices: for each block of the plan its allowed replacements, from cheap to dear: ``DROPPED``, cheaper blocks,
+            and ``UNPRUNED`` last.
+        depth_order: the droppable blocks in the order in which they go, the first one first; empty where each goes by
+            itself, or none.
+        start: the initial weights of all students, or ``both`` where that is a choice.
+    """
+
+    plan: Plan
+    widths: Mapping[str, tuple[int, ...]]
+    choices: tuple[tuple[str, ...], ...]
+    depth_order: tuple[int, ...] = ()
+    start: Start | Literal["both"] = INHERITED
+
+    @classmethod
+    def from_plan(
+        cls,
+        plan: Plan,
+        *,
+        widths: Sequence[float] = WIDTHS,
+        multiple: int = 8,
+        depth: Literal["each", "whole"] | Sequence[int] = "each",
+        replacements: Sequence[str] = (),
+        start: Start | Literal["both"] = INHERITED,
+    ) -> CutSpace:
+        """Return the space of what can be cut from a teacher.
+
+        Args:
+            plan: what can be cut.
+            widths: shares of its units that a group may keep.
+            multiple: the channels or neurons kept are rounded up to a multiple of it (of heads to one).
+            depth: ``each`` droppable block may go by itself; ``whole``, none; or an order of the droppable blocks'
+                indices in which they go, the first one first.
+            replacements: cheaper blocks that may stand in for the teacher's, where they fit (``REPLACEMENTS``).
+            start: initial weights: the teacher's, random ones, or a parameter of each architecture.
+
+        Raises:
+            SpaceError: nothing can be cut, or a replacement is unknown or fits no block.
+        """
+        from nas_distill.cut.replacements import fits  # brings torch, which reports do without
+
+        for name in replacements:
+            if not any(fits(name, block) for block in plan.blocks):
+                raise SpaceError(f"kinds: '{name}' fits no block of the teacher.")
+        droppable = [index for index, block in enumerate(plan.blocks) if block.droppable]
+        order = () if isinstance(depth, str) else tuple(int(index) for index in depth)
+        if not isinstance(depth, str) and sorted(order) != droppable:
+            raise SpaceError(
+                f"depth: an order has each droppable block once ({droppable}), and {list(order)} was given."
+            )
+        if not plan.groups and not droppable and not replacements:
+            first = plan.unpruned[0] if plan.unpruned else None
+            why = f" ({first.module or 'the network'}: {first.reason})" if first else ""
+            raise SpaceError(f"nothing can be cut from the teacher{why}; use a space of your own for its students.")
+        choices = tuple(
+            (
+                *((DROPPED,) if block.droppable and depth != "whole" else ()),
+                *(name for name in replacements if fits(name, block)),
+                UNPRUNED,
+            )
+            for block in plan.blocks
+        )
+        return cls(
+            plan, {group.name: _widths(group, widths, multiple) for group in plan.groups}, choices, tuple(order), start
+        )
+
+    def search_space(
+        self,
+        builder: str | Callable[..., Any],
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        name: str = "from_teacher",
+        paths: Sequence[str] = (),
+    ) -> SearchSpace:
+        """Return the space as samplers and trials use it.
+
+        Args:
+            builder: makes a student of an architecture: ``nas_distill.cut.build:build``, or a ``CutBuilder``.
+            arguments: its fixed keywords.
+            name: of the space.
+            paths: folders where the builder's module is looked for.
+        """
+        parameters: dict[str, Any] = {}
+        if self.start == "both":
+            parameters["start"] = [RANDOM, INHERITED]
+        if self.depth_order:
+            parameters["depth"] = {"int": [0, len(self.depth_order)]}
+        if self.plan.shared:
+            parameters["shared"] = {"each": [{"width": list(self.widths[group.name])} for group in self.plan.shared]}
+        if self.plan.blocks:
+            parameters["blocks"] = {"each": [self._block_parameters(index) for index in range(len(self.plan.blocks))]}
+        content = {"parameters": parameters, "arguments": dict(arguments or {})}
+        return SearchSpace.from_dict(content, builder=builder, name=name, paths=paths)
+
+    def encode(self, cut: Cut) -> Architecture:
+        """Return a cut as an architecture of ``search_space``.
+
+        Raises:
+            SpaceError: the cut is not in the space.
+        """
+        self.check(cut)
+        values: dict[str, Any] = {"start": cut.start} if self.start == "both" else {}
+        if self.depth_order:
+            values["depth"] = sum(cut.blocks[index] != DROPPED for index in self.depth_order)
+        if self.plan.shared:
+            values["shared"] = [{"width": cut.widths[group.name]} for group in self.plan.shared]
+        if self.plan.blocks:
+            values["blocks"] = [self._block_values(cut, index) for index in range(len(self.plan.blocks))]
+        return Architecture(values)
+
+    def decode(self, architecture: Architecture | Mapping[str, Any]) -> Cut:
+        """Return the cut that an architecture of ``search_space`` stands for.
+
+        Raises:
+            SpaceError: the architecture is not in the space.
+        """
+        values = architecture.to_dict() if isinstance(architecture, Architecture) else architecture
+        cut = decode(self.plan, values)
+        if self.start != "both":
+            cut = replace(cut, start=self.start)
+        self.check(cut)
+        return cut
+
+    @property
+    def unpruned(self) -> Cut:
+        """The largest cut: each group at its widest, no block replaced; the teacher itself, where widths have 1.0."""
+        return self._cut({name: widths[-1] for name, widths in self.widths.items()})
+
+    def uniform(self, share: float) -> Cut:
+        """Return uniform narrowing: each group at the least allowed width not below its share, all blocks kept."""
+        return self._cut({group.name: self.width_at(group.name, share) for group in self.plan.groups})
+
+    def width_at(self, group: str, share: float) -> int:
+        """Return the least allowed width of a group that is not below a share of its units; the widest if none is."""
+        wanted = round(share * self.plan.group(group).size, 6)
+        return next((width for width in self.widths[group] if width >= wanted), self.widths[group][-1])
+
+    def with_width(self, cut: Cut, group: str, width: int) -> Cut:
+        """Return a cut with another width of one group.
+
+        Raises:
+            SpaceError: the width is not allowed, or the group is in a block that is replaced or dropped.
+        """
+        return self._checked(replace(cut, widths={**cut.widths, self.plan.group(group).name: width}))
+
+    def without_block(self, cut: Cut, block: int) -> Cut:
+        """Return a cut without one of its blocks, and without the widths inside of that.
+
+        Raises:
+            SpaceError: the block cannot be dropped, or others come before it in the depth order.
+        """
+        return self.with_replacement(cut, block, DROPPED)
+
+    def with_replacement(self, cut: Cut, block: int, name: str) -> Cut:
+        """Return a cut with another replacement of one block; inside of an unpruned one groups are at their widest.
+
+        Args:
+            cut: in the space.
+            block: index of the block.
+            name: one of ``choices[block]``.
+
+        Raises:
+            SpaceError: it is not allowed.
+        """
+        if not 0 <= block < len(self.plan.blocks):
+            raise SpaceError(
+                f"the teacher has {len(self.plan.blocks)} blocks, counted from 0, and none of index {block}."
+            )
+        blocks = (*cut.blocks[:block], name, *cut.blocks[block + 1 :])
+        active = _active(self.plan, blocks)
+        widths = {group.name: cut.widths.get(group.name, self.widths[group.name][-1]) for group in active}
+        return self._checked(replace(cut, widths=widths, blocks=blocks))
+
+    def check(self, cut: Cut) -> None:
+        """Refuse a cut that is not in the space.
+
+        Raises:
+            SpaceError: names the group or block that is not.
+        """
+        if len(cut.blocks) != len(self.choices):
+            raise SpaceError(f"the cut has {len(cut.blocks)} blocks, and the teacher {len(self.choices)}.")
+        for index, (block, choices) in enumerate(zip(cut.blocks, self.choices)):
+            if block not in choices:
+                raise SpaceError(f"block {index} is one of {', '.join(choices)} in this space, not '{block}'.")
+        dropped = [cut.blocks[index] == DROPPED for index in self.depth_order]
+        if dropped != sorted(dropped, reverse=True):
+            raise SpaceError(f"blocks are dropped in the order {list(self.depth_order)} in this space.")
+        active = {group.name for group in _active(self.plan, cut.blocks)}
+        for name in active - set(cut.widths):
+            raise SpaceError(f"group '{name}' needs a width.")
+        for name in set(cut.widths) - active:
+            self.plan.group(name)
+            raise SpaceError(f"group '{name}' has no width, since its block is not kept as it is.")
+        for name, width in cut.widths.items():
+            if width not in self.widths[name]:
+                allowed = ", ".join(map(str, self.widths[name]))
+                raise SpaceError(f"group '{name}' may keep {allowed} units in this space, not {width}.")
+        if self.start not in ("both", cut.start):
+            raise SpaceError(f"students of this space start from {self.start} weights, not from {cut.start} ones.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the space as JSON values."""
+        return {
+            "plan": self.plan.to_dict(),
+            "widths": {name: list(widths) for name, widths in self.widths.items()},
+            "choices": [list(choices) for choices in self.choices],
+            "depth_order": list(self.depth_order),
+            "start": self.start,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CutSpace:
+        """Read what ``to_dict`` wrote."""
+        return cls(
+            plan=Plan.from_dict(values["plan"]),
+            widths={name: tuple(widths) for name, widths in values["widths"].items()},
+            choices=tuple(tuple(choices) for choices in values["choices"]),
+            depth_order=tuple(values["depth_order"]),
+            start=values["start"],
+        )
+
+    def _cut(self, widths: Mapping[str, int]) -> Cut:
+        return Cut(widths, (UNPRUNED,) * len(self.choices), RANDOM if self.start == RANDOM else INHERITED)
+
+    def _checked(self, cut: Cut) -> Cut:
+        self.check(cut)
+        return cut
+
+    def _has_kind(self, index: int) -> bool:
+        """Say whether a block has a ``kind``: it needs a parameter of some sort."""
+        return len(self.choices[index]) > 1 or not self.plan.inner(index)
+
+    def _block_parameters(self, index: int) -> dict[str, Any]:
+        parameters: dict[str, Any] = {}
+        if index in self.depth_order:
+            # The block that goes as the n-th is there while at least the others stay.
+            stays = range(len(self.depth_order) - self.depth_order.index(index), len(self.depth_order) + 1)
+            choices = [name for name in self.choices[index] if name != DROPPED]
+            parameters["kind"] = {"choice": choices, "when": {"depth": list(stays)}}
+        elif self._has_kind(index):
+            parameters["kind"] = list(self.choices[index])
+        if inner := [{"width": list(self.widths[group.name])} for group in self.plan.inner(index)]:
+            when = {"when": {"kind": [UNPRUNED]}} if parameters else {}
+            parameters["inner"] = {"each": inner, **when}
+        return parameters
+
+    def _block_values(self, cut: Cut, index: int) -> dict[str, Any]:
+        if index in self.depth_order and cut.blocks[index] == DROPPED:
+            return {}
+        values: dict[str, Any] = {"kind": cut.blocks[index]} if self._has_kind(index) else {}
+        if cut.blocks[index] == UNPRUNED and (inner := self.plan.inner(index)):
+            values["inner"] = [{"width": cut.widths[group.name]} for group in inner]
+        return values
+
+
+def decode(plan: Plan, values: Mapping[str, Any]) -> Cut:
+    """Return the cut of a teacher that parameters of any ``CutSpace`` of its plan stand for, as builders get them.
 
     Args:
-        plan: what can be cut.
-        builder: makes a student of an architecture: ``nas_distill.cut.build:build``, or a ``CutBuilder``.
-        arguments: its fixed keywords.
-        widths: shares of its units that a group may keep.
-        multiple: the channels or neurons kept are rounded up to a multiple of it (of heads to one).
-        depth: ``each`` droppable block may go by itself; ``whole``, none; or an order of the droppable blocks' indices
-            in which they go, the first one first.
-        kinds: cheaper kinds that may stand in for blocks; see ``cut/kinds.py``.
-        start: initial weights: the teacher's, random ones, or a parameter of each architecture.
-        name: of the space.
-        paths: folders where the builder's module is looked for.
+        plan: the plan that the space was made of.
+        values: of the architecture. What is missing is not cut.
 
     Raises:
-        SpaceError: nothing can be cut, or a kind is unknown or fits no block.
+        SpaceError: they do not fit the plan.
     """
-    for kind in kinds:
-        if not any(fits(kind, block) for block in plan.blocks):
-            raise SpaceError(f"kinds: '{kind}' fits no block of the teacher.")
-    droppable = [index for index, block in enumerate(plan.blocks) if block.droppable]
-    order = None if isinstance(depth, str) else [int(index) for index in depth]
-    if order is not None and sorted(order) != droppable:
-        raise SpaceError(f"depth: an order has each droppable block once ({droppable}), and {order} was given.")
-    parameters: dict[str, Any] = {}
-    if start == "both":
-        parameters["start"] = ["random", "inherited"]
-    if order:
-        parameters["depth"] = {"int": [0, len(order)]}
-    if plan.shared:
-        parameters["shared"] = {"each": [{"width": _widths(group, widths, multiple)} for group in plan.shared]}
-    blocks = [_block(plan, index, widths, multiple, depth == "each", order, kinds) for index in range(len(plan.blocks))]
-    if blocks:
-        parameters["blocks"] = {"each": blocks}
-    if not plan.groups and not droppable and not kinds:
-        why = f" ({plan.whole[0].module or 'the network'}: {plan.whole[0].reason})" if plan.whole else ""
-        raise SpaceError(f"nothing can be cut from the teacher{why}; use a space of your own for its students.")
-    return SearchSpace.from_dict(
-        {"parameters": parameters, "arguments": dict(arguments or {})}, builder=builder, name=name, paths=paths
-    )
+    unknown = sorted(set(values) - set(_PARAMETERS))
+    if unknown:
+        near = did_you_mean(unknown[0], _PARAMETERS)
+        raise SpaceError(f"a student cut from a teacher has no parameter '{unknown[0]}'{near}")
+    try:
+        widths = dict(_read_widths(plan.shared, values.get("shared", ()), "shared"))
+        blocks: dict[int, str] = {}
+        entries = values.get("blocks", ())
+        if len(entries) > len(plan.blocks):
+            raise SpaceError(f"blocks has {len(entries)} entries, and the teacher {len(plan.blocks)} blocks.")
+        for index, entry in enumerate(entries):
+            # Where 'depth' says how many blocks stay, those that go have no parameters.
+            gone = values.get("depth") is not None and plan.blocks[index].droppable and "kind" not in entry
+            blocks[index] = DROPPED if gone else str(entry.get("kind", UNPRUNED))
+            if blocks[index] == UNPRUNED:
+                widths.update(_read_widths(plan.inner(index), entry.get("inner", ()), f"blocks.{index}.inner"))
+        return Cut.of(plan, widths, blocks, start=RANDOM if start_of(values) == RANDOM else INHERITED)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SpaceError(f"the values are not those of a student cut from a teacher ({error!r}).") from error
+
+
+def start_of(values: Mapping[str, Any]) -> Start | None:
+    """Return the initial weights that an architecture chooses; None where its space has no such choice."""
+    start = values.get("start")
+    return start if start in (INHERITED, RANDOM) else None
 
 
 def multiple_for(plan: Plan) -> int:
@@ -89,89 +409,28 @@ def multiple_for(plan: Plan) -> int:
     return int(min(8, 2 ** int(math.log2(quarter))))
 
 
-def cut_of(plan: Plan, values: Mapping[str, Any], orders: Mapping[str, Sequence[int]] | None = None) -> Cut:
-    """Return what an architecture of ``cut_space`` cuts from the teacher.
-
-    Args:
-        plan: the plan that the space was made of.
-        values: of the architecture. What is missing is not cut.
-        orders: for a group's name its units, the most important first: the best of them stay, in the teacher's order.
-            The first units stay of groups that have none.
-
-    Raises:
-        SpaceError: there are more entries than groups or blocks.
-    """
-    orders = orders or {}
-    keep: dict[str, tuple[int, ...]] = {}
-    kinds: dict[int, str] = {}
-    _keep(plan.shared, values.get("shared", ()), orders, keep, "shared")
-    entries = values.get("blocks", ())
-    if len(entries) > len(plan.blocks):
-        raise SpaceError(f"blocks has {len(entries)} entries, and the teacher {len(plan.blocks)} blocks.")
-    for index, entry in enumerate(entries):
-        # Where 'depth' says how many blocks stay, those that go have no parameters.
-        gone = "depth" in values and plan.blocks[index].droppable and "kind" not in entry
-        kind = "drop" if gone else str(entry.get("kind", "whole"))
-        if kind == "whole":
-            _keep(plan.inner(index), entry.get("inner", ()), orders, keep, f"blocks.{index}.inner")
-        else:
-            kinds[index] = kind
-    return Cut(keep, kinds)
+def _active(plan: Plan, blocks: Sequence[str]) -> list[Group]:
+    """Return the groups that have widths: those in no block, and in unpruned ones."""
+    return [group for group in plan.groups if group.block is None or blocks[group.block] == UNPRUNED]
 
 
-def _keep(
-    groups: Sequence[Group],
-    entries: Sequence[Mapping[str, Any]],
-    orders: Mapping[str, Sequence[int]],
-    keep: dict[str, tuple[int, ...]],
-    where: str,
-) -> None:
+def _read_widths(
+    groups: Sequence[Group], entries: Sequence[Mapping[str, Any]], where: str
+) -> Iterator[tuple[str, int]]:
     if len(entries) > len(groups):
         raise SpaceError(f"{where} has {len(entries)} entries, and there are {len(groups)} groups of the teacher.")
     for group, entry in zip(groups, entries):
-        best = orders.get(group.name, range(group.size))
-        width = int(entry["width"])
-        if width < group.size:
-            keep[group.name] = tuple(sorted(best[:width]))
+        yield group.name, int(entry["width"])
 
 
-def _block(
-    plan: Plan,
-    index: int,
-    widths: Sequence[float],
-    multiple: int,
-    drops: bool,
-    order: Sequence[int] | None,
-    kinds: Sequence[str],
-) -> dict[str, Any]:
-    block = plan.blocks[index]
-    choices = [*(["drop"] if drops and block.droppable else []), *_kinds(block, kinds), "whole"]
-    inner = [{"width": _widths(group, widths, multiple)} for group in plan.inner(index)]
-    parameters: dict[str, Any] = {}
-    if order is not None and index in order:
-        # The block that goes as the n-th is there while at least the others stay.
-        stays = list(range(len(order) - order.index(index), len(order) + 1))
-        parameters["kind"] = {"choice": choices, "when": {"depth": stays}}
-    elif len(choices) > 1 or not inner:
-        parameters["kind"] = choices
-    if inner:
-        when = {"when": {"kind": ["whole"]}} if "kind" in parameters else {}
-        parameters["inner"] = {"each": inner, **when}
-    return parameters
-
-
-def _kinds(block: Block, kinds: Sequence[str]) -> list[str]:
-    return [kind for kind in kinds if fits(kind, block)]
-
-
-def _widths(group: Group, shares: Sequence[float], multiple: int) -> list[int]:
+def _widths(group: Group, shares: Sequence[float], multiple: int) -> tuple[int, ...]:
     """Return the numbers of units that a group may keep, rising."""
     step = 1 if group.kind == "heads" else math.ceil(multiple / _channels(group))
     # A share such as 0.3 of 10 units is 3, whatever the last bits of the product say.
     kept = (math.ceil(round(share * group.size, 6) / step) * step for share in shares)
-    return sorted({min(group.size, max(1, units)) for units in kept})
+    return tuple(sorted({min(group.size, max(1, units)) for units in kept}))
 
 
 def _channels(group: Group) -> int:
     """Return how many channels a unit has where it is made."""
-    return next((len(slot.places[0]) for slot in group.slots if slot.side == "out"), 1)
+    return next((len(slot.indices[0]) for slot in group.slots if slot.side == "out"), 1)

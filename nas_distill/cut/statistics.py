@@ -17,7 +17,7 @@ from nas_distill.data.drawing import draw_places
 BATCH = 128
 
 
-def reestimate(module: nn.Module, data: Dataset, samples: int = 2048) -> None:
+def recalibrate_batch_norm(module: nn.Module, data: Dataset, samples: int = 2048) -> None:
     """Work out running means and variances anew, in place, from ``samples`` training samples; weights stay.
 
     Cutting channels changes what every later layer sees, so the teacher's statistics no longer fit: without this a cut
@@ -31,13 +31,13 @@ def reestimate(module: nn.Module, data: Dataset, samples: int = 2048) -> None:
     device = device_of(module)
     batch = min(BATCH, len(data.train))
     count = max(batch, min(samples, len(data.train)) // batch * batch)
-    with eval_mode(module), anew([module]), torch.no_grad():
+    with eval_mode(module), recalibrating([module]), torch.no_grad():
         for index in draw_places(len(data.train), count).split(batch):
             module(data.batch("train", index)[0].to(device))
 
 
 @contextmanager
-def anew(modules: Iterable[nn.Module]) -> Iterator[None]:
+def recalibrating(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Work out running means and variances anew from what passes meanwhile, all batches alike; then eval mode."""
     modules = list(modules)
     norms = [norm for norm in batch_norms(modules) if norm.track_running_stats]

@@ -1,38 +1,24 @@
-"""Cutting a network: slicing weights, setting what says how many there are, and replacing blocks."""
+"""Structured pruning of a network: slicing weights, setting the attributes that count them, and replacing blocks."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from nas_distill.common.errors import SpaceError
 from nas_distill.cut.attention import NarrowedAttention, as_encoder_layer, forgo_nested
-from nas_distill.cut.kinds import make_kind
-from nas_distill.cut.plan import Group, Plan, Side, Slot
+from nas_distill.cut.plan import DROPPED, UNPRUNED, Group, KeptUnits, Plan, Side, Slot
+from nas_distill.cut.replacements import Skip, make_replacement
 from nas_distill.cut.resize import resize
 from nas_distill.cut.shortcuts import rewrite
-from nas_distill.cut.skip import Skip
 from nas_distill.cut.weights import length, named, parts_of
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What is kept of a teacher.
-
-    Attributes:
-        keep: for a group's name the units that stay, in the order that they have in the student; all, if missing.
-        kinds: for a block's index ``drop``, or a cheaper kind (see ``cut/kinds.py``); left as it is, if missing.
-    """
-
-    keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    kinds: Mapping[int, str] = field(default_factory=dict)
-
-
-def cut(module: nn.Module, plan: Plan, what: Cut) -> nn.Module:
-    """Cut ``module``, in place, and return it.
+def prune(module: nn.Module, plan: Plan, kept: KeptUnits) -> nn.Module:
+    """Prune ``module``, in place, and return it.
 
     Kept weights are copies of the teacher's. Modules that stand in for blocks draw theirs from torch's global
     generator, which the caller seeds. Where nothing is cut, the module is left as it is, but for the plan's rewrites.
@@ -40,20 +26,26 @@ def cut(module: nn.Module, plan: Plan, what: Cut) -> nn.Module:
     Args:
         module: a copy of the teacher that ``plan`` was found for, or of its structure.
         plan: what can be cut.
-        what: what is kept.
+        kept: what is kept.
 
     Raises:
-        SpaceError: there is no such group, unit, block or kind, or nothing of a group would be left.
+        SpaceError: there is no such group, unit, block or replacement, or nothing of a group would be left.
     """
     rewrite(module, plan.rewrites)
-    narrowed = {name: units for name, units in what.keep.items() if _checked(plan.group(name), units)}
+    narrowed = {name: units for name, units in kept.units.items() if _checked(plan.group(name), units)}
     _slice(module, plan, narrowed)
-    if what.kinds or any(isinstance(part, NarrowedAttention) for part in module.modules()):
+    if kept.replacements or any(isinstance(part, NarrowedAttention) for part in module.modules()):
         forgo_nested(module)
-    for index, kind in what.kinds.items():
-        if kind != "whole":
-            _replace(module, plan, index, kind, narrowed)
+    for index, name in kept.replacements.items():
+        if name != UNPRUNED:
+            _replace(module, plan, index, name, narrowed)
     return module
+
+
+def structure_of(module: nn.Module) -> nn.Module:
+    """Return a copy of a module's structure with the very same tensors, which pruning replaces and does not change."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def _checked(group: Group, units: Sequence[int]) -> bool:
@@ -74,18 +66,18 @@ def _slice(module: nn.Module, plan: Plan, narrowed: Mapping[str, Sequence[int]])
     tied: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
     keep_alive = []  # so that no other tensor gets the id of one that was replaced
     for (name, side), slots in governed.items():
-        places = kept_places(length(module, name, side), slots)
+        indices = kept_indices(length(module, name, side), slots)
         for part in parts_of(module, name, side):
             old = part.tensor
             keep_alive.append(old)
-            key = id(old), part.axis, tuple(places)
+            key = id(old), part.axis, tuple(indices)
             if key not in tied:  # modules that share a weight go on to share it
-                new = old.detach().index_select(part.axis, torch.tensor(places, device=old.device))
+                new = old.detach().index_select(part.axis, torch.tensor(indices, device=old.device))
                 tied[key] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
             setattr(part.owner, part.name, tied[key])
         found = named(module, name)
         if isinstance(found, nn.Module):
-            resize(found, side, len(places))
+            resize(found, side, len(indices))
 
 
 def _make_room(module: nn.Module, names: Sequence[str]) -> None:
@@ -97,8 +89,8 @@ def _make_room(module: nn.Module, names: Sequence[str]) -> None:
             module.get_submodule(owner)._modules[leaf] = NarrowedAttention.of(found)
 
 
-def kept_places(size: int, slots: Sequence[tuple[Slot, Sequence[int]]]) -> list[int]:
-    """Return which places of a dimension of ``size`` stay, in their new order.
+def kept_indices(size: int, slots: Sequence[tuple[Slot, Sequence[int]]]) -> list[int]:
+    """Return which indices of a dimension of ``size`` stay, in their new order.
 
     ``slots`` are those on the dimension whose groups are cut, with the units that stay. A unit that is kept as the
     n-th is put where the n-th of the kept ones was, so that what lies around and between them keeps its order.
@@ -107,18 +99,18 @@ def kept_places(size: int, slots: Sequence[tuple[Slot, Sequence[int]]]) -> list[
     moved: dict[int, int] = {}
     for slot, units in slots:
         staying = set(units)
-        gone.update(place for unit, places in enumerate(slot.places) if unit not in staying for place in places)
+        gone.update(place for unit, indices in enumerate(slot.indices) if unit not in staying for place in indices)
         for stands, comes in zip(sorted(units), units):
-            moved.update(zip(slot.places[stands], slot.places[comes]))
+            moved.update(zip(slot.indices[stands], slot.indices[comes]))
     return [moved.get(place, place) for place in range(size) if place not in gone]
 
 
-def _replace(module: nn.Module, plan: Plan, index: int, kind: str, narrowed: Mapping[str, Sequence[int]]) -> None:
+def _replace(module: nn.Module, plan: Plan, index: int, name: str, narrowed: Mapping[str, Sequence[int]]) -> None:
     if not 0 <= index < len(plan.blocks):
         raise SpaceError(f"the teacher has {len(plan.blocks)} blocks, counted from 0; there is none of index {index}.")
     block = plan.blocks[index]
     new: nn.Module
-    if kind == "drop":
+    if name == DROPPED:
         if not block.droppable:
             raise SpaceError(f"block {index} ('{block.module}') cannot be dropped: it changes shape or channels.")
         new = Skip(block.wrapped)
@@ -129,11 +121,11 @@ def _replace(module: nn.Module, plan: Plan, index: int, kind: str, narrowed: Map
                 return own
             return own * len(narrowed[group]) // plan.group(group).size
 
-        new = make_kind(kind, block, width(block.input, block.inputs), width(block.output, block.outputs))
-    owner, _, name = block.module.rpartition(".")
+        new = make_replacement(name, block, width(block.input, block.inputs), width(block.output, block.outputs))
+    owner, _, leaf = block.module.rpartition(".")
     holder = module.get_submodule(owner)
-    old = holder.get_submodule(name)
+    old = holder.get_submodule(leaf)
     like = next(old.parameters(), None)
     if like is not None:
         new = new.to(device=like.device, dtype=like.dtype)
-    holder._modules[name] = as_encoder_layer(new.train(old.training), old)
+    holder._modules[leaf] = as_encoder_layer(new.train(old.training), old)

@@ -38,9 +38,9 @@ def weights_of(module: nn.Module, slot: Slot) -> list[tuple[Tensor, int]]:
 def by_unit(values: Tensor, axis: int, slot: Slot) -> Tensor:
     """Sum ``values`` over all but the units of ``slot``, which lie along ``axis``; returns (units,)."""
     along = values.movedim(axis, 0).flatten(1).sum(1) if values.dim() > 1 else values
-    places = torch.tensor([place for unit in slot.places for place in unit], device=values.device)
-    unit = torch.tensor([index for index, unit in enumerate(slot.places) for _ in unit], device=values.device)
-    return torch.zeros(len(slot.places), dtype=along.dtype, device=values.device).index_add(0, unit, along[places])
+    places = torch.tensor([place for unit in slot.indices for place in unit], device=values.device)
+    unit = torch.tensor([index for index, unit in enumerate(slot.indices) for _ in unit], device=values.device)
+    return torch.zeros(len(slot.indices), dtype=along.dtype, device=values.device).index_add(0, unit, along[places])
 
 
 def parts_of(root: nn.Module, name: str, side: Side) -> list[Part]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nas_distill.cut.space import INHERITED, RANDOM, start_of
 from nas_distill.report import words
 from nas_distill.run.records import TrialRecord
 
-KEY = "start"
-WORDS = {"inherited": "with the teacher's weights", "random": "with random ones"}
+WORDS = {INHERITED: "with the teacher's weights", RANDOM: "with random ones"}
 
 
 def compare_starts(records: Sequence[TrialRecord]) -> str | None:
@@ -19,7 +19,7 @@ def compare_starts(records: Sequence[TrialRecord]) -> str | None:
     """
     parts = []
     for start, text in WORDS.items():
-        trained = [record for record in records if record.trained and record.architecture.to_dict().get(KEY) == start]
+        trained = [record for record in records if record.trained and start_of(record.architecture.to_dict()) == start]
         if trained:
             finished = [
                 record.quality for record in trained if record.state == "complete" and record.quality is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,15 +21,27 @@ from nas_distill.common.errors import RunError
 from nas_distill.config import BlockwiseConfig, TrainingConfig
 from nas_distill.cost.budget import Limit
 from nas_distill.distill import Distiller
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.space import Architecture
 from nas_distill.tasks import find_task, task_names
 from tests.api.conftest import QUICK, tensors
 
-SPACE = SearchSpace.from_dict({"a": {"int": [0, 60]}, "b": {"int": [0, 60]}}, builder="builtins:dict")
+
+class Pairs:
+    """A space whose cuts are plain values."""
+
+    def encode(self, cut: Any) -> Architecture:
+        return Architecture(cut)
+
+    def decode(self, architecture: Architecture) -> Any:
+        return architecture.to_dict()
+
+
+LIBRARY = SimpleNamespace(alternatives=SimpleNamespace(space=Pairs()))
 
 
 def assembly(a: int, b: int) -> Assembly:
-    return Assembly({"a": a, "b": b}, (f"a{a}", f"b{b}"), {"flops": float(a + b)}, float(a + b), (float(a), float(b)))
+    cut: Any = {"a": a, "b": b}
+    return Assembly(cut, (f"a{a}", f"b{b}"), {"flops": float(a + b)}, float(a + b), (float(a), float(b)))
 
 
 @pytest.fixture
@@ -57,7 +70,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def make(limits: dict[str, Limit], **options: Any) -> LibraryAssembler:
     settings = BlockwiseConfig(solutions=options.pop("solutions", 4))
-    return LibraryAssembler(None, SPACE, limits, by="flops", settings=settings, alone=True, seed=0)  # type: ignore[arg-type]
+    return LibraryAssembler(LIBRARY, limits, by="flops", settings=settings, alone=True, seed=0)  # type: ignore[arg-type]
 
 
 def propose_all(assembler: LibraryAssembler, quality: Any) -> list[Architecture]:

@@ -18,8 +18,9 @@ from nas_distill.api.observer import Silent
 from nas_distill.api.start import prepare
 from nas_distill.common.errors import BudgetError, ConfigError, RunError, SpaceError
 from nas_distill.cost.budget import Budget
-from nas_distill.cut.kept import Findings
-from nas_distill.cut.plan import Plan, Whole
+from nas_distill.cut.cache import Findings
+from nas_distill.cut.plan import Plan, Unpruned
+from nas_distill.cut.space import Cut
 from nas_distill.engine.survey import Candidate, Survey
 from nas_distill.run.folder import RunFolder
 from tests.api.conftest import QUICK, tensors
@@ -190,9 +191,9 @@ def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.D
 
 
 def test_what_a_narrow_student_holds_a_wider_one_holds_too(teacher: nn.Module, data: nd.Dataset) -> None:
-    ancestor = prepared(teacher, data, {"from_teacher": {"multiple": 2, "samples": 64}}).cutting.ancestor
+    inheritance = prepared(teacher, data, {"from_teacher": {"multiple": 2, "samples": 64}}).cutting.inheritance
     narrow, wide = (
-        ancestor.heir({"shared": [{"width": width}], "blocks": [{"inner": [{"width": 16}]}] * 2}).stem.weight
+        inheritance.pruned_teacher(Cut.of(inheritance.plan, {inheritance.plan.shared[0].name: width})).stem.weight
         for width in (4, 8)
     )
     assert all(any(torch.equal(one, other) for other in wide) for one in narrow)
@@ -318,7 +319,9 @@ def test_what_can_be_cut_and_what_is_left_whole_is_said(teacher: nn.Module, data
     found = prepared(teacher, data, "from_teacher").cutting
     told = describe_cutting(found)
     assert "3 groups (3 of channels), 1 shared between its 2 blocks, of which 2 can go" in told[0]
-    plan = replace(found.plan, whole=(Whole("head", "its units cannot be told apart"), Whole("", "it counts them")))
+    plan = replace(
+        found.plan, unpruned=(Unpruned("head", "its units cannot be told apart"), Unpruned("", "it counts them"))
+    )
     assert describe_cutting(replace(found, findings=Findings(plan, None)))[1] == (
         "Left whole: head (its units cannot be told apart); the network (it counts them)."
     )

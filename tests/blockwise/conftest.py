@@ -15,13 +15,13 @@ from nas_distill.blockwise.library import Library, build_library
 from nas_distill.blockwise.training import LocalTraining
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import BlockwiseConfig, FromTeacherConfig
-from nas_distill.cut.ancestor import Ancestor, make_ancestor
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.find import find_plan
-from nas_distill.cut.kinds import KINDS, fits
+from nas_distill.cut.inheritance import WeightInheritance, make_inheritance
 from nas_distill.cut.plan import Plan
-from nas_distill.cut.space import cut_space
-from nas_distill.cut.statistics import reestimate
+from nas_distill.cut.replacements import REPLACEMENTS, fits
+from nas_distill.cut.space import CutSpace
+from nas_distill.cut.statistics import recalibrate_batch_norm
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.models import mbconv, resnet
 from nas_distill.space import SearchSpace
@@ -37,11 +37,12 @@ class Case:
 
     module: nn.Module
     plan: Plan
+    cuts: CutSpace
     space: SearchSpace
-    ancestor: Ancestor
+    inheritance: WeightInheritance
 
     def alternatives(self, settings: BlockwiseConfig = SETTINGS) -> Alternatives:
-        return find_alternatives(self.space, self.plan, trunk=settings.trunk, widths=settings.widths)
+        return find_alternatives(self.cuts, shared=settings.trunk, inner=settings.widths)
 
 
 class Layered(nn.Module):
@@ -124,26 +125,27 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="session")
 def make_case(data: Dataset) -> Callable[..., Case]:
-    """Makes the case of a network by its name; ``depth`` as ``cut_space`` takes it, ``numbered`` an order of all."""
+    """Makes the case of a network by its name; ``numbered``: with a depth order of all droppable blocks."""
 
     def make(
         name: str, *, multiple: int = 4, widths: tuple[float, ...] = (0.25, 0.5, 1.0), numbered: bool = False
     ) -> Case:
         with seeded_torch(0, "test"):
             module = NETWORKS[name]()
-        reestimate(module, data)  # as a trained one has them
+        recalibrate_batch_norm(module, data)  # as a trained one has them
         teacher = freeze(module, data)
         plan = find_plan(module, data.input_shape)
         order = [index for index, block in enumerate(plan.blocks) if block.droppable][::-1]
-        space = cut_space(
+        cuts = CutSpace.from_plan(
             plan,
-            builder=CutBuilder(module, plan),
             widths=widths,
             multiple=multiple,
             depth=order if numbered else "each",
-            kinds=[kind for kind in KINDS if any(fits(kind, block) for block in plan.blocks)],
+            replacements=[kind for kind in REPLACEMENTS if any(fits(kind, block) for block in plan.blocks)],
         )
-        return Case(module, plan, space, make_ancestor(teacher, plan, data, FromTeacherConfig(samples=64)))
+        space = cuts.search_space(CutBuilder(module, plan))
+        inheritance = make_inheritance(teacher, cuts, data, FromTeacherConfig(samples=64))
+        return Case(module, plan, cuts, space, inheritance)
 
     return make
 
@@ -160,7 +162,12 @@ def make_training(residual: Case, data: Dataset) -> Callable[..., LocalTraining]
     def make(alternatives: Alternatives | None = None, *, seed: int = 0, **changes: object) -> LocalTraining:
         settings = SETTINGS.model_copy(update=changes)
         return LocalTraining(
-            alternatives or residual.alternatives(settings), residual.ancestor, data, settings, seed=seed, identity="it"
+            alternatives or residual.alternatives(settings),
+            residual.inheritance,
+            data,
+            settings,
+            seed=seed,
+            identity="it",
         )
 
     return make
@@ -170,4 +177,4 @@ def make_training(residual: Case, data: Dataset) -> Callable[..., LocalTraining]
 def library(residual: Case, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Library:
     """A finished library of the residual teacher; not to be changed."""
     folder: Path = tmp_path_factory.mktemp("blocks") / "library"
-    return build_library(residual.ancestor, residual.space, data, settings=SETTINGS, seed=0, folder=folder)
+    return build_library(residual.inheritance, data, settings=SETTINGS, seed=0, folder=folder)

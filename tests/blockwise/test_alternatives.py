@@ -31,33 +31,34 @@ def test_every_agreeing_choice_is_an_architecture_of_the_space_and_is_read_back_
     choices = list(consistent(found))
     assert len(choices) > 1
     for chosen, widths in choices:
-        architecture = case.space.validate(found.values(chosen, widths))
-        assert found.of_values(architecture.to_dict()) == list(chosen)
+        cut = found.cut(chosen, widths)
+        architecture = case.space.validate(case.cuts.encode(cut).to_dict())
+        assert found.of_cut(case.cuts.decode(architecture)) == list(chosen)
 
 
 def test_where_depth_is_a_number_dropped_blocks_have_no_parameters(make_case):
     case = make_case("residual", numbered=True)
     found = case.alternatives()
-    assert found.allowed.depth == (1, 0)
+    assert found.space.depth_order == (1, 0)
     first, second = (
-        {one.kind: one for one in found.of_block(block) if one.input in (8, None) and one.output in (8, None)}
+        {one.replacement: one for one in found.of_block(block) if one.input in (8, None) and one.output in (8, None)}
         for block in (0, 1)
     )
     last = next(one for one in found.of_block(2) if one.input == 8)
     for chosen, depth in (([first["whole"], second["whole"], last], 2), ([first["whole"], second["drop"], last], 1)):
         widths = {name: width for one in chosen for name, width in found.widths(one).items()}
-        values = found.values(chosen, widths)
-        assert values["depth"] == depth
-        assert found.of_values(case.space.validate(values).to_dict()) == chosen
+        architecture = case.cuts.encode(found.cut(chosen, widths))
+        assert case.space.validate(architecture.to_dict()).to_dict()["depth"] == depth
+        assert found.of_cut(case.cuts.decode(architecture)) == chosen
 
 
 def test_widths_are_the_least_allowed_ones_at_or_above_the_shares(residual):
     found = residual.alternatives()
     assert found.shared == {"stem.0": (4, 8), "blocks.2.body.3": (8, 16)}
-    assert {one.inner for one in found.of_block(2) if one.kind == "whole"} == {(4,), (16,)}
+    assert {one.inner for one in found.of_block(2) if one.replacement == "whole"} == {(4,), (16,)}
     assert {(one.input, one.output) for one in found.of_block(2)} == {(4, 8), (4, 16), (8, 8), (8, 16)}
     assert {(one.input, one.output) for one in found.of_block(0)} == {(4, 4), (8, 8)}
-    assert [one.kind for one in found.of_block(0)].count("drop") == 2  # it has no inner widths
+    assert [one.replacement for one in found.of_block(0)].count("drop") == 2  # it has no inner widths
     keys = [one.key for one in found.entries]
     assert len(set(keys)) == len(keys)
     assert Alternative(0, "whole", 4, 4, (4, 8)).key == "block0-whole-in4-out4-4x8"
@@ -89,12 +90,3 @@ def test_more_than_anybody_waits_for_are_refused_before_anything_trains(residual
     monkeypatch.setattr(module, "MOST", 10)
     with pytest.raises(ConfigError, match=r"the 3 blocks have 28 alternatives, and at most 10 are trained; give fewer"):
         residual.alternatives()
-
-
-def test_spaces_of_another_make_are_refused(residual, make_case):
-    from nas_distill.space import load_space
-
-    with pytest.raises(SpaceError, match="is not one of students cut from a teacher"):
-        module.find_alternatives(load_space("resnet"), residual.plan, trunk=(1.0,), widths=(1.0,))
-    with pytest.raises(SpaceError, match="was cut from another teacher"):
-        module.find_alternatives(residual.space, make_case("mobile").plan, trunk=(1.0,), widths=(1.0,))

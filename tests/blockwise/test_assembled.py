@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -30,10 +31,11 @@ def everything(case, library, score="relative_l1", weights=None):
         for other in itertools.product(*free.values()):
             all_widths = widths | dict(zip(free, other))
             try:
-                architecture = case.space.validate(found.values(chosen, all_widths))
+                cut = found.cut(chosen, all_widths)
+                architecture = case.space.validate(case.cuts.encode(cut).to_dict())
             except SpaceError:
                 continue
-            if found.of_values(architecture.to_dict()) != list(chosen):
+            if found.of_cut(cut) != list(chosen):
                 continue  # where depth is a number, some blocks go before others
             local = [getattr(library.scores[one.key], score) for one in chosen]
             local += [getattr(library.width_scores[group, all_widths[group]], score) for group in read]
@@ -43,9 +45,9 @@ def everything(case, library, score="relative_l1", weights=None):
             yield architecture, total, {name: sum(part[name] for part in parts) for name in COSTS}
 
 
-def counted(case, values):
+def counted(case, cut):
     """The costs of the network that is built of an architecture."""
-    network = case.space.build(case.space.validate(values), input_shape=(1, 8, 8), num_classes=10)
+    network = case.space.build(case.cuts.encode(cut), input_shape=(1, 8, 8), num_classes=10)
     return count(network, (1, 8, 8), COSTS)
 
 
@@ -59,9 +61,9 @@ def test_the_assembly_is_the_best_of_all_that_there_are_and_its_costs_are_exact(
     for high in (flops[0], flops[len(flops) // 3], flops[len(flops) // 2]):
         found = assemblies(library, {"flops": Limit(None, high)}, count=1)[0]
         assert found.score == pytest.approx(min(score for _, score, costs in tried if costs["flops"] <= high))
-        assert dict(found.costs) == counted(residual, found.values)
+        assert dict(found.costs) == counted(residual, found.cut)
         assert found.costs["flops"] <= high
-        assert found.block_scores == block_scores(library, found.values, "relative_l1")
+        assert found.block_scores == block_scores(library, found.cut, "relative_l1")
         assert sum(found.block_scores) == pytest.approx(found.score)
         assert [key.split("-")[0] for key in found.alternatives] == ["block0", "block1", "block2"]
 
@@ -101,12 +103,12 @@ def test_free_widths_and_depth_as_a_number_are_assembled_too(make_case, make_tra
     settings = make_training(epochs=0).settings.model_copy(
         update={"epochs": 0.5, "widths": (0.5,), "trunk": (0.5, 1.0)}
     )
-    library = build_library(case.ancestor, case.space, data, settings=settings, seed=0, folder=tmp_path)
+    library = build_library(case.inheritance, data, settings=settings, seed=0, folder=tmp_path)
     tried = list(everything(case, library))
     middle = sorted(costs["flops"] for _, _, costs in tried)[len(tried) // 2]
     (found,) = assemblies(library, {"flops": Limit(None, middle)}, count=1)
     assert found.score == pytest.approx(min(score for _, score, costs in tried if costs["flops"] <= middle))
-    assert dict(found.costs) == counted(case, found.values)
+    assert dict(found.costs) == counted(case, found.cut)
 
 
 def test_limits_that_nothing_meets_or_that_do_not_add_up_are_named(library):
@@ -117,9 +119,8 @@ def test_limits_that_nothing_meets_or_that_do_not_add_up_are_named(library):
 
 
 def test_scores_of_an_architecture_that_the_library_lacks_are_not_known(library, residual):
-    values = residual.space.largest().to_dict()
-    assert block_scores(library, values, "relative_l1") == (0.0, 0.0, 0.0, 0.0)
-    assert block_scores(library, {**values, "start": "inherited"}, "relative_l1") == (0.0, 0.0, 0.0, 0.0)
-    assert block_scores(library, {**values, "start": "random"}, "relative_l1") is None  # it has none of its blocks
-    values["blocks"][2] = {"kind": "whole", "inner": [{"width": 8}]}
-    assert block_scores(library, values, "relative_l1") is None
+    cut = residual.cuts.unpruned
+    assert block_scores(library, cut, "relative_l1") == (0.0, 0.0, 0.0, 0.0)
+    assert block_scores(library, replace(cut, start="random"), "relative_l1") is None  # it has none of its blocks
+    (group,) = residual.plan.inner(2)
+    assert block_scores(library, residual.cuts.with_width(cut, group.name, 8), "relative_l1") is None

@@ -15,7 +15,7 @@ from nas_distill.cost.count import count
 def test_costs_of_parts_add_up_to_those_of_the_whole_network(make_case, data, name):
     case = make_case(name)
     found = case.alternatives()
-    table = count_costs(found, case.ancestor, grow(found, case.ancestor, seed=0))
+    table = count_costs(found, case.inheritance, grow(found, case.inheritance, seed=0))
     groups = list(found.shared)
     checked = 0
     for place, sizes in enumerate(itertools.product(*found.shared.values())):
@@ -24,7 +24,7 @@ def test_costs_of_parts_add_up_to_those_of_the_whole_network(make_case, data, na
         for block in range(len(found.plan.blocks)):
             fitting = [one for one in found.of_block(block) if found.widths(one).items() <= widths.items()]
             chosen.append(fitting[(place + block) % len(fitting)])
-        architecture = case.space.validate(found.values(chosen, widths))
+        architecture = case.cuts.encode(found.cut(chosen, widths))
         network = case.space.build(architecture, input_shape=data.input_shape, num_classes=data.num_classes)
         parts = [table.base, *(table.entries[one.key] for one in chosen)]
         parts += [part.costs[tuple(widths[group] for group in part.groups)] for part in table.parts]
@@ -39,7 +39,7 @@ def test_costs_of_parts_add_up_to_those_of_the_whole_network(make_case, data, na
 def test_two_widths_that_meet_outside_of_the_blocks_have_a_part_together(make_case):
     case = make_case("mobile")
     found = case.alternatives()
-    table = count_costs(found, case.ancestor, grow(found, case.ancestor, seed=0), ["params"])
+    table = count_costs(found, case.inheritance, grow(found, case.inheritance, seed=0), ["params"])
     (together,) = (part for part in table.parts if len(part.groups) == 2)
     assert "features.0" in together.groups
 

@@ -7,32 +7,32 @@ from nas_distill.blockwise.growing import grow, kept_channels
 
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "transformer", "grouped norms", "concatenating"])
-def test_an_alternative_is_the_block_of_the_student_that_the_ancestor_makes(make_case, name):
+def test_an_alternative_is_the_block_of_the_student_that_inheritance_makes(make_case, name):
     case = make_case(name)
     found = case.alternatives()
-    modules = grow(found, case.ancestor, seed=0)
+    modules = grow(found, case.inheritance, seed=0)
     assert modules.keys() == {entry.key for entry in found.entries}
     for entry in found.entries[:: max(1, len(found.entries) // 12)]:
-        heir = case.ancestor.heir(found.cut_values({entry.block: entry}, found.widths(entry)))
+        heir = case.inheritance.pruned_teacher(found.partial_cut({entry.block: entry}, found.widths(entry)))
         block = heir.get_submodule(found.plan.blocks[entry.block].module).state_dict()
         own = modules[entry.key].state_dict()
         assert {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in block.items()}
-        if entry.kind == "whole":
+        if entry.replacement == "whole":
             assert all(torch.equal(own[key], value) for key, value in block.items())
 
 
 def test_fresh_weights_are_of_the_seed(residual):
     found = residual.alternatives()
-    first, again, other = (grow(found, residual.ancestor, seed=seed) for seed in (0, 0, 1))
-    key = next(entry.key for entry in found.entries if entry.kind == "separable")
+    first, again, other = (grow(found, residual.inheritance, seed=seed) for seed in (0, 0, 1))
+    key = next(entry.key for entry in found.entries if entry.replacement == "separable")
     weights = [next(modules[key].parameters()) for modules in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
 def test_the_most_important_channels_are_kept_at_the_ends(residual):
-    ends = kept_channels(residual.alternatives(), residual.ancestor)
-    orders = residual.ancestor.orders
+    ends = kept_channels(residual.alternatives(), residual.inheritance)
+    orders = residual.inheritance.orders
     kept = ends["block2-whole-in4-out8-4"]
     assert kept.given.tolist() == sorted(orders["stem.0"][:4])
     assert kept.made.tolist() == sorted(orders["blocks.2.body.3"][:8])
@@ -41,7 +41,7 @@ def test_the_most_important_channels_are_kept_at_the_ends(residual):
 
 def test_a_unit_may_have_several_channels(make_case):
     case = make_case("grouped norms")
-    kept = kept_channels(case.alternatives(), case.ancestor)
-    order = case.ancestor.orders["blocks.0.0"]
+    kept = kept_channels(case.alternatives(), case.inheritance)
+    order = case.inheritance.orders["blocks.0.0"]
     (given,) = {tuple(kept[f"block1-whole-in4-out{width}"].given.tolist()) for width in (2, 4)}
     assert given == tuple(place for unit in sorted(order[:4]) for place in (2 * unit, 2 * unit + 1))

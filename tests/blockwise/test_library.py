@@ -13,6 +13,7 @@ from nas_distill.blockwise.start import LocalWeights
 from nas_distill.common.errors import RunError, TrainingError
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import OptimizerConfig
+from nas_distill.cut.plan import UNPRUNED
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def build(residual, data, make_training, tmp_path):
     def make(seed=0, on_step=None, on_begin=None, case=residual, **changes):
         settings = make_training(epochs=0).settings.model_copy(update={"trunk": (1.0,), "epochs": 1, **changes})
         return build_library(
-            case.ancestor,
-            case.space,
+            case.inheritance,
             data,
             settings=settings,
             seed=seed,
@@ -35,11 +35,11 @@ def build(residual, data, make_training, tmp_path):
     return make
 
 
-def student(case, values):
-    architecture = case.space.validate(values)
+def student(case, cut):
+    architecture = case.cuts.encode(cut)
     with seeded_torch(1, "student"):
         network = case.space.build(architecture, input_shape=(1, 8, 8), num_classes=10)
-    case.ancestor.fill(network, architecture)
+    case.inheritance.fill(network, architecture)
     return network.eval()
 
 
@@ -55,12 +55,16 @@ def test_a_student_gets_its_blocks_from_the_library_and_all_else_from_the_teache
     found = library.alternatives
     widths = {"stem.0": 4, "blocks.2.body.3": 8}
     chosen = [
-        next(one for one in found.of_block(block) if one.kind == kind and found.widths(one).items() <= widths.items())
-        for block, kind in enumerate(["whole", "separable", "whole"])
+        next(
+            one
+            for one in found.of_block(block)
+            if one.replacement == replacement and found.widths(one).items() <= widths.items()
+        )
+        for block, replacement in enumerate([UNPRUNED, "separable", UNPRUNED])
     ]
-    values = found.values(chosen, widths)
-    network, inherited = student(residual, values), student(residual, values)
-    assert library.start(network, values) == 3
+    cut = found.cut(chosen, widths)
+    network, inherited = student(residual, cut), student(residual, cut)
+    assert library.start(network, cut) == 3
     for block, entry in enumerate(chosen):
         for name, weight in network.blocks[block].state_dict().items():
             assert torch.equal(weight, library.weights(entry)[name])
@@ -71,14 +75,16 @@ def test_a_student_gets_its_blocks_from_the_library_and_all_else_from_the_teache
 
 def test_trained_blocks_answer_more_like_the_teacher_than_inherited_ones(residual, data, build):
     library = build(epochs=40, optimizer=OptimizerConfig(name="adamw", lr=0.01, weight_decay=0.0))
-    chosen = [next(one for one in library.alternatives.of_block(block) if one.kind == "whole") for block in range(3)]
+    chosen = [
+        next(one for one in library.alternatives.of_block(block) if one.replacement == "whole") for block in range(3)
+    ]
     assert [one.inner for one in chosen] == [(4,), (4,), (4,)]
-    values = library.alternatives.values(chosen, {"stem.0": 8, "blocks.2.body.3": 16})
-    ours, inherited = student(residual, values), student(residual, values)
-    LocalWeights(residual.ancestor, library).fill(ours, residual.space.validate(values))
+    cut = library.alternatives.cut(chosen, {"stem.0": 8, "blocks.2.body.3": 16})
+    ours, inherited = student(residual, cut), student(residual, cut)
+    LocalWeights(residual.inheritance, library).fill(ours, residual.cuts.encode(cut))
     x, _ = data.batch("val", torch.arange(40))
     with torch.no_grad():
-        wanted = residual.ancestor.module.blocks(residual.ancestor.module.stem(x))
+        wanted = residual.inheritance.module.blocks(residual.inheritance.module.stem(x))
         errors = [
             float((network.blocks(network.stem(x)) - wanted).square().mean()) for network in (ours.eval(), inherited)
         ]
@@ -86,28 +92,28 @@ def test_trained_blocks_answer_more_like_the_teacher_than_inherited_ones(residua
 
 
 def test_dropped_blocks_and_those_that_the_library_lacks_stay_inherited(library, residual):
-    values = residual.space.largest().to_dict()
-    values["blocks"][0] = {"kind": "drop"}
-    values["blocks"][1] = {"kind": "whole", "inner": [{"width": 4}]}
-    values["blocks"][2] = {"kind": "whole", "inner": [{"width": 8}]}  # a share that was not asked for
-    network, inherited = student(residual, values), student(residual, values)
-    assert library.start(network, values) == 1
+    cut = residual.cuts.without_block(residual.cuts.unpruned, 0)
+    for block, width in ((1, 4), (2, 8)):  # of the third a share that was not asked for
+        (group,) = residual.plan.inner(block)
+        cut = residual.cuts.with_width(cut, group.name, width)
+    network, inherited = student(residual, cut), student(residual, cut)
+    assert library.start(network, cut) == 1
     for name, weight in network.blocks[2].state_dict().items():
         assert torch.equal(weight, inherited.blocks[2].state_dict()[name])
 
 
 def test_blocks_that_diverged_in_their_training_are_not_taken(library, residual):
-    values = residual.space.largest().to_dict()
+    cut = residual.cuts.unpruned
     diverged = {**library.scores, "block1-whole-in8-out8-8": Score(math.inf, math.inf, math.inf)}
-    assert library.start(student(residual, values), values) == 3
-    assert replace(library, scores=diverged).start(student(residual, values), values) == 2
+    assert library.start(student(residual, cut), cut) == 3
+    assert replace(library, scores=diverged).start(student(residual, cut), cut) == 2
 
 
 def test_a_student_that_starts_at_random_is_left_as_it_is(library, residual):
-    values = residual.space.largest().to_dict()
-    network = student(residual, values)
+    cut = residual.cuts.unpruned
+    network = student(residual, cut)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert library.start(network, {**values, "start": "random"}) == 0
+    assert library.start(network, replace(cut, start="random")) == 0
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 

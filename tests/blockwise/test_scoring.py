@@ -17,14 +17,14 @@ SETTLED = "block1-whole-in4-out4-4"
 def settled(make_training, tmp_path):
     training = make_training(epochs=1)
     training.train(tmp_path)
-    training.settle()
+    training.recalibrate_batch_norm()
     return training
 
 
 def test_scores_are_what_their_definitions_say(settled, residual, data):
     """Written out by hand, with the alternative put into the teacher as a module."""
     found = score_block(settled, 1)[SETTLED]
-    teacher, ends, signal = residual.ancestor.module, settled.ends[SETTLED], settled.signals[1]
+    teacher, ends, signal = residual.inheritance.module, settled.ends[SETTLED], settled.signals[1]
 
     class Standing(torch.nn.Module):
         """Has the teacher's own channels where the alternative has none."""
@@ -57,7 +57,7 @@ def test_the_teachers_own_block_loses_nothing(settled):
 def test_channels_means_and_variances_are_those_of_the_teacher(settled, residual, data):
     x = torch.cat(list(settled.looks()))
     with torch.no_grad():
-        made = residual.ancestor.module.blocks[0](residual.ancestor.module.stem(x)).double()
+        made = residual.inheritance.module.blocks[0](residual.inheritance.module.stem(x)).double()
     signal = settled.signals[0]
     variance = made.var((0, 2, 3), correction=0)
     torch.testing.assert_close(signal.mean.double(), made.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
@@ -78,8 +78,8 @@ def test_a_block_whose_answer_is_not_finite_has_no_finite_score(settled):
 
 def test_what_is_lost_by_fewer_channels_for_the_classifier_is_scored_at_the_logits(settled, residual, data):
     """Written out by hand: the classifier sees the mean of the channels that it no longer gets."""
-    found = score_width(settled, residual.ancestor, "blocks.2.body.3", 8)
-    teacher, kept = residual.ancestor.module, sorted(residual.ancestor.orders["blocks.2.body.3"][:8])
+    found = score_width(settled, residual.inheritance, "blocks.2.body.3", 8)
+    teacher, kept = residual.inheritance.module, sorted(residual.inheritance.orders["blocks.2.body.3"][:8])
     x, _ = data.batch("train", settled.heldout)
     with torch.no_grad():
         made = teacher.blocks(teacher.stem(x))
@@ -91,15 +91,15 @@ def test_what_is_lost_by_fewer_channels_for_the_classifier_is_scored_at_the_logi
     assert found.kl == pytest.approx(float(kl), rel=1e-3)
     nsr = ((ours - wanted).square().mean(0) / seen.clamp_min(0.01 * float(seen.mean()))).mean()
     assert found.nsr == pytest.approx(float(nsr), rel=1e-3)
-    assert score_width(settled, residual.ancestor, "blocks.2.body.3", 16) == Score(0.0, 0.0, 0.0)
+    assert score_width(settled, residual.inheritance, "blocks.2.body.3", 16) == Score(0.0, 0.0, 0.0)
 
 
 def test_a_width_that_ends_at_no_block_is_scored_by_cutting_it_alone(make_case, make_training, data):
     case = make_case("mobile")
     settings = make_training().settings
-    training = LocalTraining(case.alternatives(), case.ancestor, data, settings, seed=0)
-    found = score_width(training, case.ancestor, "features.0", 16)
-    heir = case.ancestor.heir(training.alternatives.cut_values({}, {"features.0": 16}))
+    training = LocalTraining(case.alternatives(), case.inheritance, data, settings, seed=0)
+    found = score_width(training, case.inheritance, "features.0", 16)
+    heir = case.inheritance.pruned_teacher(training.alternatives.partial_cut({}, {"features.0": 16}))
     x, _ = data.batch("train", training.heldout)
     looks = torch.cat(list(training.looks()))
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_a_width_that_ends_at_no_block_is_scored_by_cutting_it_alone(make_case, 
             norm.momentum = None
             norm.train()
         heir(looks)
-        ours, wanted = heir.eval()(x).log_softmax(1), case.ancestor.module(x).log_softmax(1)
+        ours, wanted = heir.eval()(x).log_softmax(1), case.inheritance.module(x).log_softmax(1)
     kl = functional.kl_div(ours, wanted, reduction="batchmean", log_target=True)
     assert found.kl == pytest.approx(float(kl), rel=1e-3)
 
@@ -116,9 +116,9 @@ def test_a_width_that_ends_at_no_block_is_scored_by_cutting_it_alone(make_case, 
 @pytest.mark.parametrize("name", ["transformer", "turned", "grouped norms", "concatenating", "mobile"])
 def test_all_kinds_of_blocks_are_scored(make_case, make_training, data, tmp_path, name):
     case = make_case(name)
-    training = LocalTraining(case.alternatives(), case.ancestor, data, make_training(epochs=1).settings, seed=0)
+    training = LocalTraining(case.alternatives(), case.inheritance, data, make_training(epochs=1).settings, seed=0)
     training.train(tmp_path)
-    training.settle()
+    training.recalibrate_batch_norm()
     for block in range(len(case.plan.blocks)):
         scores = score_block(training, block)
         assert scores.keys() == {entry.key for entry in training.alternatives.of_block(block)}
@@ -130,6 +130,6 @@ def test_all_kinds_of_blocks_are_scored(make_case, make_training, data, tmp_path
             else:
                 assert max(score.nsr, score.relative_l1, score.kl) < 1e-4
     for group, widths in training.alternatives.read_outside().items():
-        lost = [score_width(training, case.ancestor, group, width).nsr for width in widths]
+        lost = [score_width(training, case.inheritance, group, width).nsr for width in widths]
         assert lost == sorted(lost, reverse=True)
         assert lost[0] > lost[-1] == 0

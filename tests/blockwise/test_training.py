@@ -32,8 +32,8 @@ def test_an_alternative_learns_as_a_plain_hand_written_loop_teaches_it(make_trai
     training = make_training(epochs=1, optimizer=OptimizerConfig(name="sgd", lr=0.02, momentum=0.5, clip=None))
     entry = Alternative(2, "whole", 4, 8, (4,))
     ends = training.ends[entry.key]
-    by_hand = residual.ancestor.heir(
-        residual.alternatives().cut_values({2: entry}, {"stem.0": 4, "blocks.2.body.3": 8})
+    by_hand = residual.inheritance.pruned_teacher(
+        residual.alternatives().partial_cut({2: entry}, {"stem.0": 4, "blocks.2.body.3": 8})
     )
     block = by_hand.get_submodule("blocks.2").train()
     decayed = [weight for weight in block.parameters() if weight.dim() > 1]
@@ -45,7 +45,7 @@ def test_an_alternative_learns_as_a_plain_hand_written_loop_teaches_it(make_trai
     steps = list(training._batches(training.total_steps))
     for step, (index, view) in enumerate(steps):
         x = training.data.batch("train", index, view)[0]
-        teacher = residual.ancestor.module
+        teacher = residual.inheritance.module
         with torch.no_grad():
             given = teacher.blocks[1](teacher.blocks[0](teacher.stem(x)))
             made = teacher.blocks[2](given)
@@ -82,8 +82,8 @@ def test_it_learns(make_training, tmp_path):
     before, after = make_training(epochs=0), make_training(epochs=12, optimizer=optimizer)
     for training in (before, after):
         training.train(tmp_path)
-        training.settle()
-    trained = {entry.key for entry in after.changed if entry.kind != "drop"}
+        training.recalibrate_batch_norm()
+    trained = {entry.key for entry in after.changed if entry.replacement != "drop"}
     for block in range(3):
         first, then = score_block(before, block), score_block(after, block)
         for key in first.keys() - trained:
@@ -172,7 +172,7 @@ def test_it_learns_from_training_samples_that_are_not_held_out_in_their_views_an
     assert all(split == "train" and not held & index for split, index, _ in asked)
     assert [view for _, _, view in asked] == [0] * 4 + [1] * 4
     assert frozenset.union(*(index for _, index, _ in asked[:4])) == set(range(160)) - held
-    training.settle()
+    training.recalibrate_batch_norm()
     assert all(split == "train" and not held & index for split, index, _ in asked)
     asked.clear()
     score_block(training, 0)
@@ -205,7 +205,7 @@ def test_what_is_learnt_depends_on_the_seed(make_training, tmp_path):
 def test_slices_of_the_teachers_own_block_are_left_as_they_are(make_training, residual, tmp_path):
     training = make_training()
     training.train(tmp_path)
-    training.settle()
+    training.recalibrate_batch_norm()
     exact = [entry.key for entry in training.alternatives.entries if entry not in training.changed]
     assert exact == [
         "block0-whole-in8-out8-8",
@@ -214,16 +214,16 @@ def test_slices_of_the_teachers_own_block_are_left_as_they_are(make_training, re
         "block2-whole-in8-out16-16",
     ]
     own = training.modules["block2-whole-in8-out16-16"].state_dict()
-    for name, value in residual.ancestor.module.blocks[2].state_dict().items():
+    for name, value in residual.inheritance.module.blocks[2].state_dict().items():
         assert torch.equal(own[name], value)
 
 
 def test_the_teacher_stays_as_it_was(make_training, residual, tmp_path):
-    before = {name: value.clone() for name, value in residual.ancestor.module.state_dict().items()}
+    before = {name: value.clone() for name, value in residual.inheritance.module.state_dict().items()}
     training = make_training()
     training.train(tmp_path)
-    training.settle()
-    for module in (residual.ancestor.module, training.teacher):
+    training.recalibrate_batch_norm()
+    for module in (residual.inheritance.module, training.teacher):
         assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
         assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
@@ -242,7 +242,7 @@ def test_an_alternative_whose_loss_is_not_finite_is_left_alone_and_the_others_go
 def test_no_dropout_disturbs_what_is_learnt(make_case, make_training, data, tmp_path):
     case = make_case("transformer")
     few = make_training().settings.model_copy(update={"epochs": 1, "widths": (1.0,), "trunk": (1.0,)})
-    training = LocalTraining(case.alternatives(few), case.ancestor, data, few, seed=0)
+    training = LocalTraining(case.alternatives(few), case.inheritance, data, few, seed=0)
     before = weights(training)
     training.train(tmp_path)
     # The teacher's own blocks are all there is beside linear ones, and they would differ from the teacher by dropout.

@@ -10,7 +10,7 @@ from nas_distill.common.errors import BuildError, ConfigError, SpaceError
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.cut.build import CutBuilder, build, redraw
 from nas_distill.cut.find import find_plan
-from nas_distill.cut.space import cut_space
+from nas_distill.cut.space import CutSpace
 from nas_distill.export.student import load_spec, load_student, save_student
 from nas_distill.models import resnet
 from tests.cut.networks import CLASSES, SHAPE, images, planned
@@ -36,7 +36,8 @@ def keywords(plan, **values):
 
 def space_of(plan):
     fixed = {key: keywords(plan)[key] for key in ("teacher", "arguments", "plan")}
-    return cut_space(plan, builder="nas_distill.cut.build:build", arguments=fixed, kinds=["separable"])
+    cuts = CutSpace.from_plan(plan, replacements=["separable"])
+    return cuts.search_space("nas_distill.cut.build:build", arguments=fixed)
 
 
 def seeded(make, *arguments, **options):
@@ -84,6 +85,11 @@ def test_a_teacher_in_a_module_beside_the_search_file(plan, tmp_path, monkeypatc
         build(**keywords(plan, teacher="my_teacher:mak"))
 
 
+def test_parameters_that_no_space_of_cuts_has_are_refused(plan):
+    with pytest.raises(SpaceError, match="no parameter 'shard'; did you mean 'shared'"):
+        build(**keywords(plan, shard=[{"width": 8}]))
+
+
 def test_a_plan_of_another_teacher_is_refused(plan):
     with pytest.raises(SpaceError, match="entries"):
         build(**keywords(plan, shared=[{"width": 8}] * 3))
@@ -106,7 +112,7 @@ def test_a_students_folder_loads_without_the_teacher(plan, tmp_path):
 @pytest.mark.parametrize("name", ["mobile", "transformer", "own_attention"])
 def test_students_of_a_module_given_from_python(name, tmp_path):
     module, plan = planned(name)
-    space = pickle.loads(pickle.dumps(cut_space(plan, builder=CutBuilder(module, plan))))
+    space = pickle.loads(pickle.dumps(CutSpace.from_plan(plan).search_space(CutBuilder(module, plan))))
     smallest = space.smallest()
     one, other = (seeded(space.build, smallest, input_shape=SHAPE, num_classes=CLASSES) for _ in range(2))
     assert torch.equal(one.eval()(images()), other.eval()(images()))

@@ -10,10 +10,10 @@ from torch.nn import functional
 from nas_distill.common.errors import SpaceError
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.find import find_plan
-from nas_distill.cut.plan import Group, Slot
+from nas_distill.cut.plan import Group, KeptUnits, Slot
 from nas_distill.cut.proof import Proof
-from nas_distill.cut.space import cut_space
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.space import CutSpace
+from nas_distill.cut.surgery import prune
 from nas_distill.models import resnet
 from tests.cut.networks import (
     CLASSES,
@@ -56,7 +56,7 @@ def test_the_shipped_teacher():
         ("blocks.1", "stem.0", "blocks.1.body.3", 2, False),
         ("blocks.2", "blocks.1.body.3", "blocks.2.body.3", 2, False),
     ]
-    assert plan.whole == ()
+    assert plan.unpruned == ()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -86,13 +86,13 @@ def test_logits_and_the_data_are_never_cut(name):
 
 def test_channels_behind_a_flatten_are_owned_by_the_channel_before():
     _, plan = planned("flattening")
-    slots = {slot.module: slot.places for slot in plan.group("features.2.0").slots}
+    slots = {slot.module: slot.indices for slot in plan.group("features.2.0").slots}
     assert slots["classifier.0"][:2] == ((0, 1, 2, 3), (4, 5, 6, 7))
 
 
 def test_channels_behind_a_concatenation_have_an_offset():
     _, plan = planned("concatenating")
-    slots = {slot.module: slot.places for slot in plan.group("blocks.0.body.2").slots}
+    slots = {slot.module: slot.indices for slot in plan.group("blocks.0.body.2").slots}
     assert slots["blocks.1.body.2"][0] == (16,)
     assert plan.blocks[1].input is None
     assert plan.blocks[1].inputs == 0
@@ -102,12 +102,12 @@ def test_grouped_convolutions_are_cut_by_groups():
     _, plan = planned("grouped")
     group = plan.group("blocks.0.body.0.0")
     assert (group.size, group.block) == (8, 0)
-    assert {slot.module: slot.places[0] for slot in group.slots}["blocks.0.body.1.0"] == (0, 1, 2, 3)
+    assert {slot.module: slot.indices[0] for slot in group.slots}["blocks.0.body.1.0"] == (0, 1, 2, 3)
 
 
 def test_gates_go_with_what_they_weigh():
     _, plan = planned("gated")
-    assert plan.group("blocks.0.first").slots[0].places[0] == (0, 16)
+    assert plan.group("blocks.0.first").slots[0].indices[0] == (0, 16)
     _, plan = planned("mobile")
     assert {"blocks.1.body.6.gate.0", "blocks.1.body.6.gate.2"} <= {
         slot.module for slot in (*plan.group("blocks.1.body.0").slots, *plan.group("blocks.1.body.6.gate.0").slots)
@@ -133,8 +133,8 @@ def test_layer_scales_and_positions_are_cut_with_the_width():
 
 def test_what_cannot_be_cut_is_left_whole_and_reported():
     _, plan = planned("shuffling")
-    assert [whole.module for whole in plan.whole] == ["stem.0"]
-    assert "something else" in plan.whole[0].reason
+    assert [whole.module for whole in plan.unpruned] == ["stem.0"]
+    assert "something else" in plan.unpruned[0].reason
     assert [group.name for group in plan.groups] == ["blocks.1.0"]
 
 
@@ -146,7 +146,7 @@ class OverChannels(nn.Module):
 def test_statistics_over_channels_that_are_no_layer_norm_are_not_cut():
     body = nn.Sequential(conv(16, 16), OverChannels(), conv(16, 16))
     plan = find_plan(Pooled(conv(3, 16), [Residual(body)], 16), SHAPE)
-    assert [whole.module for whole in plan.whole] == ["blocks.0.body.0.0"]
+    assert [whole.module for whole in plan.unpruned] == ["blocks.0.body.0.0"]
     assert "stem.0" in groups(plan)
 
 
@@ -156,8 +156,8 @@ def test_a_network_that_holds_its_width_in_its_code_is_left_whole():
             return self.head(self.blocks(self.stem(x)).view(-1, 16, 64).mean(2))
 
     plan = find_plan(Fixed(conv(3, 16), [Residual(conv(16, 8).append(conv(8, 16)))], 16), SHAPE)
-    assert [whole.module for whole in plan.whole] == ["stem.0"]
-    assert "does not run" in plan.whole[0].reason
+    assert [whole.module for whole in plan.unpruned] == ["stem.0"]
+    assert "does not run" in plan.unpruned[0].reason
     assert groups(plan) == {"blocks.0.body.0": ("channels", 8, 0)}
     assert plan.blocks[0].droppable  # its width stays, so that passing it over fits
 
@@ -169,7 +169,7 @@ def test_units_that_nothing_depends_on_prove_nothing():
 
     body = nn.Sequential(conv(16, 8), conv(8, 16), Zero())
     plan = find_plan(Pooled(conv(3, 16), [Residual(body)], 16), SHAPE)
-    assert [(whole.module, "no part" in whole.reason) for whole in plan.whole] == [("blocks.0.body.0.0", True)]
+    assert [(whole.module, "no part" in whole.reason) for whole in plan.unpruned] == [("blocks.0.body.0.0", True)]
 
 
 def test_weights_that_are_zero_hide_nothing():
@@ -186,7 +186,7 @@ def test_a_weight_of_two_layers_is_cut_in_both_or_in_none():
     assert "stem.0" in groups(find_plan(module, SHAPE))
     apart = Pooled(conv(3, 16), [conv(16, 16), conv(16, 16)], 16)
     apart.blocks[1][0].weight = apart.blocks[0][0].weight
-    assert all("something else" in whole.reason for whole in find_plan(apart, SHAPE).whole)
+    assert all("something else" in whole.reason for whole in find_plan(apart, SHAPE).unpruned)
 
 
 def test_blocks_of_stages_are_found():
@@ -258,11 +258,11 @@ def test_deep_networks_are_proven_to_the_first_block(block, size, makes, reads, 
     """If each block doubled the variance, the first would have no part in the output that can be told."""
     stack = nn.Sequential(*(block() for _ in range(70)))
     module = nn.Sequential(nn.Conv2d(3, 8, 1), stack, Mean(), nn.Linear(8, CLASSES)).eval()
-    places = tuple((unit,) for unit in range(size))
-    slots = [Slot(name, "out", places) for name in (makes, *passes)]
+    indices = tuple((unit,) for unit in range(size))
+    slots = [Slot(name, "out", indices) for name in (makes, *passes)]
     proof = Proof(module, SHAPE, {})
-    assert proof.of_groups(Group(makes, "neurons", size, (*slots, Slot(reads, "in", places)), 0)).reason is None
-    turned = Slot(reads, "in", places[::-1])
+    assert proof.of_groups(Group(makes, "neurons", size, (*slots, Slot(reads, "in", indices)), 0)).reason is None
+    turned = Slot(reads, "in", indices[::-1])
     assert "something else" in str(proof.of_groups(Group(makes, "neurons", size, (*slots, turned), 0)).reason)
 
 
@@ -281,7 +281,7 @@ def test_sequences_and_volumes():
     assert blocks(plan)[1:] == [("1", "0.0", "0.0", 1, True), ("2", "0.0", "2.0", 1, False)]
     assert [(block.tokens, block.dims) for block in plan.blocks] == [(False, 1)] * 3
     with pytest.raises(SpaceError, match="'separable' fits no block"):
-        cut_space(plan, builder="a:b", kinds=["separable"])
+        CutSpace.from_plan(plan, replacements=["separable"])
 
     def box(inputs, outputs):
         return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs), nn.ReLU())
@@ -344,7 +344,7 @@ def test_blocks_that_return_tuples():
     module = Returning(1).eval()
     plan = find_plan(module, SHAPE)
     assert [(block.droppable, block.wrapped, block.outputs) for block in plan.blocks] == [(True, True, 16)] * 2
-    both = cut(module, plan, Cut({}, {0: "drop", 1: "linear"}))
+    both = prune(module, plan, KeptUnits({}, {0: "drop", 1: "linear"}))
     assert both(images()).shape == (2, CLASSES)
 
 
@@ -361,8 +361,8 @@ def test_where_the_graph_cannot_be_read_heads_are_cut_alone(monkeypatch):
     monkeypatch.setattr("nas_distill.cut.find.read_graph", fails)
     plan = find_plan(make("transformer"), SHAPE)
     assert [group.kind for group in plan.groups] == ["heads"] * 3
-    assert "cannot read its graph" in plan.whole[0].reason
-    assert plan.whole[0].module == ""
+    assert "cannot read its graph" in plan.unpruned[0].reason
+    assert plan.unpruned[0].module == ""
 
 
 def test_blocks_named_by_hand():
@@ -391,7 +391,7 @@ def test_a_network_without_a_trunk_is_narrowed_without_blocks():
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, CLASSES)).eval()
     plan = find_plan(module, SHAPE)
     assert (groups(plan), plan.blocks) == ({"1": ("neurons", 32, None)}, ())
-    space = cut_space(plan, builder=CutBuilder(module, plan), depth=())
+    space = CutSpace.from_plan(plan, depth=()).search_space(CutBuilder(module, plan))
     student = space.build(space.smallest(), input_shape=SHAPE, num_classes=CLASSES)
     assert student[1].out_features == student[3].in_features == 8
     assert student(images()).shape == (2, CLASSES)
@@ -419,7 +419,7 @@ def test_a_chain_of_attributes_has_its_blocks_found_and_cut():
         ("conv2", "conv1", "conv2", 1),
         ("conv3", "conv2", "conv3", 2),
     ]
-    assert plan.whole == ()
+    assert plan.unpruned == ()
 
 
 def test_a_teacher_that_fails_on_its_data():

@@ -49,7 +49,7 @@ def test_channels_that_an_operation_sums_up_to_logits_are_not_closed():
     assert found["layers.1.0/out/3"] >= {"layers.1.1/out/3", "vectors/out/3"}
     plan = find_plan(ByVectors(), SHAPE)
     assert [group.name for group in plan.groups] == ["layers.0.0", "layers.1.0"]
-    assert plan.whole == ()
+    assert plan.unpruned == ()
 
 
 def test_the_channels_of_the_data_are_of_no_unit_that_is_made():

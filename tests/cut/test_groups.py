@@ -20,8 +20,8 @@ def test_units_with_the_same_dimensions_are_one_group():
     units = [[("0", "out", place), ("1", "out", place), ("2", "in", place)] for place in range(4)]
     (group,) = form_groups(network(), joined(*units[::-1]), {"0": 0, "1": 1, "2": 2})
     assert (group.name, group.kind, group.size, group.block) == ("0", "channels", 4, None)
-    places = ((0,), (1,), (2,), (3,))
-    assert group.slots == (Slot("0", "out", places), Slot("1", "out", places), Slot("2", "in", places))
+    indices = ((0,), (1,), (2,), (3,))
+    assert group.slots == (Slot("0", "out", indices), Slot("1", "out", indices), Slot("2", "in", indices))
 
 
 def test_units_with_others_are_groups_of_their_own_and_named_apart():
@@ -47,7 +47,7 @@ def test_inputs_of_grouped_convolutions_are_left_out():
     ]
     (group,) = form_groups(module, joined(*units), {"0": 0, "1": 1})
     assert [(slot.module, slot.side) for slot in group.slots] == [("0", "out"), ("1", "out")]
-    assert group.slots[1].places == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert group.slots[1].indices == ((0, 1), (2, 3), (4, 5), (6, 7))
 
 
 def test_linear_layers_make_neurons():

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from nas_distill.cut.heads import as_heads, attention_groups
-from nas_distill.cut.plan import Group, Plan, Slot
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.plan import Group, KeptUnits, Plan, Slot
+from nas_distill.cut.surgery import prune
 
 WIDTH, HEADS, EACH = 12, 3, 4
 
@@ -32,14 +32,14 @@ def test_the_places_of_a_head_are_all_that_it_computes_with():
     module.part.out_proj.weight[:, [*range(EACH), *range(2 * EACH, 3 * EACH)]] = 0
     wanted = module(tokens())
     assert float((wanted - module.part.out_proj.bias).abs().max()) > 1e-3
-    narrowed = cut(module, Plan((group,), (), ()), Cut({"part": (1,)}))
+    narrowed = prune(module, Plan((group,), (), ()), KeptUnits({"part": (1,)}))
     torch.testing.assert_close(narrowed(tokens()), wanted)
     assert narrowed.part.out_proj.in_features == EACH
 
 
 def test_every_row_and_column_is_of_one_head():
     (group,) = attention_groups(Wrapped())
-    rows, columns = (sorted(place for unit in slot.places for place in unit) for slot in group.slots)
+    rows, columns = (sorted(place for unit in slot.indices for place in unit) for slot in group.slots)
     assert rows == list(range(3 * WIDTH))
     assert columns == list(range(WIDTH))
 
@@ -58,8 +58,8 @@ class Holder(nn.Module):
 
 
 def neurons(name, size=6, run=1):
-    places = tuple(tuple(range(unit * run, (unit + 1) * run)) for unit in range(size))
-    return Group(name, "neurons", size, (Slot(name, "out", places),), None)
+    indices = tuple(tuple(range(unit * run, (unit + 1) * run)) for unit in range(size))
+    return Group(name, "neurons", size, (Slot(name, "out", indices),), None)
 
 
 def test_neurons_of_a_module_that_says_its_heads_are_taken_head_by_head():
@@ -77,7 +77,7 @@ def test_units_of_several_places_keep_them_together():
     module = nn.Sequential(Holder(nn.Linear(4, 12), num_heads=3))
     group = as_heads(module, neurons("0.inner", run=2))
     assert group is not None
-    assert group.slots[0].places == ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))
+    assert group.slots[0].indices == ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))
 
 
 def test_the_nearest_module_that_says_so_holds():

@@ -8,7 +8,8 @@ from torch import nn
 
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.opaque import RecurrentStandIn, longest_prefix
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.plan import KeptUnits
+from nas_distill.cut.surgery import prune
 from tests.cut.networks import SHAPE, Recurrent, images
 
 
@@ -29,9 +30,9 @@ def sizes(plan):
 def test_what_a_recurrent_layer_reads_is_cut(layer, columns, inputs):
     module = Recurrent(columns, layer, inputs).eval()
     plan = find_plan(module, SHAPE)
-    assert (sizes(plan), plan.whole) == ({"features.0.0": 16, "features.2.0": 24}, ())
+    assert (sizes(plan), plan.unpruned) == ({"features.0.0": 16, "features.2.0": 24}, ())
     kept = tuple(range(0, 24, 2))
-    student = cut(copy.deepcopy(module), plan, Cut({"features.2.0": kept}))
+    student = prune(copy.deepcopy(module), plan, KeptUnits({"features.2.0": kept}))
     assert student.recurrent.input_size == inputs // 2
     with torch.no_grad():
         module.features[2][1].weight[1::2] = module.features[2][1].bias[1::2] = 0  # the channels that went
@@ -48,7 +49,7 @@ def test_what_comes_before_an_unreadable_part_is_cut_and_the_rest_is_said_to_sta
 
     plan = find_plan(Packed().eval(), SHAPE)
     assert sizes(plan) == {"features.0.0": 16}
-    assert [(whole.module, "from here on" in whole.reason) for whole in plan.whole] == [("recurrent", True)]
+    assert [(whole.module, "from here on" in whole.reason) for whole in plan.unpruned] == [("recurrent", True)]
 
 
 def test_the_longest_readable_prefix():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_distill.common.errors import SpaceError
-from nas_distill.cut.plan import Block, Group, Plan, Slot, Whole
+from nas_distill.cut.plan import Block, Group, Plan, Slot, Unpruned
 from tests.cut.networks import NETWORKS, planned
 
 PLAN = Plan(
@@ -15,7 +15,7 @@ PLAN = Plan(
         Group("blocks.0.qkv", "heads", 2, (Slot("blocks.0.qkv", "out", ((0, 2, 4), (1, 3, 5))),), 0),
     ),
     blocks=(Block("blocks.0", True, "stem", "stem", 1, 4, 4),),
-    whole=(Whole("head", "it is odd"),),
+    unpruned=(Unpruned("head", "it is odd"),),
 )
 
 
@@ -40,8 +40,8 @@ def test_plans_of_networks_round_trip(name):
 
 
 @given(st.lists(st.lists(st.integers(0, 20), max_size=3).map(tuple), max_size=4).map(tuple))
-def test_any_places_round_trip(places):
-    group = Group("a", "channels", len(places), (Slot("a", "out", places),), None)
+def test_any_places_round_trip(indices):
+    group = Group("a", "channels", len(indices), (Slot("a", "out", indices),), None)
     plan = Plan((group,), (), ())
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 

@@ -38,7 +38,7 @@ def test_a_group_that_misses_a_dimension_does_not_hold(missing):
 def test_a_group_that_mixes_up_places_does_not_hold():
     tried, plan = proof("residual")
     group = plan.group("blocks.0.body.0")
-    slots = [replace(slot, places=slot.places[::-1]) if slot.side == "in" else slot for slot in group.slots]
+    slots = [replace(slot, indices=slot.indices[::-1]) if slot.side == "in" else slot for slot in group.slots]
     assert "something else" in str(tried.of_groups(replace(group, slots=tuple(slots))).reason)
 
 
@@ -46,8 +46,8 @@ def test_heads_are_not_any_runs_of_channels():
     tried, plan = proof("transformer")
     heads = plan.group("encoder.layers.0.self_attn")
     assert tried.of_groups(heads).reason is None
-    mixed = tuple((*one[:-1], other[-1]) for one, other in zip(heads.slots[0].places, heads.slots[0].places[1:]))
-    broken = Group(heads.name, "heads", 3, (replace(heads.slots[0], places=mixed), heads.slots[1]), 0)
+    mixed = tuple((*one[:-1], other[-1]) for one, other in zip(heads.slots[0].indices, heads.slots[0].indices[1:]))
+    broken = Group(heads.name, "heads", 3, (replace(heads.slots[0], indices=mixed), heads.slots[1]), 0)
     assert tried.of_groups(broken).reason is not None
 
 

@@ -4,7 +4,7 @@ from torch import nn
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.graph import read_graph
 from nas_distill.cut.groups import form_groups
-from nas_distill.cut.plan import Group, Slot, Whole
+from nas_distill.cut.plan import Group, Slot, Unpruned
 from nas_distill.cut.proof import Proof, Verdict
 from nas_distill.cut.proven import prove
 from tests.cut.networks import SHAPE, Pooled, Residual, conv, make
@@ -36,7 +36,7 @@ def test_what_holds_is_kept_with_its_boundaries_and_the_rest_is_left_whole():
     good, boundaries, whole = prove(nn.Identity(), [a, group("b"), c, group("out")], judge)
     assert good == [a, c]
     assert boundaries == {"a": {"block": (True, None)}, "c": {}}
-    assert whole == [Whole("b", "it breaks")]  # nobody expects the output to be cut, so of it nothing is said
+    assert whole == [Unpruned("b", "it breaks")]  # nobody expects the output to be cut, so of it nothing is said
 
 
 def test_all_are_tried_at_once_at_a_half_and_at_a_single_unit():
@@ -49,7 +49,7 @@ def test_of_two_that_clash_the_later_is_left_whole_and_others_are_not():
     a, b, c, d = (group(name) for name in "abcd")
     good, _, whole = prove(nn.Identity(), [a, b, c, d], Judge(apart=[{"a", "c"}]))
     assert good == [a, b, d]
-    assert whole == [Whole("c", "it can be cut alone, but not beside other groups: they clash")]
+    assert whole == [Unpruned("c", "it can be cut alone, but not beside other groups: they clash")]
 
 
 def test_nothing_proposed_proves_nothing():
@@ -69,12 +69,12 @@ def test_neurons_that_do_not_hold_are_tried_as_heads_once():
     good, boundaries, whole = prove(module, [group("attention.query"), group("attention.value")], judge)
     assert [(one.name, one.kind, one.size) for one in good] == [("attention", "heads", 2)]
     assert list(boundaries) == ["attention"]
-    assert whole == [Whole("attention.value", "so does it")]
+    assert whole == [Unpruned("attention.value", "so does it")]
 
 
 def test_heads_that_do_not_hold_either_are_what_is_left_whole():
     module, judge = attention({"attention": "nor do heads"})
-    assert prove(module, [group("attention.query")], judge) == ([], {}, [Whole("attention", "nor do heads")])
+    assert prove(module, [group("attention.query")], judge) == ([], {}, [Unpruned("attention", "nor do heads")])
 
 
 def test_heads_of_ones_own_attention_hold_where_its_neurons_do_not():
@@ -110,4 +110,4 @@ def test_groups_proven_many_at_a_time_are_those_proven_one_by_one(monkeypatch, b
     monkeypatch.setattr("nas_distill.cut.proven._settled", lambda *_: set())
     assert find_plan(module, SHAPE) == together
     assert bad is not None or many < len(runs) - many
-    assert len(together.whole) == (bad is not None)
+    assert len(together.unpruned) == (bad is not None)

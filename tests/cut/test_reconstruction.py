@@ -11,18 +11,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas_distill.common.seeds import seeded_torch
-from nas_distill.cut.plan import Group, Plan, Slot
+from nas_distill.cut.plan import Group, KeptUnits, Plan, Slot
 from nas_distill.cut.reconstruction import input_moments, reconstruct
-from nas_distill.cut.space import cut_of
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.surgery import prune
 from tests.cut.networks import CLASSES, NETWORKS, SHAPE, data_of, images, planned
-from tests.cut.test_students import space_of
+from tests.cut.test_students import cuts_of, space_of
 
 
 def plan_of(size, *slots):
     """Return the plan of one group, whose units are read and made one after the other."""
-    places = tuple((unit,) for unit in range(size))
-    made = tuple(Slot(name, side, places) for name, side in slots)
+    indices = tuple((unit,) for unit in range(size))
+    made = tuple(Slot(name, side, indices) for name, side in slots)
     return Plan((Group("units", "channels", size, made, None),), (), ())
 
 
@@ -36,7 +35,7 @@ def hidden(size=6, bias=True):
 def heir(module, plan, what, moments):
     made = copy.deepcopy(module)
     reconstruct(made, plan, what, moments)
-    return cut(made, plan, what)
+    return prune(made, plan, what)
 
 
 def without_ridge():
@@ -49,12 +48,12 @@ def test_a_unit_that_others_tell_is_not_missed():
         module[0].weight[5], module[0].bias[5] = 2 * module[0].weight[0], 2 * module[0].bias[0]
         module[0].weight[3], module[0].bias[3] = 0, -1
     data = data_of((4,))
-    what = Cut({"units": (0, 1, 2, 4)})
+    what = KeptUnits({"units": (0, 1, 2, 4)})
     x = data.batch("val", torch.arange(20))[0]
     with without_ridge():
         made = heir(module, plan, what, input_moments(module, plan, data, 200))
     assert torch.allclose(made(x), module(x), atol=1e-3)
-    assert not torch.allclose(cut(copy.deepcopy(module), plan, what)(x), module(x), atol=0.1)
+    assert not torch.allclose(prune(copy.deepcopy(module), plan, what)(x), module(x), atol=0.1)
 
 
 @pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
@@ -67,7 +66,7 @@ def test_where_the_mean_of_inputs_lies_does_not_matter(offset):
         module[1], moved[1] = nn.Identity(), nn.Identity()
         moved[0].bias += offset
         moved[2].bias -= offset * moved[2].weight.sum(1)
-    what = Cut({"units": (0, 1, 2, 4, 7)})
+    what = KeptUnits({"units": (0, 1, 2, 4, 7)})
     x = data.batch("val", torch.arange(20))[0]
     errors = []
     for one in (module, moved):
@@ -82,7 +81,7 @@ def test_a_bias_makes_up_for_what_is_always_the_same():
         module[0].weight[2], module[0].bias[2] = 0, 3
     data = data_of((4,))
     x = data.batch("val", torch.arange(20))[0]
-    made = heir(module, plan, Cut({"units": (0, 1, 3, 4, 5)}), input_moments(module, plan, data, 200))
+    made = heir(module, plan, KeptUnits({"units": (0, 1, 3, 4, 5)}), input_moments(module, plan, data, 200))
     assert torch.allclose(made(x), module(x), atol=1e-3)
 
 
@@ -93,7 +92,7 @@ def test_what_a_layer_answers_changes_least_of_all_weights(kept, seed, bias):
     module, plan = hidden(10, bias)
     data = data_of((4,), seed=seed)
     looked = data.batch("train", torch.arange(len(data.train)))[0]
-    what = Cut({"units": tuple(sorted(kept))})
+    what = KeptUnits({"units": tuple(sorted(kept))})
     with without_ridge():
         made = heir(module, plan, what, input_moments(module, plan, data, len(data.train)))
 
@@ -102,7 +101,7 @@ def test_what_a_layer_answers_changes_least_of_all_weights(kept, seed, bias):
 
     with torch.no_grad():
         least = error(made)
-        assert least <= error(cut(copy.deepcopy(module), plan, what)) + 1e-9
+        assert least <= error(prune(copy.deepcopy(module), plan, what)) + 1e-9
         generator = torch.Generator().manual_seed(seed)
         for _ in range(3):
             other = copy.deepcopy(made)
@@ -114,7 +113,7 @@ def test_what_a_layer_answers_changes_least_of_all_weights(kept, seed, bias):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_with_nothing_cut_nothing_changes(name):
     module, plan = planned(name)
-    whole = cut_of(plan, space_of(name).largest().to_dict())
+    whole = cuts_of(name).unpruned.units(plan)
     made = heir(module, plan, whole, input_moments(module, plan, data_of(SHAPE, 40), 30))
     assert torch.equal(made(images()), module(images()))
 
@@ -123,10 +122,10 @@ def test_with_nothing_cut_nothing_changes(name):
 @given(st.sampled_from(sorted(NETWORKS)), st.integers(0, 10**6))
 def test_random_students_have_the_shapes_of_plain_cuts_and_answer(name, seed):
     module, plan = planned(name)
-    what = cut_of(plan, space_of(name).sample(np.random.default_rng(seed)).to_dict())
+    what = cuts_of(name).decode(space_of(name).sample(np.random.default_rng(seed))).units(plan)
     moments = input_moments(module, plan, data_of(SHAPE, 40), 30)
     with seeded_torch(0, "heir"):
-        made, plain = heir(module, plan, what, moments), cut(copy.deepcopy(module), plan, what)
+        made, plain = heir(module, plan, what, moments), prune(copy.deepcopy(module), plan, what)
     shapes = [{key: value.shape for key, value in one.state_dict().items()} for one in (made, plain)]
     assert shapes[0] == shapes[1]
     assert made(images()).isfinite().all()
@@ -140,7 +139,7 @@ def test_only_layers_that_read_what_goes_are_changed(name):
     reading = [slot for slot in group.slots if slot.side == "in"]
     moments = input_moments(module, plan, data_of(SHAPE, 40), 30)
     changed = copy.deepcopy(module)
-    reconstruct(changed, plan, Cut({group.name: tuple(range(group.size // 2))}), moments)
+    reconstruct(changed, plan, KeptUnits({group.name: tuple(range(group.size // 2))}), moments)
     touched = {
         key.rpartition(".")[0]
         for (key, new), old in zip(changed.state_dict().items(), module.state_dict().values())
@@ -199,7 +198,7 @@ def test_a_convolution_shares_one_guess_among_the_positions_of_its_kernel():
     plan = plan_of(3, ("0", "out"), ("1", "in"))
     data = data_of((1, 6, 6), 60)
     with without_ridge():
-        made = heir(module, plan, Cut({"units": (0, 1)}), input_moments(module, plan, data, 50))
+        made = heir(module, plan, KeptUnits({"units": (0, 1)}), input_moments(module, plan, data, 50))
     x = data.batch("val", torch.arange(4))[0]
     assert torch.allclose(made(x), module(x), atol=1e-3)
     assert made[0].out_channels == 2

@@ -10,10 +10,10 @@ from torch.nn import functional
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.find import find_plan
-from nas_distill.cut.plan import Plan
+from nas_distill.cut.plan import KeptUnits, Plan
 from nas_distill.cut.shortcuts import ChannelMap, rewritten
-from nas_distill.cut.space import cut_of, cut_space
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.space import CutSpace
+from nas_distill.cut.surgery import prune
 from tests.cut.networks import CLASSES, SHAPE, Padding, Pooled, Residual, conv, images, padded, padding
 
 
@@ -29,7 +29,7 @@ def plan(teacher):
 
 
 def test_the_widths_on_both_sides_of_a_padded_shortcut_are_cut(plan):
-    assert plan.whole == ()
+    assert plan.unpruned == ()
     assert [(group.name, group.size) for group in plan.shared] == [("stem.0", 16), ("blocks.1.body.1.0", 32)]
     assert [one.module for one in plan.rewrites] == ["blocks.1.shortcut"]
 
@@ -43,7 +43,7 @@ def test_the_rewritten_teacher_equals_the_teacher_in_double_precision(teacher, p
 
 def test_a_cut_student_is_the_teacher_with_the_same_channels_at_zero(teacher, plan):
     kept = tuple(range(1, 16, 3))
-    student = cut(copy.deepcopy(teacher), plan, Cut({"stem.0": kept}))
+    student = prune(copy.deepcopy(teacher), plan, KeptUnits({"stem.0": kept}))
     zeroed = copy.deepcopy(teacher)
     gone = [place for place in range(16) if place not in kept]
     with torch.no_grad():
@@ -53,13 +53,14 @@ def test_a_cut_student_is_the_teacher_with_the_same_channels_at_zero(teacher, pl
 
 
 def test_students_of_random_weights_begin_with_the_plain_shortcut(teacher, plan):
-    space = cut_space(plan, builder=CutBuilder(teacher, plan), multiple=2)
+    cuts = CutSpace.from_plan(plan, multiple=2)
+    space = cuts.search_space(CutBuilder(teacher, plan))
     student = space.build(space.smallest(), input_shape=SHAPE, num_classes=CLASSES)
     shortcut = student.blocks[1].shortcut
     assert set(shortcut.weight.unique().tolist()) <= {0.0, 1.0}
     assert student.eval()(images()).shape == (2, CLASSES)
-    values = cut_of(plan, space.smallest().to_dict())
-    student.load_state_dict(cut(copy.deepcopy(teacher), plan, values).state_dict())
+    kept = cuts.decode(space.smallest()).units(plan)
+    student.load_state_dict(prune(copy.deepcopy(teacher), plan, kept).state_dict())
 
 
 def test_a_plan_keeps_its_rewrites(plan):
@@ -107,7 +108,7 @@ def test_padding_inside_of_a_blocks_own_forward_says_what_to_do():
             return self.body(x) + functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
 
     plan = find_plan(Pooled(conv(3, 16), [Block()], 32).eval(), SHAPE)
-    told = {whole.module: whole.reason for whole in plan.whole}
+    told = {whole.module: whole.reason for whole in plan.unpruned}
     assert "a module of its own" in told["blocks.0"]
 
 

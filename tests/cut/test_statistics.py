@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.cut.statistics import reestimate
+from nas_distill.cut.statistics import recalibrate_batch_norm
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
 
@@ -20,7 +20,7 @@ def network():
 
 def test_statistics_become_those_of_the_training_samples(data):
     module = network()
-    reestimate(module, data, samples=256)
+    recalibrate_batch_norm(module, data, samples=256)
     seen = data.batch("train", draw_places(300, 256))[0]
     halves = seen.split(128)
     assert torch.allclose(module[0].running_mean, seen.mean(0), atol=1e-5)
@@ -38,7 +38,7 @@ def test_a_split_that_is_sorted_by_class_is_seen_whole():
     y = np.repeat(np.arange(4), 1000)
     x = (10.0 * y[:, None] + rng.normal(size=(4000, 4))).astype(np.float32)
     module = network()
-    reestimate(module, Dataset.from_tensors(x, y, val=(x[::100], y[::100])), samples=512)
+    recalibrate_batch_norm(module, Dataset.from_tensors(x, y, val=(x[::100], y[::100])), samples=512)
     assert torch.allclose(module[0].running_mean, torch.full((4,), 15.0), atol=2)
     assert torch.allclose(module[0].running_var, torch.full((4,), 126.0), rtol=0.2)
 
@@ -49,7 +49,7 @@ def test_it_forgets_what_was_there_and_depends_on_nothing_else(data):
     second[0].running_mean.fill_(100.0)
     second.train()
     for module in (first, second):
-        reestimate(module, data)
+        recalibrate_batch_norm(module, data)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
 
 
@@ -58,7 +58,7 @@ def test_weights_modes_and_momenta_are_given_back(data):
     module[3].eval()
     module[0].momentum = 0.3
     before = [weight.clone() for weight in module.parameters()]
-    reestimate(module, data)
+    recalibrate_batch_norm(module, data)
     assert [part.training for part in module] == [True, True, True, False, True]
     assert module[0].momentum == 0.3
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters()))
@@ -69,4 +69,4 @@ def test_a_network_without_batch_norm_is_not_run(data):
         def forward(self, x):
             raise AssertionError
 
-    reestimate(Refuses(), data)
+    recalibrate_batch_norm(Refuses(), data)

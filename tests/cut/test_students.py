@@ -13,18 +13,22 @@ from nas_distill.common.seeds import seeded_torch
 from nas_distill.cost import count
 from nas_distill.cost.runtimes.onnx_runtime import export_onnx
 from nas_distill.cut.build import CutBuilder
-from nas_distill.cut.space import cut_of, cut_space
-from nas_distill.cut.surgery import cut
+from nas_distill.cut.space import CutSpace
+from nas_distill.cut.surgery import prune
 from nas_distill.export.verify import verify_export
 from tests.cut.networks import CLASSES, NETWORKS, SHAPE, images, planned
 
 
-def space_of(name, **options):
-    module, plan = planned(name)
+def cuts_of(name, **options):
+    _, plan = planned(name)
     kinds = sorted(
         {"linear" if block.tokens else "separable" for block in plan.blocks if block.inputs and block.outputs}
     )
-    return cut_space(plan, builder=CutBuilder(module, plan), multiple=2, kinds=kinds, **options)
+    return CutSpace.from_plan(plan, multiple=2, replacements=kinds, **options)
+
+
+def space_of(name, **options):
+    return cuts_of(name, **options).search_space(CutBuilder(*planned(name)))
 
 
 def student_of(name, architecture):
@@ -35,7 +39,7 @@ def student_of(name, architecture):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_with_nothing_cut_the_space_gives_the_teacher(name):
     module, plan = planned(name)
-    heir = cut(copy.deepcopy(module), plan, cut_of(plan, space_of(name).largest().to_dict()))
+    heir = prune(copy.deepcopy(module), plan, cuts_of(name).decode(space_of(name).largest()).units(plan))
     assert torch.equal(heir(images()), module(images()))
 
 
@@ -53,7 +57,7 @@ def test_random_students_run_train_and_inherit(name, seed):
     assert any(not torch.equal(old, new) for old, new in zip(before, student.parameters()))
     assert student.eval()(images()).shape == (2, CLASSES)
     # What the teacher is cut to has the same weights in the same places.
-    heir = cut(copy.deepcopy(module), plan, cut_of(plan, architecture.to_dict()))
+    heir = prune(copy.deepcopy(module), plan, cuts_of(name).decode(architecture).units(plan))
     student.load_state_dict(heir.requires_grad_(True).state_dict())
     assert torch.equal(student(images()), heir(images()))
 

@@ -8,10 +8,9 @@ from torch import nn
 
 from nas_distill.common.errors import SpaceError
 from nas_distill.cut.attention import NarrowedAttention
-from nas_distill.cut.kinds import Separable
-from nas_distill.cut.plan import Slot
-from nas_distill.cut.skip import Skip
-from nas_distill.cut.surgery import Cut, cut, kept_places
+from nas_distill.cut.plan import KeptUnits, Slot
+from nas_distill.cut.replacements import Separable, Skip
+from nas_distill.cut.surgery import kept_indices, prune
 from nas_distill.cut.weights import parts_of
 from tests.cut.networks import NETWORKS, images, planned
 
@@ -22,7 +21,7 @@ def zeroed(module, group, keep):
     """Set the units that are not kept to zero wherever they are made, normalised or read."""
     with torch.no_grad():
         for slot in group.slots:
-            gone = [place for unit, places in enumerate(slot.places) if unit not in keep for place in places]
+            gone = [place for unit, indices in enumerate(slot.indices) if unit not in keep for place in indices]
             for part in parts_of(module, slot.module, slot.side):
                 part.tensor.index_fill_(part.axis, torch.tensor(gone, dtype=torch.long), 0.0)
     return module
@@ -38,9 +37,9 @@ def has_norm(module, group):
 def test_with_nothing_cut_the_network_is_the_same_bit_for_bit(name):
     module, plan = planned(name)
     wanted, parts = module(images()), list(module.modules())
-    everything = Cut({group.name: tuple(range(group.size)) for group in plan.groups}, dict.fromkeys([0], "whole"))
-    for what in (Cut(), everything):
-        assert cut(module, plan, what) is module
+    everything = KeptUnits({group.name: tuple(range(group.size)) for group in plan.groups}, dict.fromkeys([0], "whole"))
+    for what in (KeptUnits(), everything):
+        assert prune(module, plan, what) is module
         assert all(one is other for one, other in zip(module.modules(), parts, strict=True))
         assert torch.equal(module(images()), wanted)
 
@@ -56,7 +55,7 @@ def test_units_that_are_zero_can_go_without_a_trace(name, data):
     keep = data.draw(st.lists(st.integers(0, group.size - 1), min_size=1, unique=True).map(tuple))
     module = zeroed(module.double(), group, keep)
     wanted = module(images().double())
-    found = cut(copy.deepcopy(module), plan, Cut({group.name: keep}))(images().double())
+    found = prune(copy.deepcopy(module), plan, KeptUnits({group.name: keep}))(images().double())
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -67,7 +66,7 @@ def test_a_permutation_of_all_groups_changes_nothing(name):
     wanted = module(images().double())
     generator = torch.Generator().manual_seed(1)
     keep = {group.name: tuple(torch.randperm(group.size, generator=generator).tolist()) for group in plan.groups}
-    found = cut(module, plan, Cut(keep))(images().double())
+    found = prune(module, plan, KeptUnits(keep))(images().double())
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -75,7 +74,7 @@ def test_weights_are_those_of_the_kept_units_in_their_order():
     module, plan = planned("residual")
     whole = copy.deepcopy(module)
     keep = (7, 2, 11)
-    cut(module, plan, Cut({"stem.0": keep}))
+    prune(module, plan, KeptUnits({"stem.0": keep}))
     assert torch.equal(module.stem[0].weight, whole.stem[0].weight[list(keep)])
     assert torch.equal(module.stem[1].running_var, whole.stem[1].running_var[list(keep)])
     assert torch.equal(module.blocks[0].body[0].weight, whole.blocks[0].body[0].weight[:, list(keep)])
@@ -85,7 +84,7 @@ def test_weights_are_those_of_the_kept_units_in_their_order():
 
 def test_both_dimensions_of_a_weight_are_cut():
     module, plan = planned("residual")
-    cut(module, plan, Cut({"stem.0": (0, 1, 2), "blocks.0.body.0": (3, 4)}))
+    prune(module, plan, KeptUnits({"stem.0": (0, 1, 2), "blocks.0.body.0": (3, 4)}))
     assert module.blocks[0].body[0].weight.shape == (2, 3, 3, 3)
     assert module(images()).shape == (2, 5)
 
@@ -93,7 +92,7 @@ def test_both_dimensions_of_a_weight_are_cut():
 def test_a_dropped_block_passes_on_what_it_is_given():
     module, plan = planned("residual")
     wanted = module.head(module.blocks[3](module.blocks[2](module.blocks[1](module.stem(images())))))
-    cut(module, plan, Cut({}, {0: "drop"}))
+    prune(module, plan, KeptUnits({}, {0: "drop"}))
     assert isinstance(module.blocks[0], Skip)
     assert torch.equal(module(images()), wanted)
 
@@ -101,13 +100,13 @@ def test_a_dropped_block_passes_on_what_it_is_given():
 def test_layers_of_torchs_encoder_can_all_go():
     module, plan = planned("transformer")
     wanted = module.head(module.norm(module.embed(images()))[:, 0])
-    cut(module, plan, Cut({}, dict.fromkeys(range(3), "drop")))
+    prune(module, plan, KeptUnits({}, dict.fromkeys(range(3), "drop")))
     assert torch.equal(module(images()), wanted)
 
 
 def test_a_cheaper_kind_has_the_widths_around_it():
     module, plan = planned("residual")
-    cut(module, plan, Cut({"stem.0": (0, 1, 2), "blocks.2.body.3": (5, 6)}, {2: "separable"}))
+    prune(module, plan, KeptUnits({"stem.0": (0, 1, 2), "blocks.2.body.3": (5, 6)}, {2: "separable"}))
     block = module.blocks[2]
     assert isinstance(block, Separable)
     assert [part.out_channels for part in block.modules() if isinstance(part, nn.Conv2d)] == [3, 2]
@@ -117,7 +116,7 @@ def test_a_cheaper_kind_has_the_widths_around_it():
 
 def test_attention_is_narrowed_only_where_it_must_be():
     module, plan = planned("transformer")
-    cut(module, plan, Cut({"encoder.layers.1.self_attn": (3, 0)}))
+    prune(module, plan, KeptUnits({"encoder.layers.1.self_attn": (3, 0)}))
     kinds = [type(layer.self_attn) for layer in module.encoder.layers]
     assert kinds == [nn.MultiheadAttention, NarrowedAttention, nn.MultiheadAttention]
     narrowed = module.encoder.layers[1].self_attn
@@ -132,7 +131,7 @@ def test_tied_weights_stay_tied():
     module = Pooled(conv(3, 16), [Residual(conv(16, 16)), Residual(conv(16, 16))], 16)
     module.blocks[1].body[0].weight = module.blocks[0].body[0].weight
     plan = find_plan(module, SHAPE)
-    cut(module, plan, Cut({"stem.0": (0, 3, 4)}))
+    prune(module, plan, KeptUnits({"stem.0": (0, 3, 4)}))
     assert module.blocks[1].body[0].weight is module.blocks[0].body[0].weight
     assert module.blocks[0].body[0].weight.shape == (3, 3, 3, 3)
 
@@ -143,31 +142,31 @@ def test_kept_places_are_those_of_kept_units(data):
     """Whatever the layout: unit by unit, interleaved, or with something of another group around."""
     size, run = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
     order = data.draw(st.permutations(range(size * run + 2)))
-    places = tuple(tuple(order[unit * run : (unit + 1) * run]) for unit in range(size))
+    indices = tuple(tuple(order[unit * run : (unit + 1) * run]) for unit in range(size))
     keep = data.draw(st.permutations(range(size)))[: data.draw(st.integers(1, size))]
-    kept = kept_places(size * run + 2, [(Slot("a", "in", places), keep)])
-    others = sorted(set(range(size * run + 2)) - {place for one in places for place in one})
-    assert sorted(kept) == sorted([*others, *(place for unit in keep for place in places[unit])])
+    kept = kept_indices(size * run + 2, [(Slot("a", "in", indices), keep)])
+    others = sorted(set(range(size * run + 2)) - {place for one in indices for place in one})
+    assert sorted(kept) == sorted([*others, *(place for unit in keep for place in indices[unit])])
     for offset in range(run):  # the n-th place of each unit comes in the order of the units, as in the teacher
-        own = [places[unit][offset] for unit in sorted(keep)]
-        assert [kept.index(places[unit][offset]) for unit in keep] == [sorted(kept).index(place) for place in own]
+        own = [indices[unit][offset] for unit in sorted(keep)]
+        assert [kept.index(indices[unit][offset]) for unit in keep] == [sorted(kept).index(place) for place in own]
     assert [place for place in kept if place in others] == others
 
 
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        (Cut({"stem": (0,)}), r"no group 'stem'; did you mean 'stem\.0'\?"),
-        (Cut({"stem.0": ()}), r"'stem\.0' has the units 0 to 15; it cannot be cut to \[\]"),
-        (Cut({"stem.0": (0, 16)}), "cannot be cut to"),
-        (Cut({"stem.0": (1, 1)}), "cannot be cut to"),
-        (Cut({}, {4: "drop"}), "4 blocks, counted from 0; there is none of index 4"),
-        (Cut({}, {2: "drop"}), r"block 2 \('blocks\.2'\) cannot be dropped"),
-        (Cut({}, {0: "separabel"}), "unknown kind of a block 'separabel'; did you mean 'separable'"),
-        (Cut({}, {0: "linear"}), "cannot be replaced by the kind 'linear'"),
+        (KeptUnits({"stem": (0,)}), r"no group 'stem'; did you mean 'stem\.0'\?"),
+        (KeptUnits({"stem.0": ()}), r"'stem\.0' has the units 0 to 15; it cannot be cut to \[\]"),
+        (KeptUnits({"stem.0": (0, 16)}), "cannot be cut to"),
+        (KeptUnits({"stem.0": (1, 1)}), "cannot be cut to"),
+        (KeptUnits({}, {4: "drop"}), "4 blocks, counted from 0; there is none of index 4"),
+        (KeptUnits({}, {2: "drop"}), r"block 2 \('blocks\.2'\) cannot be dropped"),
+        (KeptUnits({}, {0: "separabel"}), "unknown replacement of a block 'separabel'; did you mean 'separable'"),
+        (KeptUnits({}, {0: "linear"}), "cannot be replaced by 'linear'"),
     ],
 )
 def test_cuts_that_cannot_be(what, message):
     module, plan = planned("residual")
     with pytest.raises(SpaceError, match=message):
-        cut(module, plan, what)
+        prune(module, plan, what)

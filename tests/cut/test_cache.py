@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas_distill.config import FromTeacherConfig
+from nas_distill.cut.cache import Findings, origin_of, read_findings, write_findings
 from nas_distill.cut.find import find_plan
-from nas_distill.cut.kept import Findings, origin_of, read_findings, write_findings
 from nas_distill.data import Dataset, Views
 from nas_distill.teacher import Teacher, freeze
 

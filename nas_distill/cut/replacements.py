@@ -1,9 +1,10 @@
-"""Cheaper kinds of a block: what may stand in for one of the teacher's, with fresh weights."""
+"""Replacements of blocks: cheaper modules with fresh weights that stand in for a teacher's, and the skip of one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -50,22 +51,37 @@ class Linear(nn.Module):
         return (made,) if self.wrapped else made
 
 
+class Skip(nn.Module):
+    """A dropped block: it passes on its first argument; further ones, a mask say, are not used.
+
+    ``wrapped``: returns it as the only entry of a tuple, as the block did.
+    """
+
+    def __init__(self, wrapped: bool = False) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return ``x``."""
+        return (x,) if self.wrapped else x
+
+
 @dataclass(frozen=True)
-class Kind:
-    """How a cheaper kind is made, for what blocks, and what it is."""
+class Replacement:
+    """A kind of cheaper block: how one is made, whether it maps tokens, and what it is."""
 
     make: Callable[[Block, int, int], nn.Module]
     tokens: bool
     about: str
 
 
-KINDS: Mapping[str, Kind] = {
-    "separable": Kind(
+REPLACEMENTS: Mapping[str, Replacement] = {
+    "separable": Replacement(
         lambda block, inputs, outputs: Separable(inputs, outputs, block.stride, block.signed),
         tokens=False,
         about="depthwise 3x3 and pointwise convolution, with batch norm",
     ),
-    "linear": Kind(
+    "linear": Replacement(
         lambda block, inputs, outputs: Linear(inputs, outputs, block.wrapped),
         tokens=True,
         about="a linear map of each token",
@@ -73,31 +89,31 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def fits(kind: str, block: Block) -> bool:
-    """Say whether a block can be replaced by one of ``kind``: it maps what that maps, between known channels and sizes.
+def fits(name: str, block: Block) -> bool:
+    """Say whether a replacement can stand in for a block: it maps what that maps, between known channels and sizes.
 
     Raises:
-        SpaceError: there is no such kind.
+        SpaceError: there is no such replacement.
     """
-    known = _known(kind)
+    known = _known(name)
     same = known.tokens == block.tokens and (known.tokens or (block.dims == 2 and block.stride > 0))
     return same and block.inputs > 0 and block.outputs > 0
 
 
-def make_kind(kind: str, block: Block, inputs: int, outputs: int) -> nn.Module:
-    """Return a module of ``kind`` that can stand in for ``block`` between ``inputs`` and ``outputs`` channels.
+def make_replacement(name: str, block: Block, inputs: int, outputs: int) -> nn.Module:
+    """Return a module that can stand in for ``block`` between ``inputs`` and ``outputs`` channels.
 
     Weights come from torch's global generator, which the caller seeds.
 
     Raises:
-        SpaceError: there is no such kind, or it does not fit the block.
+        SpaceError: there is no such replacement, or it does not fit the block.
     """
-    if not fits(kind, block):
-        raise SpaceError(f"block '{block.module}' cannot be replaced by the kind '{kind}'.")
-    return _known(kind).make(block, inputs, outputs)
+    if not fits(name, block):
+        raise SpaceError(f"block '{block.module}' cannot be replaced by '{name}'.")
+    return _known(name).make(block, inputs, outputs)
 
 
-def _known(kind: str) -> Kind:
-    if kind not in KINDS:
-        raise SpaceError(f"unknown kind of a block '{kind}'{did_you_mean(kind, KINDS)}")
-    return KINDS[kind]
+def _known(name: str) -> Replacement:
+    if name not in REPLACEMENTS:
+        raise SpaceError(f"unknown replacement of a block '{name}'{did_you_mean(name, REPLACEMENTS)}")
+    return REPLACEMENTS[name]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_distill.common.device import device_of
-from nas_distill.cut.plan import Plan
+from nas_distill.cut.plan import DROPPED, KeptUnits, Plan
 from nas_distill.cut.statistics import batch_norms
-from nas_distill.cut.surgery import Cut, cut
+from nas_distill.cut.surgery import prune
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
 
@@ -44,7 +44,7 @@ def depth_order(
     wanted = _log_probabilities(copy.deepcopy(module), x)
 
     def divergence(gone: Sequence[int]) -> float:
-        shorter = cut(copy.deepcopy(module), plan, Cut(keep={}, kinds=dict.fromkeys(gone, "drop")))
+        shorter = prune(copy.deepcopy(module), plan, KeptUnits(units={}, replacements=dict.fromkeys(gone, DROPPED)))
         return float(functional.kl_div(_log_probabilities(shorter, x), wanted, reduction="batchmean", log_target=True))
 
     return _greedy(droppable, divergence)

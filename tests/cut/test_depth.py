@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from nas_distill.cut.depth import _greedy, depth_order, spaced_out
 from nas_distill.cut.plan import Block, Plan
-from nas_distill.cut.redundancy import _greedy, depth_order, spaced_out
 from nas_distill.data import Dataset
 
 
