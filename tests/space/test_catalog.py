@@ -94,3 +94,11 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 def test_the_shipped_folder_holds_space_files_alone():
     assert {path.suffix for path in Path(shipped_folder()).iterdir()} == {".yaml"}
+
+
+def test_a_key_that_is_given_twice_is_refused_as_in_search_files(tmp_path):
+    """YAML itself would keep only the last of the two."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("builder: package.module:function\nparameters:\n  width: [8, 16]\n  width: [32]\n")
+    with pytest.raises(SpaceError, match=r"space file .*mine\.yaml .* line 4, .*'width' is given twice"):
+        load_space(file)
