@@ -19,6 +19,7 @@ from nas_distill.config import (
     parse,
 )
 from nas_distill.cost.budget import Budget
+from nas_distill.cut.blocks import HOW_TO_NAME
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.cache import Findings, origin_of, read_findings, write_findings
 from nas_distill.cut.depth import depth_order
@@ -27,7 +28,6 @@ from nas_distill.cut.inheritance import WeightInheritance, make_inheritance
 from nas_distill.cut.plan import Plan
 from nas_distill.cut.shortcuts import rewritten
 from nas_distill.cut.space import CutSpace, multiple_for
-from nas_distill.cut.trunk import HOW_TO_NAME
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
 from nas_distill.engine.survey import Survey

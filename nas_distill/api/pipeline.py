@@ -151,7 +151,7 @@ class Pipeline:
         self.observer.survey(survey, estimate, pricing, self.inputs)
         if self.inputs.cutting is not None and self.inputs.cutting.inherits:
             with self._phase(journal, Phase.IMPORTANCE):
-                _ = self.inputs.cutting.ancestor  # measured when first asked for
+                _ = self.inputs.cutting.inheritance  # measured when first asked for
         assembler = self._assembler(journal, pricing)
         evaluator = self.inputs.evaluator(signal, self.folder)
         search = self.config.search

@@ -31,7 +31,7 @@ from nas_distill.cost.model import Cost, CostModel, Look
 from nas_distill.cost.recorder import attends
 from nas_distill.cost.registry import cost_info, cost_names, counted_names, declare_cost
 from nas_distill.cost.runtimes import Runtime, find_runtime
-from nas_distill.cut.trunk import HOW_TO_NAME
+from nas_distill.cut.blocks import HOW_TO_NAME
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.distill.curriculum import misfit

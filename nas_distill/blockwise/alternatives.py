@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas_distill.common.errors import ConfigError, SpaceError
+from nas_distill.cut.cuts import Cut
 from nas_distill.cut.plan import UNPRUNED, Block, Plan
-from nas_distill.cut.space import Cut, CutSpace
+from nas_distill.cut.space import CutSpace
 
 MOST = 3000
 """Alternatives above which nobody waits for their training."""
@@ -93,12 +94,10 @@ class Alternatives:
     def cut(self, chosen: Sequence[Alternative], widths: Mapping[str, int]) -> Cut:
         """Return the student that has these alternatives, one of each block in their order.
 
-        ``widths``: of the shared groups; the largest tried where they are missing.
+        ``widths``: of the shared groups; the largest tried where they are missing. Other names in it are not used.
         """
-        return self.partial_cut(
-            {entry.block: entry for entry in chosen},
-            {group: max(own) for group, own in self.shared.items()} | dict(widths),
-        )
+        shared = {group: widths.get(group, max(own)) for group, own in self.shared.items()}
+        return self.partial_cut({entry.block: entry for entry in chosen}, shared)
 
     def partial_cut(self, chosen: Mapping[int, Alternative], widths: Mapping[str, int]) -> Cut:
         """Return the cut for some blocks' alternatives and some shared groups' widths, all else being the teacher's."""

@@ -11,8 +11,8 @@ from nas_distill.blockwise.costs import check_additive
 from nas_distill.blockwise.library import Library
 from nas_distill.blockwise.options import Option, Place, Selection
 from nas_distill.cost.budget import Limit
+from nas_distill.cut.cuts import RANDOM, Cut
 from nas_distill.cut.plan import DROPPED
-from nas_distill.cut.space import RANDOM, Cut
 
 ScoreName = Literal["kl", "nsr", "relative_l1"]
 SCORES: tuple[ScoreName, ...] = ("kl", "nsr", "relative_l1")

@@ -1,4 +1,4 @@
-"""What each alternative costs, and what is around the blocks: counted exactly, on cut networks, and added up.
+"""Costs of alternatives, and of what is around the blocks: counted exactly, on cut networks, and added up.
 
 Costs of parts add up for multiply-adds, parameters and bytes of weights; they do not for the peak of activations or for
 latency, which are asked of whole networks.

@@ -23,8 +23,8 @@ from nas_distill.common.digests import json_digest, module_digest
 from nas_distill.common.errors import RunError, StorageError, TrainingError, first_line
 from nas_distill.common.files import atomic_path, write_json
 from nas_distill.config import BlockwiseConfig
+from nas_distill.cut.cuts import RANDOM, Cut
 from nas_distill.cut.inheritance import WeightInheritance
-from nas_distill.cut.space import RANDOM, Cut
 from nas_distill.data import Dataset
 
 CONTENT, WEIGHTS, SCORES = "library.json", "weights.safetensors", "scores.json"
@@ -68,7 +68,7 @@ class Library:
             with safe_open(path, framework="pt") as file:
                 return {name[len(beginning) :]: file.get_tensor(name) for name in _names(file, beginning)}
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{path} cannot be read ({first_line(error)}); delete its folder to train anew.") from error
+            raise RunError(f"{path} cannot be read ({first_line(error)}); delete its folder to train again.") from error
 
     def start(self, student: nn.Module, cut: Cut) -> int:
         """Fill in the weights of a student's blocks that the library has, in place; return how many it has.
@@ -133,7 +133,10 @@ class Library:
                 identity=content["identity"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is no library of blocks ({first_line(error)}).") from error
+            raise RunError(
+                f"{path} is no library of blocks that can be read ({first_line(error)}); delete its folder to "
+                "train again."
+            ) from error
 
 
 def build_library(
@@ -153,7 +156,7 @@ def build_library(
 
     Args:
         inheritance: the teacher, the space of its students, and which of its units narrower ones keep.
-        data: its training split alone is looked at; a part of that is held out for the scores.
+        data: only its training split is looked at; a part of that is held out for the scores.
         settings: which alternatives, and how they are trained.
         seed: of the order of samples, of what is held out, and of fresh weights.
         folder: where the library is kept.
@@ -174,7 +177,7 @@ def build_library(
         if library.identity != identity:
             raise TrainingError(
                 f"The library of blocks in {folder} is of another training (settings, data, teacher or seed have "
-                "changed); delete it to start anew."
+                "changed); delete it to start again."
             )
         return library
     if on_begin is not None:

@@ -8,7 +8,7 @@ from nas_distill.cut.statistics import batch_norms
 
 
 def train_norms_alone(module: nn.Module) -> None:
-    """Let batch norms alone go by the batch: dropout would only disturb a regression on the teacher's activations."""
+    """Let only batch norms go by the batch: dropout would only disturb a regression on the teacher's activations."""
     module.eval()
     for norm in batch_norms([module]):
         norm.train()

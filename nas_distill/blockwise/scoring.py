@@ -1,4 +1,4 @@
-"""What is lost by an alternative, on training samples that it never saw; lower is better for all three scores."""
+"""Local scores of alternatives, on training samples that they never saw; lower is better for all three."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def score_width(training: LocalTraining, inheritance: WeightInheritance, group: 
     """Return what is lost at the logits if what is outside of the blocks reads fewer units of a shared group.
 
     Where blocks return them, the last of these has its other channels at their mean; where none does, the teacher is
-    cut in this group alone. All three scores are of the logits.
+    cut in this group only. All three scores are of the logits.
     """
     plan = training.alternatives.plan
     if width == plan.group(group).size:

@@ -135,7 +135,7 @@ class LocalTraining(TrainingLoop):
         self.advance(self.total_steps, after)
 
     def recalibrate_batch_norm(self) -> None:
-        """Work out the batch-norm statistics of all alternatives anew, by the samples as they are; eval mode."""
+        """Estimate the batch-norm statistics of all alternatives again, by the samples as they are; eval mode."""
         with self.watch() as watch, recalibrating([self.modules[entry.key] for entry in self.changed]):
             for x in self.looks():
                 _, passages = watch.run(x)

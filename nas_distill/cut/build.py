@@ -13,12 +13,13 @@ from torch import nn
 from nas_distill.common.errors import BuildError
 from nas_distill.common.references import load_reference, takes
 from nas_distill.common.seeds import seeded_torch
-from nas_distill.cost.count import COUNTED, count
+from nas_distill.cost.count import count
+from nas_distill.cut.cuts import Cut
 from nas_distill.cut.plan import KeptUnits, Plan
 from nas_distill.cut.shortcuts import rewrite
-from nas_distill.cut.space import Cut, decode
+from nas_distill.cut.slots import length, parts_of
+from nas_distill.cut.space import decode
 from nas_distill.cut.surgery import prune, structure_of
-from nas_distill.cut.weights import length, parts_of
 
 
 def build(
@@ -68,7 +69,7 @@ class CutBuilder:
     """Builds students of a teacher that is given as a module: it keeps a copy, and no builder is called.
 
     A copy's weights are drawn again for each student by its layers' own ``reset_parameters``; parameters that stand
-    alone are drawn from a normal distribution with the teacher's mean and deviation. Picklable.
+    belong to no layer are drawn from a normal distribution with the teacher's mean and deviation. Picklable.
     """
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
@@ -99,7 +100,7 @@ def redraw(module: nn.Module) -> None:
 
 
 def count_cut(
-    module: nn.Module, plan: Plan, cut: Cut, input_shape: Sequence[int], names: Iterable[str] = COUNTED
+    module: nn.Module, plan: Plan, cut: Cut, input_shape: Sequence[int], names: Iterable[str] | None = None
 ) -> dict[str, float]:
     """Return the exact costs of a student, as ``cost.count`` counts them; lower is better.
 
@@ -110,7 +111,7 @@ def count_cut(
         plan: what can be cut from it.
         cut: the student.
         input_shape: of one sample, without the batch.
-        names: of counted costs.
+        names: of counted costs; all that are counted unless given.
 
     Raises:
         BudgetError: unknown cost name.

@@ -1,4 +1,4 @@
-"""What was found of a teacher, kept in a file so that it is found once: its plan, and the order in which blocks go."""
+"""A file that keeps a teacher's pruning plan and depth order, so that they are found once."""
 
 from __future__ import annotations
 

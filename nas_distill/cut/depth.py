@@ -1,4 +1,4 @@
-"""In which order blocks go where the depth of a student is a number."""
+"""Orders in which blocks are dropped, for spaces in which the depth of a student is a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding what can be cut from a network."""
+"""Search for the pruning plan of a network: its groups, its backbone, and modules that stay unpruned."""
 
 from __future__ import annotations
 
@@ -12,18 +12,12 @@ from nas_distill.common.errors import SpaceError, TrainingError, first_line
 from nas_distill.common.layers.calls import Recording, record
 from nas_distill.common.seeds import torch_generator
 from nas_distill.cost.undisturbed import noise
-from nas_distill.cut.atoms import Atoms
-from nas_distill.cut.boundaries import find_blocks
-from nas_distill.cut.graph import read_graph
-from nas_distill.cut.groups import form_groups
-from nas_distill.cut.heads import attention_groups
-from nas_distill.cut.opaque import longest_prefix
+from nas_distill.cut.blocks import BlockSignature, Sums, find_backbone, find_blocks
+from nas_distill.cut.graph import ChannelUnions, longest_prefix, read_graph
+from nas_distill.cut.groups import attention_groups, form_groups
 from nas_distill.cut.plan import Group, Plan, Unpruned
-from nas_distill.cut.proof import SAMPLES, Proof
-from nas_distill.cut.proven import prove
 from nas_distill.cut.shortcuts import find_rewrites, rewrite
-from nas_distill.cut.sums import Sums
-from nas_distill.cut.trunk import Stretch, find_trunk
+from nas_distill.cut.verification import SAMPLES, Verifier, verify_groups
 
 
 def find_plan(
@@ -33,14 +27,14 @@ def find_plan(
     blocks: Sequence[str] | None = None,
     samples: Tensor | None = None,
 ) -> Plan:
-    """Return what can be cut from ``module``: groups, each proven, the trunk's blocks, and what is left whole.
+    """Return the plan of ``module``: verified groups, the backbone's blocks, and modules that stay unpruned.
 
     ``module`` is as before afterwards.
 
     Args:
         module: the teacher.
         input_shape: of one sample, (C, H, W) for images.
-        blocks: dotted names of the trunk's blocks in the order of the forward pass, where they are not found.
+        blocks: dotted names of the backbone's blocks in the order of the forward pass, where they are not found.
         samples: (B, ...) samples on which layers that are rewritten must equal the teacher's; noise unless given.
 
     Raises:
@@ -52,23 +46,23 @@ def find_plan(
     rewrites = find_rewrites(copied, recording)
     if rewrites or samples is not None:
         recording, sums = _record(rewrite(copied, rewrites), x)
-    trunk = find_trunk(copied, recording, sums, blocks)
+    backbone = find_backbone(copied, recording, sums, blocks)
     order = _order(copied, recording)
     once = _once(copied, recording)
     padded = [Unpruned(name, _PADDED) for name in sums.padded]
     del recording, sums  # they hold all that passed through the network
     try:
-        proof = Proof(copied, input_shape, {block.module: block.axis for block in trunk})
+        verifier = Verifier(copied, input_shape, {block.module: block.axis for block in backbone})
     except Exception as error:
         raise SpaceError(
-            f"what can be cut from the teacher cannot be proven, since it fails with random weights "
+            f"what can be cut from the teacher cannot be verified, since it fails with random weights "
             f"({first_line(error, 120)})."
         ) from error
     proposed, unread = _propose(copied, input_shape, order, once)
-    inside = {group.name: block for group in proposed if (block := _inside(group, trunk)) is not None}
-    proven, boundaries, unpruned = prove(copied, proposed, proof, inside)
-    groups = [replace(group, block=_inside(group, trunk)) for group in proven]
-    found = find_blocks(trunk, groups, boundaries, proof)
+    inside = {group.name: block for group in proposed if (block := _inside(group, backbone)) is not None}
+    verified, boundaries, unpruned = verify_groups(copied, proposed, verifier, inside)
+    groups = [replace(group, block=_inside(group, backbone)) for group in verified]
+    found = find_blocks(backbone, groups, boundaries, verifier)
     return Plan(tuple(groups), tuple(found), (*unread, *padded, *unpruned), tuple(rewrites))
 
 
@@ -116,11 +110,11 @@ def _propose(
 ) -> tuple[list[Group], list[Unpruned]]:
     heads = attention_groups(module)
 
-    def read(until: str | None = None) -> tuple[Atoms, list[Unpruned]]:
+    def read(until: str | None = None) -> tuple[ChannelUnions, list[Unpruned]]:
         return read_graph(copy.deepcopy(module), input_shape, until)
 
     try:
-        atoms, unpruned = read()
+        unions, unpruned = read()
     except Exception as error:
         # torch-pruning tries in two ways, of which the first one's error is the cause.
         first = error.__context__
@@ -128,15 +122,15 @@ def _propose(
         part = longest_prefix(once, read)
         if part is None:
             return heads, [Unpruned("", f"torch-pruning cannot read its graph, so of it only heads are cut ({cause})")]
-        name, (atoms, unpruned) = part
+        name, (unions, unpruned) = part
         reason = f"torch-pruning cannot read the network from here on, so only what comes before is cut ({cause})"
         unpruned = [*unpruned, Unpruned(name, reason)]
-    groups = [*form_groups(module, atoms, order), *heads]
+    groups = [*form_groups(module, unions, order), *heads]
     return sorted(groups, key=lambda group: order.get(group.name.partition(":")[0], len(order))), unpruned
 
 
-def _inside(group: Group, trunk: Sequence[Stretch]) -> int | None:
-    for index, block in enumerate(trunk):
+def _inside(group: Group, backbone: Sequence[BlockSignature]) -> int | None:
+    for index, block in enumerate(backbone):
         if all(f"{slot.module}.".startswith(f"{block.module}.") for slot in group.slots):
             return index
     return None

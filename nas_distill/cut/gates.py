@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.common.layers.hooks import Hooks
 from nas_distill.cut.plan import Slot
-from nas_distill.cut.weights import parts_of
+from nas_distill.cut.slots import parts_of
 
 Gates = dict[str, Tensor]
 

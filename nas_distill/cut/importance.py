@@ -1,4 +1,4 @@
-"""Which channels, heads and neurons a cut keeps: criteria that order the units of each group."""
+"""Importance of channels, heads and neurons: criteria that order the units of each group."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nas_distill.common.device import device_of
 from nas_distill.common.errors import SpaceError, did_you_mean
 from nas_distill.common.seeds import numpy_rng, torch_generator
 from nas_distill.cut.gates import GatedNetwork
-from nas_distill.cut.inputs import BATCH, show_inputs
 from nas_distill.cut.plan import Group, Plan, Slot
-from nas_distill.cut.weights import by_unit, weights_of
+from nas_distill.cut.slots import by_unit, weights_of
+from nas_distill.cut.statistics import BATCH, show_inputs
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
 

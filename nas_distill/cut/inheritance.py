@@ -10,11 +10,12 @@ from torch import nn
 
 from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import FromTeacherConfig
+from nas_distill.cut.cuts import INHERITED, Cut
 from nas_distill.cut.importance import Order, unit_orders
 from nas_distill.cut.plan import DROPPED, Plan
 from nas_distill.cut.reconstruction import Moments, input_moments, reconstruct
 from nas_distill.cut.shortcuts import rewrite
-from nas_distill.cut.space import INHERITED, Cut, CutSpace
+from nas_distill.cut.space import CutSpace
 from nas_distill.cut.statistics import recalibrate_batch_norm
 from nas_distill.cut.surgery import prune
 from nas_distill.data import Dataset
@@ -24,7 +25,7 @@ from nas_distill.teacher import Teacher
 
 @dataclass(frozen=True)
 class WeightInheritance:
-    """Gives students their initial weights from a teacher's. Make one with ``make_inheritance``. Picklable.
+    """Gives students their initial weights from a teacher's. Made by ``make_inheritance``. Picklable.
 
     Attributes:
         module: the teacher, with its shortcuts rewritten as the plan says.

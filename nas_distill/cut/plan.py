@@ -56,13 +56,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of the trunk; they are in the order of the forward pass.
+    """One block of the backbone; they are in the order of the forward pass.
 
     Attributes:
         module: dotted name.
         droppable: what it returns has the shape of what it is given, and its channels are of the same group, so that
             it can be replaced by passing on its first argument.
-        input: group of the channels that it is given, None where they are the data's own or left whole.
+        input: group of the channels that it is given, None where they are the data's own or never pruned.
         output: group of the channels that it returns, likewise.
         stride: ratio of its input's resolution to its output's, rounded; 0 if no padded convolution has it, as where it
             enlarges maps or takes their edges away; 1 for tokens.
@@ -129,7 +129,7 @@ class KeptUnits:
 
 @dataclass(frozen=True)
 class Plan:
-    """What can be cut from a teacher, after its ``rewrites``; ``find_plan`` makes one."""
+    """The groups and blocks that can be cut from a teacher, after its ``rewrites``; ``find_plan`` makes one."""
 
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...]

@@ -1,4 +1,4 @@
-"""What goes is made up for by what stays: least squares on the inputs of the layers that read both."""
+"""Least-squares reconstruction of layers after channel pruning, from the inputs that they lose and keep."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from nas_distill.cut.inputs import show_inputs
 from nas_distill.cut.plan import KeptUnits, Plan, Slot
-from nas_distill.cut.statistics import batch_norms
+from nas_distill.cut.slots import Part, named, parts_of
+from nas_distill.cut.statistics import batch_norms, show_inputs
 from nas_distill.cut.surgery import kept_indices
-from nas_distill.cut.weights import Part, named, parts_of
 from nas_distill.data import Dataset
 from nas_distill.data.drawing import draw_places
 
@@ -66,7 +65,7 @@ def reconstruct(module: nn.Module, plan: Plan, kept: KeptUnits, moments: Mapping
 
     A layer of weights W reads inputs x, of which K stay and D go. The best linear guess of x_D from x_K is A x_K, with
     A = E[x_D x_K^T] E[x_K x_K^T]^-1; so W_K + W_D A takes the place of W_K (as channel pruning reconstructs the maps of
-    one layer: He et al., 2017, arXiv:1707.06168; here from the teacher's moments alone, for any choice of K, without a
+    one layer: He et al., 2017, arXiv:1707.06168; here only from the teacher's moments, for any choice of K, without a
     look at data). With a bias the guess is A x_K + b, and b goes into it; a convolution without one, in a network with
     batch norm, is taken to be followed by it, so that b does not matter once statistics are re-estimated. Of a
     convolution every position of the kernel has the same A. Nothing changes where nothing is cut.

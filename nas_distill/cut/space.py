@@ -15,87 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nas_distill.common.errors import SpaceError, did_you_mean
-from nas_distill.cut.plan import DROPPED, UNPRUNED, Group, KeptUnits, Plan
+from nas_distill.cut.cuts import INHERITED, RANDOM, Cut, Start, active_groups
+from nas_distill.cut.plan import DROPPED, UNPRUNED, Group, Plan
 from nas_distill.space import Architecture, SearchSpace
 
 WIDTHS = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 
-Start = Literal["inherited", "random"]
-INHERITED: Start = "inherited"
-RANDOM: Start = "random"
-
 _PARAMETERS = ("start", "depth", "shared", "blocks")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One student that can be cut from a teacher; ``CutSpace`` and ``Cut.of`` make them.
-
-    Attributes:
-        widths: by the names of groups the units that are kept. The groups inside of a block are among them only while
-            it is unpruned, so that equal students are equal cuts.
-        blocks: for each block of the plan ``UNPRUNED``, ``DROPPED`` or the name of its replacement.
-        start: whether the student begins with the teacher's weights or with random ones.
-    """
-
-    widths: Mapping[str, int]
-    blocks: tuple[str, ...]
-    start: Start = INHERITED
-
-    @classmethod
-    def of(
-        cls, plan: Plan, widths: Mapping[str, int] | None = None, blocks: Mapping[int, str] | None = None, **more: Any
-    ) -> Cut:
-        """Return a cut of any plan; groups and blocks that are not named are as in the teacher.
-
-        Args:
-            plan: what can be cut.
-            widths: units kept, by the name of their group; those of groups in blocks that go are passed over.
-            blocks: replacements by the index of their block.
-            more: ``start``.
-
-        Raises:
-            SpaceError: the plan has no such group, block or width.
-        """
-        widths, blocks = widths or {}, blocks or {}
-        for name, width in widths.items():
-            if not 1 <= width <= plan.group(name).size:
-                raise SpaceError(f"group '{name}' has 1 to {plan.group(name).size} units, and {width} were to be kept.")
-        for index in blocks:
-            if not 0 <= index < len(plan.blocks):
-                raise SpaceError(
-                    f"the teacher has {len(plan.blocks)} blocks, counted from 0, and none of index {index}."
-                )
-        made = tuple(blocks.get(index, UNPRUNED) for index in range(len(plan.blocks)))
-        return cls({group.name: widths.get(group.name, group.size) for group in _active(plan, made)}, made, **more)
-
-    @property
-    def kept_blocks(self) -> tuple[int, ...]:
-        """The indices of the blocks that are not dropped, replaced ones among them."""
-        return tuple(index for index, block in enumerate(self.blocks) if block != DROPPED)
-
-    @property
-    def replacements(self) -> dict[int, str]:
-        """The replacements of blocks that are replaced or dropped, by index."""
-        return {index: block for index, block in enumerate(self.blocks) if block != UNPRUNED}
-
-    def units(self, plan: Plan, orders: Mapping[str, Sequence[int]] | None = None) -> KeptUnits:
-        """Return the very units that stay: the most important of each group, in the teacher's order.
-
-        Args:
-            plan: that the cut is of.
-            orders: by the names of groups their units, the most important first; the first units stay of groups that
-                have none.
-        """
-        kept = {}
-        for name, width in self.widths.items():
-            size = plan.group(name).size
-            if width < size:
-                kept[name] = tuple(sorted((orders or {}).get(name, range(size))[:width]))
-        return KeptUnits(kept, self.replacements)
-
-    def __hash__(self) -> int:
-        return hash((frozenset(self.widths.items()), self.blocks, self.start))
 
 
 @dataclass(frozen=True)
@@ -273,7 +199,7 @@ class CutSpace:
                 f"the teacher has {len(self.plan.blocks)} blocks, counted from 0, and none of index {block}."
             )
         blocks = (*cut.blocks[:block], name, *cut.blocks[block + 1 :])
-        active = _active(self.plan, blocks)
+        active = active_groups(self.plan, blocks)
         widths = {group.name: cut.widths.get(group.name, self.widths[group.name][-1]) for group in active}
         return self._checked(replace(cut, widths=widths, blocks=blocks))
 
@@ -291,7 +217,7 @@ class CutSpace:
         dropped = [cut.blocks[index] == DROPPED for index in self.depth_order]
         if dropped != sorted(dropped, reverse=True):
             raise SpaceError(f"blocks are dropped in the order {list(self.depth_order)} in this space.")
-        active = {group.name for group in _active(self.plan, cut.blocks)}
+        active = {group.name for group in active_groups(self.plan, cut.blocks)}
         for name in active - set(cut.widths):
             raise SpaceError(f"group '{name}' needs a width.")
         for name in set(cut.widths) - active:
@@ -407,11 +333,6 @@ def multiple_for(plan: Plan) -> int:
     ]
     quarter = max(1, min(widths, default=32) // 4)
     return int(min(8, 2 ** int(math.log2(quarter))))
-
-
-def _active(plan: Plan, blocks: Sequence[str]) -> list[Group]:
-    """Return the groups that have widths: those in no block, and in unpruned ones."""
-    return [group for group in plan.groups if group.block is None or blocks[group.block] == UNPRUNED]
 
 
 def _read_widths(

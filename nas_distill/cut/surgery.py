@@ -12,9 +12,8 @@ from nas_distill.common.errors import SpaceError
 from nas_distill.cut.attention import NarrowedAttention, as_encoder_layer, forgo_nested
 from nas_distill.cut.plan import DROPPED, UNPRUNED, Group, KeptUnits, Plan, Side, Slot
 from nas_distill.cut.replacements import Skip, make_replacement
-from nas_distill.cut.resize import resize
 from nas_distill.cut.shortcuts import rewrite
-from nas_distill.cut.weights import length, named, parts_of
+from nas_distill.cut.slots import length, named, parts_of, resize
 
 
 def prune(module: nn.Module, plan: Plan, kept: KeptUnits) -> nn.Module:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas_distill.cut.space import INHERITED, RANDOM, start_of
+from nas_distill.cut.cuts import INHERITED, RANDOM
+from nas_distill.cut.space import start_of
 from nas_distill.report import words
 from nas_distill.run.records import TrialRecord
 

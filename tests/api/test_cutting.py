@@ -19,8 +19,8 @@ from nas_distill.api.start import prepare
 from nas_distill.common.errors import BudgetError, ConfigError, RunError, SpaceError
 from nas_distill.cost.budget import Budget
 from nas_distill.cut.cache import Findings
+from nas_distill.cut.cuts import Cut
 from nas_distill.cut.plan import Plan, Unpruned
-from nas_distill.cut.space import Cut
 from nas_distill.engine.survey import Candidate, Survey
 from nas_distill.run.folder import RunFolder
 from tests.api.conftest import QUICK, tensors

@@ -11,9 +11,9 @@ from nas_distill.common.errors import SpaceError
 from nas_distill.cut.build import CutBuilder
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.plan import Group, KeptUnits, Slot
-from nas_distill.cut.proof import Proof
 from nas_distill.cut.space import CutSpace
 from nas_distill.cut.surgery import prune
+from nas_distill.cut.verification import Verifier
 from nas_distill.models import resnet
 from tests.cut.networks import (
     CLASSES,
@@ -260,10 +260,10 @@ def test_deep_networks_are_proven_to_the_first_block(block, size, makes, reads, 
     module = nn.Sequential(nn.Conv2d(3, 8, 1), stack, Mean(), nn.Linear(8, CLASSES)).eval()
     indices = tuple((unit,) for unit in range(size))
     slots = [Slot(name, "out", indices) for name in (makes, *passes)]
-    proof = Proof(module, SHAPE, {})
-    assert proof.of_groups(Group(makes, "neurons", size, (*slots, Slot(reads, "in", indices)), 0)).reason is None
+    verifier = Verifier(module, SHAPE, {})
+    assert verifier.check_groups(Group(makes, "neurons", size, (*slots, Slot(reads, "in", indices)), 0)).reason is None
     turned = Slot(reads, "in", indices[::-1])
-    assert "something else" in str(proof.of_groups(Group(makes, "neurons", size, (*slots, turned), 0)).reason)
+    assert "something else" in str(verifier.check_groups(Group(makes, "neurons", size, (*slots, turned), 0)).reason)
 
 
 class Mean(nn.Module):
@@ -507,4 +507,4 @@ def test_a_network_that_reads_tokens_is_cut():
     plan = find_plan(Tokens(), (5,))
     assert [(group.kind, group.size) for group in plan.groups if group.block is None] == [("channels", 16)]
     assert [block.droppable for block in plan.blocks] == [True, True]
-    assert plan.whole == ()
+    assert plan.unpruned == ()

@@ -10,7 +10,7 @@ from nas_distill.common.seeds import torch_generator
 from nas_distill.cut.gates import GatedNetwork
 from nas_distill.cut.importance import taylor
 from nas_distill.cut.plan import Group, Plan, Slot
-from nas_distill.cut.weights import by_unit, weights_of
+from nas_distill.cut.slots import by_unit, weights_of
 from nas_distill.data.drawing import draw_places
 from tests.cut.networks import CLASSES, NETWORKS, SHAPE, data_of, planned
 

@@ -5,9 +5,10 @@ import torch
 
 from nas_distill.config import FromTeacherConfig, TeacherSource
 from nas_distill.cut.build import CutBuilder
+from nas_distill.cut.cuts import Cut
 from nas_distill.cut.find import find_plan
 from nas_distill.cut.inheritance import make_inheritance
-from nas_distill.cut.space import Cut, CutSpace
+from nas_distill.cut.space import CutSpace
 from nas_distill.data import load_dataset
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.teacher import freeze, load_teacher

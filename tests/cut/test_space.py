@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from nas_distill.common.errors import SpaceError
 from nas_distill.cost.count import count
 from nas_distill.cut.build import CutBuilder, count_cut
+from nas_distill.cut.cuts import Cut
 from nas_distill.cut.plan import DROPPED, UNPRUNED, Block, Group, KeptUnits, Plan, Slot, Unpruned
-from nas_distill.cut.space import WIDTHS, Cut, CutSpace, decode, multiple_for, start_of
+from nas_distill.cut.space import WIDTHS, CutSpace, decode, multiple_for, start_of
 from tests.cut.networks import CLASSES, SHAPE, planned
 
 BUILD = "nas_distill.cut.build:build"

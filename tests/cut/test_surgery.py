@@ -10,8 +10,8 @@ from nas_distill.common.errors import SpaceError
 from nas_distill.cut.attention import NarrowedAttention
 from nas_distill.cut.plan import KeptUnits, Slot
 from nas_distill.cut.replacements import Separable, Skip
+from nas_distill.cut.slots import parts_of
 from nas_distill.cut.surgery import kept_indices, prune
-from nas_distill.cut.weights import parts_of
 from tests.cut.networks import NETWORKS, images, planned
 
 EXACT = [name for name in NETWORKS if name not in ("layer_norm", "transformer", "post_norm", "own_attention", "mixer")]

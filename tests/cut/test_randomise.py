@@ -2,11 +2,43 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas_distill.cut.norms import Norms
+from nas_distill.cut.randomise import FixedNorms, fitting_statistics, randomise_weights
+from tests.cut.networks import Pooled, Residual, conv, images
+
+
+def randomised(module):
+    return randomise_weights(module.eval().requires_grad_(False), torch.Generator().manual_seed(0))
+
+
+def test_no_weight_is_zero_and_all_differ():
+    module = conv(3, 16)
+    for weight in module.parameters():
+        nn.init.zeros_(weight)
+    for weight in randomised(module).parameters():
+        assert len(weight.unique()) == weight.numel()
+        assert (weight != 0).all()
+
+
+def test_nothing_grows_or_fades_with_depth():
+    blocks = [Residual(conv(8, 8), act=nn.ReLU()) for _ in range(60)]
+    module = randomised(Pooled(conv(3, 8), blocks, 8))
+    with fitting_statistics(module, torch.Generator().manual_seed(0)):
+        settled = module(images())
+    assert torch.equal(module(images()), settled)  # what is settled stays, and no hook does
+    assert 0.1 < float(settled.abs().max()) < 100
+    variances = module.stem[1].running_var
+    assert len(variances.unique()) == 8
+
+
+def test_norms_without_statistics_are_passed_by():
+    module = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.InstanceNorm2d(3))
+    with fitting_statistics(module, torch.Generator()):
+        module(images())
+    assert not list(module.buffers())
 
 
 def test_layer_norms_scale_by_one_number_for_each_call():
-    norms, x, y = Norms(), torch.randn(2, 5, 4), 7 * torch.randn(2, 5, 4)
+    norms, x, y = FixedNorms(), torch.randn(2, 5, 4), 7 * torch.randn(2, 5, 4)
     norm = nn.LayerNorm(4)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
@@ -23,7 +55,7 @@ def test_layer_norms_scale_by_one_number_for_each_call():
 
 
 def test_only_group_norms_over_all_channels_lose_their_statistics():
-    norms, x = Norms(), torch.randn(2, 4, 3, 3)
+    norms, x = FixedNorms(), torch.randn(2, 4, 3, 3)
     single, several = nn.GroupNorm(1, 4), nn.GroupNorm(2, 4)
     nn.init.normal_(single.weight)
     with norms.fixed():
@@ -37,7 +69,7 @@ def test_only_group_norms_over_all_channels_lose_their_statistics():
 
 
 def test_a_network_without_such_norms():
-    norms = Norms()
+    norms = FixedNorms()
     with norms.fixed():
         nn.BatchNorm2d(4)(torch.randn(2, 4, 3, 3))
         nn.GroupNorm(2, 4)(torch.randn(2, 4, 3, 3))

@@ -1,20 +1,63 @@
-"""Norms over channels with fixed statistics: what is left of them acts on each channel by itself."""
+"""Random weights and fixed norm statistics: the conditions under which the wiring of a network is verified."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
+from nas_distill.common.layers.hooks import Hooks
 
-class Norms:
+
+def randomise_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Draw all weights again, in place: none is zero, and outputs of layers are about as large as their inputs."""
+    with torch.no_grad():
+        for part in module.modules():
+            for name, weight in part._parameters.items():
+                if weight is None or not weight.is_floating_point():
+                    continue
+                drawn = torch.randn(weight.shape, generator=generator)
+                if weight.dim() > 1:
+                    weight.copy_(drawn * math.sqrt(2 / max(1, weight[0].numel())))
+                else:
+                    weight.copy_(1 + 0.3 * drawn if name == "weight" else 0.3 * drawn)
+    return module
+
+
+@contextmanager
+def fitting_statistics(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """In the forward pass inside of the block, give batch norms statistics that fit what they are given.
+
+    So what passes through a deep network neither grows nor fades, and each layer has its part in the output. The
+    statistics differ between channels at random.
+    """
+
+    def fit(part: nn.Module, args: Any, kwargs: Any) -> None:
+        assert isinstance(part, _NormBase)
+        if part.running_mean is None or part.running_var is None:
+            return
+        mean, spread = float(args[0].mean()), max(float(args[0].std()), 1e-6)
+        part.running_mean.copy_(mean + 0.3 * spread * torch.randn(part.running_mean.shape, generator=generator))
+        part.running_var.copy_(spread**2 * (0.5 + torch.rand(part.running_var.shape, generator=generator)))
+
+    with Hooks() as hooks:
+        for part in module.modules():
+            if isinstance(part, _NormBase):
+                hooks.before(part, fit)
+        yield
+
+
+class FixedNorms:
     """Replaces the mean and the variance in the layer norms of forward passes by one number for each call.
 
-    All passes must be of one network, whole or cut: the numbers are those of the first, in the order of the calls. A
+    All passes must be of one network, pruned or not: the numbers are those of the first, in the order of the calls. A
     group norm of several groups keeps its statistics, also where only one of its groups is left.
 
     Attributes:
@@ -45,7 +88,7 @@ class Norms:
 
 
 class _Fixed(TorchFunctionMode):
-    def __init__(self, norms: Norms) -> None:
+    def __init__(self, norms: FixedNorms) -> None:
         super().__init__()
         self._norms, self._calls = norms, 0
 

@@ -1,4 +1,4 @@
-"""Proof that groups can be cut: the cut network must do what the whole one does with the same units set to zero."""
+"""Verification of groups: the cut network must do what the uncut one does with the same units set to zero."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nas_distill.common.layers.calls import looking
 from nas_distill.common.layers.hooks import Hooks
 from nas_distill.common.seeds import seeded_torch, torch_generator
 from nas_distill.cost.undisturbed import noise
-from nas_distill.cut.norms import Norms
-from nas_distill.cut.plan import DROPPED, Block, Group, KeptUnits, Plan
-from nas_distill.cut.scramble import scramble, settling
+from nas_distill.cut.groups import as_flattened, as_heads
+from nas_distill.cut.plan import DROPPED, Block, Group, KeptUnits, Plan, Unpruned
+from nas_distill.cut.randomise import FixedNorms, fitting_statistics, randomise_weights
+from nas_distill.cut.slots import by_unit, parts_of, weights_of
 from nas_distill.cut.surgery import prune, structure_of
-from nas_distill.cut.weights import by_unit, parts_of, weights_of
 
 SAMPLES = 2
 
@@ -52,7 +52,7 @@ class Seen:
 
 
 @dataclass
-class Verdict:
+class Verification:
     """Whether a cut holds (``reason`` is None), and what it does to the boundaries of the blocks.
 
     Attributes:
@@ -67,11 +67,11 @@ class Verdict:
     narrowed: Boundaries = field(default_factory=dict)
 
 
-class Proof:
+class Verifier:
     """Runs cuts of a copy of a network, and compares.
 
     Weights are random, so that nothing hides behind weights that are zero, and of double precision where the network
-    runs so. What is kept is random too, and in random order. Norms over the units of a group have fixed statistics
+    runs so. What is kept is random too, and in random order. FixedNorms over the units of a group have fixed statistics
     here, since zeros and absence differ for them; with their own, a cut network is only run.
 
     Args:
@@ -83,12 +83,12 @@ class Proof:
     def __init__(self, module: nn.Module, input_shape: Sequence[int], blocks: Mapping[str, int]) -> None:
         self._generator = torch_generator(0, "cut", "proof")
         self._blocks = blocks
-        self._norms = Norms()
-        self._module = scramble(copy.deepcopy(module).cpu().eval().requires_grad_(False), self._generator)
+        self._norms = FixedNorms()
+        self._module = randomise_weights(copy.deepcopy(module).cpu().eval().requires_grad_(False), self._generator)
         self._x = noise(self._module, (SAMPLES, *input_shape), self._generator)
         self._precision = _SINGLE
         self.seen: dict[str, Seen] = {}
-        with settling(self._module, self._generator):
+        with fitting_statistics(self._module, self._generator):
             self._compared(self._module, self._x)
         try:
             double = copy.deepcopy(self._module).double()
@@ -98,7 +98,7 @@ class Proof:
         else:
             self._module, self._x, self._precision = double, self._x.double(), _DOUBLE
 
-    def of_groups(self, *groups: Group, share: float = 0.5) -> Verdict:
+    def check_groups(self, *groups: Group, share: float = 0.5) -> Verification:
         """Say whether all ``groups`` can be cut together, to ``share`` of their units."""
         keep = {group.name: self._kept(group, share) for group in groups}
         seen: dict[str, Seen] = {}
@@ -109,22 +109,24 @@ class Proof:
             if self._norms.any:
                 self._run(narrowed, self._x)
         except Exception as error:
-            return Verdict(f"the network does not run without some of its units ({first_line(error, 120)})")
+            return Verification(f"the network does not run without some of its units ({first_line(error, 120)})")
         if found.shape != self._whole.shape:
-            return Verdict("its units are the network's output", output=True)
+            return Verification("its units are the network's output", output=True)
         with _zeroed(self._module, groups, keep):
             wanted = self._compared(self._module, self._x, zeros)
         if not torch.isfinite(found).all() or not torch.isfinite(wanted).all():
-            return Verdict("it cannot be proven, since the network overflows with random weights")
+            return Verification("it cannot be verified, since the network overflows with random weights")
         effect, difference = _distance(self._whole, wanted), _distance(found, wanted)
         least = self._precision.least * float(self._whole.abs().max())
         if difference > self._precision.share * max(effect, least):
-            return Verdict("without some of its units the network does something else than with these units at zero")
+            return Verification(
+                "without some of its units the network does something else than with these units at zero"
+            )
         if effect <= least:
-            return Verdict("it cannot be proven, since its units have no part in the output")
+            return Verification("it cannot be verified, since its units have no part in the output")
         if len(groups) > 1:
-            return Verdict()
-        return Verdict(narrowed=self._boundaries(groups[0], keep[groups[0].name], seen, zeros))
+            return Verification()
+        return Verification(narrowed=self._boundaries(groups[0], keep[groups[0].name], seen, zeros))
 
     def with_part(self, groups: Sequence[Group]) -> set[str]:
         """Return the names of those groups whose units have a part in the output that can be told.
@@ -157,7 +159,7 @@ class Proof:
         except Exception:  # what changes values in place may run, and have no derivative
             return set()
         finally:
-            for weight in weights:  # they are those of the network that is proven
+            for weight in weights:  # they are those of the network that is verified
                 weight.grad = None
                 weight.requires_grad_(False)
 
@@ -165,7 +167,7 @@ class Proof:
         """Return what a group that is wholly inside of a block does to the blocks' boundaries: nothing."""
         return dict.fromkeys(self._blocks, (None, None))
 
-    def of_drops(self, blocks: Sequence[Block], groups: Sequence[Group]) -> bool:
+    def check_drops(self, blocks: Sequence[Block], groups: Sequence[Group]) -> bool:
         """Say whether the network runs without ``blocks``, whole and with half of the units of ``groups``."""
         plan = Plan(tuple(groups), tuple(blocks), ())
         dropped = dict.fromkeys(range(len(blocks)), DROPPED)
@@ -254,3 +256,86 @@ def _zeroed(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Seque
     finally:
         for tensor, values in before.values():
             tensor.copy_(values)
+
+
+_SHARES = (0.5, 0.01)  # half of the units, and a single one
+_FEW = 4  # so many are verified each by itself
+
+
+def verify_groups(
+    module: nn.Module, proposed: Sequence[Group], verifier: Verifier, inside: Mapping[str, int] | None = None
+) -> tuple[list[Group], dict[str, Boundaries], list[Unpruned]]:
+    """Return the groups that hold, what each does to the blocks' boundaries, and modules that stay unpruned.
+
+    Neurons that do not hold are tried as whole attention heads, and channels that a linear or recurrent layer reads
+    flattened in either order of flattening: the graph does not see what a permutation before it does. Groups that are
+    wholly inside of a block, whose index ``inside`` has by their name, are verified many at a time where they all hold.
+    """
+    together = _verified_together([group for group in proposed if group.name in (inside or {})], inside or {}, verifier)
+    good: list[Group] = []
+    boundaries: dict[str, Boundaries] = {}
+    unpruned: list[Unpruned] = []
+    for group in proposed:
+        if group.name in together:
+            good.append(group)
+            boundaries[group.name] = verifier.untouched()
+            continue
+        verdict = verifier.check_groups(group)
+        heads = as_heads(module, group) if verdict.reason is not None and not verdict.output else None
+        if heads is not None and heads.name not in boundaries:
+            group, verdict = heads, verifier.check_groups(heads)
+        for other in as_flattened(module, group) if verdict.reason is not None and not verdict.output else ():
+            tried = verifier.check_groups(other)
+            if tried.reason is None:
+                group, verdict = other, tried
+                break
+        if verdict.reason is None:
+            good.append(group)
+            boundaries[group.name] = verdict.narrowed
+        elif not verdict.output:
+            unpruned.append(Unpruned(group.name, verdict.reason))
+    if _together(good, verifier).reason is not None:
+        held: list[Group] = []
+        for group in good:
+            verdict = _together([*held, group], verifier)
+            if verdict.reason is None:
+                held.append(group)
+            else:
+                unpruned.append(
+                    Unpruned(group.name, f"it can be cut by itself, but not beside other groups: {verdict.reason}")
+                )
+        good = held
+    return good, boundaries, unpruned
+
+
+def _verified_together(groups: Sequence[Group], inside: Mapping[str, int], verifier: Verifier) -> set[str]:
+    """Return the names of those groups that hold when many are cut at a time.
+
+    Groups of one block, and of blocks next to each other, are never cut in one go: two of them that must be cut
+    together could hold so. Where some do not hold, each half of the blocks is tried by itself.
+    """
+    if len(groups) <= _FEW:
+        return set()
+    rounds: dict[tuple[int, int], list[Group]] = {}
+    seen: dict[int, int] = {}
+    for group in groups:
+        block = inside[group.name]
+        rounds.setdefault((block % 2, seen.get(block, 0)), []).append(group)
+        seen[block] = seen.get(block, 0) + 1
+    if len(seen) > 2 and all(verifier.check_groups(*one).reason is None for one in rounds.values()):
+        return {group.name for group in groups} & verifier.with_part(groups)
+    blocks = sorted(seen)
+    if len(blocks) < 3:
+        return set()
+    lower = set(blocks[: len(blocks) // 2])
+    halves = [[group for group in groups if (inside[group.name] in lower) is low] for low in (True, False)]
+    return set().union(*(_verified_together(half, inside, verifier) for half in halves))
+
+
+def _together(groups: Sequence[Group], verifier: Verifier) -> Verification:
+    verdict = Verification()
+    for share in _SHARES if groups else ():
+        verdict = verifier.check_groups(*groups, share=share)
+        if verdict.reason is not None:
+            break
+    return verdict
