@@ -402,13 +402,13 @@ def test_what_makes_the_teacher_look_at_data_is_announced_first(
         monkeypatch.setattr(module, name, noted)
 
     noting(pipeline, "predict_logits")
-    noting(cutting, "make_ancestor")
+    noting(cutting, "make_inheritance")
     settings = {**QUICK, "trials": 1, "score": {"rungs": [0]}}
     run = nd.search(
         teacher=teacher, data=data, space="from_teacher", folder=tmp_path / "run", observer=listener, **settings
     )
     validation, importance = "teacher on validation data", "importance of the teacher's units"
-    assert begun == {"predict_logits": validation, "make_ancestor": importance}
+    assert begun == {"predict_logits": validation, "make_inheritance": importance}
     assert listener.heard[listener.heard.index(validation) + 1] == "step"
     assert {validation, importance} <= set(run.report().savings.phases)
 
