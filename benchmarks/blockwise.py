@@ -23,10 +23,10 @@ from blockwise_study import Study
 from common import PAGES, parser, publish
 from trainings import resumable, say, work_folder
 
-from nas_distill.api.interruption import interruptible
-from nas_distill.common.files import write_text
 from nas_distill.config import BlockwiseConfig
 from nas_distill.data import Dataset, Views, load_dataset
+from nas_distill.study.interruption import interruptible
+from nas_distill.utils.files import write_text
 
 
 def main() -> None:

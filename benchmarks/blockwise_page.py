@@ -12,7 +12,7 @@ from blockwise_study import AS_CUT, INHERITED, LIMITS, RECONSTRUCTED, WITHIN, St
 from common import table
 from scipy.stats import t as student_t
 
-from nas_distill.blockwise.assembled import SCORES
+from nas_distill.blockwise.assembler import SCORES
 from nas_distill.blockwise.fit import MINIMUM, fit
 from nas_distill.evaluate.intervals import RankCorrelation, rank_correlation
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from blockwise_study import LIMITS, Study
 
-from nas_distill.blockwise.assembled import assemblies
-from nas_distill.blockwise.assembly import diverse
+from nas_distill.blockwise.alternatives import Option, Place
+from nas_distill.blockwise.assembler import assemblies
+from nas_distill.blockwise.ilp import diverse
 from nas_distill.blockwise.library import Library
-from nas_distill.blockwise.options import Option, Place
-from nas_distill.common.seeds import numpy_rng
-from nas_distill.cost.budget import Limit
+from nas_distill.costs.budget import Limit
+from nas_distill.utils.seeds import numpy_rng
 
 BLOCKS, OPTIONS, STAGES, WIDTHS = 48, 200, 4, (1, 2, 4)
 MANY = 12

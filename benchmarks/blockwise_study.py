@@ -13,27 +13,26 @@ from typing import Any
 import numpy as np
 from trainings import Book, Evaluators, ListSource, backend_of, say
 
-from nas_distill.api.interruption import InterruptedSearchError, Interruption
 from nas_distill.blockwise.alternatives import Alternative
-from nas_distill.blockwise.assembled import SCORES, assemblies, block_scores
-from nas_distill.blockwise.library import Library, build_library
-from nas_distill.blockwise.start import LocalWeights
-from nas_distill.common.seeds import derive, numpy_rng
+from nas_distill.blockwise.assembler import SCORES, assemblies, block_scores
+from nas_distill.blockwise.library import Library, LocalWeights, build_library
 from nas_distill.config import BlockwiseConfig, FromTeacherConfig, TeacherSource, TrainingConfig
-from nas_distill.cost.budget import Limit
-from nas_distill.cost.count import count
-from nas_distill.cut.build import CutBuilder
-from nas_distill.cut.find import find_plan
-from nas_distill.cut.inheritance import WeightInheritance, make_inheritance
-from nas_distill.cut.plan import Plan
-from nas_distill.cut.space import CutSpace
+from nas_distill.costs.budget import Limit
+from nas_distill.costs.counting import count
 from nas_distill.data import Dataset
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import RungResult, Work
-from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.classification import accuracy
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.pruning.build import CutBuilder
+from nas_distill.pruning.discovery import find_plan
+from nas_distill.pruning.inheritance import WeightInheritance, make_inheritance
+from nas_distill.pruning.plan import Plan
+from nas_distill.pruning.space import CutSpace
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.study.interruption import InterruptedSearchError, Interruption
 from nas_distill.teacher import Teacher, TeacherStore, load_teacher
+from nas_distill.utils.seeds import derive, numpy_rng
 
 LIMITS = (0.10, 0.20, 0.40)
 """Shares of the teacher's FLOPs."""

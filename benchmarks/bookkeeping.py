@@ -24,17 +24,17 @@ from typing import Any
 from common import PAGES, parser, publish, table
 
 from nas_distill.config import SamplerConfig, ScoreConfig, SearchConfig
-from nas_distill.cost.budget import Budget
-from nas_distill.engine.backends.in_process import InProcessBackend
+from nas_distill.costs.budget import Budget
+from nas_distill.engine.backends.inline import InProcessBackend
+from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.objectives import Objectives
-from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.progress import Event
 from nas_distill.engine.proposals import Proposals
 from nas_distill.engine.work import RungResult, Work
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import open_journal
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import open_journal
+from nas_distill.spaces import Architecture, SearchSpace
 
 SPACE = {
     "width": {"int": [8, 256], "step": 8},

@@ -14,8 +14,8 @@ from statistics import fmean
 
 import numpy as np
 
-from nas_distill.common.files import write_text
-from nas_distill.run.facts import host, versions
+from nas_distill.runs.metadata import host, versions
+from nas_distill.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "benchmarks"

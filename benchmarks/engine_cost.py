@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from common import ROOT, parser, publish, table
 
-from nas_distill.run.facts import Phase
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import metadata_of, read_study
-from nas_distill.run.records import TrialRecord, from_trial
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import metadata_of, read_study
+from nas_distill.runs.metadata import Phase
+from nas_distill.runs.records import TrialRecord, from_trial
 
 TIMED = {  # what of the driver's work is timed: name -> where it is done
     "asking the sampler": ("nas_distill.engine.proposals", "Proposals", "ask"),
-    "costing (build, count, predict)": ("nas_distill.engine.pricing", "Pricing", "__call__"),
+    "costing (build, count, predict)": ("nas_distill.engine.candidates", "Pricing", "__call__"),
     "next candidate, in all": ("nas_distill.engine.controller", "Controller", "next"),
     "judging and journalling a report": ("nas_distill.engine.controller", "Controller", "report"),
     "ending a trial": ("nas_distill.engine.controller", "Controller", "finish"),
@@ -70,7 +70,7 @@ def _options() -> argparse.Namespace:
 
 
 def _search(options: argparse.Namespace, folder: Path) -> Path:
-    from nas_distill.api import search
+    from nas_distill.study import search
 
     quick: dict[str, Any] = {}
     if options.quick:

@@ -22,12 +22,12 @@ from fashion_report import report
 from rivals import Rivals
 from trainings import resumable, say
 
-from nas_distill.api import Run, open_run, search
-from nas_distill.api.interruption import interruptible
-from nas_distill.common.files import write_text
 from nas_distill.config import SearchFile, dump_yaml, load_search_file, parse
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import read_metadata
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import read_metadata
+from nas_distill.study import Run, open_run, search
+from nas_distill.study.interruption import interruptible
+from nas_distill.utils.files import write_text
 
 
 def main() -> None:

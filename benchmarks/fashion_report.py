@@ -11,16 +11,16 @@ from rivals import LABELS, OURS, RANDOM, SCALED, Network, Rivals, teacher_costs
 from torch import Tensor, nn
 from trainings import Book, say
 
-from nas_distill.api import Run
-from nas_distill.common.errors import NasDistillError
-from nas_distill.cost import format_cost
-from nas_distill.cost.timing import conditions, time_modules
+from nas_distill.costs import format_cost
+from nas_distill.costs.timing import conditions, time_modules
 from nas_distill.data import Dataset
-from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.classification import accuracy
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.student import load_student
-from nas_distill.run.front import front_hypervolume
+from nas_distill.runs.pareto import front_hypervolume
+from nas_distill.study import Run
 from nas_distill.tasks.classification import Classification
+from nas_distill.utils.errors import NasDistillError
 
 ROUNDS = 7
 TEACHER = "teacher"

@@ -24,17 +24,7 @@ from common import PAGES, ROOT, command_line, parser
 from trainings import say, stop_unfinished, time_box
 from trust_page import trust_page
 
-from nas_distill.api.calibration import read_networks, write_networks
-from nas_distill.api.interruption import InterruptedSearchError, interruptible
-from nas_distill.api.observer import Silent
-from nas_distill.api.problem import SearchProblem, resolve
-from nas_distill.api.signals import teacher_signal
-from nas_distill.common.errors import ConfigError
-from nas_distill.common.files import write_text
-from nas_distill.common.seeds import numpy_rng
-from nas_distill.config import SearchFile, parse
-from nas_distill.engine.backends.tune import TuneBackend
-from nas_distill.engine.calibration import (
+from nas_distill.calibration.sampling import (
     CalibrationSource,
     Network,
     Recipe,
@@ -43,11 +33,21 @@ from nas_distill.engine.calibration import (
     short_kind,
     standard_recipes,
 )
+from nas_distill.calibration.trainings import TrainingTable
+from nas_distill.config import SearchFile, parse
+from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator, StudentRun
 from nas_distill.engine.work import Work
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.identity import identity_of
-from nas_distill.run.trainings import TrainingTable
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import identity_of
+from nas_distill.study.calibration import read_networks, write_networks
+from nas_distill.study.interruption import InterruptedSearchError, interruptible
+from nas_distill.study.observer import Silent
+from nas_distill.study.problem import SearchProblem, resolve
+from nas_distill.study.signals import teacher_signal
+from nas_distill.utils.errors import ConfigError
+from nas_distill.utils.files import write_text
+from nas_distill.utils.seeds import numpy_rng
 
 SPACES = {"resnet": "3M", "mbconv": "1.2M"}  # trained on a CPU, mbconv is three times as slow per multiply-add
 FEATURES = "kd+at"

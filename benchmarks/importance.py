@@ -20,9 +20,9 @@ from importance_page import page, raw
 from importance_train import Study
 from trainings import resumable, work_folder
 
-from nas_distill.api.interruption import interruptible
-from nas_distill.common.files import write_text
 from nas_distill.data import Views, load_dataset
+from nas_distill.study.interruption import interruptible
+from nas_distill.utils.files import write_text
 
 
 def main() -> None:

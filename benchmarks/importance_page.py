@@ -12,10 +12,10 @@ from common import spread, table
 from importance_train import CHANCE, DEEP, DEEP_EPOCHS, DRAWS, ORDERS, REFERENCE, Study, Way
 from inherit_arms.networks import CUTTING
 
-from nas_distill.cost import format_cost
-from nas_distill.cost.count import count
-from nas_distill.cut.importance import CRITERIA
+from nas_distill.costs import format_cost
+from nas_distill.costs.counting import count
 from nas_distill.evaluate.intervals import crossed_interval
+from nas_distill.pruning.importance import CRITERIA
 
 
 def page(study: Study) -> list[str]:

@@ -16,25 +16,25 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from trainings import Book, Evaluators, ListSource, backend_of, say
 
-from nas_distill.api.interruption import InterruptedSearchError, Interruption
-from nas_distill.common.seeds import derive, numpy_rng
 from nas_distill.config import OptimizerConfig, TeacherSource, TrainingConfig
-from nas_distill.cost.count import count
-from nas_distill.cut.depth import depth_order
-from nas_distill.cut.find import find_plan
-from nas_distill.cut.importance import CRITERIA, taylor
-from nas_distill.cut.inheritance import WeightInheritance
-from nas_distill.cut.plan import Plan
-from nas_distill.cut.space import CutSpace
+from nas_distill.costs.counting import count
 from nas_distill.data import Dataset
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Backend, Work
-from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.classification import accuracy
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.student import load_student
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.pruning.depth import depth_order
+from nas_distill.pruning.discovery import find_plan
+from nas_distill.pruning.importance import CRITERIA, taylor
+from nas_distill.pruning.inheritance import WeightInheritance
+from nas_distill.pruning.plan import Plan
+from nas_distill.pruning.space import CutSpace
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.study.interruption import InterruptedSearchError, Interruption
 from nas_distill.teacher import Teacher, TeacherStore, freeze, load_teacher
 from nas_distill.teacher.weights import save_weights
+from nas_distill.utils.seeds import derive, numpy_rng
 
 CHANCE = "random"
 DRAWN = ("taylor", CHANCE)
@@ -254,7 +254,7 @@ class Study:
         if way.part != DEPTH:
             return space_of(self._uniform(way.much))
         arguments = {"teacher": RESNET, "arguments": DEEP_ARGUMENTS, "plan": self._plan.to_dict()}
-        return self._cuts.search_space("nas_distill.cut.build:build", arguments=arguments)
+        return self._cuts.search_space("nas_distill.pruning.build:build", arguments=arguments)
 
     def _architecture(self, way: Way, place: int) -> Architecture:
         if way.part != DEPTH:

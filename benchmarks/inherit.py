@@ -32,8 +32,8 @@ from inherit_arms.page import page
 from inherit_arms.study import Study
 from trainings import stop_unfinished, time_box, work_folder
 
-from nas_distill.api.interruption import InterruptedSearchError
 from nas_distill.data import Dataset, Views, load_dataset
+from nas_distill.study.interruption import InterruptedSearchError
 
 
 def main() -> None:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nas_distill.cost import LatencyModel, LatencySample, conditions, count, time_modules
-from nas_distill.cost.features import FEATURES, features
-from nas_distill.cost.latency import leave_one_out, solve
-from nas_distill.cost.recorder import trace
-from nas_distill.space import NetworkBuilder
-from nas_distill.space.catalog import load_space
+from nas_distill.costs import LatencyModel, LatencySample, conditions, count, time_modules
+from nas_distill.costs.latency import FEATURES, features, leave_one_out, solve
+from nas_distill.costs.tracing import trace
+from nas_distill.spaces import NetworkBuilder
+from nas_distill.spaces.catalog import load_space
 
 SHAPE = (1, 28, 28)
 CALIBRATED = 30

@@ -23,8 +23,8 @@ from losses_time import measure, timed_rows
 from losses_train import Trainings
 from trainings import resumable, say, work_folder
 
-from nas_distill.api.interruption import interruptible
 from nas_distill.data import Dataset, load_dataset
+from nas_distill.study.interruption import interruptible
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_distill.config import CurriculumConfig, TermConfig, TrainingConfig
-from nas_distill.space import SearchSpace
+from nas_distill.spaces import SearchSpace
 
 KD, LABELS = "kd", "labels"
 STUDENT, NARROW, INVERTED, ASSISTANT = "student", "narrow", "inverted", "assistant"

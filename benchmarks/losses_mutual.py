@@ -11,11 +11,11 @@ from losses_cases import TEMPERATURE, space_of
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.peers import PeerSignal, advance_together, introduce
+from nas_distill.distill.mutual import PeerSignal, advance_together, introduce
 from nas_distill.engine.evaluator import write_student
 from nas_distill.engine.work import RungResult, Work, last_rung
 from nas_distill.export.provenance import Provenance
-from nas_distill.space import NetworkBuilder
+from nas_distill.spaces import NetworkBuilder
 from nas_distill.teacher import TeacherSignal
 
 

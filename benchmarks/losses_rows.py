@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 from losses_cases import ASSISTANT, INVERTED, NARROW, space_of
 from losses_train import Trainings
 
-from nas_distill.cost.count import count
-from nas_distill.space import NetworkBuilder
+from nas_distill.costs.counting import count
+from nas_distill.spaces import NetworkBuilder
 from nas_distill.tasks.classification import ClassificationEvaluation
 
 BETTER, WORSE, TIE, FAILED = "better", "worse", "tie", "failed"

@@ -16,8 +16,8 @@ from losses_mutual import side_by_side
 from losses_train import Trainings
 
 from nas_distill.distill import Distiller
-from nas_distill.distill.peers import advance_together
-from nas_distill.space import NetworkBuilder
+from nas_distill.distill.mutual import advance_together
+from nas_distill.spaces import NetworkBuilder
 from nas_distill.teacher import TeacherSignal
 
 LIVE = " with the live teacher"

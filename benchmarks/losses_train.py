@@ -25,8 +25,6 @@ from losses_cases import (
 from losses_mutual import MutualEvaluator
 from trainings import Book, Evaluators, ListSource, say
 
-from nas_distill.api.interruption import InterruptedSearchError, Interruption
-from nas_distill.common.seeds import derive
 from nas_distill.config import CurriculumConfig, TeacherSource
 from nas_distill.data import Dataset
 from nas_distill.distill.terms import LossTerms
@@ -35,12 +33,13 @@ from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Evaluator, Work
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.student import load_student
-from nas_distill.space import NetworkBuilder
+from nas_distill.spaces import NetworkBuilder
+from nas_distill.study.interruption import InterruptedSearchError, Interruption
 from nas_distill.tasks.classification import Classification, ClassificationEvaluation
 from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore, freeze, load_teacher
-from nas_distill.teacher.answer import Feature
-from nas_distill.teacher.combined import CombinedSignal
+from nas_distill.teacher.signal import CombinedSignal, Feature
 from nas_distill.teacher.store_writer import Contents
+from nas_distill.utils.seeds import derive
 
 SHIPPED = "fashion-resnet"
 

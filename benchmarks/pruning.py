@@ -26,8 +26,8 @@ from common import parser, publish, table
 from pruning_run import real_search
 from replay import HALVING, NONE, WORKERS, Candidate, Pool, losses, mean_text, replayed
 
-from nas_distill.common.seeds import numpy_rng
-from nas_distill.engine.dominance import Dominance, NoRule, QualityHalving, Rule
+from nas_distill.engine.early_stopping import Dominance, NoRule, QualityHalving, Rule
+from nas_distill.utils.seeds import numpy_rng
 
 BUDGETS = (8, 15, 40)  # in full trainings
 FIXED = 60

@@ -9,8 +9,8 @@ import numpy as np
 from common import table
 from replay import HALVING, NONE, Candidate, Pool, losses, mean_text, replayed
 
-from nas_distill.common.seeds import numpy_rng
-from nas_distill.engine.dominance import Dominance, NoRule, QualityHalving, Rule
+from nas_distill.engine.early_stopping import Dominance, NoRule, QualityHalving, Rule
+from nas_distill.utils.seeds import numpy_rng
 
 MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02)
 REAL_BUDGETS = (0.25, 0.5)
@@ -20,7 +20,7 @@ def real_search(options: argparse.Namespace) -> list[str]:
     """Return the page's parts on the run of ``--run``, which is made first where ``--search`` says so."""
     if options.search is not None:
         _search(options)
-    from nas_distill.api import open_run
+    from nas_distill.study import open_run
 
     run = open_run(options.run)
     records = [record for record in run.records if record.trained and record.state != "failed"]
@@ -102,9 +102,9 @@ def _shuffled(pool: Pool, rules: Mapping[str, Rule], orders: Sequence[np.ndarray
 
 def _search(options: argparse.Namespace) -> None:
     """Make the run, or go on with it: everything trained to its end, and hardly any full distillation."""
-    from nas_distill.api import search
-    from nas_distill.run.folder import RunFolder
-    from nas_distill.run.journal import read_metadata
+    from nas_distill.runs.folder import RunFolder
+    from nas_distill.runs.journal import read_metadata
+    from nas_distill.study import search
 
     if RunFolder(options.run).exists and read_metadata(RunFolder(options.run)).finished:
         return

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nas_distill.engine.dominance import Report, Rule
-from nas_distill.run.front import hypervolume, non_dominated
+from nas_distill.engine.early_stopping import Report, Rule
+from nas_distill.runs.pareto import hypervolume, non_dominated
 
 WORKERS = 4
 NONE, HALVING = "none", "halving on quality alone, eta 3"

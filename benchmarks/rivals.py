@@ -10,21 +10,21 @@ from typing import Any
 
 from trainings import Book, Evaluators, ListSource, say
 
-from nas_distill.api import Run
-from nas_distill.api.interruption import InterruptedSearchError, Interruption
-from nas_distill.api.observer import Silent
-from nas_distill.api.signals import teacher_signal
-from nas_distill.common.seeds import derive, numpy_rng
-from nas_distill.cost.count import count
+from nas_distill.costs.counting import count
 from nas_distill.distill.schedule import Length
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.finalists import best_finalist, choose_finalists
 from nas_distill.engine.work import Work, epoch_rungs
 from nas_distill.models.layers import round_channels
-from nas_distill.run.facts import Finalist
-from nas_distill.run.records import Rung, TrialRecord
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.runs.metadata import Finalist
+from nas_distill.runs.records import Rung, TrialRecord
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.study import Run
+from nas_distill.study.interruption import InterruptedSearchError, Interruption
+from nas_distill.study.observer import Silent
+from nas_distill.study.signals import teacher_signal
+from nas_distill.utils.seeds import derive, numpy_rng
 
 OURS, RANDOM, LABELS = "ours", "random", "labels"
 SCALED: dict[str, tuple[str, str, dict[str, Any]]] = {

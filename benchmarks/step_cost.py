@@ -23,16 +23,16 @@ from common import Quartiles, interleaved, parser, publish, ratios, table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_distill.common.device import memory_format, place
-from nas_distill.common.seeds import numpy_rng, seeded_torch, torch_generator
 from nas_distill.config import TrainingConfig
-from nas_distill.cost.count import count
+from nas_distill.costs.counting import count
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.losses import Batch, Outputs
 from nas_distill.models.resnet import build as build_resnet
-from nas_distill.space import Architecture, NetworkBuilder, load_space
+from nas_distill.spaces import Architecture, NetworkBuilder, load_space
 from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore
+from nas_distill.utils.modules import memory_format, place
+from nas_distill.utils.seeds import numpy_rng, seeded_torch, torch_generator
 
 TRAINING = TrainingConfig(epochs=1000)  # never gets to its end; early rates are low, so no weights diverge
 TEACHER: dict[str, Any] = {"stem": 32, "stages": [{"depth": 1, "width": width} for width in (32, 64, 128)]}

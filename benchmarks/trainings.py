@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nas_distill.api.interruption import InterruptedSearchError
-from nas_distill.common.files import write_json
-from nas_distill.engine.backends.in_process import InProcessBackend
+from nas_distill.engine.backends.inline import InProcessBackend
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.work import Backend, Evaluator, Outcome, RungResult, Work, WorkRun
+from nas_distill.study.interruption import InterruptedSearchError
+from nas_distill.utils.files import write_json
 
 UNFINISHED = 3
 """Exit code of a script that was stopped."""

@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from nas_distill.api.advice import Advice, advise, taught_budgets
-from nas_distill.api.calibration import all_stoppings, stopping_table
-from nas_distill.config import FinalConfig, PruningConfig, ScoreConfig, SearchFile
-from nas_distill.engine.calibration import Network
-from nas_distill.report import words
-from nas_distill.report.markdown import markdown_table
-from nas_distill.report.ranking_text import difference_text, figure, ranking_table
-from nas_distill.report.scores import (
+from nas_distill.calibration.advice import Advice, advise, taught_budgets
+from nas_distill.calibration.report import difference_text, figure, ranking_table
+from nas_distill.calibration.sampling import Network
+from nas_distill.calibration.scores import (
     BAND,
     CONSTANT,
     FULL,
@@ -32,7 +28,11 @@ from nas_distill.report.scores import (
     rank,
     read_out,
 )
-from nas_distill.run.trainings import Reading
+from nas_distill.calibration.trainings import Reading
+from nas_distill.config import FinalConfig, PruningConfig, ScoreConfig, SearchFile
+from nas_distill.reports import formatting as words
+from nas_distill.reports.formatting import markdown_table
+from nas_distill.study.calibration import all_stoppings, stopping_table
 
 Found = Mapping[str, Difference | None]
 Floats = np.ndarray[Any, np.dtype[np.float64]]

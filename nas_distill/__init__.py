@@ -9,24 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas_distill.api import Run, Student, Trial, open_run, search
-    from nas_distill.common.errors import NasDistillError
     from nas_distill.data import Dataset, Views
     from nas_distill.export.student import load_student
-    from nas_distill.space import Architecture, SearchSpace
+    from nas_distill.spaces import Architecture, SearchSpace
+    from nas_distill.study import Run, Student, Trial, open_run, search
+    from nas_distill.utils.errors import NasDistillError
+
 
 _HOMES = {
-    "search": "nas_distill.api",
-    "open_run": "nas_distill.api",
-    "Run": "nas_distill.api",
-    "Trial": "nas_distill.api",
-    "Student": "nas_distill.api",
+    "search": "nas_distill.study",
+    "open_run": "nas_distill.study",
+    "Run": "nas_distill.study",
+    "Trial": "nas_distill.study",
+    "Student": "nas_distill.study",
     "Dataset": "nas_distill.data",
     "Views": "nas_distill.data",
-    "SearchSpace": "nas_distill.space",
-    "Architecture": "nas_distill.space",
+    "SearchSpace": "nas_distill.spaces",
+    "Architecture": "nas_distill.spaces",
     "load_student": "nas_distill.export.student",
-    "NasDistillError": "nas_distill.common.errors",
+    "NasDistillError": "nas_distill.utils.errors",
 }
 
 __all__ = [

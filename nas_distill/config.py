@@ -23,11 +23,11 @@ from pydantic import (
     model_validator,
 )
 
-from nas_distill.common.errors import ConfigError
-from nas_distill.common.references import is_reference, last_name
-from nas_distill.common.strict_yaml import load_strict
-from nas_distill.common.validation import FLAT, Closed, explain
 from nas_distill.tasks import find_task
+from nas_distill.utils.errors import ConfigError
+from nas_distill.utils.references import is_reference, last_name
+from nas_distill.utils.strict_yaml import load_strict
+from nas_distill.utils.validation import FLAT, Closed, explain
 
 Model = TypeVar("Model", bound=BaseModel)
 Fraction = float

@@ -141,7 +141,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path)
 @pytest.fixture
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the export of finalists, which takes longest, of searches that are about something else."""
-    monkeypatch.setattr("nas_distill.api.pipeline.export_finalists", lambda *_: None)
+    monkeypatch.setattr("nas_distill.study.pipeline.export_finalists", lambda *_: None)
 
 
 @pytest.fixture

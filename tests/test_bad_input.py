@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nas_distill.engine.backends.in_process import InProcessBackend
+from nas_distill.engine.backends.inline import InProcessBackend
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_export", "_own_modules")
 
@@ -399,7 +399,7 @@ def build(width, depth, input_shape, num_classes):
 
 HOLD = """
 import sys, time
-from nas_distill.run.folder import RunFolder
+from nas_distill.runs.folder import RunFolder
 with RunFolder(sys.argv[1]).lock():
     print("held", flush=True)
     time.sleep(600)

@@ -14,10 +14,10 @@ import typer
 import yaml
 
 import nas_distill as nd
-from nas_distill.api.trust import remember_run
 from nas_distill.cli import app, main
 from nas_distill.config import load_search_file
-from nas_distill.run.folder import RunFolder
+from nas_distill.runs.folder import RunFolder
+from nas_distill.study.trust import remember_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,7 +153,7 @@ def test_a_bug_is_one_line_and_its_traceback_is_kept(cli, monkeypatch, tmp_path,
     def broken(*_, **__):
         raise ZeroDivisionError("by what?")
 
-    monkeypatch.setattr("nas_distill.api.run.Run.status", broken)
+    monkeypatch.setattr("nas_distill.study.run.Run.status", broken)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     said = one_line(cli("status", finished_run), code=1)
     assert "ZeroDivisionError: by what?" in said
@@ -167,7 +167,7 @@ def test_what_the_disk_refuses_is_one_line(cli, monkeypatch, finished_run):
     def full(*_, **__):
         raise OSError(28, "No space left on device", str(finished_run / "front.png"))
 
-    monkeypatch.setattr("nas_distill.report.plots.save_figure", full)
+    monkeypatch.setattr("nas_distill.reports.plots.save_figure", full)
     answer = cli("front", finished_run)
     assert answer.code == 2
     assert answer.err == (
@@ -444,7 +444,7 @@ def test_a_second_signal_in_main_is_not_needed_to_leave_what_has_not_begun(monke
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr("nas_distill.api.open_run", interrupted, raising=False)
+    monkeypatch.setattr("nas_distill.study.open_run", interrupted, raising=False)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         main(["status", "anything"])

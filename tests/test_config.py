@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from nas_distill.common.errors import ConfigError, SpaceError
 from nas_distill.config import (
     DataConfig,
     FinalConfig,
@@ -20,7 +19,8 @@ from nas_distill.config import (
     parse,
     read_yaml,
 )
-from nas_distill.space import load_space
+from nas_distill.spaces import load_space
+from nas_distill.utils.errors import ConfigError, SpaceError
 
 BASE = {"data": "digits", "teacher": {"builder": "a.b:c", "weights": "w.pt"}, "space": "mbconv"}
 

@@ -15,11 +15,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from nas_distill import config
-from nas_distill.api.problem import resolve
 from nas_distill.cli import app
 from nas_distill.cli.template import TEMPLATE
-from nas_distill.common.registry import options_cell
-from nas_distill.common.validation import file_fields
 from nas_distill.config import (
     SearchFile,
     TeacherSource,
@@ -29,10 +26,13 @@ from nas_distill.config import (
     load_teach_file,
     parse,
 )
-from nas_distill.cost import Budget, cost_names, declare_cost, find_cost, find_runtime, runtime_names
-from nas_distill.cost.registry import SUFFIXES
+from nas_distill.costs import Budget, cost_names, declare_cost, find_cost, find_runtime, runtime_names
+from nas_distill.costs.registry import SUFFIXES
 from nas_distill.engine.samplers import find_sampler, sampler_names
-from nas_distill.space import SearchSpace, load_space, names
+from nas_distill.spaces import SearchSpace, load_space, names
+from nas_distill.study.problem import resolve
+from nas_distill.utils.options import options_cell
+from nas_distill.utils.validation import file_fields
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

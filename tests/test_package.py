@@ -49,7 +49,9 @@ def test_public_names_are_listed_and_others_are_refused():
 
 
 def test_search_stays_the_function_whatever_is_imported():
-    code = "import nas_distill as nd, nas_distill.cli, nas_distill.api.pipeline; assert callable(nd.search), nd.search"
+    code = (
+        "import nas_distill as nd, nas_distill.cli, nas_distill.study.pipeline; assert callable(nd.search)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -92,9 +94,9 @@ def test_an_unpacked_wheel_finds_what_it_ships(wheel, tmp_path):
     code = """
 import sys, pathlib, nas_distill
 from nas_distill.data import load_dataset
-from nas_distill.space import load_space
-from nas_distill.space.catalog import names, shipped_folder
-from nas_distill.teacher.load import shipped_teachers
+from nas_distill.spaces import load_space
+from nas_distill.spaces.catalog import names, shipped_folder
+from nas_distill.teacher.teacher import shipped_teachers
 site = pathlib.Path(sys.argv[1])
 assert pathlib.Path(nas_distill.__file__).is_relative_to(site)
 assert shipped_folder().is_relative_to(site)

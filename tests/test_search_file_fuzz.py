@@ -183,9 +183,9 @@ def at_most(seconds: float) -> Iterator[None]:
 @pytest.fixture
 def quick_dry_run(monkeypatch) -> None:
     """A dry run whose candidates are drawn and not built, and that loads equal data and teachers once."""
-    from nas_distill.api import cutting, problem, start
-    from nas_distill.engine.pricing import Pricing
+    from nas_distill.engine.candidates import Pricing
     from nas_distill.engine.survey import estimate_seconds, survey_space
+    from nas_distill.study import cutting, problem, start
 
     def once(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
         known: dict[Any, Any] = {}

@@ -8,7 +8,7 @@ from typing import Any
 from nas_distill.config import OptimizerConfig, TrainingConfig
 
 INHERITED, RECONSTRUCTED, RANDOM = "inherited", "reconstructed", "random"
-"""Weights that stay as they were; those that make up for what went (``cut/reconstruction.py``); new ones."""
+"""Weights that stay as they were; those that make up for what went (``pruning/reconstruction.py``); new ones."""
 STARTS = (INHERITED, RECONSTRUCTED, RANDOM)
 TEACHER = "fashion-resnet"
 LIMITS = (0.10, 0.20, 0.40)

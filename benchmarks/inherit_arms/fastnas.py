@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.files import write_json
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TeacherSource
-from nas_distill.cost.count import count
+from nas_distill.costs.counting import count
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.teacher import load_teacher
 from nas_distill.teacher.weights import save_weights
+from nas_distill.utils.files import write_json
+from nas_distill.utils.seeds import seeded_torch
 
 BATCHES = 50
 """Fewer, and FastNAS does not calibrate batch norm at all."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainings import say
 
-from nas_distill.api.interruption import InterruptedSearchError, Interruption
+from nas_distill.study.interruption import InterruptedSearchError, Interruption
 
 _POLL = 0.2
 

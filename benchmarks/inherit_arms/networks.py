@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.config import FromTeacherConfig
-from nas_distill.cost.count import count
-from nas_distill.cut.find import find_plan
-from nas_distill.cut.importance import Order, unit_orders
-from nas_distill.cut.plan import KeptUnits, Plan
-from nas_distill.cut.reconstruction import Moments, input_moments, reconstruct
-from nas_distill.cut.statistics import recalibrate_batch_norm
-from nas_distill.cut.surgery import prune
+from nas_distill.costs.counting import count
 from nas_distill.data import Dataset
 from nas_distill.models import resnet
 from nas_distill.models.layers import conv_bn, initialise
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.pruning.discovery import find_plan
+from nas_distill.pruning.importance import Order, unit_orders
+from nas_distill.pruning.plan import KeptUnits, Plan
+from nas_distill.pruning.reconstruction import Moments, input_moments, reconstruct
+from nas_distill.pruning.statistics import recalibrate_batch_norm
+from nas_distill.pruning.surgery import prune
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import Teacher
 from nas_distill.teacher.weights import fill, read_weights
 

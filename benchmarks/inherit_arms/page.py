@@ -12,7 +12,7 @@ from inherit_arms.prepared import LOOK
 from inherit_arms.searches import LEAST
 from inherit_arms.study import RATES_LIMIT, RATES_SHARE, Study, rate_key
 from inherit_arms.tested import Tested, Tests, difference
-from nas_distill.cost import format_cost
+from nas_distill.costs import format_cost
 from nas_distill.export.student import load_student
 
 MISSING = "-"

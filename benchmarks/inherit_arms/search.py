@@ -13,12 +13,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from nas_distill.api.interruption import InterruptedSearchError, interruptible
-from nas_distill.api.observer import Silent
-from nas_distill.api.pipeline import Pipeline
-from nas_distill.api.start import prepare
-from nas_distill.common.errors import NasDistillError
-from nas_distill.run.folder import RunFolder
+from nas_distill.runs.folder import RunFolder
+from nas_distill.study.interruption import InterruptedSearchError, interruptible
+from nas_distill.study.observer import Silent
+from nas_distill.study.pipeline import Pipeline
+from nas_distill.study.start import prepare
+from nas_distill.utils.errors import NasDistillError
 
 STOPPED, WRONG = 3, 2
 

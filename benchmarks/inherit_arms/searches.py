@@ -12,16 +12,16 @@ from typing import Any
 from inherit_arms.arms import Arm
 from inherit_arms.jobs import Job
 from inherit_arms.prepared import Prepared
-from nas_distill.api import Run, open_run
-from nas_distill.api.problem import SearchProblem
 from nas_distill.blockwise.training import STATISTICS
-from nas_distill.common.files import write_text
 from nas_distill.config import SearchFile, dump_yaml, load_search_file, parse
 from nas_distill.data import Dataset
 from nas_distill.engine.finalists import best_finalist
-from nas_distill.run.facts import Phase
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import read_metadata
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import read_metadata
+from nas_distill.runs.metadata import Phase
+from nas_distill.study import Run, open_run
+from nas_distill.study.problem import SearchProblem
+from nas_distill.utils.files import write_text
 
 SCRIPT = Path(__file__).with_name("search.py")
 # What every arm has: the teacher's answers, the last training, exports, the look at test data.

@@ -27,18 +27,18 @@ from inherit_arms.networks import CUTTING, GivenWeights, Widths, pruned, shape_o
 from inherit_arms.peer import Peer
 from inherit_arms.prepared import Prepared, steps_left
 from inherit_arms.searches import Searches, prepared, template
-from nas_distill.api.interruption import InterruptedSearchError, Interruption, interruptible
-from nas_distill.api.problem import resolve
-from nas_distill.common.seeds import derive
 from nas_distill.config import TeacherSource
-from nas_distill.cost.count import count
+from nas_distill.costs.counting import count
 from nas_distill.data import Dataset
 from nas_distill.engine.backends.tune import TuneBackend
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Work
-from nas_distill.space import Architecture, InitialWeights, NetworkBuilder, SearchSpace
+from nas_distill.spaces import Architecture, InitialWeights, NetworkBuilder, SearchSpace
+from nas_distill.study.interruption import InterruptedSearchError, Interruption, interruptible
+from nas_distill.study.problem import resolve
 from nas_distill.teacher import Teacher, TeacherStore, load_teacher
 from nas_distill.teacher.weights import save_weights
+from nas_distill.utils.seeds import derive
 
 RATES_LIMIT = LIMITS[1]
 RATES_SHARE = 0.6

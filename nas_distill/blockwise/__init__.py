@@ -1,1 +1,1 @@
-"""Students assembled of blocks that were distilled one by one."""
+"""Blockwise distillation: alternatives of each block, trained separately and assembled."""

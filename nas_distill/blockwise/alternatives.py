@@ -1,16 +1,59 @@
-"""Alternatives of each block of a teacher, and the students that are assembled of them."""
+"""Alternatives of each block of the teacher, and the architecture that each assembly means."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nas_distill.common.errors import ConfigError, SpaceError
-from nas_distill.cut.cuts import Cut
-from nas_distill.cut.plan import UNPRUNED, Block, Plan
-from nas_distill.cut.space import CutSpace
+from nas_distill.pruning.plan import UNPRUNED, Block, Cut, Plan
+from nas_distill.pruning.space import CutSpace
+from nas_distill.utils.errors import ConfigError, SpaceError
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to fill a place.
+
+    Attributes:
+        name: for the reader.
+        score: how much is lost by it; lower is better. An option whose score is not finite is never chosen.
+        costs: by name, in their plain units; a cost that is missing is 0.
+        widths: the width that it needs each of these shared groups to have.
+    """
+
+    name: str
+    score: float
+    costs: Mapping[str, float] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of the network. ``counts``: whether it is one of those by which two assemblies are told apart."""
+
+    name: str
+    options: tuple[Option, ...]
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One option for each place.
+
+    Attributes:
+        options: for each place the index of its option.
+        widths: of each shared group.
+        costs: the sum over places.
+        score: likewise; lower is better.
+    """
+
+    options: tuple[int, ...]
+    widths: Mapping[str, int]
+    costs: Mapping[str, float]
+    score: float
+
 
 MOST = 3000
 """Alternatives above which nobody waits for their training."""

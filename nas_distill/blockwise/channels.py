@@ -1,13 +1,14 @@
-"""Fewer channels of a tensor, and all of them again."""
+"""Channels of block outputs: restriction, padding, and batch norm statistics of modules under training."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nas_distill.common.errors import SpaceError
+from nas_distill.pruning.statistics import batch_norms
+from nas_distill.utils.errors import SpaceError
 
 
 def axis_of(tokens: bool) -> int:
@@ -63,3 +64,10 @@ def put_first(output: Any, tensor: Tensor) -> Any:
 
 def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def train_norms_alone(module: nn.Module) -> None:
+    """Let only batch norms go by the batch: dropout would only disturb a regression on the teacher's activations."""
+    module.eval()
+    for norm in batch_norms([module]):
+        norm.train()

@@ -1,8 +1,4 @@
-"""Costs of alternatives, and of what is around the blocks: counted exactly, on cut networks, and added up.
-
-Costs of parts add up for multiply-adds, parameters and bytes of weights; they do not for the peak of activations or for
-latency, which are asked of whole networks.
-"""
+"""Exact costs of alternatives and of the parts around the blocks."""
 
 from __future__ import annotations
 
@@ -18,12 +14,12 @@ from nas_distill.blockwise.alternatives import Alternative, Alternatives
 from nas_distill.blockwise.channels import axis_of, restrict
 from nas_distill.blockwise.growing import kept_channels
 from nas_distill.blockwise.watching import Passage, Watch
-from nas_distill.common.errors import BudgetError
-from nas_distill.common.seeds import seeded_torch
-from nas_distill.cost.count import count
-from nas_distill.cost.registry import additive_names, cost_info
-from nas_distill.cut.inheritance import WeightInheritance
-from nas_distill.cut.plan import DROPPED
+from nas_distill.costs.counting import count
+from nas_distill.costs.registry import additive_names, cost_info
+from nas_distill.pruning.inheritance import WeightInheritance
+from nas_distill.pruning.plan import DROPPED
+from nas_distill.utils.errors import BudgetError
+from nas_distill.utils.seeds import seeded_torch
 
 ADDITIVE = additive_names()
 """The costs that are sums over parts of a network."""

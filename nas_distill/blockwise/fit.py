@@ -1,10 +1,4 @@
-"""How much each block's local score says of a student's quality, from students that were trained: pure.
-
-DONNA (Moons et al., 2021, arXiv:2012.08859) fits a linear regression of accuracy on the scores of all blocks, where
-others add them up as they are. A dozen students are few for as many unknowns as there are blocks, so here weights are
-drawn to a common one, which is the plain sum, as strongly as leaving one student out says is best; and none is below 0,
-since no block helps by being worse.
-"""
+"""Fit of block weights: how much each local score predicts the quality of trained students."""
 
 from __future__ import annotations
 
@@ -15,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from nas_distill.common.errors import ConfigError
 from nas_distill.evaluate.intervals import RankCorrelation, rank_correlation
+from nas_distill.utils.errors import ConfigError
 
 Array = np.ndarray
 

@@ -1,4 +1,4 @@
-"""The modules of all alternatives, cut from the teacher with its weights."""
+"""Modules of all alternatives, pruned from the teacher with its weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from nas_distill.blockwise.alternatives import Alternative, Alternatives
 from nas_distill.blockwise.channels import axis_of
 from nas_distill.blockwise.watching import Watch
-from nas_distill.common.device import memory_format, place
-from nas_distill.common.errors import SpaceError
-from nas_distill.common.seeds import seeded_torch
-from nas_distill.cut.inheritance import WeightInheritance
-from nas_distill.cut.plan import DROPPED, UNPRUNED, Plan
+from nas_distill.pruning.inheritance import WeightInheritance
+from nas_distill.pruning.plan import DROPPED, UNPRUNED, Plan
+from nas_distill.utils.errors import SpaceError
+from nas_distill.utils.modules import memory_format, place
+from nas_distill.utils.seeds import seeded_torch
 
 _WITHOUT_FRESH = (UNPRUNED, DROPPED)
 

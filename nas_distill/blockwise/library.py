@@ -1,4 +1,4 @@
-"""Alternatives of all blocks of a teacher: trained once, scored, and kept in a folder for every budget to come."""
+"""Library of trained alternatives, kept in a folder for every later budget."""
 
 from __future__ import annotations
 
@@ -18,14 +18,34 @@ from nas_distill.blockwise.alternatives import Alternative, Alternatives, find_a
 from nas_distill.blockwise.costs import CostTable, count_costs
 from nas_distill.blockwise.scoring import Score, score_block, score_width
 from nas_distill.blockwise.training import LocalTraining
-from nas_distill.common.device import torch_threads
-from nas_distill.common.digests import json_digest, module_digest
-from nas_distill.common.errors import RunError, StorageError, TrainingError, first_line
-from nas_distill.common.files import atomic_path, write_json
 from nas_distill.config import BlockwiseConfig
-from nas_distill.cut.cuts import RANDOM, Cut
-from nas_distill.cut.inheritance import WeightInheritance
 from nas_distill.data import Dataset
+from nas_distill.pruning.inheritance import WeightInheritance
+from nas_distill.pruning.plan import RANDOM, Cut
+from nas_distill.spaces import Architecture
+from nas_distill.utils.checkpoints import json_digest, module_digest
+from nas_distill.utils.errors import RunError, StorageError, TrainingError, first_line
+from nas_distill.utils.files import atomic_path, write_json
+from nas_distill.utils.modules import torch_threads
+
+
+@dataclass(frozen=True)
+class LocalWeights:
+    """Blocks that the library has trained begin with that, the rest of a student with the teacher's weights.
+
+    Picklable; a worker reads the library's weights from its folder.
+    """
+
+    inheritance: WeightInheritance
+    library: Library
+
+    def fill(self, student: nn.Module, architecture: Architecture) -> None:
+        """Give a student its initial weights, in place, as far as its architecture has any."""
+        cut = self.inheritance.space.decode(architecture)
+        if self.inheritance.inherit(student, cut):
+            self.library.start(student, cut)
+            self.inheritance.recalibrate_batch_norm(student)
+
 
 CONTENT, WEIGHTS, SCORES = "library.json", "weights.safetensors", "scores.json"
 FORMAT = 3

@@ -1,4 +1,4 @@
-"""Local scores of alternatives, on training samples that they never saw; lower is better for all three."""
+"""Local scores of alternatives on held-out training samples; lower is better."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nas_distill.blockwise.channels import along, axis_of, by_channel, fill, put
 from nas_distill.blockwise.growing import channels_of
 from nas_distill.blockwise.training import BATCH, LocalTraining, Signal
 from nas_distill.blockwise.watching import Passage
-from nas_distill.cut.inheritance import WeightInheritance
-from nas_distill.cut.statistics import recalibrating
+from nas_distill.pruning.inheritance import WeightInheritance
+from nas_distill.pruning.statistics import recalibrating
 from nas_distill.tasks import find_task
 
 

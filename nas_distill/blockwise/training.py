@@ -1,10 +1,4 @@
-"""All alternatives of all blocks, trained side by side on what the teacher's blocks are given and return.
-
-The teacher runs once for each batch; no gradient passes from one block to another. An alternative is given the
-teacher's activations at its block's input, and is to return those at its output, each restricted to the channels that
-it has (as in LANA; Molchanov et al., 2022, arXiv:2107.10624). The loss is the squared error of each channel over the
-teacher's variance in it, DONNA's noise-to-signal ratio (Moons et al., 2021, arXiv:2012.08859), meant over channels.
-"""
+"""Training of all alternatives of all blocks on the teacher's activations."""
 
 from __future__ import annotations
 
@@ -21,19 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.blockwise.alternatives import Alternative, Alternatives
-from nas_distill.blockwise.channels import along, axis_of, by_channel, first_tensor, restrict
+from nas_distill.blockwise.channels import along, axis_of, by_channel, first_tensor, restrict, train_norms_alone
 from nas_distill.blockwise.growing import Ends, grow, kept_channels
-from nas_distill.blockwise.norms import train_norms_alone
 from nas_distill.blockwise.watching import Passage, Watch
-from nas_distill.common.device import memory_format, place
-from nas_distill.common.errors import TrainingError
 from nas_distill.config import BlockwiseConfig
-from nas_distill.cut.inheritance import WeightInheritance
-from nas_distill.cut.statistics import recalibrating
 from nas_distill.data import Dataset
-from nas_distill.data.drawing import draw_places
+from nas_distill.data.splits import draw_places
 from nas_distill.distill.loop import TrainingLoop
 from nas_distill.distill.schedule import Length
+from nas_distill.pruning.inheritance import WeightInheritance
+from nas_distill.pruning.statistics import recalibrating
+from nas_distill.utils.errors import TrainingError
+from nas_distill.utils.modules import memory_format, place
 
 STATISTICS = 2048
 """Training samples from which means, variances and batch-norm statistics are taken."""

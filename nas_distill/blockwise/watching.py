@@ -1,4 +1,4 @@
-"""What the blocks of a network are given and return in one forward pass."""
+"""Inputs and outputs of a network's blocks during one forward pass."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.blockwise.channels import first_tensor
-from nas_distill.common.errors import SpaceError
-from nas_distill.common.layers.hooks import Hooks
+from nas_distill.utils.errors import SpaceError
+from nas_distill.utils.layers.hooks import Hooks
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The command line: ``main`` runs a command, and says in one line and an exit code what came of it."""
+"""The command line: runs a command, with one line and an exit code for errors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 import typer
 
-from nas_distill.api.interruption import InterruptedSearchError, interruptible
 from nas_distill.cli.commands import app
 from nas_distill.cli.output import printable
-from nas_distill.common.disk import disk_sentence
-from nas_distill.common.errors import NasDistillError, first_line
+from nas_distill.study.interruption import InterruptedSearchError, interruptible
+from nas_distill.utils.errors import NasDistillError, first_line
+from nas_distill.utils.files import disk_sentence
 
 __all__ = ["app", "main"]
 

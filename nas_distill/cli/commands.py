@@ -1,4 +1,4 @@
-"""The commands: each is one call into the package, and what it says of the result."""
+"""Commands: each parses arguments, calls the package and prints the result."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_distill import __version__
-from nas_distill.api.interruption import stoppable
-from nas_distill.cli.arguments import (
+from nas_distill.cli.output import (
     BudgetOption,
     JsonOption,
     QuietOption,
@@ -20,14 +19,19 @@ from nas_distill.cli.arguments import (
     TrustOption,
     open_the_run,
     parse_budget,
+    print_json,
+    print_table,
+    printable,
+    say_student,
 )
-from nas_distill.cli.assemble import assemble
-from nas_distill.cli.calibrate import calibrate
-from nas_distill.cli.output import print_json, print_table, printable, say_student
+from nas_distill.study.interruption import stoppable
 
 if TYPE_CHECKING:
-    from nas_distill.api import Run, Trial
-    from nas_distill.api.console import ConsoleObserver
+    from nas_distill.study import Run, Trial
+    from nas_distill.study.assembling import Assembled
+    from nas_distill.study.calibration import Calibration
+    from nas_distill.study.observer import ConsoleObserver
+
 
 app = typer.Typer(
     name="nas-distill",
@@ -78,8 +82,8 @@ def search(
 
     Ctrl-C once stops cleanly; --resume goes on.
     """
-    from nas_distill.api.start import dry_run as look
-    from nas_distill.api.start import search as run_search
+    from nas_distill.study.start import dry_run as look
+    from nas_distill.study.start import search as run_search
 
     settings: dict[str, Any] = {"trials": trials, "workers": workers, "address": address, "backend": backend}
     limits = parse_budget(budget)
@@ -103,10 +107,6 @@ def search(
         print_json(run.report())
 
 
-app.command()(calibrate)
-app.command()(assemble)
-
-
 @app.command()
 def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = False) -> None:
     """Show the trials that no other beats, within a budget, and write their picture (front.png)."""
@@ -116,9 +116,9 @@ def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = F
     if as_json:
         print_json([opened.trial(record.number).to_dict() for record in records])
         return
-    from nas_distill.api.reporting import guessing_note
-    from nas_distill.report.plots import save_figure
-    from nas_distill.report.tables import front_table
+    from nas_distill.reports.plots import save_figure
+    from nas_distill.reports.tables import front_table
+    from nas_distill.study.reporting import guessing_note
 
     limited = opened.budget_of(limits).limits
     objectives, finalists = opened.config.search.objectives, opened.finalists()
@@ -143,7 +143,7 @@ def show(
     if as_json:
         print_json(opened.to_dict())
         return
-    from nas_distill.report.tables import trial_table
+    from nas_distill.reports.tables import trial_table
 
     print_table(trial_table(opened.record))
 
@@ -151,7 +151,7 @@ def show(
 @app.command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Say where a run stands; works while it runs."""
-    from nas_distill.report.words import duration
+    from nas_distill.reports.formatting import duration
 
     opened = open_the_run(run)
     found = opened.status()
@@ -265,9 +265,9 @@ def spaces(
     as_json: JsonOption = False,
 ) -> None:
     """List the search spaces, or describe one: parameters, values, size."""
-    from nas_distill.report.spaces import space_table
-    from nas_distill.space import load_space
-    from nas_distill.space.catalog import names
+    from nas_distill.reports.tables import space_table
+    from nas_distill.spaces import load_space
+    from nas_distill.spaces.catalog import names
 
     if name is None:
         found = {known: load_space(known) for known in names()}
@@ -291,8 +291,8 @@ def teach(
     quiet: QuietOption = False,
 ) -> None:
     """Train a teacher on labels alone, by the same loop that distils students; goes on where it was stopped."""
-    from nas_distill.api.start import teach_file
     from nas_distill.distill.teach import TeachProgress
+    from nas_distill.study.start import teach_file
 
     def say(done: TeachProgress) -> None:
         if not (quiet or as_json):
@@ -350,6 +350,106 @@ def _chosen(run: Run, trial: int | None) -> Trial:
 
 
 def _observer(quiet: bool) -> ConsoleObserver:
-    from nas_distill.api.console import ConsoleObserver
+    from nas_distill.study.observer import ConsoleObserver
 
     return ConsoleObserver(quiet=quiet)
+
+
+@app.command()
+def assemble(
+    run: RunArgument,
+    budget: BudgetOption = None,
+    count: Annotated[int, typer.Option(min=1, help="assemblies to show")] = 10,
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Assemble students of a run's distilled blocks within a budget; seconds, and nothing is trained.
+
+    For runs of strategy blockwise or hybrid. A search with blockwise: {library: RUN/blocks} trains them.
+    """
+    opened = open_the_run(run, trust=trust)
+    found = opened.assemble(parse_budget(budget), count=count)
+    if as_json:
+        print_json([entry.row() for entry in found])
+    else:
+        _say_assemblies(found, opened.task)
+
+
+def _say_assemblies(found: list[Assembled], task: str) -> None:
+    from nas_distill.reports import formatting as words
+    from nas_distill.reports.tables import add_columns, add_row, new_table
+    from nas_distill.tasks import find_task
+
+    table = new_table("Assemblies of distilled blocks, best first")
+    names = list(found[0].predicted)
+    add_columns(table, ["blocks"], ["local score", "expected", *names, "trial"])
+    table.columns[0].no_wrap = False
+    table.columns[0].overflow = "fold"  # a name that is cut short says nothing of widths
+    for entry in found:
+        costs = [words.cost(name, entry.costs[name]) for name in names]
+        trial = words.NONE if entry.trial is None else str(entry.trial)
+        add_row(table, [" ".join(entry.blocks), f"{entry.score:.4g}", words.percent(entry.expected), *costs, trial])
+    print_table(table)
+    typer.echo("Local score: what is lost block by block, lower is better.")
+    if found[0].expected is None:
+        typer.echo("Nothing is expected of them yet: too few trials of such blocks came to their end.")
+    else:
+        typer.echo(
+            f"Expected: {find_task(task).quality_name} of a short distillation, by the trials that came to their end."
+        )
+
+
+@app.command()
+def calibrate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="search file, whose space and trainings are examined")],
+    count: Annotated[int, typer.Option(help="architectures to train")] = 24,
+    workers: Annotated[int | None, typer.Option(help="trainings at a time")] = None,
+    folder: Annotated[Path | None, typer.Option(help="of the results; beside the file unless given")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the calibration that is there")] = False,
+    whole_range: Annotated[
+        bool, typer.Option("--whole-range", help="draw from the whole space, not within the budget alone")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document instead of a table")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")] = False,
+) -> None:
+    """Train some architectures short and in full, say which short score ranks them best, and advise the search.
+
+    Ctrl-C once stops cleanly; --resume goes on.
+    """
+    from nas_distill.study.calibration import calibrate as run_calibration
+    from nas_distill.study.observer import ConsoleObserver
+
+    with ConsoleObserver(quiet=quiet or as_json) as observer:
+        found = run_calibration(
+            file,
+            count=count,
+            whole_range=whole_range,
+            folder=folder,
+            resume=resume,
+            observer=observer,
+            workers=workers,
+        )
+    if as_json:
+        print_json(found.to_dict())
+    elif not quiet:
+        _say_calibration(found)
+
+
+def _say_calibration(found: Calibration) -> None:
+    from rich.table import Table
+
+    from nas_distill.calibration.report import figure
+    from nas_distill.calibration.scores import Figure
+
+    table = Table(title=f"How each score ranks {found.networks} architectures after full distillation")
+    for header in ("score", "tau", "95 % interval", "best fifth found", "seconds"):
+        table.add_column(header, justify="left" if header == "score" else "right")
+    for entry in found.rankings:
+        if entry.early or entry.figure is Figure.LAST:  # these are in the report
+            continue
+        interval = "-" if entry.interval is None else f"{entry.interval[0]:.2f} to {entry.interval[1]:.2f}"
+        table.add_row(entry.name, figure(entry.tau), interval, f"{entry.recall:.0%}", figure(entry.seconds, 1))
+    print_table(table)
+    for reason in () if found.advice is None else found.advice.reasons:
+        typer.echo(f"- {reason}")
+    typer.echo(f"Report: {found.report}\nAdvice: {found.advice_file}; a search takes it with --calibration")

@@ -1,16 +1,57 @@
-"""What commands print: tables for people, one JSON document for scripts."""
+"""Shared options of commands, tables for people and JSON for scripts."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas_distill.utils.errors import ConfigError
+
 if TYPE_CHECKING:
-    from nas_distill.api import Student
+    from nas_distill.study import Run, Student
     from nas_distill.tasks import Evaluation
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, e.g. runs/quickstart")]
+TrialArgument = Annotated[int | None, typer.Argument(metavar="[TRIAL]", help="trial number; the best one unless given")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document instead of a table")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="load the code and files that a run of somebody else names; your own need it not"),
+]
+BudgetOption = Annotated[
+    list[str] | None,
+    typer.Option("--budget", metavar="COST=LIMIT", help="e.g. flops=2M, params=60k, latency_ms=0.5, flops=50%"),
+]
+
+
+def open_the_run(path: Path, *, trust: bool = False) -> Run:
+    """Open a run's folder."""
+    from nas_distill.study import open_run
+
+    return open_run(path, trust=trust)
+
+
+def parse_budget(entries: list[str] | None) -> dict[str, str] | None:
+    """Return the limits of ``--budget`` options, None where there are none.
+
+    Raises:
+        ConfigError: one is not of the form COST=LIMIT.
+    """
+    if not entries:
+        return None
+    limits = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or not name or not value:
+            raise ConfigError(f"--budget {entry}: write it as COST=LIMIT, e.g. --budget flops=2M.")
+        limits[name.strip()] = value.strip()
+    return limits
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
@@ -33,7 +74,7 @@ def print_table(renderable: Any) -> None:
 
 def print_json(value: Any) -> None:
     """Print a report, or plain values, as one JSON document."""
-    from nas_distill.report.plain import to_plain
+    from nas_distill.reports.formatting import to_plain
 
     typer.echo(json.dumps(to_plain(value), indent=2, default=str))
 
@@ -43,7 +84,7 @@ def say_student(student: Student, evaluation: Evaluation, split: str, as_json: b
     if as_json:
         print_json({"student": str(student.folder), "split": split, **vars(evaluation)})
         return
-    from nas_distill.report import words
+    from nas_distill.reports import formatting as words
     from nas_distill.tasks import find_task
 
     task = find_task(student.run.task)

@@ -1,11 +1,11 @@
-"""The search file that ``nas-distill init`` writes."""
+"""Files for commands that start something: the search file of ``init``, the teacher of ``teach``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nas_distill.common.errors import ConfigError
-from nas_distill.common.files import write_text
+from nas_distill.utils.errors import ConfigError
+from nas_distill.utils.files import write_text
 
 TEMPLATE = """\
 # A search for nas-distill. Look before you train:  nas-distill search THIS_FILE --dry-run

@@ -1,4 +1,4 @@
-"""Data: splits of a task and seeded views of its samples."""
+"""Datasets: splits of samples and seeded views of them."""
 
 from nas_distill.data.dataset import Dataset, SplitName
 from nas_distill.data.loaders import load_dataset

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_distill.common.errors import DataError
-from nas_distill.data.arrays import as_tensor_readonly
-from nas_distill.data.splits import Split, carve, check_samples, make_split, to_array
+from nas_distill.data.splits import Split, as_tensor_readonly, carve, check_samples, make_split, to_array
 from nas_distill.data.views import Views
 from nas_distill.tasks import find_task, infer_task
+from nas_distill.utils.errors import DataError
 
 SplitName = Literal["train", "val", "test"]
 _SPLIT_WORDS: dict[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}

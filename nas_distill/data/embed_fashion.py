@@ -1,4 +1,4 @@
-"""Makes the embedded subset from the official files: ``python -m nas_distill.data.embed_fashion ROOT OUTPUT``."""
+"""Generator of the embedded Fashion-MNIST subset: ``python -m nas_distill.data.embed_fashion``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nas_distill.common.seeds import numpy_rng
-from nas_distill.data.fashion import FILES, read_idx
+from nas_distill.data.builtin import FILES, read_idx
+from nas_distill.utils.seeds import numpy_rng
 
 
 def choose(labels: np.ndarray, counts: list[int], name: str) -> list[np.ndarray]:

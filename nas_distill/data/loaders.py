@@ -1,4 +1,4 @@
-"""Data by name: the built-in sets, a ``.npz`` file, or what a user's function returns."""
+"""Data sets by name: built-in ones, ``.npz`` files, and results of user functions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nas_distill.common.errors import DataError, did_you_mean, first_line
-from nas_distill.common.references import is_reference, load_reference
+from nas_distill.data.builtin import load_digits, load_fashion
 from nas_distill.data.dataset import Dataset
-from nas_distill.data.digits import load_digits
-from nas_distill.data.fashion import load_fashion
 from nas_distill.data.splits import to_array
 from nas_distill.data.views import Views
 from nas_distill.tasks import find_task
+from nas_distill.utils.errors import DataError, did_you_mean, first_line
+from nas_distill.utils.references import is_reference, load_reference
 
 BUILT_IN = ("fashion-mnist", "digits")
 

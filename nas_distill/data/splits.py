@@ -1,7 +1,8 @@
-"""Arrays of samples and labels: checked, made plain, and divided so that every class keeps its share."""
+"""Splits of samples and labels: validation of arrays, stratified division, and representative subsets."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_distill.common.errors import DataError, first_line
-from nas_distill.common.seeds import numpy_rng
 from nas_distill.tasks import find_task
+from nas_distill.utils.errors import DataError, first_line
+from nas_distill.utils.seeds import numpy_rng, torch_generator
+
+
+def as_tensor_readonly(array: np.ndarray) -> Tensor:
+    """Return a tensor over the array's memory; nobody may write to it.
+
+    Workers read one copy of the data from shared memory, which is read-only. Torch warns that it cannot enforce this;
+    that one warning is silenced here, and nowhere is such a tensor written in place.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        return torch.from_numpy(array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,3 +135,21 @@ def carve(whole: Split, share: float, seed: int, purpose: str, name: str) -> tup
     for label, count in zip(classes, counts):
         chosen[rng.permutation(np.flatnonzero(strata == label))[:count]] = True
     return Split(whole.x[~chosen], whole.y[~chosen]), Split(whole.x[chosen], whole.y[chosen])
+
+
+def draw_places(total: int, count: int, seed: int = 0, *names: str | int) -> Tensor:
+    """Return ``count`` places of a split of ``total`` samples at random; all of them, shuffled, where there are fewer.
+
+    Never the first ones: a split may be sorted by class. Who draws fewer under the same seed and names gets a part of
+    what others get, so that what is measured on them is of the same samples.
+
+    Args:
+        total: samples in the split.
+        count: how many are wanted.
+        seed: left at 0, what is measured depends on the data alone and not on the seed of a search.
+        names: of the choice, where it must not be the usual one.
+
+    Returns:
+        (min(count, total),) int64, no place twice.
+    """
+    return torch.randperm(total, generator=torch_generator(seed, *(names or ("drawn",))))[:count]

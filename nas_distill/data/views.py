@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_distill.common.digests import text_digest
-from nas_distill.common.errors import DataError, first_line
-from nas_distill.common.references import is_reference, load_reference
-from nas_distill.common.seeds import torch_generator
+from nas_distill.utils.checkpoints import text_digest
+from nas_distill.utils.errors import DataError, first_line
+from nas_distill.utils.references import is_reference, load_reference
+from nas_distill.utils.seeds import torch_generator
 
 ViewFunction = Callable[[Tensor, torch.Generator], Tensor]
 

@@ -1,4 +1,4 @@
-"""Distillation: losses, schedules and the one training loop."""
+"""Distillation: losses, objective, schedules and the training loop."""
 
 from nas_distill.distill.distiller import Distiller
 

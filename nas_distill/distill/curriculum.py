@@ -1,4 +1,4 @@
-"""A curriculum: easy samples first."""
+"""Curriculum: easy samples first."""
 
 from __future__ import annotations
 

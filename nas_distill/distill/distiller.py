@@ -13,26 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.device import memory_format, place
-from nas_distill.common.digests import json_digest
-from nas_distill.common.errors import TrainingError, first_line
-from nas_distill.common.layers import Tap
-from nas_distill.common.modules import eval_mode, kept_buffers
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
-from nas_distill.distill.averaging import AveragedWeights
 from nas_distill.distill.curriculum import misfit, places_that_count
 from nas_distill.distill.loop import TrainingLoop
 from nas_distill.distill.losses import Batch, Outputs, Shapes
 from nas_distill.distill.objective import Objective
 from nas_distill.distill.pairing import TermPairs
-from nas_distill.distill.schedule import Length
+from nas_distill.distill.schedule import AveragedWeights, Length
 from nas_distill.distill.terms import LossTerms, few
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.tasks import find_task
-from nas_distill.teacher.answer import Answer
-from nas_distill.teacher.signal import TeacherSignal
+from nas_distill.teacher.signal import Answer, TeacherSignal
+from nas_distill.utils.checkpoints import json_digest
+from nas_distill.utils.errors import TrainingError, first_line
+from nas_distill.utils.layers import Tap
+from nas_distill.utils.modules import eval_mode, kept_buffers, memory_format, place
+from nas_distill.utils.seeds import seeded_torch
 
 _CHECK_EVERY = 20
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.checkpoints import read_state, write_state
-from nas_distill.common.errors import TrainingError
-from nas_distill.common.seeds import derive, seeded_torch, torch_generator
 from nas_distill.config import OptimizerConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.schedule import Length, epochs_begun, rate_factor
+from nas_distill.utils.checkpoints import read_state, write_state
+from nas_distill.utils.errors import TrainingError
+from nas_distill.utils.seeds import derive, seeded_torch, torch_generator
 
 _STATE = "state.pt"
 

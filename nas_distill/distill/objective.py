@@ -1,4 +1,4 @@
-"""What a training minimises: the weighted sum of the search file's terms."""
+"""The training objective: a weighted sum of loss terms."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.errors import ConfigError
 from nas_distill.config import TermConfig
 from nas_distill.distill.losses import Batch, Loss, LossSpec, Outputs, Shapes, find_loss
 from nas_distill.distill.schedule import ramp
 from nas_distill.tasks import find_task
+from nas_distill.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)

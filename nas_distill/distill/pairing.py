@@ -1,4 +1,4 @@
-"""Which layers a loss compares: the teacher's that a signal must tell of, and the student's that learn from them."""
+"""Pairs of student and teacher layers that loss terms compare."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.errors import TrainingError
-from nas_distill.common.layers import (
+from nas_distill.distill.losses.registry import Layers
+from nas_distill.distill.objective import Term
+from nas_distill.teacher.signal import Feature
+from nas_distill.utils.errors import TrainingError
+from nas_distill.utils.layers import (
     Layer,
     Pair,
     Tap,
@@ -19,10 +22,7 @@ from nas_distill.common.layers import (
     match_layers,
     pairs_by_name,
 )
-from nas_distill.common.modules import eval_mode
-from nas_distill.distill.losses.registry import Layers
-from nas_distill.distill.objective import Term
-from nas_distill.teacher.answer import Feature
+from nas_distill.utils.modules import eval_mode
 
 # What a tap calls the stacked queries, keys and values of an attention.
 _QKV = ":qkv"

@@ -1,8 +1,4 @@
-"""Between a student's features and its teacher's: trained along with the student, no part of it afterwards.
-
-The regressors of FitNets (Romero et al., 2015, arXiv:1412.6550), in the form that is trained jointly. Weights are drawn
-from torch's global generator, so whoever makes a projector seeds it.
-"""
+"""Projectors: learnable maps from student features to the shape of the teacher's."""
 
 from __future__ import annotations
 
@@ -10,9 +6,26 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nas_distill.common.errors import TrainingError
-from nas_distill.distill.batch_norm import BatchNorm
-from nas_distill.distill.losses.features.tensors import pooled_to, smaller
+from nas_distill.distill.losses.features import pooled_to, smaller
+from nas_distill.utils.errors import TrainingError
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """``torch.nn.BatchNorm2d``; one sample of one place, which has no variance, goes by the running statistics.
+
+    That is what a batch of one leaves of a map of 1x1, also where a curriculum left one sample of more.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) of (B, C, H, W)."""
+        if not self.training or x.numel() > x.shape[1]:
+            return super().forward(x)
+        self.training = False
+        try:
+            return super().forward(x)
+        finally:
+            self.training = True
+
 
 Shape = Sequence[int]
 

@@ -1,4 +1,4 @@
-"""Training a teacher: the same loop, on labels alone."""
+"""Training of a teacher on labels, with the loop that also trains students."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 import torch
 
-from nas_distill.common.device import resolve_device, torch_threads
-from nas_distill.common.errors import TeacherError
-from nas_distill.common.files import remember_own, write_json, write_text
-from nas_distill.common.references import load_reference
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import TeachFile, dump_yaml
 from nas_distill.data import Dataset
 from nas_distill.distill.distiller import Distiller
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.tasks import Evaluation, Task, find_task
-from nas_distill.teacher.load import DESCRIPTION, WEIGHTS, build_module, builder_keywords
+from nas_distill.teacher.teacher import DESCRIPTION, WEIGHTS, build_module, builder_keywords
 from nas_distill.teacher.weights import save_weights
+from nas_distill.utils.errors import TeacherError
+from nas_distill.utils.files import remember_own, write_json, write_text
+from nas_distill.utils.modules import resolve_device, torch_threads
+from nas_distill.utils.references import load_reference
+from nas_distill.utils.seeds import seeded_torch
 
 
 @dataclass(frozen=True)

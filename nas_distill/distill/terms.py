@@ -14,7 +14,7 @@ from nas_distill.data import Dataset
 from nas_distill.distill.objective import Term, find_terms, on_labels_alone
 from nas_distill.distill.pairing import TermPairs, pair_layers, teacher_features
 from nas_distill.tasks import find_task
-from nas_distill.teacher.answer import Feature
+from nas_distill.teacher.signal import Feature
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The search engine: controller, sampling, early stopping, finalists and backends."""

@@ -1,4 +1,4 @@
-"""A worker process that calls the methods of an object there, so that what its code does there is done there alone."""
+"""Worker process that runs methods of an object, so that user code cannot end the search."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from typing import Any, Self
 
 import cloudpickle
 
-from nas_distill.common.errors import NasDistillError, RunError, StorageError, first_line
-from nas_distill.common.references import import_path
 from nas_distill.engine.death import ended_as, fault_in
 from nas_distill.engine.fork_server import FORK, KILL, NUMBER
+from nas_distill.utils.errors import NasDistillError, RunError, StorageError, first_line
+from nas_distill.utils.references import import_path
 
 _START_SECONDS = 300.0  # a busy machine may take long to import torch
 _LOOK_SECONDS = 0.1

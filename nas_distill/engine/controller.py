@@ -1,8 +1,4 @@
-"""The Controller decides: what is looked at next, what is trained, what is stopped, and when there is no more.
-
-It knows nothing of processes (a backend executes) and nothing of training (an evaluator trains). Whatever it decides is
-in the journal before anybody acts on it.
-"""
+"""The controller: proposes, prices, trains, stops and ends."""
 
 from __future__ import annotations
 
@@ -13,26 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from nas_distill.common.errors import BuildError, RunError, first_line
-from nas_distill.common.seeds import derive
 from nas_distill.config import ScoreConfig, SearchConfig
-from nas_distill.engine.assembling import Assembler
-from nas_distill.engine.dominance import Rule
-from nas_distill.engine.ending import give_up, nothing_new, require_one
+from nas_distill.engine.candidates import Pricing
+from nas_distill.engine.early_stopping import Rule
+from nas_distill.engine.first_candidates import first_candidates, note_decisions, reference_costs
 from nas_distill.engine.ledger import COUNTED, Entry
-from nas_distill.engine.objectives import Objectives, make_rule
-from nas_distill.engine.opening import first_candidates, note_decisions, reference_costs
-from nas_distill.engine.pricing import Pricing
+from nas_distill.engine.objectives import Objectives, give_up, make_rule, nothing_new, require_one
 from nas_distill.engine.progress import Event, EventKind, Progress, snapshot
-from nas_distill.engine.proposals import Proposal, Proposals
-from nas_distill.engine.recovery import end_in_flight, rebuild
+from nas_distill.engine.proposals import Assembler, Proposal, Proposals
+from nas_distill.engine.recorder import Scribe, end_in_flight, rebuild
 from nas_distill.engine.samplers import find_sampler
-from nas_distill.engine.scribe import Scribe
 from nas_distill.engine.work import Outcome, RungResult, Work
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import Journal
-from nas_distill.run.records import Rung, Stop
-from nas_distill.space import SearchSpace
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import Journal
+from nas_distill.runs.records import Rung, Stop
+from nas_distill.spaces import SearchSpace
+from nas_distill.utils.errors import BuildError, RunError, first_line
+from nas_distill.utils.seeds import derive
 
 REPEATS = 20  # proposals of the sampler in a row with nothing to train before others are drawn from what is unseen
 SAMPLER_TURN = 5  # from then on every so many proposals are the sampler's, until one of its own is trained

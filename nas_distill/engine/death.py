@@ -6,7 +6,7 @@ import re
 import signal
 from pathlib import Path
 
-from nas_distill.common.errors import first_line
+from nas_distill.utils.errors import first_line
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -1,4 +1,4 @@
-"""Trains students on a worker: builds the architecture, distils it rung by rung, writes it out when it is finished."""
+"""Student evaluator: builds an architecture on a worker, trains it rung by rung, and saves it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_distill.common.device import resolve_device
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.engine.work import RungResult, Work, last_rung
 from nas_distill.export.provenance import Provenance
 from nas_distill.export.student import save_student
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherSignal
+from nas_distill.utils.modules import resolve_device
 
 
 @dataclass(frozen=True)

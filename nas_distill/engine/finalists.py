@@ -1,7 +1,4 @@
-"""Finalists: which candidates get the full distillation, and the work source that gives it to them.
-
-The best by validation is the student; the same architecture trained on labels alone is its baseline.
-"""
+"""Finalists: the choice of candidates for full distillation, and their trainings."""
 
 from __future__ import annotations
 
@@ -13,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nas_distill.common.digests import json_digest
-from nas_distill.common.seeds import derive
 from nas_distill.config import FinalConfig, TrainingConfig
 from nas_distill.engine.work import Outcome, RungResult, Work, epoch_rungs
 from nas_distill.export.provenance import Provenance
-from nas_distill.run.facts import Finalist
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.front import front_records
-from nas_distill.run.journal import Journal
-from nas_distill.run.records import TrialRecord
-from nas_distill.space import Architecture
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import Journal
+from nas_distill.runs.metadata import Finalist
+from nas_distill.runs.pareto import front_records
+from nas_distill.runs.records import TrialRecord
+from nas_distill.spaces import Architecture
+from nas_distill.utils.checkpoints import json_digest
+from nas_distill.utils.seeds import derive
 
 _NEAR_LIMIT = 0.7
 _BASELINE = "-labels"

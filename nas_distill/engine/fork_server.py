@@ -1,8 +1,4 @@
-"""A process that has imported what workers need and forks them, so that a worker is ready in milliseconds.
-
-It runs no code of the user's, starts no threads, and has nothing of the driver's but its sockets, so a fork of it is
-safe where a fork of the driver would not be. Its workers end with it, and it ends with the driver, however that dies.
-"""
+"""Fork server: a process with torch imported that forks workers in milliseconds."""
 
 from __future__ import annotations
 
@@ -22,12 +18,12 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
-from nas_distill.common.disk import disk_sentence, full_disk_error
-from nas_distill.common.errors import StorageError, in_words
-from nas_distill.common.references import search_first
+from nas_distill.utils.errors import StorageError, in_words
+from nas_distill.utils.files import disk_sentence, full_disk_error
+from nas_distill.utils.references import search_first
 
 # Imported once, before the first fork; a worker imports whatever else it needs.
-PRELOADED = ("nas_distill.engine.evaluator", "nas_distill.cost.model", "nas_distill.cost.timing", "fvcore.nn")
+PRELOADED = ("nas_distill.engine.evaluator", "nas_distill.costs.model", "nas_distill.costs.timing", "fvcore.nn")
 FORK, KILL, READY = b"f", b"k", b"r"
 NUMBER = struct.Struct("q")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG

@@ -1,4 +1,4 @@
-"""What is known of each proposal: the journal's trials, with the retries of one proposal folded into one entry."""
+"""Ledger of proposals: journal trials, with retries attached to their proposal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
-from nas_distill.engine.dominance import History, Report
+from nas_distill.engine.early_stopping import History, Report
 from nas_distill.engine.proposals import Proposal
-from nas_distill.run.front import RunningFront
-from nas_distill.run.records import Rung, State, Stop, TrialRecord
-from nas_distill.space import Architecture
+from nas_distill.runs.pareto import RunningFront
+from nas_distill.runs.records import Rung, State, Stop, TrialRecord
+from nas_distill.spaces import Architecture
 
 Status = Literal["waiting", "running", "complete", "pruned", "failed", "over_budget", "duplicate"]
 

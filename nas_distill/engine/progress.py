@@ -1,4 +1,4 @@
-"""Where a search stands: a snapshot for whoever shows it, and the events that say when to look."""
+"""Progress of a search: snapshots on demand, and events."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Literal
 
 from nas_distill.engine.ledger import COUNTED, Ledger
-from nas_distill.run.front import hypervolume_of
+from nas_distill.runs.pareto import hypervolume_of
 
 EventKind = Literal[
     "started", "rung", "complete", "pruned", "failed", "over_budget", "duplicate", "interrupted", "ended"
@@ -45,7 +45,7 @@ class Progress:
     are, ``waiting`` ones were interrupted and come next. ``over_budget`` and ``duplicates`` cost nothing; ``below`` of
     the former are not over a limit, but below a lower end.
     ``front_size`` counts completed candidates that nobody beats; ``hypervolume`` in [0, 1] (higher is better) is
-    theirs, against ``reference`` (cost -> largest that counts) as ``run/front.py`` defines it. ``seconds_trained``
+    theirs, against ``reference`` (cost -> largest that counts) as ``runs/pareto.py`` defines it. ``seconds_trained``
     is over all workers and sessions; ``seconds_saved`` what stopping saved of it. ``elapsed_seconds`` is this
     session's, ``seconds_left`` an estimate from its pace (None before the first trial has ended).
     """

@@ -1,9 +1,8 @@
-"""Proposals of a sampler, over a study in memory that holds one trial per proposal.
+"""Proposals: a sampler over an in-memory study with one trial per proposal.
 
-The journal may hold several trials for one proposal (an interrupted one and those that continued it). The study here
-does not: it holds what an uninterrupted search would have told the sampler, and is rebuilt so when a run is resumed.
-Each ask gets a sampler of its own, seeded by the proposal's index, so what is proposed depends only on seed, index and
-outcomes so far. What a sampler notes in the study while it is asked is kept with the proposal, and restored with it.
+The journal may hold several trials per proposal (an interrupted one and its continuations). The study here holds what
+an uninterrupted search would have told the sampler, and is rebuilt when a run is resumed. Each ask gets a sampler of
+its own, seeded by the proposal's index, so proposals depend only on seed, index and outcomes so far.
 """
 
 from __future__ import annotations
@@ -13,19 +12,86 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_distill.common.errors import ConfigError, first_line
-from nas_distill.common.seeds import derive, numpy_rng
 from nas_distill.config import SearchConfig
-from nas_distill.engine.distributions import as_params, suggest
 from nas_distill.engine.samplers import WHERE, Sampler, find_sampler
-from nas_distill.run.quiet import quiet_optuna
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.runs.journal import quiet_optuna
+from nas_distill.spaces import Architecture, Choice, Domain, SearchSpace
+from nas_distill.spaces.domains import show
+from nas_distill.utils.errors import ConfigError, first_line
+from nas_distill.utils.seeds import derive, numpy_rng
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """Return a domain as the sampler sees it: evenly spaced integers keep their order, all else is categorical."""
+    if domain.ordered:
+        return IntDistribution(domain.low, domain.high, step=domain.step)
+    return CategoricalDistribution([_told(domain, value) for value in domain.values])
+
+
+def suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
+    """Ask a trial for the value of one parameter."""
+    told = distribution(domain)
+    if isinstance(told, IntDistribution):
+        return trial.suggest_int(name, told.low, told.high, step=told.step)
+    return _meant(domain, trial.suggest_categorical(name, told.choices))
+
+
+def as_params(space: SearchSpace, architecture: Architecture) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """Return an architecture as a trial's parameters and their distributions."""
+    flat = space.flatten(architecture)
+    params: dict[str, Any] = {}
+    distributions: dict[str, BaseDistribution] = {}
+
+    def follow(name: str, domain: Domain) -> Any:
+        params[name] = _told(domain, flat[name])
+        distributions[name] = distribution(domain)
+        return flat[name]
+
+    space.draw(follow)
+    return params, distributions
+
+
+def _told(domain: Domain, value: Any) -> Any:
+    """Return a value as the sampler is told it: itself, or its text where Python holds two values for equal."""
+    return value if _distinct(domain) else show(value)
+
+
+def _meant(domain: Domain, told: Any) -> Any:
+    if _distinct(domain):
+        return told
+    return next(value for value in domain.values if show(value) == told)
+
+
+def _distinct(domain: Domain) -> bool:
+    # True == 1 in Python, and a categorical distribution looks its choices up by equality.
+    return not isinstance(domain, Choice) or len(set(domain.values)) == len(domain.values)
+
+
+class Assembler(Protocol):
+    """Proposes candidates; what it proposes depends on its arguments alone, so that a resumed search goes on alike."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether the search ends with its proposals; otherwise seeds and sampler follow."""
+        ...
+
+    def propose(self, scored: Sequence[tuple[Architecture, float]], seen: Collection[str]) -> Architecture | None:
+        """Return the next candidate, None when there are no more.
+
+        Args:
+            scored: candidates that were trained to their last rung, with their quality (higher is better), in the order
+                in which they were proposed.
+            seen: hashes of all that were proposed so far, which it does not propose again.
+        """
+        ...
+
 
 _TRIES = 100  # random draws before a small space is listed for what is unseen
 _STUDY = "study:"  # begins the names of what a sampler notes of the study, among what it notes of a trial

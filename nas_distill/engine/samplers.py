@@ -1,8 +1,8 @@
-"""Samplers by name: the built-in ones, and the user's own as ``package.module:name``.
+"""Samplers by name: built-in ones, and a user's own as ``package.module:name``.
 
-A sampler is a function or class that makes an ``optuna.samplers.BaseSampler``. One is made for each proposal, so all
-that it knows comes from its arguments and from the study. Three arguments are passed by name where its signature has
-them: ``seed`` (differs by proposal), ``trials`` (candidates to train) and ``dimensions`` (parameters of the largest
+A sampler is a function or class that makes an ``optuna.samplers.BaseSampler``. One is made per proposal, so all that it
+knows comes from its arguments and from the study. Three arguments are passed by name where its signature has them:
+``seed`` (differs by proposal), ``trials`` (candidates to train) and ``dimensions`` (parameters of the largest
 architecture). Its other parameters are its options in a search file.
 """
 
@@ -18,11 +18,11 @@ import optuna
 from optuna.samplers import BaseSampler
 from pydantic import BaseModel, Field
 
-from nas_distill.common.errors import ConfigError, did_you_mean, first_line
-from nas_distill.common.references import is_reference, load_reference
-from nas_distill.common.registry import about, check_options, given_options, read_options
 from nas_distill.config import SamplerConfig
-from nas_distill.run.quiet import quiet_optuna
+from nas_distill.runs.journal import quiet_optuna
+from nas_distill.utils.errors import ConfigError, did_you_mean, first_line
+from nas_distill.utils.options import about, check_options, given_options, read_options
+from nas_distill.utils.references import is_reference, load_reference
 
 PASSED = ("seed", "trials", "dimensions")
 WHERE = "search.sampler"

@@ -1,4 +1,4 @@
-"""A look at the space before the search: what candidates cost, what share of them fits, how long it will take."""
+"""Survey before a search: candidate costs, feasible share, and estimated time."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nas_distill.common.device import resolve_device
-from nas_distill.common.errors import BudgetError, BuildError, RunError, first_line
-from nas_distill.common.seeds import numpy_rng
 from nas_distill.config import SearchFile, TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.schedule import Length
 from nas_distill.engine.backends import choose_backend
+from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.child import CallError, CallTimeoutError, Child
-from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import Limit, Work
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import TeacherSignal
+from nas_distill.utils.errors import BudgetError, BuildError, RunError, first_line
+from nas_distill.utils.modules import resolve_device
+from nas_distill.utils.seeds import numpy_rng
 
 _SAMPLES = 150
 _FEWEST, _SECONDS = 24, 15.0

@@ -1,8 +1,4 @@
-"""What passes between who decides (a work source), who executes (a backend) and who trains (an evaluator).
-
-A source hands out work and judges reports; it knows nothing of processes. A backend runs work on workers and relays;
-it decides nothing. An evaluator trains one piece of work, rung by rung; it knows neither.
-"""
+"""Interfaces of the engine: work sources decide, backends execute, evaluators train."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Literal, Protocol
 from nas_distill.config import TrainingConfig
 from nas_distill.distill.schedule import epochs_begun
 from nas_distill.export.provenance import Provenance
-from nas_distill.space import Architecture
+from nas_distill.spaces import Architecture
 
 
 @dataclass(frozen=True)

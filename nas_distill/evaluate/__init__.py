@@ -1,1 +1,1 @@
-"""What a trained model is worth: figures of its logits, and the logits themselves."""
+"""Metrics of trained models, their confidence intervals, and prediction over batches."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nas_distill.common.seeds import numpy_rng
+from nas_distill.utils.seeds import numpy_rng
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 Array = NDArray[np.float64]
 DRAWS = 2000
@@ -58,7 +59,7 @@ def bootstrap_halfwidth(figure: Callable[[Tensor, Tensor], float], outputs: Tens
     """
     import torch
 
-    from nas_distill.common.errors import DataError
+    from nas_distill.utils.errors import DataError
 
     rng, found = numpy_rng(0, "bootstrap"), []
     for _ in range(int(np.clip(_VALUES / max(1, outputs.numel()), _FEWEST_SAMPLE_DRAWS, _SAMPLE_DRAWS))):

@@ -1,8 +1,4 @@
-"""Figures of a multi-label network's logits. All are computed in float64 on the CPU; the order of samples is nothing.
-
-Logits are ``[N, K]`` floating tensors of finite values, labels are ``[N, K]`` of zeros and ones, N is at least 1.
-Anything else is a DataError. A label is told where its logit is above 0, its probability above a half.
-"""
+"""Multi-label metrics on logits, (N, K). Computed in float64 on the CPU, independent of sample order."""
 
 from __future__ import annotations
 
@@ -10,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_distill.common.errors import DataError
-from nas_distill.evaluate.metrics import calibration_gap, checked_logits, shape_of
+from nas_distill.evaluate.classification import calibration_gap, checked_logits, shape_of
+from nas_distill.utils.errors import DataError
 
 
 def mean_average_precision(logits: Tensor, labels: Tensor) -> float:

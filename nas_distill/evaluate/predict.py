@@ -1,4 +1,4 @@
-"""Logits of a model over batches, without a trace left in the model."""
+"""Prediction over batches that leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.errors import BuildError, DataError
-from nas_distill.common.modules import eval_mode
+from nas_distill.utils.errors import BuildError, DataError
+from nas_distill.utils.modules import eval_mode
 
 
 def predict_logits(model: nn.Module, batches: Iterable[Tensor], device: torch.device | str = "cpu") -> Tensor:

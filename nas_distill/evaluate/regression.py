@@ -1,14 +1,11 @@
-"""Figures of a regression's outputs. All are computed in float64 on the CPU; the order of samples is nothing.
-
-Outputs and targets are ``[N, K]`` tensors of finite values of one shape, N is at least 1. Anything else is a DataError.
-"""
+"""Regression metrics on outputs, (N, K). Computed in float64 on the CPU, independent of sample order."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from nas_distill.common.errors import DataError
-from nas_distill.evaluate.metrics import checked_logits, shape_of
+from nas_distill.evaluate.classification import checked_logits, shape_of
+from nas_distill.utils.errors import DataError
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:

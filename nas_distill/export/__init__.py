@@ -1,1 +1,1 @@
-"""Students leave here: folders of plain files, ONNX, and the check that a file computes what its network computes."""
+"""Export of students: plain folders, graphs, ONNX, and parity checks."""

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas_distill.common.errors import ExportError
-from nas_distill.common.validation import explain
+from nas_distill.utils.errors import ExportError
+from nas_distill.utils.validation import explain
 
 Kind = Literal["final", "labels", "assisted", "reborn", "mutual", "updated"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -1,20 +1,4 @@
-"""A student in a folder: ``model.safetensors`` (weights) and ``architecture.json`` (everything else).
-
-Both are plain, and load without nas_distill if the builder is importable. These lines import and call what the folder
-names, so they are for folders that you trust::
-
-    import importlib, json
-    from safetensors.torch import load_file
-    spec = json.load(open("architecture.json"))
-    module, name = spec["builder"].split(":")
-    model = getattr(importlib.import_module(module), name)(**spec["keywords"])
-    model.load_state_dict(load_file("model.safetensors"))
-    model.eval()
-
-A builder that another program may not be able to import (defined in a notebook, in ``__main__``, inside a function, or
-in a module beside the search file) leaves a third file, ``model.pt2``: the network as a graph of ``torch.export``, from
-which the folder loads anyway.
-"""
+"""Student folders: ``model.safetensors`` (weights) and ``architecture.json`` (everything else)."""
 
 from __future__ import annotations
 
@@ -32,15 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nas_distill.common.errors import ConfigError, ExportError, NasDistillError, StorageError, TrustError
-from nas_distill.common.files import atomic_path, plain_file, write_json
-from nas_distill.common.quiet import first_cause
-from nas_distill.common.references import load_reference, only_known, remember_builder
-from nas_distill.common.seeds import seeded_torch
-from nas_distill.export.program import load_program, save_program
+from nas_distill.export.graph import load_program, save_program
 from nas_distill.export.provenance import Provenance
-from nas_distill.space import Architecture, SearchSpace
-from nas_distill.space.builders import describe
+from nas_distill.spaces import Architecture, SearchSpace
+from nas_distill.spaces.builders import describe
+from nas_distill.utils.errors import ConfigError, ExportError, NasDistillError, StorageError, TrustError
+from nas_distill.utils.files import atomic_path, plain_file, write_json
+from nas_distill.utils.modules import first_cause
+from nas_distill.utils.references import load_reference, only_known, remember_builder
+from nas_distill.utils.seeds import seeded_torch
 
 FORMAT = 1
 LARGEST_SPEC = 2**26  # 64 MiB

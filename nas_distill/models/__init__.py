@@ -1,1 +1,1 @@
-"""Builders: from the parameters of an architecture to a torch module."""
+"""Built-in builders: functions from architecture parameters to torch modules."""

@@ -1,4 +1,4 @@
-"""Small layers that the builders share."""
+"""Layers that the built-in builders share."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Networks of inverted residual blocks for small images.
-
-Sandler et al., "MobileNetV2", 2018 (arXiv:1801.04381), with the squeeze-excitation of Howard et al., "Searching for
-MobileNetV3", 2019 (arXiv:1905.02244).
-"""
+"""Networks of inverted residual blocks (MobileNetV2 style) for small images."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from nas_distill.common.errors import DataError
 from nas_distill.evaluate.intervals import halfwidth
 from nas_distill.tasks.task import Figure, Task
+from nas_distill.utils.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,7 @@ class Classification(Task):
 
     def quality(self, outputs: Tensor, labels: Tensor) -> float:
         """Return the accuracy."""
-        from nas_distill.evaluate.metrics import accuracy
+        from nas_distill.evaluate.classification import accuracy
 
         return accuracy(outputs, labels)
 
@@ -124,7 +124,7 @@ class Classification(Task):
 
     def evaluate(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> ClassificationEvaluation:
         """Return every figure; a label out of range is a DataError too."""
-        from nas_distill.evaluate import metrics
+        from nas_distill.evaluate import classification as metrics
 
         accuracy = metrics.accuracy(outputs, labels)
         alike = retained = None

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nas_distill.common.errors import DataError
 from nas_distill.evaluate.intervals import bootstrap_halfwidth
-from nas_distill.tasks.columns import are_columns, as_columns, check_columns
-from nas_distill.tasks.task import Figure, Task
+from nas_distill.tasks.task import Figure, Task, are_columns, as_columns, check_columns
+from nas_distill.utils.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np

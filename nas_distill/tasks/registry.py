@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_distill.common.errors import ConfigError, DataError, did_you_mean
-from nas_distill.common.references import is_reference, load_reference
 from nas_distill.tasks.task import Evaluation, Task
+from nas_distill.utils.errors import ConfigError, DataError, did_you_mean
+from nas_distill.utils.references import is_reference, load_reference
 
 if TYPE_CHECKING:
     import numpy as np

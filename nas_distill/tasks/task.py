@@ -1,4 +1,4 @@
-"""The interface of a task: labels, quality, losses, agreement with the teacher, evaluation, and words."""
+"""The task interface: labels, quality, losses, agreement with the teacher, evaluation and report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from nas_distill.utils.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,3 +194,37 @@ class Task(ABC):
 
         ``variance`` (K,) is that of the teacher's outputs over samples, for tasks whose outputs are no probabilities.
         """
+
+
+def as_columns(y: np.ndarray, samples: int, task: str, where: str) -> np.ndarray:
+    """Return numbers (N,) or (N, K) as (N, K) float32.
+
+    Raises:
+        DataError: they are of another shape, or no numbers.
+    """
+    import numpy as np
+
+    if y.ndim == 1 and len(y) == samples:
+        y = y[:, None]
+    if y.ndim != 2 or len(y) != samples or not y.shape[1]:
+        raise DataError(f"{where}: y has shape {y.shape}; for {samples} samples of {task} it must be ({samples}, K).")
+    if y.dtype.kind not in "iufb":
+        raise DataError(f"{where}: y is {y.dtype}; it must be numbers.")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the check refuses that
+        return y.astype(np.float32, copy=False)
+
+
+def check_columns(y: np.ndarray, outputs: int, plural: str, where: str) -> None:
+    """Raise DataError unless there are ``outputs`` columns of finite numbers."""
+    import numpy as np
+
+    if y.shape[1] != outputs:
+        raise DataError(f"{where}: y has {y.shape[1]} columns for {outputs} {plural}.")
+    if not np.isfinite(y).all():
+        bad = int(np.flatnonzero(~np.isfinite(y).all(axis=1))[0])
+        raise DataError(f"{where}: the {plural} of sample {bad} hold NaN or infinity; remove or mend it.")
+
+
+def are_columns(y: np.ndarray) -> bool:
+    """Say whether labels are (N, K) float32."""
+    return y.dtype.name == "float32" and y.ndim == 2

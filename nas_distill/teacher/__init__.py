@@ -1,8 +1,7 @@
-"""Teachers: loading them, freezing them, and what they tell a student."""
+"""Teachers: loading, freezing, and their answers to student samples."""
 
-from nas_distill.teacher.load import load_teacher, shipped_teachers
 from nas_distill.teacher.signal import LiveSignal, TeacherSignal
 from nas_distill.teacher.store import TeacherStore
-from nas_distill.teacher.teacher import Teacher, freeze
+from nas_distill.teacher.teacher import Teacher, freeze, load_teacher, shipped_teachers
 
 __all__ = ["LiveSignal", "Teacher", "TeacherSignal", "TeacherStore", "freeze", "load_teacher", "shipped_teachers"]

@@ -1,10 +1,4 @@
-"""TeacherStore: the teacher runs once, and its answers are read by every student from memory-mapped files.
-
-What is stored are logits (all, or the K largest), not probabilities, so that temperature and loss stay free, and of
-inner layers what is small: pooled vectors and attention maps; for a fixed set of seeded views;
-in fp16; as fixed records, so that a sample's answer is found by its place. The folder's name is the key: a sha256 of
-the teacher's weights, the views, the data and the type. A store with another key is another store.
-"""
+"""Teacher store: answers computed once, memory-mapped, and verified by a fingerprint."""
 
 from __future__ import annotations
 
@@ -18,15 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_distill.common.digests import file_digest, json_digest
-from nas_distill.common.errors import TeacherError, first_line
-from nas_distill.common.layers import Layer
-from nas_distill.common.seeds import torch_generator
 from nas_distill.data import Dataset, SplitName
-from nas_distill.data.arrays import as_tensor_readonly
+from nas_distill.data.splits import as_tensor_readonly
 from nas_distill.tasks import find_task
-from nas_distill.teacher.answer import Answer, Feature
-from nas_distill.teacher.signal import LiveSignal, check_classes
+from nas_distill.teacher.signal import Answer, Feature, LiveSignal, check_classes
 from nas_distill.teacher.store_writer import (
     CLASSES,
     DTYPE,
@@ -44,6 +33,10 @@ from nas_distill.teacher.store_writer import (
     write_store,
 )
 from nas_distill.teacher.teacher import Teacher
+from nas_distill.utils.checkpoints import file_digest, json_digest
+from nas_distill.utils.errors import TeacherError, first_line
+from nas_distill.utils.layers import Layer
+from nas_distill.utils.seeds import torch_generator
 
 _SPOT_CHECK = 32
 Missing = Literal["uniform", "zero"]

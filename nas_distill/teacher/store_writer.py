@@ -1,4 +1,4 @@
-"""Writing a teacher store: the files it consists of, and how they come to be whole or absent."""
+"""Writer of teacher stores: one pass over all views, in files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_distill.common.digests import file_digest
-from nas_distill.common.errors import TeacherError
-from nas_distill.common.files import write_json
 from nas_distill.data import Dataset, SplitName
-from nas_distill.teacher.answer import Answer, Feature
-from nas_distill.teacher.signal import LiveSignal
+from nas_distill.teacher.signal import Answer, Feature, LiveSignal
 from nas_distill.teacher.teacher import Teacher
+from nas_distill.utils.checkpoints import file_digest
+from nas_distill.utils.errors import TeacherError
+from nas_distill.utils.files import write_json
 
 META = "store.json"
 DTYPE = np.float16

@@ -1,19 +1,29 @@
-"""A frozen teacher: any torch module, in eval mode and without gradients, for as long as it teaches."""
+"""Frozen teachers, loaded by name or by builder and weights."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_distill.common.device import device_of
-from nas_distill.common.digests import module_digest
-from nas_distill.common.errors import TeacherError, first_line
+from nas_distill.config import TeacherSource
 from nas_distill.data import Dataset
 from nas_distill.tasks import find_task
+from nas_distill.teacher.weights import fill, read_weights
+from nas_distill.utils.checkpoints import module_digest
+from nas_distill.utils.errors import TeacherError, TrustError, did_you_mean, first_line
+from nas_distill.utils.files import is_own
+from nas_distill.utils.modules import device_of
+from nas_distill.utils.references import load_reference, only_known, remember_builder, takes
+from nas_distill.utils.seeds import seeded_torch
 
 
 @dataclass(frozen=True)
@@ -79,3 +89,154 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
     teacher = Teacher(module, data.num_classes, name)
     teacher.assert_frozen()
     return teacher
+
+
+DESCRIPTION = "teacher.json"
+WEIGHTS = "model.safetensors"
+_SHIPPED = resources.files("nas_distill.teacher") / "shipped"
+
+
+def shipped_teachers() -> list[str]:
+    """Return the names of the teachers that come with nas_distill."""
+    if not _SHIPPED.is_dir():
+        return []
+    return sorted(entry.name for entry in _SHIPPED.iterdir() if (entry / DESCRIPTION).is_file())
+
+
+def load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path] = ()) -> Teacher:
+    """Load and freeze the teacher that a search file names.
+
+    Args:
+        config: shipped name or folder of ``nas-distill teach``, or builder, arguments and weights.
+        data: what it teaches on; it is run on two of its samples.
+        paths: folders where relative files and modules are looked for.
+
+    Raises:
+        TeacherError: it cannot be built, filled or run, or tells other classes apart.
+    """
+    if config.name is not None:
+        folder = _find_folder(config.name, paths)
+        builder, arguments, shape = _read_description(folder / DESCRIPTION)
+        if shape not in (None, data.input_shape):
+            raise TeacherError(
+                f"Teacher '{config.name}' was trained on samples of shape {shape}, but those of data '{data.name}' "
+                f"have shape {data.input_shape}."
+            )
+        with _guarded(folder):
+            module = _build_seeded(builder, arguments, data, paths)
+        fill(module, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        return freeze(module, data, config.name)
+    assert config.builder is not None
+    module = _build_seeded(config.builder, config.arguments, data, paths)
+    if config.weights is None:
+        return freeze(module, data, config.builder.rpartition(":")[2])
+    found = next((folder / config.weights for folder in paths if (folder / config.weights).exists()), None)
+    path = found or Path(config.weights).expanduser()
+    fill(module, read_weights(path), str(path))
+    return freeze(module, data, path.stem)
+
+
+def teacher_builder(
+    config: TeacherSource, data: Dataset, paths: Sequence[Path] = ()
+) -> tuple[str, dict[str, Any]] | None:
+    """Return the builder of the teacher that a search file names, and all the keywords that it is called with.
+
+    None where the teacher was given from Python, and only its module is known.
+
+    Raises:
+        TeacherError: its description cannot be read.
+    """
+    if config.name is not None:
+        if config.name.startswith("<"):
+            return None
+        folder = _find_folder(config.name, paths)
+        builder, arguments, _ = _read_description(folder / DESCRIPTION)
+        with _guarded(folder):
+            function = load_reference(builder, what="teacher builder", paths=paths)
+    else:
+        assert config.builder is not None
+        builder, arguments = config.builder, config.arguments
+        function = load_reference(builder, what="teacher builder", paths=paths)
+    return builder, builder_keywords(function, arguments, data)
+
+
+def build_module(builder: str, arguments: Mapping[str, Any], data: Dataset, paths: Sequence[Path] = ()) -> nn.Module:
+    """Call a builder reference; it is given ``input_shape`` and ``num_classes`` if it takes them.
+
+    Raises:
+        TeacherError: the builder raises, or returns no module.
+    """
+    function = load_reference(builder, what="teacher builder", paths=paths)
+    remember_builder(builder, function)
+    try:
+        module = function(**builder_keywords(function, arguments, data))
+    except Exception as error:
+        raise TeacherError(f"Teacher builder {builder} failed ({first_line(error)}).") from error
+    if not isinstance(module, nn.Module):
+        raise TeacherError(f"Teacher builder {builder} returned a {type(module).__name__}, not a torch.nn.Module.")
+    return module
+
+
+def builder_keywords(function: Callable[..., Any], arguments: Mapping[str, Any], data: Dataset) -> dict[str, Any]:
+    """Return all that a teacher's builder is called with: ``arguments``, and what it takes of the data's two sizes."""
+    keywords = dict(arguments)
+    if isinstance(keywords.get("input_shape"), list):  # as JSON and YAML write it
+        keywords["input_shape"] = tuple(keywords["input_shape"])
+    for key, value in {"input_shape": data.input_shape, "num_classes": data.num_classes}.items():
+        if takes(function, key):
+            keywords.setdefault(key, value)
+    return keywords
+
+
+@contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """Run no code that the description of a teacher names, unless this user has made that folder.
+
+    Raises:
+        TeacherError: it names a builder that is not nas_distill's own.
+    """
+    if folder.parent == Path(str(_SHIPPED)) or is_own(folder, (folder / DESCRIPTION).read_bytes()):
+        yield
+        return
+    try:
+        with only_known(folder):
+            yield
+    except TrustError as error:
+        raise TeacherError(
+            f"{folder / DESCRIPTION} names a builder whose code would run, and was not written by you on this "
+            f"machine; if you trust it, name the builder in the search file, with 'weights: {folder / WEIGHTS}'."
+        ) from error
+
+
+def _build_seeded(builder: str, arguments: Mapping[str, Any], data: Dataset, paths: Sequence[Path]) -> nn.Module:
+    """Build a teacher: what its weights file does not hold must not differ from one process to the next."""
+    with seeded_torch(0, "teacher"):
+        return build_module(builder, arguments, data, paths)
+
+
+def _read_description(path: Path) -> tuple[str, dict[str, Any], tuple[int, ...] | None]:
+    """Return a teacher's builder, its arguments, and the shape of the samples it was trained on, where that is known.
+
+    Many a network runs on samples of any size, and answers nonsense to those that it was not trained on.
+    """
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        builder, arguments = description["builder"], description["arguments"]
+        if not isinstance(builder, str) or not isinstance(arguments, dict):
+            raise TypeError("'builder' is no text or 'arguments' no mapping")
+        shape = description.get("input_shape", arguments.get("input_shape"))
+        return builder, arguments, None if shape is None else tuple(shape)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TeacherError(f"{path} does not describe a teacher ({first_line(error)}).") from error
+
+
+def _find_folder(name: str, paths: Sequence[Path]) -> Path:
+    if name in shipped_teachers():
+        return Path(str(_SHIPPED / name))
+    for folder in [*(path / name for path in paths), Path(name).expanduser()]:
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    raise TeacherError(
+        f"Teacher '{name}' is neither shipped nor a folder that 'nas-distill teach' wrote"
+        f"{did_you_mean(name, shipped_teachers())}"
+    )

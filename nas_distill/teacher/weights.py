@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, or pickled state dicts loaded without running what a pickle may hold."""
+"""Weights on disk: safetensors, or pickled state dicts read without running code."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from nas_distill.common.errors import TeacherError, first_line
-from nas_distill.common.files import atomic_path
-from nas_distill.common.quiet import quiet
+from nas_distill.utils.errors import TeacherError, first_line
+from nas_distill.utils.files import atomic_path
+from nas_distill.utils.modules import quiet
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

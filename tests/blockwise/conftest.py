@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from nas_distill.blockwise.alternatives import Alternatives, find_alternatives
 from nas_distill.blockwise.library import Library, build_library
 from nas_distill.blockwise.training import LocalTraining
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import BlockwiseConfig, FromTeacherConfig
-from nas_distill.cut.build import CutBuilder
-from nas_distill.cut.find import find_plan
-from nas_distill.cut.inheritance import WeightInheritance, make_inheritance
-from nas_distill.cut.plan import Plan
-from nas_distill.cut.replacements import REPLACEMENTS, fits
-from nas_distill.cut.space import CutSpace
-from nas_distill.cut.statistics import recalibrate_batch_norm
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.models import mbconv, resnet
-from nas_distill.space import SearchSpace
+from nas_distill.pruning.build import CutBuilder
+from nas_distill.pruning.discovery import find_plan
+from nas_distill.pruning.inheritance import WeightInheritance, make_inheritance
+from nas_distill.pruning.plan import Plan
+from nas_distill.pruning.replacements import REPLACEMENTS, fits
+from nas_distill.pruning.space import CutSpace
+from nas_distill.pruning.statistics import recalibrate_batch_norm
+from nas_distill.spaces import SearchSpace
 from nas_distill.teacher import freeze
+from nas_distill.utils.seeds import seeded_torch
 
 SHAPE = (1, 8, 8)
 SETTINGS = BlockwiseConfig(trunk=(0.5, 1.0), widths=(0.25, 1.0), epochs=2, batch_size=32, heldout=32)

@@ -7,7 +7,7 @@ import pytest
 
 from nas_distill.blockwise import alternatives as module
 from nas_distill.blockwise.alternatives import Alternative, Alternatives
-from nas_distill.common.errors import ConfigError, SpaceError
+from nas_distill.utils.errors import ConfigError, SpaceError
 
 
 def consistent(found: Alternatives, limit: int = 200):

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from nas_distill.blockwise.assembled import assemblies, block_scores, front
+from nas_distill.blockwise.assembler import assemblies, block_scores, front
 from nas_distill.blockwise.library import build_library
-from nas_distill.common.errors import BudgetError, SpaceError
-from nas_distill.cost.budget import Limit
-from nas_distill.cost.count import count
+from nas_distill.costs.budget import Limit
+from nas_distill.costs.counting import count
+from nas_distill.utils.errors import BudgetError, SpaceError
 
 COSTS = ("flops", "params", "weight_bytes")
 

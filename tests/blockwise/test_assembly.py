@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.blockwise.assembly import best, conflict, diverse, sweep
-from nas_distill.blockwise.options import Option, Place, Selection
-from nas_distill.common.errors import BudgetError
-from nas_distill.cost.budget import Limit
+from nas_distill.blockwise.alternatives import Option, Place, Selection
+from nas_distill.blockwise.ilp import best, conflict, diverse, sweep
+from nas_distill.costs.budget import Limit
+from nas_distill.utils.errors import BudgetError
 
 Limits = Mapping[str, Limit]
 GROUPS, WIDTHS, COSTS = ("stem", "middle", "last"), (8, 16), ("flops", "params", "weight_bytes")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nas_distill.blockwise.channels import by_channel, fill, first_tensor, put_first, restrict
-from nas_distill.common.errors import SpaceError
+from nas_distill.utils.errors import SpaceError
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((2, 5, 3, 3), 1), ((2, 4, 5), -1)])

@@ -7,8 +7,8 @@ import pytest
 
 from nas_distill.blockwise.costs import ADDITIVE, CostTable, check_additive, count_costs
 from nas_distill.blockwise.growing import grow
-from nas_distill.common.errors import BudgetError
-from nas_distill.cost.count import count
+from nas_distill.costs.counting import count
+from nas_distill.utils.errors import BudgetError
 
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "transformer", "turned", "grouped norms", "concatenating"])

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_distill.blockwise.fit import fit
-from nas_distill.common.errors import ConfigError
 from nas_distill.evaluate.intervals import rank_correlation
+from nas_distill.utils.errors import ConfigError
 
 
 def students(count: int, blocks: int, seed: int = 0) -> np.ndarray:

@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas_distill.blockwise.library import Library, build_library
+from nas_distill.blockwise.library import Library, LocalWeights, build_library
 from nas_distill.blockwise.scoring import Score
-from nas_distill.blockwise.start import LocalWeights
-from nas_distill.common.errors import RunError, TrainingError
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.config import OptimizerConfig
-from nas_distill.cut.plan import UNPRUNED
+from nas_distill.pruning.plan import UNPRUNED
+from nas_distill.utils.errors import RunError, TrainingError
+from nas_distill.utils.seeds import seeded_torch
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from nas_distill.blockwise import programme
-from nas_distill.blockwise.programme import Programme, Row
-from nas_distill.common.errors import BudgetError
+from nas_distill.blockwise import ilp as programme
+from nas_distill.blockwise.ilp import Programme, Row
+from nas_distill.utils.errors import BudgetError
 
 
 def test_rows_of_a_programme_hold_for_every_question_and_those_of_one_for_it_alone():
@@ -32,7 +32,7 @@ def test_a_solver_that_gives_up_says_why(monkeypatch):
 def test_what_the_solver_prints_by_itself_is_not_seen():
     code = """
 import ctypes, os
-from nas_distill.blockwise.programme import no_output
+from nas_distill.blockwise.ilp import no_output
 print("before")
 with no_output():
     os.write(1, b"written below Python\\n")

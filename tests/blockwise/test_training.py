@@ -10,10 +10,10 @@ from torch import nn
 from nas_distill.blockwise.alternatives import Alternative
 from nas_distill.blockwise.channels import restrict
 from nas_distill.blockwise.training import LocalTraining
-from nas_distill.common.errors import StorageError, TrainingError
 from nas_distill.config import OptimizerConfig
 from nas_distill.data import Dataset
 from nas_distill.distill.schedule import warmup_cosine
+from nas_distill.utils.errors import StorageError, TrainingError
 
 
 def weights(training: LocalTraining) -> dict[str, torch.Tensor]:

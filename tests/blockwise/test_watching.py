@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nas_distill.blockwise.watching import Watch
-from nas_distill.common.errors import SpaceError
+from nas_distill.utils.errors import SpaceError
 
 
 class Masked(nn.Module):

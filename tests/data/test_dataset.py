@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from nas_distill.common.errors import DataError
 from nas_distill.data import Dataset, Split, Views
-from nas_distill.data.arrays import as_tensor_readonly
+from nas_distill.data.splits import as_tensor_readonly
+from nas_distill.utils.errors import DataError
 
 
 def pixels(count=20, channels=2, seed=0):

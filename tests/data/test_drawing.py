@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.data.drawing import draw_places
+from nas_distill.data.splits import draw_places
 
 
 @given(st.integers(0, 300), st.integers(0, 400), st.integers(0, 5))

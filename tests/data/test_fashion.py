@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas_distill.common.errors import DataError
 from nas_distill.data import Views, load_dataset
+from nas_distill.data.builtin import CLASSES, read_idx
 from nas_distill.data.embed_fashion import choose
-from nas_distill.data.fashion import CLASSES, read_idx
+from nas_distill.utils.errors import DataError
 
 ROOT = Path("/usr/share/datasets/fashion-mnist")
 PACKED = Path(str(resources.files("nas_distill.data") / "embedded" / "fashion-mnist.npz"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_distill.common.errors import ConfigError, DataError
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
+from nas_distill.utils.errors import ConfigError, DataError
 
 X = np.random.default_rng(0).integers(0, 256, (20, 1, 4, 4), dtype=np.uint8)
 Y = np.arange(20) % 4

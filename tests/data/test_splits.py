@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import DataError
 from nas_distill.data.splits import Split, carve, make_split
+from nas_distill.utils.errors import DataError
 
 labels_of_many_kinds = st.lists(st.integers(1, 40), min_size=1, max_size=6).map(
     lambda sizes: np.concatenate([np.full(size, label) for label, size in enumerate(sizes)])

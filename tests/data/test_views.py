@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import DataError
-from nas_distill.common.seeds import torch_generator
 from nas_distill.data import Dataset, Views
+from nas_distill.utils.errors import DataError
+from nas_distill.utils.seeds import torch_generator
 
 
 def one_by_one(views, x, index, view, samples):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.distill.averaging import AveragedWeights
+from nas_distill.distill.schedule import AveragedWeights
 
 
 def slow_average(history, initial, horizon):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.distill.batch_norm import BatchNorm
+from nas_distill.distill.projectors import BatchNorm
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 1, 1), (1, 3, 2, 1), (4, 3, 5, 5)])

@@ -85,7 +85,7 @@ def test_samples_with_wrong_labels_are_left_for_last():
 
 
 def test_it_is_part_of_what_a_checkpoint_belongs_to(tmp_path, make_distiller):
-    from nas_distill.common.errors import TrainingError
+    from nas_distill.utils.errors import TrainingError
 
     make_distiller().save(tmp_path)
     with pytest.raises(TrainingError, match="of another training"):

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas_distill.common.errors import StorageError, TeacherError, TrainingError
-from nas_distill.common.seeds import derive, torch_generator
 from nas_distill.config import TrainingConfig
 from nas_distill.distill import Distiller
 from nas_distill.distill.schedule import warmup_cosine
-from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.classification import accuracy
 from nas_distill.teacher import LiveSignal, TeacherStore, freeze
-from nas_distill.teacher.answer import Answer
+from nas_distill.teacher.signal import Answer
+from nas_distill.utils.errors import StorageError, TeacherError, TrainingError
+from nas_distill.utils.seeds import derive, torch_generator
 
 
 def same(first, second):

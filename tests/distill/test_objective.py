@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from nas_distill.common.errors import ConfigError
 from nas_distill.config import TermConfig, TrainingConfig
 from nas_distill.distill.losses import Batch, Loss, Outputs, Shapes, loss_names
 from nas_distill.distill.losses.kd import divergence
 from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
+from nas_distill.utils.errors import ConfigError
 
 SHAPES = Shapes(classes=5, samples=20, steps=10)
 

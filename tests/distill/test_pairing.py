@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import TrainingError
 from nas_distill.config import TermConfig
 from nas_distill.distill.losses import Loss, loss
 from nas_distill.distill.objective import Term, find_terms
 from nas_distill.distill.pairing import pair_layers, teacher_features
+from nas_distill.utils.errors import TrainingError
 
 X = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))
 

@@ -1,8 +1,8 @@
 import torch
 
 from nas_distill.distill import Distiller
-from nas_distill.distill.peers import PeerSignal, advance_together, introduce
-from nas_distill.teacher.combined import mixture
+from nas_distill.distill.mutual import PeerSignal, advance_together, introduce
+from nas_distill.teacher.signal import mixture
 
 
 def pair(make_model, data, training, signal, *, introduced=True):

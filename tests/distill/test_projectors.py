@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import TrainingError
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.distill.projectors import MapProjector, TokenProjector, VectorProjector, make_projector
+from nas_distill.utils.errors import TrainingError
+from nas_distill.utils.seeds import seeded_torch
 
 
 def drawn(*shape):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import ConfigError, TeacherError, TrainingError
 from nas_distill.config import CurriculumConfig, TrainingConfig, default_loss
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
@@ -15,6 +14,7 @@ from nas_distill.distill.curriculum import hardness
 from nas_distill.distill.objective import find_terms, on_labels_alone
 from nas_distill.tasks import find_task
 from nas_distill.teacher import LiveSignal, freeze
+from nas_distill.utils.errors import ConfigError, TeacherError, TrainingError
 
 TASKS = ["multilabel", "regression"]
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import TeacherError, TrainingError
 from nas_distill.config import TeacherConfig, TeachFile
 from nas_distill.distill.teach import teach
-from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.classification import accuracy
 from nas_distill.teacher import load_teacher
 from nas_distill.teacher.weights import read_weights
+from nas_distill.utils.errors import TeacherError, TrainingError
 
 
 @pytest.fixture

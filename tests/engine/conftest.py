@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 
 from nas_distill.config import ScoreConfig, SearchConfig
-from nas_distill.cost.budget import Budget
-from nas_distill.engine.backends.in_process import InProcessBackend
+from nas_distill.costs.budget import Budget
+from nas_distill.engine.backends.inline import InProcessBackend
+from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.ledger import Status
 from nas_distill.engine.objectives import Objectives
-from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import RungResult, Work
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.front import non_dominated
-from nas_distill.run.journal import open_journal, read_study
-from nas_distill.run.records import TrialRecord, read_records
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import open_journal, read_study
+from nas_distill.runs.pareto import non_dominated
+from nas_distill.runs.records import TrialRecord, read_records
+from nas_distill.spaces import Architecture, SearchSpace
 
 SPACE = {
     "width": {"int": [8, 64], "step": 8},

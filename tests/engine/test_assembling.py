@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from nas_distill.config import SearchConfig
-from nas_distill.space import Architecture
+from nas_distill.spaces import Architecture
 from tests.engine.test_controller import next_work, small, train
 
 

@@ -6,11 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.common.seeds import numpy_rng
-from nas_distill.config import TrainingConfig
-from nas_distill.cost.budget import Budget
-from nas_distill.engine.backends.in_process import InProcessBackend
-from nas_distill.engine.calibration import (
+from nas_distill.calibration.sampling import (
     CalibrationSource,
     Network,
     draw_networks,
@@ -19,10 +15,14 @@ from nas_distill.engine.calibration import (
     spread_places,
     standard_recipes,
 )
-from nas_distill.engine.pricing import Pricing
+from nas_distill.calibration.trainings import TrainingTable
+from nas_distill.config import TrainingConfig
+from nas_distill.costs.budget import Budget
+from nas_distill.engine.backends.inline import InProcessBackend
+from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.work import Outcome, RungResult
-from nas_distill.run.trainings import TrainingTable
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.spaces import Architecture, SearchSpace
+from nas_distill.utils.seeds import numpy_rng
 
 NETWORKS = [
     Network(f"net-{place:02d}", Architecture({"width": place}), {"flops": 10.0 * place, "params": 5.0})

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from torch import nn
 
-from nas_distill.common.errors import BuildError
 from nas_distill.engine import candidates as module
 from nas_distill.engine.candidates import Candidates
 from nas_distill.engine.child import Child
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.utils.errors import BuildError
 
 
 def build(*, act: str, place: str, input_shape: Any, num_classes: int) -> nn.Module:

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import torch
 
-from nas_distill.common.errors import RunError, StorageError
 from nas_distill.engine.child import CallError, CallStoppedError, CallTimeoutError, Child, ChildDiedError
+from nas_distill.utils.errors import RunError, StorageError
 
 
 class Target:

@@ -9,19 +9,19 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
-from nas_distill.common.errors import BudgetError, BuildError, RunError, StorageError
-from nas_distill.common.seeds import derive
 from nas_distill.config import PruningConfig, ScalarConfig, ScoreConfig, SearchConfig
-from nas_distill.cost.budget import Budget
-from nas_distill.engine.backends.in_process import InProcessBackend
+from nas_distill.costs.budget import Budget
+from nas_distill.engine.backends.inline import InProcessBackend
+from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.controller import DEATHS, REPEATS, Controller
-from nas_distill.engine.dominance import NoRule
+from nas_distill.engine.early_stopping import NoRule
 from nas_distill.engine.ledger import Ledger
 from nas_distill.engine.objectives import Objectives
-from nas_distill.engine.pricing import Pricing
 from nas_distill.engine.work import Outcome, RungResult, Work
-from nas_distill.run.journal import read_metadata, read_study
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.runs.journal import read_metadata, read_study
+from nas_distill.spaces import Architecture, SearchSpace
+from nas_distill.utils.errors import BudgetError, BuildError, RunError, StorageError
+from nas_distill.utils.seeds import derive
 
 SMALL = {"width": [8, 16, 24], "depth": [1, 2, 3]}
 

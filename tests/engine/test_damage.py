@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas_distill.common.errors import RunError
 from nas_distill.config import SearchConfig
-from nas_distill.cost.budget import Budget
+from nas_distill.costs.budget import Budget
 from nas_distill.engine.work import Outcome, RungResult
-from nas_distill.run.journal import open_journal, read_study
-from nas_distill.run.records import read_records
+from nas_distill.runs.journal import open_journal, read_study
+from nas_distill.runs.records import read_records
+from nas_distill.utils.errors import RunError
 
 NEWLINE = ord("\n")
 

@@ -5,8 +5,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from nas_distill.engine.distributions import as_params, distribution, suggest
-from nas_distill.space import Choice, Domain, IntRange, SearchSpace
+from nas_distill.engine.proposals import as_params, distribution, suggest
+from nas_distill.spaces import Choice, Domain, IntRange, SearchSpace
 
 
 def build(**_: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.engine.dominance import Dominance, History, NoRule, QualityHalving, Report, Rule
+from nas_distill.engine.early_stopping import Dominance, History, NoRule, QualityHalving, Report, Rule
 
 quick = settings(deadline=None, max_examples=60)
 costs = st.integers(1, 5).map(float)

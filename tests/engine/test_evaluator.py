@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import BuildError, TeacherError, TrainingError
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset, Views
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.work import Work, epoch_rungs
-from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.classification import accuracy
 from nas_distill.export.provenance import read_provenance
 from nas_distill.export.student import load_student
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import LiveSignal, TeacherStore, freeze
+from nas_distill.utils.errors import BuildError, TeacherError, TrainingError
 
 torch.set_num_threads(1)
 

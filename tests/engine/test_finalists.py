@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_distill.config import FinalConfig
-from nas_distill.engine.backends.in_process import InProcessBackend
+from nas_distill.engine.backends.inline import InProcessBackend
 from nas_distill.engine.finalists import (
     FinalistSource,
     best_finalist,
@@ -14,11 +14,11 @@ from nas_distill.engine.finalists import (
     final_progress,
 )
 from nas_distill.engine.work import Outcome, RungResult
-from nas_distill.run.facts import Finalist, RunMetadata
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.front import front_records
-from nas_distill.run.records import Rung, TrialRecord
-from nas_distill.space import Architecture
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.metadata import Finalist, RunMetadata
+from nas_distill.runs.pareto import front_records
+from nas_distill.runs.records import Rung, TrialRecord
+from nas_distill.spaces import Architecture
 
 
 def record(number, quality, flops, state="complete", rung=2, params=None):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.engine.hindsight import in_hindsight
+from nas_distill.calibration.pruning_replay import in_hindsight
 
 COSTS = [{"flops": value} for value in (1.0, 2.0, 3.0, 4.0)]
 SHARES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=10)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nas_distill.common.errors import RunError
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import read_study
-from nas_distill.run.records import read_records
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import read_study
+from nas_distill.runs.records import read_records
+from nas_distill.utils.errors import RunError
 
 TRIALS = 60
 
@@ -22,15 +22,15 @@ import json, sys
 from pathlib import Path
 
 from nas_distill.config import ScoreConfig, SearchConfig
-from nas_distill.cost.budget import Budget
-from nas_distill.engine.pricing import Pricing
-from nas_distill.run.folder import RunFolder
-from nas_distill.run.journal import open_journal
-from nas_distill.engine.backends.in_process import InProcessBackend
+from nas_distill.costs.budget import Budget
+from nas_distill.engine.candidates import Pricing
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import open_journal
+from nas_distill.engine.backends.inline import InProcessBackend
 from nas_distill.engine.controller import Controller
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.work import RungResult
-from nas_distill.space import SearchSpace
+from nas_distill.spaces import SearchSpace
 
 
 class Instant:

@@ -1,9 +1,9 @@
 import pytest
 
-from nas_distill.common.errors import BudgetError
 from nas_distill.config import PruningConfig, ScalarConfig, SearchConfig
-from nas_distill.engine.dominance import Dominance, NoRule
+from nas_distill.engine.early_stopping import Dominance, NoRule
 from nas_distill.engine.objectives import Objectives, Scalar, make_rule
+from nas_distill.utils.errors import BudgetError
 
 COSTS = {"flops": 2e6, "params": 1e4, "latency_ms": 0.5}
 

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from nas_distill.common.errors import RunError
 from nas_distill.config import ScoreConfig
-from nas_distill.engine.backends.in_process import InProcessBackend
-from nas_distill.engine.probe import NoiseProbe
+from nas_distill.engine.backends.inline import InProcessBackend
+from nas_distill.engine.noise_probe import NoiseProbe
 from nas_distill.engine.work import Outcome, RungResult
-from nas_distill.run.folder import RunFolder
-from nas_distill.space import Architecture
+from nas_distill.runs.folder import RunFolder
+from nas_distill.spaces import Architecture
+from nas_distill.utils.errors import RunError
 
 ARCHITECTURE = Architecture({"width": 8})
 RUNGS = (0.5, 1.0)

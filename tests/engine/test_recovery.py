@@ -13,11 +13,11 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from nas_distill.common.errors import RunError
 from nas_distill.config import SearchConfig
-from nas_distill.cost.budget import Budget
+from nas_distill.costs.budget import Budget
 from nas_distill.engine.work import Outcome, RungResult, Work
-from nas_distill.run.journal import read_study
+from nas_distill.runs.journal import read_study
+from nas_distill.utils.errors import RunError
 
 MOMENTS = ("before", "within", "after")
 

@@ -13,13 +13,13 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_distill.common.errors import ConfigError
 from nas_distill.config import SamplerConfig, ScalarConfig, SearchConfig
-from nas_distill.cost.budget import Budget
+from nas_distill.costs.budget import Budget
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.proposals import Proposal, Proposals
 from nas_distill.engine.samplers import find_sampler, sampler_names
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.spaces import Architecture, SearchSpace
+from nas_distill.utils.errors import ConfigError
 
 HERE = __name__
 

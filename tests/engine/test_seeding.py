@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import BuildError, StorageError
-from nas_distill.cost.budget import Budget
-from nas_distill.engine.pricing import Pricing
-from nas_distill.engine.seeding import ENUMERATED, choose_seeds, largest_within, scaled_alike
-from nas_distill.space import Architecture, SearchSpace
+from nas_distill.costs.budget import Budget
+from nas_distill.engine.candidates import Pricing
+from nas_distill.engine.first_candidates import ENUMERATED, choose_seeds, largest_within, scaled_alike
+from nas_distill.spaces import Architecture, SearchSpace
+from nas_distill.utils.errors import BuildError, StorageError
 
 
 def seeds(bench: Any, budget: dict[str, Any], count: int = 5, **options: Any) -> list[Architecture]:

@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import BudgetError, RunError
 from nas_distill.config import SearchFile, TrainingConfig
-from nas_distill.cost.budget import Budget
+from nas_distill.costs.budget import Budget
 from nas_distill.data import Dataset
 from nas_distill.engine import survey as module
 from nas_distill.engine.backends import choose_backend
-from nas_distill.engine.pricing import Pricing
+from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.survey import (
     estimate_seconds,
     judging_seconds,
@@ -23,7 +22,8 @@ from nas_distill.engine.survey import (
     typical_judging,
 )
 from nas_distill.engine.work import Work
-from nas_distill.space import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
+from nas_distill.utils.errors import BudgetError, RunError
 
 torch.set_num_threads(1)
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import DataError
+from nas_distill.evaluate.classification import accuracy
 from nas_distill.evaluate.intervals import bootstrap_halfwidth, crossed_interval, halfwidth
-from nas_distill.evaluate.metrics import accuracy
+from nas_distill.utils.errors import DataError
 
 
 @given(st.data(), st.integers(1, 10**5))

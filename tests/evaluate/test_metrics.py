@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import DataError
-from nas_distill.evaluate.metrics import accuracy, agreement, ece, nll
+from nas_distill.evaluate.classification import accuracy, agreement, ece, nll
+from nas_distill.utils.errors import DataError
 
 
 @st.composite

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score
 
-from nas_distill.common.errors import DataError
 from nas_distill.evaluate.multilabel import label_agreement, label_ece, label_nll, macro_f1, mean_average_precision
+from nas_distill.utils.errors import DataError
 
 
 def drawn(seed, samples=30, labels=4, ties=False):

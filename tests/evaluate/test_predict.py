@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import BuildError, DataError
-from nas_distill.common.modules import eval_mode
 from nas_distill.evaluate.predict import predict_logits
+from nas_distill.utils.errors import BuildError, DataError
+from nas_distill.utils.modules import eval_mode
 
 
 def make_model():

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from nas_distill.common.errors import DataError
 from nas_distill.evaluate.regression import mae, r2, rmse
+from nas_distill.utils.errors import DataError
 
 
 def drawn(seed, samples=20, targets=3):

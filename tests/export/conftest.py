@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.cost.runtimes.onnx_runtime import export_onnx
+from nas_distill.costs.runtimes.onnx_runtime import export_onnx
 
 SHAPE = (1, 8, 8)
 

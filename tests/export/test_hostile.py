@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 import nas_distill
-from nas_distill.common.errors import ExportError
-from nas_distill.export.program import _traced, load_program, save_program
+from nas_distill.export.graph import _traced, load_program, save_program
 from nas_distill.export.student import load_student, save_student
-from nas_distill.space import load_space
+from nas_distill.spaces import load_space
+from nas_distill.utils.errors import ExportError
 
 SHAPE = (1, 8, 8)
 
@@ -372,12 +372,12 @@ def test_what_torch_wrote_and_what_we_wrote_load(clean, tmp_path):
 @pytest.fixture
 def student(tmp_path, monkeypatch):
     """The folder of a student that anybody may load."""
-    monkeypatch.setattr("nas_distill.common.references._used", {})
+    monkeypatch.setattr("nas_distill.utils.references._used", {})
     space = load_space("resnet")
     architecture = space.smallest()
     network = space.build(architecture, input_shape=SHAPE, num_classes=3)
     save_student(tmp_path / "student", network, architecture, space, input_shape=SHAPE, num_classes=3)
-    monkeypatch.setattr("nas_distill.common.references._used", {})
+    monkeypatch.setattr("nas_distill.utils.references._used", {})
     return tmp_path / "student"
 
 
@@ -444,11 +444,11 @@ FOLDERS = {
     "os": (names("os:system", command=COMMAND), "no builder"),
     "posix": (names("posix:system", command=COMMAND), "no builder"),
     "module in torch": (names("torch:os.system", command=COMMAND), "trust=True"),
-    "module in nas_distill": (names("nas_distill.common.files:os.makedirs", name="{canary}"), "trust=True"),
+    "module in nas_distill": (names("nas_distill.utils.files:os.makedirs", name="{canary}"), "trust=True"),
     "module in a network's module": (names("nas_distill.models.resnet:torch.os.mkdir", path="{canary}"), "trust=True"),
     "import in a network's module": (names("nas_distill.models.resnet:nn.Linear", in_features=1), "trust=True"),
     "globals of a builder": (names("nas_distill.models.resnet:build.__globals__", x=1), "trust=True"),
-    "function of nas_distill": (names("nas_distill.common.files:write_text", path="{canary}", text=""), "trust=True"),
+    "function of nas_distill": (names("nas_distill.utils.files:write_text", path="{canary}", text=""), "trust=True"),
     "download": (names("torch.hub:load", repo_or_dir="{canary}", model="x", source="local"), "trust=True"),
     "unsafe yaml": (
         names("yaml:unsafe_load", stream="!!python/object/apply:os.mkdir ['{canary}']"),
@@ -462,11 +462,11 @@ FOLDERS = {
     "module beside": (module_beside, "trust=True"),
     "module that acts on import": (names("antigravity:geohash"), "no builder|trust=True"),
     "teacher of a cut student": (
-        names("nas_distill.cut.build:build", teacher="torch:os.mkdir", arguments={"path": "{canary}"}, plan={}),
+        names("nas_distill.pruning.build:build", teacher="torch:os.mkdir", arguments={"path": "{canary}"}, plan={}),
         "trust=True",
     ),
     "folder of a cut student's teacher": (
-        names("nas_distill.cut.build:build", teacher="beside:build", paths=["."], plan={}),
+        names("nas_distill.pruning.build:build", teacher="beside:build", paths=["."], plan={}),
         "trust=True",
     ),
     "dotted module": (names("os.path:os.system", command=COMMAND), "no builder"),
@@ -537,7 +537,7 @@ def test_trust_follows_links(student, canary):
 
 
 UNPICKLERS = {
-    "nas_distill/engine/backends/fit.py",
+    "nas_distill/engine/backends/tune_state.py",
     "nas_distill/engine/backends/worker.py",
     "nas_distill/engine/backends/inline.py",
     "nas_distill/engine/child.py",

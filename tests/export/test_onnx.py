@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import ExportError
-from nas_distill.common.quiet import first_cause, quiet
-from nas_distill.cost.runtimes.onnx_runtime import export_onnx, read_metadata
+from nas_distill.costs.runtimes.onnx_runtime import export_onnx, read_metadata
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.export.program import load_program, save_program
+from nas_distill.export.graph import load_program, save_program
+from nas_distill.utils.errors import ExportError
+from nas_distill.utils.modules import first_cause, quiet
 
 SHAPE = (1, 8, 8)
 
@@ -71,7 +71,7 @@ def test_exporting_is_silent(tmp_path):
 import sys, torch
 from torch import nn
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.cost.runtimes.onnx_runtime import export_onnx
+from nas_distill.costs.runtimes.onnx_runtime import export_onnx
 export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8), sys.argv[1])
 """
     done = subprocess.run(
@@ -115,7 +115,7 @@ def test_a_network_that_cannot_be_exported_names_the_first_cause_and_leaves_the_
 def test_a_place_that_cannot_be_written_and_an_odd_name_are_errors(tmp_path, exported, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    monkeypatch.setattr("nas_distill.cost.runtimes.onnx_runtime._proto", lambda *_: onnx.load(exported))
+    monkeypatch.setattr("nas_distill.costs.runtimes.onnx_runtime._proto", lambda *_: onnx.load(exported))
     with pytest.raises(ExportError, match="cannot be written"):
         export_onnx(net, (4,), tmp_path / "file" / "s.onnx")
     with pytest.raises(ExportError, match=r"end in \.onnx"):

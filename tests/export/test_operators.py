@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nas_distill.export.operators import ATEN, is_allowed
-from nas_distill.export.program import load_program, save_program
+from nas_distill.export.archive import ATEN, is_allowed
+from nas_distill.export.graph import load_program, save_program
 
 
 class Activations(nn.Module):

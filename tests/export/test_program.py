@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import ExportError
 from nas_distill.export.archive import is_size
-from nas_distill.export.program import load_program, save_program
+from nas_distill.export.graph import load_program, save_program
+from nas_distill.utils.errors import ExportError
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nas_distill.common.errors import ExportError
 from nas_distill.export.provenance import Provenance, read_provenance
+from nas_distill.utils.errors import ExportError
 
 FILE = Path("students/t00001/architecture.json")
 

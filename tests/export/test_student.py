@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nas_distill.common.errors import ExportError, StorageError
-from nas_distill.export.program import Program
+from nas_distill.export.graph import Program
 from nas_distill.export.student import load_spec, load_student, save_student
-from nas_distill.space import Architecture, load_space
+from nas_distill.spaces import Architecture, load_space
+from nas_distill.utils.errors import ExportError, StorageError
 
 SHAPE, CLASSES = (1, 8, 8), 4
 MODULE = """
@@ -61,7 +61,7 @@ def one_thread():
 
 def forget(monkeypatch):
     """As in a process that has used no builder yet."""
-    monkeypatch.setattr("nas_distill.common.references._used", {})
+    monkeypatch.setattr("nas_distill.utils.references._used", {})
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import ExportError
-from nas_distill.export.verify import verify_export
+from nas_distill.export.parity import verify_export
+from nas_distill.utils.errors import ExportError
 
 
 def inputs(count=12):

@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 
-from nas_distill.api import open_run
-from nas_distill.api.run import Run
-from nas_distill.common.errors import RunError
-from nas_distill.run.records import TrialRecord
+from nas_distill.runs.records import TrialRecord
+from nas_distill.study import open_run
+from nas_distill.study.run import Run
+from nas_distill.utils.errors import RunError
 
 PATIENCE = 240.0  # seconds; a search here takes seconds on a quiet machine
 

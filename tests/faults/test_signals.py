@@ -9,7 +9,7 @@ import time
 import pytest
 from fault_support import accounted, press_ctrl_c, silent_about_ray
 
-from nas_distill.api import open_run
+from nas_distill.study import open_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

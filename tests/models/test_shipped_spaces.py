@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_distill.common.seeds import seeded_torch
-from nas_distill.space import load_space
+from nas_distill.spaces import load_space
+from nas_distill.utils.seeds import seeded_torch
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 

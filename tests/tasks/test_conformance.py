@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import nas_distill.tasks
-from nas_distill.common.errors import ConfigError, DataError
 from nas_distill.config import TrainingConfig, default_loss
 from nas_distill.data import Dataset, load_dataset
 from nas_distill.distill.losses import find_loss
 from nas_distill.distill.objective import find_terms
 from nas_distill.tasks import Task, find_task, infer_task, read_evaluation, registry, task_names
+from nas_distill.utils.errors import ConfigError, DataError
 
 N, K = 12, 3
 

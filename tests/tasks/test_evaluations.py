@@ -4,9 +4,9 @@ import sys
 import pytest
 import torch
 
-from nas_distill.common.errors import DataError
-from nas_distill.evaluate import metrics
+from nas_distill.evaluate import classification as metrics
 from nas_distill.tasks import find_task, read_evaluation
+from nas_distill.utils.errors import DataError
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.5, 0.0]])
 TEACHER = torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [0.0, 0.5]])

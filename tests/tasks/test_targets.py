@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import DataError
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
 from nas_distill.data.splits import Split
 from nas_distill.tasks import find_task, infer_task
+from nas_distill.utils.errors import DataError
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 3)).astype(np.float32)

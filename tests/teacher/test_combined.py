@@ -6,15 +6,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from nas_distill.common.errors import TeacherError
 from nas_distill.config import TermConfig, TrainingConfig
 from nas_distill.data import Dataset, load_dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.losses import Outputs, find_loss
 from nas_distill.distill.losses.kd import divergence
 from nas_distill.teacher import LiveSignal, freeze
-from nas_distill.teacher.answer import Answer
-from nas_distill.teacher.combined import CombinedSignal, mixture, teacher_weights
+from nas_distill.teacher.signal import Answer, CombinedSignal, mixture, teacher_weights
+from nas_distill.utils.errors import TeacherError
 
 
 def softmax(z, axis=-1):

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import ConfigError, TeacherError
-from nas_distill.common.files import remember_own
 from nas_distill.config import TeacherConfig
 from nas_distill.data import load_dataset
-from nas_distill.evaluate.metrics import accuracy
+from nas_distill.evaluate.classification import accuracy
 from nas_distill.evaluate.predict import predict_logits
-from nas_distill.teacher import load, load_teacher, shipped_teachers
-from nas_distill.teacher.load import build_module, builder_keywords
+from nas_distill.teacher import load_teacher, shipped_teachers
+from nas_distill.teacher import teacher as load
+from nas_distill.teacher.teacher import build_module, builder_keywords
 from nas_distill.teacher.weights import save_weights
+from nas_distill.utils.errors import ConfigError, TeacherError
+from nas_distill.utils.files import remember_own
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_shipped_teachers_can_be_named(monkeypatch, tmp_path):
 
 
 def test_the_builder_that_a_strangers_teacher_names_is_not_called(tmp_path, user, data, make_teacher, monkeypatch):
-    monkeypatch.setattr("nas_distill.common.references._used", {})
+    monkeypatch.setattr("nas_distill.utils.references._used", {})
     write_folder(tmp_path / "mine", make_teacher().module)
     (tmp_path / "mine").rename(tmp_path / "sent")  # elsewhere it is nobody's own
     called = []

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from nas_distill.common.errors import TeacherError
 from nas_distill.teacher import LiveSignal, Teacher
+from nas_distill.utils.errors import TeacherError
 
 
 def test_a_live_signal_gives_the_teachers_logits(teacher, data):

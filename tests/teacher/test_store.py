@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from nas_distill.common.errors import TeacherError
-from nas_distill.common.layers import Layer
 from nas_distill.data import Dataset, Views
 from nas_distill.distill.losses.kd import divergence
 from nas_distill.teacher import LiveSignal, TeacherStore, freeze, store_writer
-from nas_distill.teacher.answer import Feature
+from nas_distill.teacher.signal import Feature
 from nas_distill.teacher.store import expand, store_key
 from nas_distill.teacher.store_writer import Contents, compress
+from nas_distill.utils.errors import TeacherError
+from nas_distill.utils.layers import Layer
 
 PROJECT = Path(__file__).parents[2]
 

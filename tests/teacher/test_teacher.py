@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import TeacherError
 from nas_distill.teacher import freeze
+from nas_distill.utils.errors import TeacherError
 
 
 def test_a_frozen_teacher_answers_the_same_again_and_takes_no_gradients(data, make_module):

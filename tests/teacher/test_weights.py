@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nas_distill.common.errors import TeacherError
 from nas_distill.teacher.weights import fill, read_weights, save_weights
+from nas_distill.utils.errors import TeacherError
 
 
 def equal(state, other):

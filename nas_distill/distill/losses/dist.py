@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from nas_distill.common.errors import TrainingError
-from nas_distill.distill.losses.features.tensors import unit
+from nas_distill.distill.losses.divergences import check_logits, log_probabilities
+from nas_distill.distill.losses.features import unit
 from nas_distill.distill.losses.kd import Temperature
-from nas_distill.distill.losses.logits import check_logits, log_probabilities
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
+from nas_distill.utils.errors import TrainingError
 
 # Of deviations from the mean, relative to it. A lower one would let a student that is undecided have huge gradients.
 _FLOOR = 1e-3

@@ -1,4 +1,4 @@
-"""Divergences between what student and teacher hold likely: either way round, and between the two."""
+"""Divergences between student and teacher distributions, and log-probabilities with temperature."""
 
 from __future__ import annotations
 
@@ -10,10 +10,40 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from nas_distill.distill.losses.features import exact
 from nas_distill.distill.losses.kd import Temperature, divergence
-from nas_distill.distill.losses.logits import check_logits, log_probabilities
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
+from nas_distill.utils.errors import TrainingError
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Return ``logits / temperature``, half precision in float32, since what is made of them does not fit in it."""
+    return exact(logits) / temperature
+
+
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """Return the log of ``softmax(logits / temperature)`` over classes, (B, classes); finite for finite logits."""
+    return functional.log_softmax(tempered(logits, temperature), dim=1)
+
+
+def check_logits(name: str, student: Outputs, teacher: Outputs, *, classes: int = 2) -> None:
+    """Refuse logits that the loss ``name`` cannot compare.
+
+    Raises:
+        TrainingError: they are not (B, classes) of one shape on both sides, or of fewer than ``classes`` classes.
+    """
+    ours, theirs = tuple(student.logits.shape), tuple(teacher.logits.shape)
+    if ours != theirs or len(ours) != 2:
+        raise TrainingError(
+            f"The loss '{name}' compares logits (B, classes) one by one, but the student gives {ours} and the teacher "
+            f"{theirs}; give both the same classes."
+        )
+    if ours[1] < classes:
+        raise TrainingError(
+            f"The loss '{name}' compares classes with each other and needs {classes} or more, but the logits are of "
+            f"{ours[1]}; take 'bce_kd' or 'mse'."
+        )
 
 
 @loss("forward_kl", tasks=("classification",))

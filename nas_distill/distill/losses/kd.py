@@ -1,4 +1,4 @@
-"""Hinton's knowledge distillation, plain and on standardised logits."""
+"""Logit distillation by softened probabilities (Hinton et al., 2015), plain and on standardised logits."""
 
 from __future__ import annotations
 

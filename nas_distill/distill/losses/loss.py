@@ -1,4 +1,4 @@
-"""What a loss is: a function, or a module with learnable parts, of what student and teacher say of a batch."""
+"""The loss interface: a function or module of student output, teacher answer and batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nas_distill.common.errors import TrainingError
+from nas_distill.utils.errors import TrainingError
 
 
 @dataclass(frozen=True)

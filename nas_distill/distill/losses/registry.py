@@ -1,4 +1,4 @@
-"""Losses by name: the built-in ones, and the user's own as ``package.module:name``."""
+"""Registry of losses: built-in ones by name, a user's own by ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from nas_distill.common.errors import ConfigError, did_you_mean
-from nas_distill.common.references import is_reference, load_reference
-from nas_distill.common.registry import about, check_options, read_options
 from nas_distill.distill.losses.loss import Loss
-from nas_distill.teacher.answer import Reduction
+from nas_distill.teacher.signal import Reduction
+from nas_distill.utils.errors import ConfigError, did_you_mean
+from nas_distill.utils.options import about, check_options, read_options
+from nas_distill.utils.references import is_reference, load_reference
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 # Which layers a loss reads where the search file does not name them.

@@ -1,4 +1,4 @@
-"""Backends execute the work of a source: Ray Tune on this machine or a cluster, or one worker process without Ray."""
+"""Backends, which execute trainings: Ray Tune, or one worker process."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
-from nas_distill.common.disk import places_written
 from nas_distill.config import SearchConfig
 from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.work import Backend, Limit
+from nas_distill.utils.files import places_written
 
 __all__ = ["choose_backend", "make_backend"]
 

@@ -1,4 +1,4 @@
-"""One worker process, one work after another: no Ray, and the same results in the same order each time."""
+"""Inline backend: one worker process without Ray; and one without any process, for tests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,67 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from nas_distill.common.errors import StorageError
 from nas_distill.engine.backends.relay import Relay
 from nas_distill.engine.backends.worker import Message, Worker
 from nas_distill.engine.child import CallError, CallStoppedError, CallTimeoutError, Child, ChildDiedError, pickled
-from nas_distill.engine.work import Evaluator, Limit, Work, WorkSource, over_limit
+from nas_distill.engine.work import (
+    Evaluator,
+    Limit,
+    Outcome,
+    RungResult,
+    Work,
+    WorkRun,
+    WorkSource,
+    last_rung,
+    over_limit,
+)
+from nas_distill.utils.errors import StorageError, first_line
+
+
+class InProcessBackend:
+    """Implements ``Backend`` with a loop. A native crash, or ``os._exit``, takes the whole search with it."""
+
+    def run(self, source: WorkSource, evaluator: Evaluator) -> None:
+        """Train what the source hands out until there is no more, or the source is stopping.
+
+        Errors of the source are raised; errors of the evaluator end that work as failed, except for a StorageError,
+        which is no fault of the work: it is interrupted, and the error raised.
+        """
+        while not source.stopping:
+            work = source.next()
+            if work is None:
+                return
+            try:
+                outcome = _train(source, evaluator, work)
+            except (KeyboardInterrupt, StorageError):
+                source.finish(work.key, Outcome("interrupted"))
+                raise
+            source.finish(work.key, outcome)
+
+
+def _train(source: WorkSource, evaluator: Evaluator, work: Work) -> Outcome:
+    run: WorkRun | None = None
+    try:
+        while not source.stopping:  # it may have been asked to stop while it looked for this work
+            # Only the evaluator's errors are the work's own; those of source.report are for the caller.
+            result: RungResult
+            try:
+                run = run or evaluator.start(work)
+                result = run.next_rung()
+            except StorageError:
+                raise
+            except Exception as error:
+                return Outcome("failed", first_line(error))
+            if not source.report(work.key, result):
+                return Outcome("stopped")
+            if result.rung >= last_rung(work):
+                return Outcome("complete")
+        return Outcome("interrupted")
+    finally:
+        if run is not None:
+            with suppress(Exception):
+                run.close()
+
 
 _CLOSING_SECONDS = 10.0
 

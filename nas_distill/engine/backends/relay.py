@@ -1,4 +1,4 @@
-"""The driver's half of a parallel backend: between a source that decides and whatever executes, without knowing Ray."""
+"""Driver side of a parallel backend: between a work source and its workers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nas_distill.common.disk import first_full, full_sentence, names_full_disk
-from nas_distill.common.errors import StorageError
 from nas_distill.engine.backends.worker import Message
 from nas_distill.engine.work import Outcome, RungResult, Work, WorkSource, last_rung
+from nas_distill.utils.errors import StorageError
+from nas_distill.utils.files import first_full, full_sentence, names_full_disk
 
 Answer = TypeVar("Answer")
 

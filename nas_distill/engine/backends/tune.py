@@ -1,9 +1,4 @@
-"""Runs work on Ray Tune: many workers on this machine or on a cluster, replaced when they die.
-
-A thin adapter. Tune asks the searcher for trials and the scheduler what to do after each result; both pass the question
-on to the relay, and so to the source. Tune decides nothing, restores nothing and saves nothing: the source's journal
-is the only record, and works save themselves in ``Work.checkpoint``.
-"""
+"""Ray Tune backend: parallel workers on this machine or a cluster."""
 
 from __future__ import annotations
 
@@ -16,12 +11,9 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
 
-from nas_distill.common.disk import disk_sentence, first_full, full_disk_error, full_sentence, places_written
-from nas_distill.common.errors import RunError, StorageError, first_line
-from nas_distill.common.references import import_path
-from nas_distill.engine.backends.address import check_address, on_loopback
-from nas_distill.engine.backends.fit import Fit
-from nas_distill.engine.backends.quiet import (
+from nas_distill.engine.backends.isolation import Scratch, check_address, on_loopback, sweep
+from nas_distill.engine.backends.relay import Relay
+from nas_distill.engine.backends.silence import (
     environment,
     log_to_file,
     printing_logged,
@@ -29,10 +21,12 @@ from nas_distill.engine.backends.quiet import (
     standard_error_to,
     warnings_ignored_from,
 )
-from nas_distill.engine.backends.relay import Relay
-from nas_distill.engine.backends.scratch import Scratch, sweep
+from nas_distill.engine.backends.tune_state import Fit
 from nas_distill.engine.backends.worker import Parcel, Worker
 from nas_distill.engine.work import Evaluator, Limit, WorkSource
+from nas_distill.utils.errors import RunError, StorageError, first_line
+from nas_distill.utils.files import disk_sentence, first_full, full_disk_error, full_sentence, places_written
+from nas_distill.utils.references import import_path
 
 # Ray reads some of these when it is imported, others when it starts or fits.
 SETTINGS = {

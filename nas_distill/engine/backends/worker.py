@@ -1,4 +1,4 @@
-"""The worker's half of a parallel backend: one work at a time, errors as data, nothing left behind for the next."""
+"""Worker side of a parallel backend: one training at a time, errors as data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from typing import cast
 
 import numpy as np
 
-from nas_distill.common.disk import disk_sentence, full_disk_error
-from nas_distill.common.errors import StorageError, in_words
-from nas_distill.common.references import search_first
-from nas_distill.common.seeds import derive
 from nas_distill.engine.death import fault_file
 from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_rung
+from nas_distill.utils.errors import StorageError, in_words
+from nas_distill.utils.files import disk_sentence, full_disk_error
+from nas_distill.utils.references import search_first
+from nas_distill.utils.seeds import derive
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nas_distill.common.errors import ConfigError, TrainingError
 from nas_distill.distill.losses import find_loss, loss_names
+from nas_distill.utils.errors import ConfigError, TrainingError
 
 LOSSES = {
     "kd": [{}, {"temperature": 1.0}],

@@ -5,7 +5,7 @@ from conformance import OnLogits, check_finite, drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import TrainingError
+from nas_distill.utils.errors import TrainingError
 
 
 def by_hand(student, teacher, beta, gamma, temperature):

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from nas_distill.common.errors import BuildError, StorageError, TrainingError
-from nas_distill.common.files import write_text
 from nas_distill.config import TrainingConfig
 from nas_distill.engine.work import Outcome, RungResult, Work
-from nas_distill.space import Architecture
+from nas_distill.spaces import Architecture
+from nas_distill.utils.errors import BuildError, StorageError, TrainingError
+from nas_distill.utils.files import write_text
 
 
 class PanicError(BaseException):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas_distill.common.seeds import seeded_torch
 from nas_distill.engine.work import RungResult, Work
+from nas_distill.utils.seeds import seeded_torch
 
 
 @dataclass

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from nas_distill.common.errors import RunError
-from nas_distill.engine.backends.address import check_address
+from nas_distill.engine.backends.isolation import check_address
+from nas_distill.utils.errors import RunError
 
 
 def test_an_address_that_answers_passes() -> None:

@@ -12,8 +12,8 @@ import pytest
 from backend_toys import Actor, Script, diary, make_work
 from backend_trainer import Trainer
 
-from nas_distill.common.errors import RunError, StorageError
 from nas_distill.engine.work import Outcome, Work
+from nas_distill.utils.errors import RunError, StorageError
 
 
 def test_all_work_is_finished_exactly_once(backend: Any, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from backend_toys import Script, make_work
 
-from nas_distill.engine.backends.fit import Fit
 from nas_distill.engine.backends.relay import Relay
+from nas_distill.engine.backends.tune_state import Fit
 from nas_distill.engine.backends.worker import Message
 from nas_distill.engine.death import fault_file
 from nas_distill.engine.work import Outcome, RungResult

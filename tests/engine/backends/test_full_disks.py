@@ -19,7 +19,7 @@ from pathlib import Path
 folder, full = Path(sys.argv[1]), Path(sys.argv[2])
 sys.path[:0] = sys.argv[3:]
 from backend_toys import Actor, Script, make_work
-from nas_distill.common.errors import StorageError
+from nas_distill.utils.errors import StorageError
 from nas_distill.engine.backends.tune import TuneBackend
 
 def fill(script, event):

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from nas_distill.common.errors import TrainingError
 from nas_distill.config import TrainingConfig
-from nas_distill.engine.backends.in_process import InProcessBackend
+from nas_distill.engine.backends.inline import InProcessBackend
 from nas_distill.engine.work import Outcome, RungResult, Work
-from nas_distill.space import Architecture
+from nas_distill.spaces import Architecture
+from nas_distill.utils.errors import TrainingError
 
 RUNGS = (0.25, 0.5, 1.0)
 

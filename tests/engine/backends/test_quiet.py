@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_distill.engine.backends.quiet import (
+from nas_distill.engine.backends.silence import (
     environment,
     log_to_file,
     printing_logged,

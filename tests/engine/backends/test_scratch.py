@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nas_distill.engine.backends import scratch as module
-from nas_distill.engine.backends.scratch import Scratch, sweep
+from nas_distill.engine.backends import isolation as module
+from nas_distill.engine.backends.isolation import Scratch, sweep
 
 HOLDER = """
 import sys
 from pathlib import Path
-from nas_distill.engine.backends.scratch import Scratch
+from nas_distill.engine.backends.isolation import Scratch
 scratch = Scratch()
 scratch.note_session(Path(sys.argv[1]))
 print(scratch.path, flush=True)

@@ -20,9 +20,9 @@ import pytest
 from backend_toys import Actor, Script, diary, make_work
 from test_conformance import train
 
-from nas_distill.common.errors import RunError
 from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.work import Outcome, Work
+from nas_distill.utils.errors import RunError
 
 KILLED = "worker died (killed, by hand or because memory ran short, or ended by its own code)"
 TORCH_BUG = "import backend_crash; backend_crash.convolve()"

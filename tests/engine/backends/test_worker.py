@@ -16,10 +16,10 @@ import torch
 from backend_toys import Actor, ActorRun, diary, make_work
 from backend_trainer import Trainer
 
-from nas_distill.common.references import import_path, load_reference, search_first
 from nas_distill.engine.backends.worker import Parcel, Worker
 from nas_distill.engine.death import fault_file
 from nas_distill.engine.work import RungResult, Work
+from nas_distill.utils.references import import_path, load_reference, search_first
 
 
 @pytest.fixture(autouse=True)

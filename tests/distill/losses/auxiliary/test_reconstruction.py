@@ -3,9 +3,9 @@ import pytest
 import torch
 from conformance import check_finite, drawn
 
-from nas_distill.common.errors import ConfigError, TrainingError
 from nas_distill.distill.losses import Shapes, find_loss
-from nas_distill.distill.losses.auxiliary.decoders import make_decoder
+from nas_distill.distill.losses.masked_reconstruction import make_decoder
+from nas_distill.utils.errors import ConfigError, TrainingError
 
 IMAGE = (2, 6, 6)
 NAME = "masked_reconstruction"

@@ -5,8 +5,8 @@ import pytest
 import torch
 from conformance import check_finite, drawn
 
-from nas_distill.common.errors import TrainingError
-from nas_distill.distill.losses.auxiliary.rotation import turned
+from nas_distill.distill.losses.rotation import turned
+from nas_distill.utils.errors import TrainingError
 
 IMAGE = (2, 4, 4)
 

@@ -9,14 +9,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from nas_distill.common.errors import ConfigError, TrainingError
-from nas_distill.common.layers import Tap, find_layers
 from nas_distill.config import CurriculumConfig, TermConfig, TrainingConfig
 from nas_distill.data import load_dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.losses import Outputs, find_loss, loss_names
 from nas_distill.distill.objective import find_terms
 from nas_distill.models import resnet
+from nas_distill.utils.errors import ConfigError, TrainingError
+from nas_distill.utils.layers import Tap, find_layers
 
 TASKS = [name for name in loss_names() if find_loss(name).make.__module__.startswith("nas_distill.distill.losses.aux")]
 
@@ -124,8 +124,8 @@ def test_a_term_sees_what_the_student_saw_and_can_ask_it_again(make_training, da
         seen["logits"], seen["again"] = student.logits, other.logits
         return (student.logits - other.logits.flip(0)).square().mean()
 
-    monkeypatch.setattr("nas_distill.common.seeds.looks", looks, raising=False)
-    training = make_training(task("nas_distill.common.seeds:looks", weight=0.1), model=network((4,)))
+    monkeypatch.setattr("nas_distill.utils.seeds.looks", looks, raising=False)
+    training = make_training(task("nas_distill.utils.seeds:looks", weight=0.1), model=network((4,)))
     training.advance(1)
     assert torch.equal(seen["x"], data.batch("train", seen["index"], 0)[0])
     # Batch norms of the same samples in another order: the same answers, in train mode and with gradients.
@@ -186,7 +186,7 @@ class Nobody:
     num_classes, features = 10, ()
 
     def answer(self, split, index, view, x):
-        from nas_distill.teacher.answer import Answer
+        from nas_distill.teacher.signal import Answer
 
         return Answer(torch.zeros(len(index), 10))
 

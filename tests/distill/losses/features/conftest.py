@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nas_distill.distill.losses import Batch, Loss, Outputs, Shapes, find_loss
-from nas_distill.teacher.answer import reduce_feature
+from nas_distill.teacher.signal import reduce_feature
 
 
 class Case:

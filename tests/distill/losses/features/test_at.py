@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import TrainingError
-from nas_distill.distill.losses.features.at import attention_difference
-from nas_distill.teacher.answer import attention_map
+from nas_distill.distill.losses.attention_transfer import attention_difference
+from nas_distill.teacher.signal import attention_map
+from nas_distill.utils.errors import TrainingError
 
 MAPS = [(3, 4, 4), (5, 2, 2)]
 WIDER = [(6, 4, 4), (2, 2, 2)]

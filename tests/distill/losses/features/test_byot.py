@@ -3,13 +3,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas_distill.common.errors import TrainingError
 from nas_distill.config import TermConfig, TrainingConfig
 from nas_distill.data import load_dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.losses import Batch, Outputs, Shapes
-from nas_distill.distill.losses.features.byot import BeYourOwnTeacher
+from nas_distill.distill.losses.byot import BeYourOwnTeacher
 from nas_distill.distill.losses.kd import divergence
+from nas_distill.utils.errors import TrainingError
 
 SHAPES = Shapes(3, 10, 10, (((2, 4, 4), ()), ((5, 2, 2), ())))
 
@@ -80,7 +80,7 @@ class Nobody:
     num_classes, features = 10, ()
 
     def answer(self, split, index, view, x):
-        from nas_distill.teacher.answer import Answer
+        from nas_distill.teacher.signal import Answer
 
         return Answer(torch.zeros(len(index), 10))
 

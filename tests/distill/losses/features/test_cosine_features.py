@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_distill.distill.losses import Batch, Outputs, Shapes
-from nas_distill.distill.losses.features.cosine_features import CosineFeatures
+from nas_distill.distill.losses.hint import CosineFeatures
 
 
 def test_a_value_worked_out_by_hand(make_case):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas_distill.common.errors import ConfigError, TrainingError
-from nas_distill.distill.losses.features.crd import contrast
+from nas_distill.distill.losses.crd import contrast
+from nas_distill.utils.errors import ConfigError, TrainingError
 
 SMALL = {"dim": 3, "negatives": 5, "tau": 0.5}
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nas_distill.common.errors import TrainingError
+from nas_distill.utils.errors import TrainingError
 
 MAP, WIDER = [(3, 4, 4)], [(5, 2, 2)]
 

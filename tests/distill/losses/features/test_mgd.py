@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nas_distill.common.errors import ConfigError, TrainingError
+from nas_distill.utils.errors import ConfigError, TrainingError
 
 MAP, WIDER = [(3, 4, 4)], [(5, 2, 2)]
 

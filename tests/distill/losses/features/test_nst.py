@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas_distill.common.errors import TrainingError
-from nas_distill.distill.losses.features.nst import discrepancy
+from nas_distill.distill.losses.nst import discrepancy
+from nas_distill.utils.errors import TrainingError
 
 
 def by_hand(student, teacher):

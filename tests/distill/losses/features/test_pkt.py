@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.distill.losses.features.pkt import neighbours
+from nas_distill.distill.losses.relational import neighbours
 
 
 def by_hand(student, teacher):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nas_distill.common.errors import TrainingError
-from nas_distill.distill.losses.features.reviewkd import hierarchical
+from nas_distill.distill.losses.reviewkd import hierarchical
+from nas_distill.utils.errors import TrainingError
 
 STUDENT, TEACHER = [(3, 8, 8), (4, 4, 4), (6, 2, 2)], [(5, 8, 8), (4, 4, 4), (7, 2, 2)]
 

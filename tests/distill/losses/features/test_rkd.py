@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import ConfigError
 from nas_distill.distill.losses import find_loss
-from nas_distill.distill.losses.features.rkd import angles, distances
+from nas_distill.distill.losses.relational import angles, distances
+from nas_distill.utils.errors import ConfigError
 
 
 def smooth(x):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.distill.losses.features.sp import similarities
+from nas_distill.distill.losses.relational import similarities
 
 
 def by_hand(one, other):

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from nas_distill.common.checkpoints import read_state
 from nas_distill.config import TermConfig, TrainingConfig
 from nas_distill.distill import Distiller
 from nas_distill.distill.losses import Batch, find_loss, loss_names
@@ -13,6 +12,7 @@ from nas_distill.distill.objective import find_terms
 from nas_distill.distill.pairing import teacher_features
 from nas_distill.models import resnet
 from nas_distill.teacher import LiveSignal, freeze
+from nas_distill.utils.checkpoints import read_state
 
 LOSSES = [name for name in loss_names() if find_loss(name).make.__module__.startswith("nas_distill.distill.losses.f")]
 LEARNED = {"hint", "vid", "crd", "reviewkd", "mgd", "cosine_features", "byot"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas_distill.common.errors import ConfigError, TrainingError
+from nas_distill.utils.errors import ConfigError, TrainingError
 
 
 def by_hand(x, y, weights):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conformance import OnFeatures, check_finite, check_gradient, repeated
 
-from nas_distill.common.errors import TrainingError
 from nas_distill.distill.losses import Shapes, find_loss
+from nas_distill.utils.errors import TrainingError
 
 CASES = {
     "tinybert_attention": ([(3, 2, 3, 4)] * 2, [(3, 2, 3, 2)] * 2),

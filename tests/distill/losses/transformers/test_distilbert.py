@@ -3,10 +3,10 @@ import pytest
 import torch
 from conformance import OnFeatures, drawn, labels_of
 
-from nas_distill.common.errors import TrainingError
 from nas_distill.config import TermConfig
 from nas_distill.distill.losses import Batch, Outputs, Shapes
 from nas_distill.distill.objective import Objective, find_terms
+from nas_distill.utils.errors import TrainingError
 
 NAME = "cosine_hidden"
 

@@ -7,8 +7,8 @@ from conformance import OnFeatures, drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import ConfigError, TrainingError
 from nas_distill.distill.losses import find_loss
+from nas_distill.utils.errors import ConfigError, TrainingError
 
 
 def relations(feature, heads):

@@ -7,7 +7,7 @@ from conformance import OnFeatures, drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_distill.common.errors import TrainingError
+from nas_distill.utils.errors import TrainingError
 
 
 def softmax_of_products(one, other):

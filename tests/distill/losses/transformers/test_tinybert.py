@@ -3,7 +3,7 @@ import pytest
 import torch
 from conformance import OnFeatures
 
-from nas_distill.common.errors import TrainingError
+from nas_distill.utils.errors import TrainingError
 
 # Widths differ, heads do not.
 ATTENTION = [(3, 2, 5, 4), (3, 2, 5, 4)], [(3, 2, 5, 6), (3, 2, 5, 6)]

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.common.errors import TrainingError
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
 from nas_distill.distill.objective import find_terms
 from nas_distill.distill.pairing import teacher_features
 from nas_distill.teacher import LiveSignal, freeze
+from nas_distill.utils.errors import TrainingError
 
 TERMS = [{"name": "kd", "weight": 1.0, "temperature": 2.0}, {"name": "tinybert_hidden"}, {"name": "minilm"}]
 TRIPLE = [{"name": "kd", "weight": 5.0, "temperature": 2.0}, {"name": "cross_entropy", "weight": 2.0}, "cosine_hidden"]

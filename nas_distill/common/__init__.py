@@ -1,1 +1,0 @@
-"""What every room stands on: errors, seeds, references to user code, atomic files."""

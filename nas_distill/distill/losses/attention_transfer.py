@@ -1,0 +1,52 @@
+"""Attention transfer: spatial activation maps of convolutional layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nas_distill.distill.losses.features import check_kinds, check_places, exact, pooled_to, scaled, smaller, unit
+from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
+from nas_distill.distill.losses.registry import loss
+from nas_distill.teacher.signal import attention_map
+
+
+def attention_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean square difference of two attention maps, each of norm 1 in each sample; a scalar.
+
+    The mean is over samples and places, which is what the weight 1000 belongs to. The larger map is averaged to the
+    smaller's size. Equal activity up to a positive factor gives the minimum, 0.
+
+    Args:
+        student: (B, C, H, W) features; attention is their mean square over channels.
+        teacher: (B, H', W') attention.
+    """
+    # Attention knows no scale, and squares of scaled features stay finite.
+    student = attention_map(scaled(exact(student), (1, 2, 3)))
+    teacher = exact(teacher)
+    size = smaller(student.shape, teacher.shape)
+    ours = unit(pooled_to(student, size), (1, 2))
+    theirs = unit(pooled_to(teacher, size), (1, 2), floor=1e-12)
+    return (ours - theirs).square().mean()
+
+
+@loss("at", weight=1000.0, layers="stages", reduction="attention")
+class AttentionTransfer(Loss):
+    """Attention transfer with p = 2, summed over layers (Zagoruyko and Komodakis, 2017, arXiv:1612.03928).
+
+    Attention is the mean square over channels, so widths are free. Of two resolutions the larger attention map is
+    averaged to the smaller. It learns nothing itself.
+
+    Raises:
+        TrainingError: a layer is not a feature map, or none has two places.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__(shapes)
+        check_kinds("at", shapes, [3], "take 'sp' or 'pkt' for layers without places, or name feature maps")
+        check_places("at", shapes, "name other layers, or take 'sp' or 'pkt', which compare samples")
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """Return the sum over layers of the mean square difference."""
+        pairs = zip(student.features, teacher.features, strict=True)
+        return torch.stack([attention_difference(ours, theirs) for ours, theirs in pairs]).sum()

@@ -1,0 +1,71 @@
+"""Masked generative distillation: what is missing of the student's feature is to be made from the rest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nas_distill.distill.losses.features import check_kinds, check_tokens, exact, pooled_to, smaller
+from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
+from nas_distill.distill.losses.registry import loss
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Generator(nn.Module):
+    """Makes a teacher's map from a student's: a 1x1 convolution where the widths differ, then two 3x3 with a ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.align = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.make = nn.Sequential(
+            nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1)
+        )
+
+    def forward(self, student: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, outputs, H, W) from (B, inputs, H, W) whose aligned channels are multiplied by ``mask``."""
+        made: Tensor = self.make(self.align(student) * mask)
+        return made
+
+
+@loss("mgd", weight=7e-5, layers="last")
+class MaskedGeneration(Loss):
+    """Masked generation: the teacher's map made from a part of the student's (Yang et al., 2022, arXiv:2205.01529).
+
+    The squared error is summed over channels and places and averaged over the batch, which the small weight belongs to:
+    a map of more elements counts more. Nothing is rescaled for what is masked. Of two resolutions the larger map is
+    averaged to the smaller. Several layers are summed.
+
+    Args:
+        shapes: of the layers.
+        mask: ``channel`` hides whole channels, as the paper for classification, ``spatial`` places in all channels.
+        masked: probability that one is hidden, drawn anew for each sample and step; the paper's for classification.
+
+    Raises:
+        TrainingError: a layer is not a feature map.
+    """
+
+    def __init__(
+        self, shapes: Shapes, *, mask: Literal["channel", "spatial"] = "channel", masked: Share = 0.15
+    ) -> None:
+        super().__init__(shapes)
+        check_kinds("mgd", shapes, [3], "take 'hint' for tokens and vectors, or name a feature map")
+        check_tokens("mgd", shapes, "take 'sp' or 'pkt', which compare samples")
+        self.mask, self.masked = mask, masked
+        self.generators = nn.ModuleList(Generator(student[0], teacher[0]) for student, teacher in shapes.features)
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """Return the sum over layers of the squared error of a sample."""
+        found = []
+        for generator, ours, theirs in zip(self.generators, student.features, teacher.features, strict=True):
+            size = smaller(ours.shape, theirs.shape)
+            weight = next(generator.parameters())
+            ours = pooled_to(exact(ours), size).to(weight.dtype)
+            theirs = pooled_to(exact(theirs), size)
+            by = (*theirs.shape[:2], 1, 1) if self.mask == "channel" else (len(theirs), 1, *size)
+            kept = (torch.rand(by, device=ours.device) >= self.masked).to(ours.dtype)
+            found.append((generator(ours, kept) - theirs).square().sum() / len(theirs))
+        return torch.stack(found).sum()

@@ -1,1 +1,0 @@
-"""Losses for transformers: on tokens, and on the queries, keys and values of torch.nn.MultiheadAttention."""

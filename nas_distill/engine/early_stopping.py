@@ -1,0 +1,203 @@
+"""Early stopping by dominance at equal training: pure functions of reported qualities and costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Report:
+    """What trial ``number`` had reached at a rung: its ``costs`` (lower is better), its ``quality`` (higher is)."""
+
+    number: int
+    costs: Mapping[str, float]
+    quality: float
+
+
+class History(Sequence[Report]):
+    """Reports at one rung in the order in which they came, with their figures as arrays that grow with it.
+
+    A rule looks at all of them at each report, so that arrays made anew each time would cost a search of many trials
+    time in proportion to the square of their number.
+    """
+
+    def __init__(self, reports: Iterable[Report] = ()) -> None:
+        self._reports = list(reports)
+        self._arrays: dict[tuple[str, ...], tuple[int, NDArray[np.float64]]] = {}
+
+    def append(self, report: Report) -> None:
+        """Add a report."""
+        self._reports.append(report)
+
+    def renumber(self, place: int, number: int) -> None:
+        """Give the report at ``place`` another trial's number: that of the trial which continues its training."""
+        self._reports[place] = replace(self._reports[place], number=number)
+
+    def figures(self, costs: tuple[str, ...]) -> NDArray[np.float64]:
+        """Return quality and the named costs of each report, [N, 1 + C]; a view that later reports do not change."""
+        filled, array = self._arrays.get(costs, (0, np.empty((0, 1 + len(costs)))))
+        count = len(self._reports)
+        if filled < count:
+            if len(array) < count:
+                larger = np.empty((max(16, 2 * count), 1 + len(costs)))
+                larger[:filled] = array[:filled]
+                array = larger
+            for place in range(filled, count):
+                report = self._reports[place]
+                array[place] = [report.quality, *(report.costs[name] for name in costs)]
+            self._arrays[costs] = count, array
+        return array[:count]
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+    @overload
+    def __getitem__(self, index: int) -> Report: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Report]: ...
+
+    def __getitem__(self, index: int | slice) -> Report | Sequence[Report]:
+        return self._reports[index]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate stops, and why.
+
+    ``witness`` is the trial that beats it, with ``witness_quality`` at this rung, more than ``margin`` above; rules
+    that name nobody leave them None. ``reason`` is a clause to read, empty where the candidate goes on.
+    """
+
+    stop: bool
+    margin: float = 0.0
+    witness: int | None = None
+    witness_quality: float | None = None
+    reason: str = ""
+
+
+GO_ON = Verdict(stop=False)
+
+
+class Rule(Protocol):
+    """Judges a candidate at a rung that is not the last."""
+
+    def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
+        """Say whether a candidate of ``costs`` that has just reported ``quality`` stops.
+
+        ``history`` holds what all others have reported at the same rung, in any order, whatever became of them; the
+        verdict does not depend on the order.
+
+        Raises:
+            ValueError: ``quality`` is not finite (such a candidate has failed, which is not for a rule to say).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NoRule:
+    """Everything is trained to its end."""
+
+    def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
+        """Let it go on."""
+        _finite(quality)
+        return GO_ON
+
+
+@dataclass(frozen=True)
+class Dominance:
+    """Stop a candidate that ``witnesses`` others, none of which costs more, beat by more than ``margin``.
+
+    ``costs`` names the cost objectives: a witness costs at most ``1 + tolerance`` times as much on every one
+    (``tolerance`` 0 for exact costs; the relative error for measured ones; one figure, or one a cost). ``margin``
+    (units of quality, about one standard deviation of it between seeds) is one figure, or one a rung. Ties go on:
+    ahead by exactly the margin is not enough. With fewer than ``min_reports`` others at the rung all go on.
+    """
+
+    costs: tuple[str, ...]
+    margin: float | tuple[float, ...] = 0.0
+    witnesses: int = 1
+    min_reports: int = 1
+    tolerance: float | Mapping[str, float] = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        if not self.costs:
+            raise ValueError("dominance needs at least one cost")
+        if self.witnesses < 1 or self.min_reports < 1:
+            raise ValueError("witnesses and min_reports are at least 1")
+
+    def margin_at(self, rung: int) -> float:
+        """Return the margin at a rung; the last one given holds for all rungs after it."""
+        if isinstance(self.margin, tuple):
+            return self.margin[min(rung, len(self.margin) - 1)]
+        return self.margin
+
+    def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
+        """Compare with those that cost no more at the same rung."""
+        _finite(quality)
+        reports = history if isinstance(history, History) else History(history)
+        figures = reports.figures(self.costs)
+        qualities = figures[:, 0]
+        finite = np.isfinite(qualities)
+        if finite.sum() < self.min_reports:
+            return GO_ON
+        limits = [costs[name] * (1 + self._tolerance(name)) for name in self.costs]
+        ahead = finite & (figures[:, 1:] <= limits).all(axis=1)
+        if ahead.sum() < self.witnesses:
+            return GO_ON
+        margin = self.margin_at(rung)
+        enough = np.partition(qualities[ahead], -self.witnesses)[-self.witnesses]
+        if not enough > quality + margin:
+            return GO_ON
+        # Best first; of equals the cheaper, then the earlier, so that the order of the history says nothing.
+        best = sorted(
+            (reports[int(place)] for place in np.flatnonzero(ahead & (qualities >= enough))),
+            key=lambda report: (-report.quality, *(report.costs[name] for name in self.costs), report.number),
+        )
+        witness = best[self.witnesses - 1]
+        return Verdict(
+            stop=True,
+            margin=margin,
+            witness=witness.number,
+            witness_quality=witness.quality,
+            reason=f"trial {witness.number} costs no more and is {witness.quality - quality:.4g} better at this rung",
+        )
+
+    def _tolerance(self, name: str) -> float:
+        return self.tolerance.get(name, 0.0) if isinstance(self.tolerance, Mapping) else self.tolerance
+
+
+@dataclass(frozen=True)
+class QualityHalving:
+    """Asynchronous successive halving on quality alone: goes on only among the best 1/``eta`` at its rung so far.
+
+    For comparison in benchmarks. It destroys the front: cheap candidates are weaker by nature, so a quota on quality
+    stops exactly those that a search for the best under a budget is about.
+    """
+
+    eta: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.eta > 1:
+            raise ValueError("eta is above 1")
+
+    def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
+        """Compare with everybody at the same rung, whatever they cost."""
+        _finite(quality)
+        others = [report.quality for report in history if math.isfinite(report.quality)]
+        better = sum(other > quality for other in others)
+        places = (len(others) + 1) / self.eta
+        if better < max(1.0, places):
+            return GO_ON
+        return Verdict(stop=True, reason=f"{better} of {len(others)} others are better at this rung")
+
+
+def _finite(quality: float) -> None:
+    if not math.isfinite(quality):
+        raise ValueError(f"a quality of {quality} cannot be judged")

@@ -1,0 +1,114 @@
+"""Students as ``torch.export`` graphs, for builders that cannot be imported."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from nas_distill.costs.undisturbed import frozen_copy
+from nas_distill.export.archive import data_only
+from nas_distill.utils.errors import ExportError
+from nas_distill.utils.files import atomic_path
+from nas_distill.utils.modules import first_cause, quiet
+
+
+class Program(nn.Module):
+    """A student that was loaded as a graph: it predicts, for any batch size, and cannot be trained further."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch."""
+        result: Tensor = self.graph(x)
+        return result
+
+    @property
+    def traced(self) -> nn.Module:
+        """The module that exporters trace in place of this one: tracing a graph inside another loses its weights."""
+        return self.graph
+
+    def train(self, mode: bool = True) -> Program:
+        """Refuse training mode: a graph holds the eval behaviour alone.
+
+        Raises:
+            ExportError: ``mode`` is True.
+        """
+        if mode:
+            raise ExportError(
+                "This student was loaded as a graph, which can only predict; "
+                "give load_student its builder to train it further."
+            )
+        return self
+
+
+def save_program(module: nn.Module, input_shape: Sequence[int], path: Path) -> None:
+    """Write ``module`` in eval mode as a graph for batches ``[B, *input_shape]`` of any B; the module stays as it is.
+
+    Raises:
+        ExportError: torch cannot trace it, or what it traced would not be read back.
+    """
+    try:
+        content = data_only(_traced(module, tuple(input_shape)))
+        with quiet():
+            _load(content)
+    except Exception as error:
+        raise ExportError(
+            f"{path} cannot be written: torch cannot make a graph of the student ({first_cause(error)})."
+        ) from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_program(path: Path) -> Program:
+    """Read a graph that ``save_program`` wrote, without unpickling or evaluating anything.
+
+    Raises:
+        ExportError: the file is missing, damaged, or holds more than a student's graph.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {first_cause(error)}.") from error
+    try:
+        fresh = data_only(content)
+        with quiet():
+            return Program(_load(fresh))
+    except Exception as error:
+        raise ExportError(f"{path} is not the graph of a student: {first_cause(error)}.") from error
+
+
+def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:
+    batch = torch.export.Dim("batch")
+    with quiet(), torch.no_grad():
+        module = _without_weight_norm(frozen_copy(module))
+        program = torch.export.export(module, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
+        for node in program.graph.nodes:
+            # Stack traces name the user's folders, and are no part of what is computed.
+            node.meta = {key: value for key, value in node.meta.items() if key in ("val", "tensor_meta")}
+        program._example_inputs = None
+        program._guards_code = []
+        stream = io.BytesIO()
+        torch.export.save(program, stream)
+    return stream.getvalue()
+
+
+def _without_weight_norm(module: nn.Module) -> nn.Module:
+    """Give layers under ``weight_norm`` their weights as they are; a graph may not call what computes them."""
+    for part in list(module.modules()):
+        steps = getattr(part, "parametrizations", None)
+        for name, chain in list(steps.items()) if isinstance(steps, nn.ModuleDict) else ():
+            if isinstance(chain, parametrize.ParametrizationList) and type(chain[0]).__name__ == "_WeightNorm":
+                parametrize.remove_parametrizations(part, name)
+    return module
+
+
+def _load(fresh: bytes) -> nn.Module:
+    return torch.export.load(io.BytesIO(fresh)).module()

@@ -1,0 +1,115 @@
+"""Whether an exported file computes what its network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas_distill.costs.runtimes import DEFAULT, Runtime, find_runtime
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.tasks import find_task
+from nas_distill.utils.errors import ExportError, first_line
+from nas_distill.utils.modules import first_cause
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported file compares with its network on the same samples.
+
+    Attributes:
+        max_abs_difference: largest absolute difference of two logits, in units of logits; lower is better.
+        logit_scale: largest absolute logit of the network, what the difference is to be seen against.
+        same_predictions: share of samples with the same predicted class, or of a multi-label task with all labels the
+            same, in [0, 1]; higher is better. Where it differs the network itself is in a near tie: its two classes are
+            at most twice the tolerance apart. Of a regression 1.
+        count: samples compared.
+        batch_sizes: sizes of batches that were run, rising; 1 is always among them.
+    """
+
+    max_abs_difference: float
+    logit_scale: float
+    same_predictions: float
+    count: int
+    batch_sizes: tuple[int, ...]
+
+
+def verify_export(
+    path: str | Path,
+    module: nn.Module,
+    inputs: Tensor | Iterable[Tensor],
+    *,
+    runtime: Runtime | None = None,
+    tolerance: float = TOLERANCE,
+    task: str = "classification",
+) -> Parity:
+    """Load an exported file on its runtime and compare it with its network.
+
+    Args:
+        path: the file.
+        module: the network, on the CPU; left in the mode it is in.
+        inputs: one tensor of samples ``[N, ...]`` or batches of such, float32, as the network takes them. The first
+            sample also runs alone, so that two batch sizes are tried; give at least two samples.
+        runtime: of the file; the default one unless given.
+        tolerance: the largest difference allowed, as a share of the network's largest absolute logit.
+        task: what the logits are of.
+
+    Raises:
+        ExportError: the file is missing, is not valid or does not run; or a logit differs from the network's
+            by more than the tolerance. (Within it, no prediction can differ but in a near tie.)
+    """
+    path = Path(path)
+    batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if sum(len(batch) for batch in batches) < 2:
+        raise ExportError(f"{path} cannot be verified: that takes at least two samples.")
+    batches = [batches[0][:1], *batches]
+    chosen = runtime or find_runtime(DEFAULT)
+    try:
+        network = chosen.load(path, threads=1)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{path} cannot be verified: {first_line(error)}.") from error
+    wanted = predict_logits(module, batches)
+    found = torch.cat([_run(chosen, network, batch, path) for batch in batches])
+    sizes = tuple(sorted({len(batch) for batch in batches}))
+    # The sample that ran alone is checked like the rest, but counted once.
+    return _compare(path, wanted, found, sizes, tolerance, task)
+
+
+def _run(runtime: Runtime, network: Any, batch: Tensor, path: Path) -> Tensor:
+    try:
+        logits = runtime.run(network, batch.detach().cpu().float().contiguous().numpy())
+    except Exception as error:
+        raise ExportError(f"{path} does not run on a batch of {len(batch)} ({first_cause(error)}).") from error
+    if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(batch):
+        shape = getattr(logits, "shape", type(logits).__name__)
+        raise ExportError(f"{path} gives logits of shape {shape} for a batch of {len(batch)}.")
+    return torch.from_numpy(logits)
+
+
+def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], tolerance: float, task: str) -> Parity:
+    if found.shape != wanted.shape:
+        raise ExportError(
+            f"{path} gives logits of shape {tuple(found.shape)} where its network gives {tuple(wanted.shape)}."
+        )
+    if not (torch.isfinite(wanted).all() and torch.isfinite(found).all()):
+        who = "its network" if not torch.isfinite(wanted).all() else "the file"
+        raise ExportError(f"{path} cannot be verified: {who} gives logits that are NaN or infinite.")
+    wanted, found = wanted.double(), found.double()
+    difference, scale = float((wanted - found).abs().max()), float(wanted.abs().max())
+    allowed = tolerance * (scale or 1.0)
+    if difference > allowed:
+        raise ExportError(
+            f"{path} does not compute what its network computes: logits differ by up to {difference:.3g}, "
+            f"{difference / (scale or 1.0):.2%} of their scale ({tolerance:.2%} is allowed)."
+        )
+    same = find_task(task).same_answers(wanted, found)[1:]
+    return Parity(difference, scale, float(same.double().mean()), len(same), sizes)

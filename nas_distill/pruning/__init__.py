@@ -1,0 +1,1 @@
+"""Structured pruning: students that are cut from the teacher and start with its weights."""

@@ -1,0 +1,319 @@
+"""The backbone of a network: its blocks, found or named by hand, their signatures, and which can be dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+from nas_distill.pruning.plan import Block, Group
+from nas_distill.pruning.verification import Boundaries, Verifier
+from nas_distill.spaces.architecture import join
+from nas_distill.utils.errors import SpaceError, did_you_mean
+from nas_distill.utils.layers.calls import Call, Recording
+from nas_distill.utils.layers.hooks import Hooks
+
+_ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
+
+
+class Sums(TorchFunctionMode):
+    """Writes down the sums of features in forward passes of ``module`` while it is open.
+
+    Attributes:
+        added: the sums of two maps, of whatever dimensions, or two token sequences: the innermost module in whose
+            forward pass it was taken, and both addends.
+        direct: modules whose first argument is a tensor.
+        padded: modules that pad the channels of (B, C, H, W) maps, in the order of the forward pass.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.added: list[tuple[str, Tensor, Tensor]] = []
+        self.direct: set[str] = set()
+        self.padded: list[str] = []
+        self._module = module
+        self._open: list[str] = []
+        self._hooks = Hooks()
+
+    def residual(self, name: str) -> bool:
+        """Say whether the module called ``name`` adds features itself."""
+        return any(holder == name for holder, _, _ in self.added)
+
+    def around(self, name: str, made: Tensor) -> bool:
+        """Say whether a module around the one called ``name`` adds ``made``, which that returns, to something else."""
+        return any(
+            (made is one or made is other) and (not holder or name.startswith(f"{holder}."))
+            for holder, one, other in self.added
+        )
+
+    def __enter__(self) -> Sums:
+        self._hooks.__enter__()
+        for name, part in self._module.named_modules():
+
+            def opens(part: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                self._open.append(name)
+                if args and isinstance(args[0], Tensor):
+                    self.direct.add(name)
+
+            def closes(part: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+                self._open.pop()
+
+            self._hooks.before(part, opens)
+            self._hooks.after(part, closes)
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._hooks.__exit__(kind, error, trace)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ADDITIONS and len(args) > 1 and self._open:
+            one, other = args[:2]
+            both = isinstance(one, Tensor) and isinstance(other, Tensor)
+            if both and one.dim() in (3, 4, 5) and one.shape == other.shape:
+                self.added.append((self._open[-1], one, other))
+        elif func is functional.pad and self._open:
+            given = dict(zip(("input", "pad"), args)) | dict(kwargs or {})
+            if given["input"].dim() == 4 and any(tuple(given["pad"])[4:6]) and self._open[-1] not in self.padded:
+                self.padded.append(self._open[-1])
+        return func(*args, **(kwargs or {}))
+
+
+HOW_TO_NAME = "name its blocks in the order of the forward pass, as in space: {from_teacher: {blocks: [...]}}"
+
+
+@dataclass(frozen=True)
+class BlockSignature:
+    """A block as it was called: from a tensor with ``inputs`` channels to one with ``outputs``.
+
+    ``same``: both are of one shape. ``signed``: what it returns has negative values. ``branch``: what it returns is
+    added to what went beside it, so that it is not a part of the backbone that could be passed over.
+    """
+
+    module: str
+    inputs: int
+    outputs: int
+    stride: int
+    tokens: bool
+    dims: int
+    same: bool
+    signed: bool
+    branch: bool
+
+    @property
+    def axis(self) -> int:
+        """Where the channels are."""
+        return -1 if self.tokens else 1
+
+
+def find_backbone(
+    module: nn.Module, recording: Recording, sums: Sums, names: Sequence[str] | None = None
+) -> list[BlockSignature]:
+    """Return the blocks of the backbone in the order of the forward pass; none where there is no backbone.
+
+    A block is an entry of a Sequential or ModuleList that has parts, is called once, and maps feature maps to feature
+    maps or tokens to tokens. Entries with residual blocks in lists of their own are stages: those blocks are meant. In
+    a network without such blocks, convolutions in a Sequential are the blocks. In a network that has neither, several
+    attributes of one module that are called one after the other are the blocks: those with parts, or convolutions.
+
+    Args:
+        module: the network.
+        recording: of its forward pass.
+        sums: of the same pass.
+        names: the blocks, where a user names them.
+
+    Raises:
+        SpaceError: what is named is no block.
+    """
+    passes = _Passes(recording, sums)
+    if names is not None:
+        return _named(module, passes, names)
+    blocks = (
+        _inside(module, "", passes, parts=True)
+        or _inside(module, "", passes, parts=False)
+        or _attributes(module, "", passes, parts=True)
+        or _attributes(module, "", passes, parts=False)
+    )
+    return sorted(blocks, key=lambda block: passes.start(block.module))
+
+
+class _Passes:
+    """What passes through the modules that are called once."""
+
+    def __init__(self, recording: Recording, sums: Sums) -> None:
+        calls: dict[str, list[Call]] = {}
+        for call in recording.calls:
+            calls.setdefault(call.name, []).append(call)
+        self._once = {name: several[0] for name, several in calls.items() if len(several) == 1}
+        self._sums = sums
+
+    def start(self, name: str) -> int:
+        return self._once[name].started
+
+    def end(self, name: str) -> int:
+        return self._once[name].ended
+
+    def residual(self, name: str) -> bool:
+        return self._sums.residual(name)
+
+    def signature(self, name: str) -> BlockSignature | None:
+        """Return a module as a block; None if it is none."""
+        call = self._once.get(name)
+        if call is None or call.given is None or call.made is None or name not in self._sums.direct:
+            return None
+        given, made = call.given, call.made
+        if given.dim() != made.dim() or given.dim() not in (3, 4, 5):
+            return None
+        tokens = given.dim() == 3 and not _is_of_sequences(call.module)
+        axis = -1 if tokens else 1
+        return BlockSignature(
+            name,
+            inputs=given.shape[axis],
+            outputs=made.shape[axis],
+            stride=1 if tokens else _stride(given.shape[2:], made.shape[2:]),
+            tokens=tokens,
+            dims=given.dim() - 2,
+            same=given.shape == made.shape,
+            signed=bool((made < 0).any()),
+            branch=self._sums.around(name, made),
+        )
+
+
+def _stride(given: Sequence[int], made: Sequence[int]) -> int:
+    """Return the stride of a convolution with padding between maps of two sizes; 0 if there is none."""
+    stride = round(given[0] / made[0])
+    return stride if stride and tuple(made) == tuple(-(-size // stride) for size in given) else 0
+
+
+def _is_of_sequences(module: nn.Module) -> bool:
+    """Convolutions of sequences take (B, C, L); inside of transformers they are beside linear layers."""
+    parts = list(module.modules())
+    return any(isinstance(part, nn.Conv1d) for part in parts) and not any(isinstance(part, nn.Linear) for part in parts)
+
+
+def _inside(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> list[BlockSignature]:
+    found: list[BlockSignature] = []
+    listed = isinstance(module, nn.Sequential | nn.ModuleList)
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        block = passes.signature(path) if listed and _is_block(child, parts) else None
+        if block is None or _is_stage(child, path, passes):
+            found += _inside(child, f"{path}.", passes, parts=parts)
+        else:
+            found.append(block)
+    return found
+
+
+def _attributes(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> list[BlockSignature]:
+    """Return the blocks of a chain of attributes: the outermost module with two or more such parts has them."""
+    children = [(f"{prefix}{name}", child) for name, child in module.named_children()]
+    possible = [passes.signature(path) for path, child in children if _is_block(child, parts)]
+    chain: list[BlockSignature] = []
+    for block in sorted(
+        (block for block in possible if block is not None), key=lambda block: passes.start(block.module)
+    ):
+        if not chain or passes.start(block.module) > passes.end(chain[-1].module):
+            chain.append(block)
+    if len(chain) > 1:
+        return chain
+    return [block for path, child in children for block in _attributes(child, f"{path}.", passes, parts=parts)]
+
+
+def _is_block(module: nn.Module, parts: bool) -> bool:
+    if not parts:
+        return isinstance(module, _ConvNd)
+    return any(True for _ in module.children()) and any(True for _ in module.parameters())
+
+
+def _is_stage(module: nn.Module, path: str, passes: _Passes) -> bool:
+    """Say whether there are residual blocks in a list inside of a module, which adds nothing itself."""
+    if passes.residual(path):
+        return False
+    parts = module.named_modules(prefix=path)
+    lists = [(name, part) for name, part in parts if isinstance(part, nn.Sequential | nn.ModuleList)]
+    entries = (join(name, index) for name, part in lists for index, _ in part.named_children())
+    return any(passes.residual(entry) and passes.signature(entry) is not None for entry in entries)
+
+
+def _named(module: nn.Module, passes: _Passes, names: Sequence[str]) -> list[BlockSignature]:
+    if not names:
+        raise SpaceError(f"blocks names no block; {HOW_TO_NAME}.")
+    known = [name for name, _ in module.named_modules() if name]
+    found: list[BlockSignature] = []
+    for name in names:
+        if name not in known:
+            raise SpaceError(f"blocks: the teacher has no module '{name}'{did_you_mean(name, known)}")
+        block = passes.signature(name)
+        if block is None:
+            raise SpaceError(
+                f"blocks: '{name}' is no block: it must be called once in a forward pass, with a tensor as its first "
+                "argument, and map feature maps (B, C, H, W) to feature maps or tokens (B, N, D) to tokens."
+            )
+        if found and passes.start(name) < passes.end(found[-1].module):
+            raise SpaceError(f"blocks: '{name}' does not come after '{found[-1].module}' in the forward pass.")
+        found.append(block)
+    return found
+
+
+def find_blocks(
+    backbone: Sequence[BlockSignature], groups: Sequence[Group], narrowed: Mapping[str, Boundaries], verifier: Verifier
+) -> list[Block]:
+    """Return the plan's blocks.
+
+    A boundary's channels are of the groups with which they get fewer: ``narrowed`` has for each group what cutting it
+    does to the blocks' boundaries.
+    """
+    blocks = []
+    for signature in backbone:
+        returned = verifier.seen[signature.module].returned
+        given = {group.name: narrowed[group.name][signature.module][0] for group in groups}
+        made = {group.name: narrowed[group.name][signature.module][1] for group in groups}
+        input, inputs = _governed(given, signature.inputs)
+        output, outputs = _governed(made, signature.outputs)
+        if returned not in (None, 1):  # nothing else can stand where several values are taken
+            output, outputs = None, 0
+        blocks.append(
+            Block(
+                module=signature.module,
+                droppable=signature.same and not signature.branch and input == output and inputs == outputs > 0,
+                input=input,
+                output=output,
+                stride=signature.stride,
+                inputs=inputs,
+                outputs=outputs,
+                tokens=signature.tokens,
+                signed=signature.signed,
+                wrapped=returned is not None,
+                dims=signature.dims,
+            )
+        )
+    return _dropping(blocks, groups, verifier)
+
+
+def _governed(narrowed: Mapping[str, bool | None], channels: int) -> tuple[str | None, int]:
+    """Return a boundary's group, and its channels in the teacher; 0 if they are not those of one group in order."""
+    groups = {name: aligned for name, aligned in narrowed.items() if aligned is not None}
+    if not groups:
+        return None, channels
+    return (next(iter(groups)), channels) if list(groups.values()) == [True] else (None, 0)
+
+
+def _dropping(blocks: Sequence[Block], groups: Sequence[Group], verifier: Verifier) -> list[Block]:
+    """Return the blocks; only those are droppable without all of which the network runs."""
+    gone = [block for block in blocks if block.droppable]
+    if gone and not verifier.check_drops(gone, groups):
+        gone = []
+        for block in blocks:
+            if block.droppable and verifier.check_drops([*gone, block], groups):
+                gone.append(block)
+    return [replace(block, droppable=block in gone) for block in blocks]

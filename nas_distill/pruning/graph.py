@@ -1,0 +1,315 @@
+"""Dependency graphs of channels: which channels of which layers belong together, read from torch-pruning.
+
+Fang et al., "DepGraph: Towards Any Structural Pruning", 2023 (arXiv:2301.12900). The graph treats what it does not know
+as acting on each element only, so what is read from it is a proposal, which ``pruning/verification.py`` compares with
+the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from nas_distill.costs.undisturbed import noise
+from nas_distill.pruning.plan import Side, Unpruned
+from nas_distill.pruning.slots import length
+from nas_distill.utils.errors import first_line
+from nas_distill.utils.layers import logits_of, tensor_of
+from nas_distill.utils.layers.hooks import Hooks
+from nas_distill.utils.modules import device_of, quiet
+from nas_distill.utils.seeds import seeded_torch
+
+
+class Channel(NamedTuple):
+    """One channel: a position along one dimension of one module; see ``Slot``."""
+
+    module: str
+    side: Side
+    position: int
+
+
+@dataclass
+class ChannelUnions:
+    """A union-find over channels. Closed ones, and all that they are joined with, are never cut (the logits)."""
+
+    _parent: dict[Channel, Channel] = field(default_factory=dict)
+    _closed: set[Channel] = field(default_factory=set)
+
+    def join(self, *channels: Channel) -> None:
+        """Say that ``channels`` stay or go together."""
+        first = self._root(channels[0])
+        for channel in channels[1:]:
+            self._parent[self._root(channel)] = first
+
+    def close(self, channel: Channel) -> None:
+        """Say that ``channel`` must stay."""
+        self._root(channel)
+        self._closed.add(channel)
+
+    def units(self) -> Iterator[list[Channel]]:
+        """Yield the channels of each unit that may be cut, sorted."""
+        closed = {self._root(channel) for channel in self._closed}
+        members: dict[Channel, list[Channel]] = {}
+        for channel in list(self._parent):
+            members.setdefault(self._root(channel), []).append(channel)
+        for root, unit in members.items():
+            if root not in closed:
+                yield sorted(unit)
+
+    def _root(self, channel: Channel) -> Channel:
+        self._parent.setdefault(channel, channel)
+        while self._parent[channel] != channel:
+            self._parent[channel] = self._parent[self._parent[channel]]
+            channel = self._parent[channel]
+        return channel
+
+
+Read = TypeVar("Read")
+
+
+class RecurrentStandIn(nn.Module):
+    """Stands in for a recurrent layer (GRU, LSTM, RNN) while a graph is read: it reads the same inputs at each step.
+
+    Its outputs have the layer's shapes. Nothing that they lead to may be cut.
+    """
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.state = layer.proj_size or layer.hidden_size
+        self.directions = 2 if layer.bidirectional else 1
+        self.copies = self.directions * layer.num_layers
+        self.pairs, self.batch_first = isinstance(layer, nn.LSTM), layer.batch_first
+        self.memory = layer.hidden_size
+        like = next(layer.parameters())
+        width = self.state * self.directions
+        self.inside = nn.Linear(layer.input_size, width, device=like.device, dtype=like.dtype)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Map (B, N, in), as the layer orders them, to outputs and last states of the layer's shapes."""
+        made: Tensor = self.inside(x)
+        last = made.mean(-2 if x.dim() == 2 else int(self.batch_first))
+        hidden = torch.stack([last[..., : self.state]] * self.copies)
+        if not self.pairs:
+            return made, hidden
+        return made, (hidden, hidden[..., :1].expand(*hidden.shape[:-1], self.memory))
+
+
+def stand_in(module: nn.Module) -> dict[nn.Module, str]:
+    """Replace the recurrent layers of ``module``, in place; return the linear layers inside of theirs, with names."""
+    found: dict[nn.Module, str] = {}
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, nn.RNNBase):
+            owner, _, leaf = name.rpartition(".")
+            with seeded_torch(0, "stand-in"):
+                made = RecurrentStandIn(layer)
+            module.get_submodule(owner)._modules[leaf] = made
+            found[made.inside] = name
+    return found
+
+
+class Until(nn.Module):
+    """The part of a network's forward pass before the one call of a module: it returns what that is given."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tensor that reaches the module."""
+
+        def stop(part: nn.Module, args: Any, kwargs: Any) -> None:
+            raise _ReachedError(tensor_of((args, kwargs)))
+
+        with Hooks() as hooks:
+            hooks.before(self.module.get_submodule(self.name), stop)
+            try:
+                self.module(x)
+            except _ReachedError as reached:
+                return reached.tensor
+        raise ValueError(f"the network does not call '{self.name}'")
+
+
+class _ReachedError(Exception):
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__("reached")
+        self.tensor = tensor
+
+
+def longest_prefix(names: list[str], read: Callable[[str], Read]) -> tuple[str, Read] | None:
+    """Return the last of ``names`` before whose call the network can be read, and what is read; None if none can.
+
+    Args:
+        names: modules that are called once, in the order of their calls.
+        read: reads what comes before one of them, and raises where it cannot.
+    """
+    best: tuple[str, Read] | None = None
+    low, high = 0, len(names) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        with suppress(Exception):
+            best = names[middle], read(names[middle])
+        if best is not None and best[0] == names[middle]:
+            low = middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+def read_graph(
+    module: nn.Module, input_shape: Sequence[int], until: str | None = None
+) -> tuple[ChannelUnions, list[Unpruned]]:
+    """Return the channels of all layers of ``module``, those that belong together joined, and what cannot be followed.
+
+    ``module`` is a copy for this purpose only: it is set to eval mode, its weights to take gradients, and its recurrent
+    layers are replaced. Their inputs may be cut, and nothing of what they make. With ``until``, the name of a module,
+    only what comes before its call is read. Whatever torch-pruning raises of the whole graph is the caller's to catch.
+    """
+    import torch_pruning
+
+    stand_ins = stand_in(module)
+    module.eval().requires_grad_(True)
+    names: dict[Any, str] = {part: name for name, part in module.named_modules()}
+    names |= {weight: name for name, weight in module.named_parameters()}
+    names |= stand_ins
+    recurrent = {name: layer for layer, name in stand_ins.items()}
+
+    def size_of(name: str, side: Side) -> int:
+        return length(recurrent[name], "", side) if name in recurrent else length(module, name, side)
+
+    read = module if until is None else Until(module, until)
+    device = device_of(module)
+    x = noise(module, (1, *input_shape), torch.Generator().manual_seed(0)).to(device)
+    counts: list[int] = []
+
+    def answer(output: Any) -> Tensor:
+        logits = logits_of(output)
+        counts.append(logits.shape[-1])
+        return logits
+
+    with quiet(), torch.enable_grad():
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            read, example_inputs=(x,), output_transform=answer, verbose=False
+        )
+    reader = _Reader(graph, names, counts[-1] if until is None else None)
+    unpruned: list[Unpruned] = []
+    for node in graph.module2node.values():
+        if not isinstance(node.module, _ConvNd | nn.Linear | nn.Embedding) or node.module not in names:
+            continue
+        name = names[node.module]
+        size = size_of(name, "out")
+        try:
+            reader.follow(node, size)
+        except Exception as error:
+            reader.close(name, size)
+            if node.module not in stand_ins:
+                reason = f"torch-pruning cannot follow its channels ({first_line(error, 120)})"
+                unpruned.append(Unpruned(name, reason))
+        if node.module in stand_ins:
+            reader.close(name, size)
+    unions = ChannelUnions()
+    dimensions = {(channel.module, channel.side) for _, channel in reader.pairs}
+    sizes = {(name, side): size_of(name, side) for name, side in dimensions}
+    # A dimension that is too short for what is said of it is another one: of tokens, say, where channels are meant.
+    mistaken = {
+        (channel.module, channel.side)
+        for _, channel in reader.pairs
+        if channel.position >= sizes[channel.module, channel.side]
+    }
+    for one, other in reader.pairs:
+        if one[:2] == other[:2] or not mistaken & {one[:2], other[:2]}:
+            unions.join(one, other)
+    for channel in reader.closed:
+        unions.close(channel)
+    for name, part in module.named_modules():
+        _join_groups(name, part, unions)
+    return unions, unpruned
+
+
+class _Reader:
+    """Follows output channels through torch-pruning's graph, each by itself.
+
+    The graph's own groups cannot be taken: where two channels of a layer lead to one, as in gates, they keep one.
+    """
+
+    def __init__(self, graph: Any, names: dict[Any, str], logits: int | None) -> None:
+        self._graph, self._names, self._logits = graph, names, logits
+        self._reached: set[Channel] = set()
+        self.pairs: list[tuple[Channel, Channel]] = []
+        self.closed: list[Channel] = []
+
+    def close(self, name: str, size: int) -> None:
+        """Keep the ``size`` output channels of a module unpruned, with all that they lead to."""
+        self.closed += [Channel(name, "out", place) for place in range(size)]
+
+    def follow(self, root: Any, size: int) -> None:
+        """Pair each of the ``size`` output channels of ``root`` with all that it leads to, and what leads to those."""
+        from torch_pruning._helpers import _HybridIndex
+
+        own = {Channel(self._names[root.module], "out", place) for place in range(size)}
+        if own <= self._reached:
+            return  # whatever they lead to was paired with what led to them
+        start = self._graph.get_pruner_of_module(root.module).prune_out_channels
+        seen: dict[tuple[Any, str], set[tuple[int, int]]] = {}
+        stack = [(root, start, [_HybridIndex(idx=index, root_idx=index) for index in range(size)])]
+        while stack:
+            node, function, indices = stack.pop()
+            done = seen.setdefault((node, function.__name__), set())
+            fresh = [index for index in indices if (index.idx, index.root_idx) not in done]
+            done.update((index.idx, index.root_idx) for index in fresh)
+            if not fresh:
+                continue
+            self._note(node, function.__name__, fresh, self._names[root.module])
+            # Channels of another number end here where an operation sums over them (products with class vectors, say):
+            # those may be cut.
+            # Of a part of the network, nothing is known of what comes behind.
+            if node.type.name == "OUTPUT" and self._logits in (None, size):
+                self.closed += [Channel(self._names[root.module], "out", index.root_idx) for index in fresh]
+            for dependency in node.dependencies:
+                if dependency.is_triggered_by(function):
+                    found = fresh
+                    for mapping in dependency.index_mapping:
+                        found = found if mapping is None else mapping(found)
+                    if found:
+                        stack.append((dependency.target, dependency.handler, found))
+
+    def _note(self, node: Any, function: str, indices: Sequence[Any], root: str) -> None:
+        name = self._names.get(node.module)
+        if name is None:
+            return
+        for target, side in _sides(name, node.module, function):
+            for index in indices:
+                channel = Channel(target, side, index.idx)
+                self._reached.add(channel)
+                self.pairs.append((Channel(root, "out", index.root_idx), channel))
+
+
+def _sides(name: str, module: Any, function: str) -> list[tuple[str, Side]]:
+    """Return the dimensions that one of torch-pruning's functions means."""
+    if isinstance(module, nn.MultiheadAttention):
+        return [(name, "in"), (f"{name}.out_proj", "out")]
+    whole = isinstance(module, _ConvNd) and module.groups == module.out_channels > 1
+    if isinstance(module, _ConvNd | nn.Linear) and not whole and function == "prune_in_channels":
+        return [(name, "in")]
+    return [(name, "out")]
+
+
+def _join_groups(name: str, part: nn.Module, unions: ChannelUnions) -> None:
+    """Join the channels of each group of a grouped convolution or a group norm: only whole groups are cut."""
+    if isinstance(part, _ConvNd) and part.groups > 1:
+        ins, outs = part.in_channels // part.groups, part.out_channels // part.groups
+        depthwise = part.groups == part.out_channels
+        for group in range(part.groups):
+            members = [Channel(name, "out", group * outs + place) for place in range(outs)]
+            if not depthwise:
+                members += [Channel(name, "in", group * ins + place) for place in range(ins)]
+            unions.join(*members)
+    elif isinstance(part, nn.GroupNorm) and part.num_groups > 1:
+        size = part.num_channels // part.num_groups
+        for group in range(part.num_groups):
+            unions.join(*(Channel(name, "out", group * size + place) for place in range(size)))

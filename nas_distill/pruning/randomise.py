@@ -1,0 +1,118 @@
+"""Random weights and fixed norm statistics: the conditions under which the wiring of a network is verified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
+
+from nas_distill.utils.layers.hooks import Hooks
+
+
+def randomise_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Draw all weights again, in place: none is zero, and outputs of layers are about as large as their inputs."""
+    with torch.no_grad():
+        for part in module.modules():
+            for name, weight in part._parameters.items():
+                if weight is None or not weight.is_floating_point():
+                    continue
+                drawn = torch.randn(weight.shape, generator=generator)
+                if weight.dim() > 1:
+                    weight.copy_(drawn * math.sqrt(2 / max(1, weight[0].numel())))
+                else:
+                    weight.copy_(1 + 0.3 * drawn if name == "weight" else 0.3 * drawn)
+    return module
+
+
+@contextmanager
+def fitting_statistics(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """In the forward pass inside of the block, give batch norms statistics that fit what they are given.
+
+    So what passes through a deep network neither grows nor fades, and each layer has its part in the output. The
+    statistics differ between channels at random.
+    """
+
+    def fit(part: nn.Module, args: Any, kwargs: Any) -> None:
+        assert isinstance(part, _NormBase)
+        if part.running_mean is None or part.running_var is None:
+            return
+        mean, spread = float(args[0].mean()), max(float(args[0].std()), 1e-6)
+        part.running_mean.copy_(mean + 0.3 * spread * torch.randn(part.running_mean.shape, generator=generator))
+        part.running_var.copy_(spread**2 * (0.5 + torch.rand(part.running_var.shape, generator=generator)))
+
+    with Hooks() as hooks:
+        for part in module.modules():
+            if isinstance(part, _NormBase):
+                hooks.before(part, fit)
+        yield
+
+
+class FixedNorms:
+    """Replaces the mean and the variance in the layer norms of forward passes by one number for each call.
+
+    All passes must be of one network, pruned or not: the numbers are those of the first, in the order of the calls. A
+    group norm of several groups keeps its statistics, also where only one of its groups is left.
+
+    Attributes:
+        any: there are such norms in the network.
+    """
+
+    def __init__(self) -> None:
+        self._factors: list[float | None] = []
+        self._learnt = False
+        self.any = False
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Run a block, with one forward pass of the network, with fixed statistics."""
+        if not self._learnt:
+            self._factors.clear()
+        with _Fixed(self):
+            yield
+        self._learnt = True
+
+    def factor(self, call: int, input: Tensor, over_all: bool) -> float | None:
+        """Return what call number ``call`` of a norm multiplies its input by; None if it keeps its statistics."""
+        if not self._learnt:
+            spread = float(input.double().std())
+            self._factors.append(1 / max(spread, 1e-6) if over_all else None)
+            self.any = self.any or over_all
+        return self._factors[call]
+
+
+class _Fixed(TorchFunctionMode):
+    def __init__(self, norms: FixedNorms) -> None:
+        super().__init__()
+        self._norms, self._calls = norms, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _ARGUMENTS:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(_ARGUMENTS[func], args)) | (kwargs or {})
+        input: Tensor = given["input"]
+        maps = func is functional.group_norm
+        factor = self._norms.factor(self._calls, input, not maps or given["num_groups"] == 1)
+        self._calls += 1
+        if factor is None:
+            return func(**given)
+        made = factor * input
+        shape = (-1, *[1] * (input.dim() - 2)) if maps else None
+        if (weight := given.get("weight")) is not None:
+            made = made * (weight if shape is None else weight.view(shape))
+        if (bias := given.get("bias")) is not None:
+            made = made + (bias if shape is None else bias.view(shape))
+        return made
+
+
+_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    functional.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps"),
+    functional.rms_norm: ("input", "normalized_shape", "weight", "eps"),
+    functional.group_norm: ("input", "num_groups", "weight", "bias", "eps"),
+}

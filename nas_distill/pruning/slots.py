@@ -1,0 +1,185 @@
+"""Slots of layers: the tensors that they govern, and the attributes that say how many channels or heads there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from nas_distill.pruning.plan import Side, Slot
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor, found as attribute ``name`` of ``owner``, one of whose dimensions a slot governs."""
+
+    owner: nn.Module
+    name: str
+    axis: int
+
+    @property
+    def tensor(self) -> Tensor:
+        """The parameter or buffer itself."""
+        found = getattr(self.owner, self.name)
+        assert isinstance(found, Tensor)
+        return found
+
+
+def weights_of(module: nn.Module, slot: Slot) -> list[tuple[Tensor, int]]:
+    """Return the parameters that ``slot`` governs (no buffers), each with the dimension in question."""
+    parts = parts_of(module, slot.module, slot.side)
+    return [(part.tensor, part.axis) for part in parts if isinstance(part.tensor, nn.Parameter)]
+
+
+def by_unit(values: Tensor, axis: int, slot: Slot) -> Tensor:
+    """Sum ``values`` over all but the units of ``slot``, which lie along ``axis``; returns (units,)."""
+    along = values.movedim(axis, 0).flatten(1).sum(1) if values.dim() > 1 else values
+    places = torch.tensor([place for unit in slot.indices for place in unit], device=values.device)
+    unit = torch.tensor([index for index, unit in enumerate(slot.indices) for _ in unit], device=values.device)
+    return torch.zeros(len(slot.indices), dtype=along.dtype, device=values.device).index_add(0, unit, along[places])
+
+
+def parts_of(root: nn.Module, name: str, side: Side) -> list[Part]:
+    """Return the parameters and buffers that have the channels of one side of a module; none for what is not known."""
+    owner, _, leaf = name.rpartition(".")
+    found = named(root, name)
+    if isinstance(found, nn.Parameter):
+        return [Part(root.get_submodule(owner), leaf, last_long(found))]
+    return [
+        Part(found, attribute, axis)
+        for attribute, axis in _table(found, side)
+        if isinstance(getattr(found, attribute, None), Tensor)
+    ]
+
+
+def length(root: nn.Module, name: str, side: Side) -> int:
+    """Return how many channels (or heads) one side of a module or parameter has; 0 for what is not known."""
+    found = named(root, name)
+    return found.shape[last_long(found)] if isinstance(found, nn.Parameter) else size_of(found, side)
+
+
+def named(root: nn.Module, name: str) -> nn.Module | nn.Parameter:
+    """Return the module or the parameter of a dotted name.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    owner, _, leaf = name.rpartition(".")
+    holder = root.get_submodule(owner)
+    weight = holder._parameters.get(leaf)
+    return root.get_submodule(name) if weight is None else weight
+
+
+def last_long(weight: Tensor) -> int:
+    """Return the last dimension longer than 1, counted from 0; the last of all if there is none."""
+    return max((axis for axis, size in enumerate(weight.shape) if size > 1), default=max(weight.dim() - 1, 0))
+
+
+def _table(module: nn.Module, side: Side) -> list[tuple[str, int]]:
+    if isinstance(module, nn.MultiheadAttention):
+        return [("in_proj_weight", 1)] if side == "in" else [("in_proj_weight", 0), ("in_proj_bias", 0)]
+    if isinstance(module, _ConvTransposeNd):
+        return [("weight", 0)] if side == "in" else [("weight", 1), ("bias", 0)]
+    if isinstance(module, _ConvNd | nn.Linear):
+        return [("weight", 1)] if side == "in" else [("weight", 0), ("bias", 0)]
+    if isinstance(module, _NormBase):
+        return [("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0)]
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        last = len(module.normalized_shape) - 1
+        return [("weight", last), ("bias", last)]
+    if isinstance(module, nn.GroupNorm | nn.PReLU):
+        return [("weight", 0), ("bias", 0)]
+    if isinstance(module, nn.Embedding):
+        return [("weight", 1)]
+    if isinstance(module, nn.RNNBase):
+        return [("weight_ih_l0", 1), ("weight_ih_l0_reverse", 1)] if side == "in" else []
+    return []
+
+
+_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "n_heads", "n_head", "nheads", "heads")
+_WIDTHS = ("all_head_size", "inner_dim", "attn_dim")
+
+
+def size_of(module: nn.Module, side: Side) -> int:
+    """Return how many channels (or heads) a module has on one side; 0 for what is not known."""
+    if isinstance(module, nn.MultiheadAttention):
+        result: int = module.embed_dim if side == "in" else 3 * module.num_heads * module.head_dim
+        return result
+    if isinstance(module, _ConvNd):
+        return module.in_channels if side == "in" else module.out_channels
+    if isinstance(module, nn.Linear):
+        return module.in_features if side == "in" else module.out_features
+    if isinstance(module, _NormBase):
+        return module.num_features
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return module.normalized_shape[-1]
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters
+    if isinstance(module, nn.Embedding):
+        return module.embedding_dim
+    if isinstance(module, nn.RNNBase):
+        return (
+            module.input_size if side == "in" else (1 + module.bidirectional) * (module.proj_size or module.hidden_size)
+        )
+    return heads_of(module)
+
+
+def resize(module: nn.Module, side: Side, left: int) -> None:
+    """Set the attributes of a module, one of whose sides has ``left`` channels (or heads) now."""
+    if isinstance(module, nn.MultiheadAttention):
+        if side == "in":
+            module.embed_dim = module.kdim = module.vdim = left
+        else:
+            module.num_heads = left // (3 * module.head_dim)
+    elif isinstance(module, _ConvNd):
+        _convolution(module, side, left)
+    elif isinstance(module, nn.Linear):
+        setattr(module, "in_features" if side == "in" else "out_features", left)
+    elif isinstance(module, _NormBase):
+        module.num_features = left
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.normalized_shape = (*module.normalized_shape[:-1], left)
+    elif isinstance(module, nn.GroupNorm):
+        if module.num_groups > 1:  # whole groups are cut, so each keeps its number of channels
+            module.num_groups = left * module.num_groups // module.num_channels
+        module.num_channels = left
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = left
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = left
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = left
+    else:
+        _heads(module, left)
+
+
+def heads_of(module: nn.Module) -> int:
+    """Return how many heads a module says that it has; 0 if it says nothing, or they are not all alike."""
+    counts = {getattr(module, name) for name in _COUNTS if type(getattr(module, name, None)) is int}
+    return counts.pop() if len(counts) == 1 else 0
+
+
+def _heads(module: nn.Module, left: int) -> None:
+    heads = heads_of(module)
+    for name in _WIDTHS:
+        if type(width := getattr(module, name, None)) is int:
+            setattr(module, name, width * left // heads)
+    for name in _COUNTS:
+        if type(getattr(module, name, None)) is int:
+            setattr(module, name, left)
+
+
+def _convolution(module: _ConvNd, side: Side, left: int) -> None:
+    if side == "in":
+        module.in_channels = left
+    elif module.groups == 1:
+        module.out_channels = left
+    else:  # whole groups are cut
+        module.in_channels = module.in_channels * left // module.out_channels
+        module.groups = module.groups * left // module.out_channels
+        module.out_channels = left

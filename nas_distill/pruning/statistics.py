@@ -1,0 +1,92 @@
+"""Statistics on training samples: the inputs of layers, and the recalibration of batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nas_distill.data import Dataset
+from nas_distill.data.splits import draw_places
+from nas_distill.utils.layers.calls import looking
+from nas_distill.utils.layers.hooks import Hooks
+from nas_distill.utils.modules import device_of, eval_mode
+
+BATCH = 64
+RECALIBRATION_BATCH = 128
+
+Watcher = Callable[[nn.Module, tuple[Any, ...]], None]
+
+
+def show_inputs(module: nn.Module, data: Dataset, samples: int, watchers: Iterable[tuple[str, Watcher]]) -> None:
+    """Run a network, in eval mode, on drawn training samples while watchers see what their layers are given.
+
+    Nothing is left on the network afterwards.
+
+    Args:
+        module: the network.
+        data: of its training split ``samples`` are drawn, the same for everyone.
+        samples: how many.
+        watchers: pairs of a layer's dotted name and what is called with the layer and its inputs, before each of its
+            forward passes: queries, keys and values of torch's attention, the first argument of any other layer,
+            whether they are passed by position or by name.
+    """
+    device = device_of(module)
+    with looking(module), Hooks() as hooks:
+        for name, watcher in watchers:
+
+            def hook(layer: nn.Module, args: Any, kwargs: Any, watcher: Watcher = watcher) -> None:
+                names = ("query", "key", "value") if isinstance(layer, nn.MultiheadAttention) else ("input",)
+                watcher(layer, (*args[: len(names)], *(kwargs[key] for key in names[len(args) :] if key in kwargs)))
+
+            hooks.before(module.get_submodule(name), hook)
+        for index in draw_places(len(data.train), samples).split(BATCH):
+            module(data.batch("train", index)[0].to(device))
+
+
+def recalibrate_batch_norm(module: nn.Module, data: Dataset, samples: int = 2048) -> None:
+    """Estimate running means and variances again, in place, from ``samples`` training samples; weights stay.
+
+    Cutting channels changes what every later layer sees, so the teacher's statistics no longer fit: without this a cut
+    network answers at random before it is trained (Yu and Huang, 2019, arXiv:1903.05134). The average is cumulative,
+    over whole batches of samples drawn with a seed that is always the same (``data.drawing``), so the result depends
+    only on module and data, and a training split that is sorted by class does as well as one that is not. A network
+    without batch norm is left as it is. The mode (training or not) of each part is given back.
+    """
+    if not any(norm.track_running_stats for norm in batch_norms([module])):
+        return
+    device = device_of(module)
+    batch = min(RECALIBRATION_BATCH, len(data.train))
+    count = max(batch, min(samples, len(data.train)) // batch * batch)
+    with eval_mode(module), recalibrating([module]), torch.no_grad():
+        for index in draw_places(len(data.train), count).split(batch):
+            module(data.batch("train", index)[0].to(device))
+
+
+@contextmanager
+def recalibrating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Estimate running means and variances again from the batches that pass meanwhile, all alike; then eval mode."""
+    modules = list(modules)
+    norms = [norm for norm in batch_norms(modules) if norm.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for module in modules:
+        module.eval()  # so that dropout does not disturb what is measured
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def batch_norms(modules: Iterable[nn.Module]) -> list[_BatchNorm]:
+    """Return the batch norms in ``modules``."""
+    return [part for module in modules for part in module.modules() if isinstance(part, _BatchNorm)]

@@ -1,0 +1,193 @@
+"""The report at the end of a search: student, teacher and baselines."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nas_distill.costs.latency import LATENCY
+from nas_distill.costs.registry import describe_cost
+from nas_distill.reports import formatting as words
+from nas_distill.reports.model import FinalReport, ModelResult, ratio
+from nas_distill.reports.tables import add_columns, add_row, cost_columns, new_table
+from nas_distill.tasks import Figure, find_task
+
+Cell = Callable[[ModelResult], str]
+_NAMES = 22  # columns for the names of figures, so that a table of three models fits 80
+
+
+def final_table(report: FinalReport) -> RenderableType:
+    """Return the report as a person reads it at the end of a search."""
+    table = new_table(f"Student: trial {report.trial}, architecture {report.architecture}")
+    models = models_of(report)
+    add_columns(table, [f"on {report.split} data"], [model.name for model in models])
+    table.columns[2].style = "bold"
+    if report.limits:
+        add_columns(table, [], ["budget"])
+    for row in final_rows(report):
+        add_row(table, [textwrap.fill(row[0], _NAMES), *(row[1:] if report.limits else row[1:-1])])
+    lines = [Text(line) for line in (*result_lines(report), *effort_lines(report), *report.notes)]
+    exports = [Text(line, overflow="fold") for line in export_lines(report)]
+    return Group(table, *lines, *exports, Text(f"Everything is in {report.run}.", overflow="fold"))
+
+
+def models_of(report: FinalReport) -> list[ModelResult]:
+    """Return the models that are compared, in the order of the columns."""
+    return [report.teacher, report.student, *([report.baseline] if report.baseline else [])]
+
+
+def final_rows(report: FinalReport) -> list[list[str]]:
+    """Return the rows of the table: name of the figure (with its direction), one cell a model, the budget's limit.
+
+    Rows without a figure for any model are left out.
+    """
+    models = models_of(report)
+    rows = [
+        [name, *(cell(model) for model in models), ""]
+        for name, cell in (
+            *((figure.title, _cell(figure)) for figure in find_task(report.task).figures),
+            (f"validation {find_task(report.task).quality_name}", lambda model: words.percent(model.validation)),
+        )
+    ]
+    for name in dict.fromkeys(name for model in models for name in model.costs):
+        label = f"{words.label(name)}, predicted" if describe_cost(name).measured else name
+        limit = report.limits.get(name)
+        values = [words.cost(name, model.costs.get(name)) for model in models]
+        rows.append([label, *values, words.limit(name, limit) if limit else ""])
+    rows.append(["latency, measured p50", *(words.cost(LATENCY, model.latency_p50_ms) for model in models), ""])
+    rows.append(["latency, measured p95", *(words.cost(LATENCY, model.latency_p95_ms) for model in models), ""])
+    rows.append(["speed-up, measured", *(_speed_up(report, model) for model in models), ""])
+    return [row for row in rows if any(cell != words.NONE for cell in row[1:-1])]
+
+
+def result_lines(report: FinalReport) -> list[str]:
+    """Return what the figures mean, in sentences: against the teacher, against hard labels, and how far to trust it."""
+    lines = []
+    student, teacher = report.student.evaluation, report.teacher.evaluation
+    if student is not None and teacher is not None:
+        smaller = [
+            f"{words.times(shrunk)} fewer {name}"
+            for name in ("flops", "params")
+            if (shrunk := ratio(report.teacher.costs.get(name), report.student.costs.get(name))) and shrunk >= 1.05
+        ]
+        size = f" with {' and '.join(smaller)}" if smaller else ""
+        what = find_task(report.task).quality_name
+        many = words.count(student.count, "sample")
+        known = f"{what} is known to within ±{100 * student.error:.1f} points ({many}, 95 %)"
+        share = ratio(student.quality, teacher.quality)
+        if share is not None:
+            lines.append(f"The student keeps {words.percent(share)} of the teacher's {what}{size}; {known}.")
+        else:
+            pair = f"{words.percent(student.quality)}, the teacher's {words.percent(teacher.quality)}"
+            lines.append(f"The student's {what} is {pair}{size}; {known}.")
+    lines += _baseline_line(report)
+    if report.conditions:
+        lines.append(f"Latency: {report.conditions}.")
+    return lines
+
+
+def _baseline_line(report: FinalReport) -> list[str]:
+    if report.baseline is None:
+        return []
+    ours, theirs = report.student.evaluation, report.baseline.evaluation
+    if ours is None or theirs is None:
+        return []
+    gain = ours.quality - theirs.quality
+    # Both were read on the same samples, so this is wider than it need be: a cautious reading of a small gain.
+    noise = math.hypot(ours.error, theirs.error)
+    verdict = "a gain" if gain > noise else "a loss: it did not help" if gain < -noise else "which may be chance"
+    alone = find_task(report.task).training_without_teacher
+    return [f"Distillation against {alone}, same architecture: {words.points(gain)}, {verdict}."]
+
+
+def effort_lines(report: FinalReport) -> list[str]:
+    """Return what the search did and saved, and how well short scores ranked the finalists."""
+    lines = []
+    saved = report.savings
+    if saved is not None:
+        trained = saved.complete + saved.pruned + saved.failed
+        if saved.pruning_saved_seconds > 0:
+            share = saved.pruning_saved_seconds / (saved.trained_seconds + saved.pruning_saved_seconds)
+            less = f"{words.percent(share, 0)} of the training ({words.duration(saved.pruning_saved_seconds)})"
+            stopped = f"Pruning stopped {saved.pruned} of {words.count(trained, 'trained candidate')}"
+            lines.append(f"{stopped} and saved {less}.")
+        over = words.count(saved.over_budget - saved.below, "candidate")
+        under = f", {saved.below} below the lower limit" if saved.below else ""
+        failed = f" Failed: {saved.failed}." if saved.failed else ""
+        repeats = words.count(saved.duplicates, "repeat")
+        lines.append(f"Never trained: {over} over budget{under} and {repeats}.{failed}")
+        if saved.store_saved_seconds is not None and saved.store_seconds is not None:
+            once = f"took {words.duration(saved.store_seconds)}" if saved.store_seconds else "was done before"
+            lines.append(
+                f"Running the teacher once {once}; beside every student it would have taken "
+                f"{words.duration(saved.store_saved_seconds)} more."
+            )
+        if saved.wall_seconds is not None:
+            total, parts = words.durations(saved.phases or {"": saved.wall_seconds})
+            listed = ", ".join(f"{name} {seconds}" for name, seconds in parts.items() if name)
+            lines.append(f"All in all {total}{f': {listed}' if listed else ''}.")
+    return [*lines, *trust_lines(report)]
+
+
+def trust_lines(report: FinalReport) -> list[str]:
+    """Return how well the short scores ranked the finalists, or why that cannot be said."""
+    trust = report.trust
+    if trust is None:
+        return []
+    if trust.finalists < 2 or trust.kendall is None:
+        return ["Trust: too few finalists to say how well short scores rank."]
+    many = words.count(trust.finalists, "finalist")
+    interval = (
+        f"95 % interval {trust.interval[0]:.2f} to {trust.interval[1]:.2f}"
+        if trust.interval
+        else "too few for an interval"
+    )
+    line = f"Trust: short scores ranked the {many} with Kendall's tau {trust.kendall:.2f} ({interval})"
+    if trust.regret is None:
+        return [f"{line}."]
+    if trust.regret <= 0:
+        return [f"{line}; the best short score was the best student."]
+    return [f"{line}; taking the best short score would have lost {100 * trust.regret:.2f} points."]
+
+
+def export_lines(report: FinalReport) -> list[str]:
+    """Return one sentence a file that was exported."""
+    same = find_task(report.task).same
+    return [
+        f"{export.path}: {words.cost('weight_bytes', export.bytes)}, differs from PyTorch by at most "
+        f"{export.max_abs_difference:.1e}"
+        + (f", {same} for {words.percent(export.same_predictions)} of {export.count:,}." if same else ".")
+        for export in report.exports
+    ]
+
+
+def _cell(figure: Figure) -> Cell:
+    return lambda model: words.figure(getattr(model.evaluation, figure.field, None), figure)
+
+
+def _speed_up(report: FinalReport, model: ModelResult) -> str:
+    if model is report.teacher:
+        return words.NONE
+    return words.times(ratio(report.teacher.latency_p50_ms, model.latency_p50_ms))
+
+
+def finalists_table(report: FinalReport) -> RenderableType:
+    """Return the finalists: short and full quality, what the full distillation gained, the chosen one marked."""
+    table = new_table(f"Finalists, by validation {find_task(report.task).quality_name}")
+    names = cost_columns((name for entry in report.finalists for name in entry.costs), report.limits)
+    costs = [words.label(name) for name in names]
+    add_columns(table, [], ["trial", "short", "full", "gained, points", *costs])
+    for entry in sorted(report.finalists, key=lambda entry: -(entry.full or 0.0)):
+        gained = words.NONE
+        if entry.full is not None and entry.short is not None:
+            gained = f"{100 * (entry.full - entry.short):+.2f}"
+        number = f"* {entry.trial}" if entry.chosen else str(entry.trial)
+        figures = [number, words.percent(entry.short), words.percent(entry.full), gained]
+        add_row(table, [*figures, *(words.cost(name, entry.costs.get(name)) for name in names)])
+    failed = [f"Trial {entry.trial} failed: {entry.cause}." for entry in report.finalists if entry.full is None]
+    chosen = ["*: the student."] if any(entry.chosen for entry in report.finalists) else []
+    return Group(table, *(Text(line, style="dim") for line in (*chosen, *failed)))

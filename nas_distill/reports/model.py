@@ -1,0 +1,327 @@
+"""Report models: plain figures from which tables, cards and JSON are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nas_distill.costs.budget import Limit
+from nas_distill.tasks import Evaluation
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One cost over a sample of the space.
+
+    Attributes:
+        name: of the cost.
+        cheapest: this cost of the candidate that is cheapest by the first objective.
+        median: of the one in the middle by the first objective; so the columns of a table are three candidates.
+        dearest: of the dearest by the first objective.
+        teacher: the teacher's own.
+        limit: the budget's, if there is one.
+        fits: share of the sampled candidates within the limit.
+        objective: whether the search minimises it.
+        error: typical relative error of a predicted cost (0.05: within 5 % for half of the candidates); None if exact.
+    """
+
+    name: str
+    cheapest: float
+    median: float
+    dearest: float
+    teacher: float | None = None
+    limit: Limit | None = None
+    fits: float | None = None
+    objective: bool = False
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class CostSummary:
+    """What is known before anything trains.
+
+    Attributes:
+        space: name of the search space.
+        size: of the space, as a text, e.g. "1.2e9 architectures (exact)".
+        sampled: candidates looked at.
+        rows: one a cost, objectives first.
+        trials: candidates to be trained.
+        workers: that train them side by side.
+        unbuildable: how many of the sampled ones the builder refused.
+        first_cause: what the first of those failed with.
+        fits_all: share of the sampled candidates within all limits.
+        search_seconds: estimated wall time of the search if nothing were pruned.
+        final_seconds: estimated wall time of the full distillations.
+        conditions: what a latency is a latency of: runtime, batch, threads, processor.
+        seconds: that looking at the candidates took.
+    """
+
+    space: str
+    size: str
+    sampled: int
+    rows: tuple[CostRow, ...]
+    trials: int
+    workers: int
+    unbuildable: int = 0
+    first_cause: str | None = None
+    fits_all: float | None = None
+    search_seconds: float | None = None
+    final_seconds: float | None = None
+    conditions: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class FinalistResult:
+    """A candidate that was distilled in full.
+
+    ``short`` is the validation quality of its short distillation, ``full`` that of the full one (None: it failed, for
+    ``cause``); ``chosen`` marks the student.
+    """
+
+    trial: int
+    costs: Mapping[str, float]
+    short: float | None
+    full: float | None
+    chosen: bool = False
+    cause: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """A model as the final report shows it: the teacher, the student, or its baseline on hard labels.
+
+    Attributes:
+        name: for people.
+        evaluation: on test data; None where there is none, or before it was looked at.
+        validation: quality on validation data, which chose the student and flatters it.
+        costs: counted; ``latency_ms`` among them is the predicted one.
+        latency_p50_ms: median, measured on the exported file.
+        latency_p95_ms: 95th percentile, measured on the exported file.
+    """
+
+    name: str
+    evaluation: Evaluation | None = None
+    validation: float | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What a search did, and did not have to do.
+
+    Attributes:
+        complete: candidates trained to the end.
+        pruned: candidates that were stopped.
+        failed: candidates that failed.
+        over_budget: candidates outside the budget, recorded and never trained.
+        below: those of them that are over no limit, but below a lower one.
+        duplicates: proposed again, and not trained again.
+        trained_seconds: spent training, over all workers.
+        pruning_saved_seconds: what stopped candidates would have gone on for, each at its own pace.
+        store_seconds: what running the teacher once took; 0 where the store was there already.
+        store_saved_seconds: what running the teacher beside every student would have taken on top.
+        wall_seconds: from start to end, over all sessions of the run.
+        phases: these seconds by phase, in order; they add up to ``wall_seconds``.
+    """
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    over_budget: int = 0
+    duplicates: int = 0
+    trained_seconds: float = 0.0
+    pruning_saved_seconds: float = 0.0
+    store_seconds: float | None = None
+    store_saved_seconds: float | None = None
+    wall_seconds: float | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
+    below: int = 0
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How well short scores ranked the finalists (``reports/trust.py`` computes it).
+
+    Attributes:
+        finalists: how many were compared.
+        kendall: Kendall's tau-b of short and full quality, in [-1, 1]; higher is better; None where undefined.
+        interval: its 95 % interval (bootstrap); None below five finalists.
+        regret: full quality of the best finalist less that of the one whose short score was highest; a share, at least
+            0; lower is better.
+    """
+
+    finalists: int
+    kendall: float | None
+    interval: tuple[float, float] | None
+    regret: float | None
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An exported file and how it was checked (``export/parity.py``).
+
+    ``runtime``: title of the runtime that it is for; ``usage``: code that loads it from ``{path}``, empty for none.
+    """
+
+    path: str
+    bytes: int
+    max_abs_difference: float
+    same_predictions: float
+    count: int
+    logit_scale: float | None = None
+    runtime: str = ""
+    usage: str = ""
+
+
+@dataclass(frozen=True)
+class FinalReport:
+    """The end of a search.
+
+    Attributes:
+        run: the run's folder, as the user names it.
+        teacher: what was distilled.
+        student: the best finalist.
+        trial: the student's trial.
+        architecture: hash of the student's architecture.
+        values: its parameters, nested.
+        baseline: the same architecture trained on hard labels alone.
+        finalists: all of them, the chosen one marked.
+        limits: the budget, by cost.
+        split: which data ``evaluation`` of the three models is of.
+        task: what the networks tell of a sample.
+        savings: what the search did and did not have to do.
+        trust: how well short scores ranked the finalists.
+        exports: files that were exported and checked.
+        conditions: of the measured latencies.
+        notes: further sentences to show.
+    """
+
+    run: str
+    teacher: ModelResult
+    student: ModelResult
+    trial: int
+    architecture: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    baseline: ModelResult | None = None
+    finalists: tuple[FinalistResult, ...] = ()
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    savings: Savings | None = None
+    trust: Trust | None = None
+    exports: tuple[ExportResult, ...] = ()
+    conditions: str | None = None
+    notes: tuple[str, ...] = ()
+    split: str = "test"
+    task: str = "classification"
+
+    @property
+    def student_folder(self) -> str:
+        """The student's folder, where its exported file is; the run's while nothing is exported."""
+        return str(Path(self.exports[0].path).parent) if self.exports else self.run
+
+    @property
+    def speed_up(self) -> float | None:
+        """Teacher's measured median latency over the student's; higher is better."""
+        return ratio(self.teacher.latency_p50_ms, self.student.latency_p50_ms)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a student's card says beside the report.
+
+    Attributes:
+        title: name of the student.
+        data: name of the data.
+        input_shape: of one sample.
+        num_classes: length of the output: classes, labels or targets.
+        teacher: the teacher's name.
+        builder: reference of the builder.
+        seed: of the run.
+        samples: sizes of the splits, by name.
+        class_names: one a class, or None.
+        normalisation: ``{"scale", "mean", "std"}``; the latter two may be None.
+        teacher_fingerprint: digest of the teacher's weights.
+        training: how the student was distilled, in words by heading, e.g. {"loss": "KD, T = 4"}.
+        loads_by: how another program loads the student: ``builder`` (by its name), ``graph`` (the builder may not be
+            importable there), or ``own builder`` (neither works, so the caller gives one).
+        versions: package -> version.
+        host: what figures of time were measured on.
+        created: a date.
+        limits_of_use: further sentences.
+    """
+
+    title: str
+    data: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    teacher: str
+    builder: str
+    seed: int
+    samples: Mapping[str, int] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    normalisation: Mapping[str, Any] | None = None
+    teacher_fingerprint: str | None = None
+    training: Mapping[str, str] = field(default_factory=dict)
+    loads_by: Literal["builder", "graph", "own builder"] = "builder"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    host: str | None = None
+    created: str | None = None
+    limits_of_use: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProgressView:
+    """Where a run stands, for the live view.
+
+    Attributes:
+        phase: what it is doing, e.g. "teacher store", "calibration", "search", "full distillation", "export".
+        done: pieces of this phase that are finished.
+        total: pieces of this phase; 0 if not known.
+        unit: what the pieces are, in the plural, e.g. "trials".
+        running: trials in training.
+        complete: trials trained to the end.
+        pruned: trials that were stopped.
+        failed: trials that failed.
+        over_budget: candidates never trained, for their costs.
+        below: those of them that are over no limit, but below a lower one.
+        duplicates: candidates that were proposed again.
+        best_quality: highest quality of a complete trial within budget.
+        best_trial: its number.
+        best_costs: its costs.
+        front_size: trials that nobody beats.
+        hypervolume: of the front, in [0, 1]; higher is better.
+        elapsed_seconds: of this session.
+        left_seconds: an estimate; None before there is one.
+        stopping: the user asked to stop.
+    """
+
+    phase: str
+    done: float = 0
+    total: float = 0
+    unit: str = "trials"
+    running: int = 0
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    over_budget: int = 0
+    duplicates: int = 0
+    best_quality: float | None = None
+    best_trial: int | None = None
+    best_costs: Mapping[str, float] = field(default_factory=dict)
+    front_size: int = 0
+    hypervolume: float | None = None
+    elapsed_seconds: float = 0.0
+    left_seconds: float | None = None
+    stopping: bool = False
+    below: int = 0
+
+
+def ratio(above: float | None, below: float | None) -> float | None:
+    """Return ``above / below`` where both are known and above 0, else None."""
+    if above is None or below is None or not (above > 0 and below > 0):
+        return None
+    return above / below

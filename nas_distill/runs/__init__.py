@@ -1,0 +1,1 @@
+"""Run folders: journal, trial records, metadata, identity and Pareto front."""

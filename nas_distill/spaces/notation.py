@@ -1,0 +1,236 @@
+"""The notation of space files: parsing plain values to a parameter tree, and writing it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas_distill.spaces.architecture import join
+from nas_distill.spaces.domains import Choice, Domain, IntRange, show
+from nas_distill.spaces.tree import Condition, Each, Node, Parameter, Repeat, Scope
+from nas_distill.utils.errors import SpaceError, did_you_mean
+
+MOST_VALUES = 100_000
+"""Values of the largest architecture, of which every candidate is made."""
+
+_KEYS = {
+    "choice": ("choice", "when"),
+    "int": ("int", "step", "when"),
+    "repeat": ("repeat", "of", "when"),
+    "each": ("each", "when"),
+}
+
+
+class _Names:
+    """What a reference can name inside a scope: what was declared before in that scope, then in those around it."""
+
+    def __init__(self, later: list[str], outer: _Names | None) -> None:
+        self._nodes: dict[str, Node] = {}
+        self._later = list(later)
+        self._outer = outer
+
+    def declare(self, node: Node) -> None:
+        self._nodes[node.name] = node
+        self._later.remove(node.name)
+
+    def find(self, name: str, path: str, key: str) -> Parameter:
+        """Return the parameter called ``name``; ``path`` and ``key`` say who asks."""
+        node = self._nodes.get(name)
+        if node is None:
+            if name in self._later:
+                raise SpaceError(f"parameter '{path}': '{key}' refers to '{name}', which is not declared before it.")
+            if self._outer is None or name not in self._outer.visible():
+                near = did_you_mean(name, self.visible())
+                raise SpaceError(f"parameter '{path}': '{key}' refers to unknown parameter '{name}'{near}")
+            return self._outer.find(name, path, key)
+        if not isinstance(node, Parameter):
+            raise SpaceError(f"parameter '{path}': '{key}' refers to '{name}', which is a list and has no value.")
+        return node
+
+    def visible(self) -> list[str]:
+        outer = self._outer.visible() if self._outer else []
+        return [*self._nodes, *self._later, *outer]
+
+
+def parse(specs: Mapping[str, Any]) -> Scope:
+    """Read the parameters of a space.
+
+    Raises:
+        SpaceError: names the path of the first parameter that is wrong, and what is.
+    """
+    scope = _scope(specs, "", None)
+    most = _extent(scope)
+    if most > MOST_VALUES:
+        raise SpaceError(f"the largest architecture would have {most:,} values; at most {MOST_VALUES:,} are allowed.")
+    return scope
+
+
+def dump(scope: Scope) -> dict[str, Any]:
+    """Return specs that ``parse`` reads as the same tree."""
+    return {node.name: _spec(node) for node in scope}
+
+
+def _scope(specs: Any, path: str, outer: _Names | None) -> Scope:
+    if not isinstance(specs, Mapping):
+        raise SpaceError(f"{_place(path)} must map names of parameters to their values, and is {_shown(specs)}.")
+    if not specs:
+        raise SpaceError(f"{_place(path)} has no parameters.")
+    for name in specs:
+        if not isinstance(name, str) or not name.isidentifier() or name in _KEYS:
+            raise SpaceError(
+                f"parameter '{join(path, str(name))}' needs another name: a builder takes it as a keyword, "
+                f"so it must be an identifier, and none of {', '.join(_KEYS)}."
+            )
+    names = _Names(list(specs), outer)
+    nodes: list[Node] = []
+    for name, spec in specs.items():
+        node = _node(name, spec, join(path, name), names)
+        names.declare(node)
+        nodes.append(node)
+    return tuple(nodes)
+
+
+def _node(name: str, spec: Any, path: str, names: _Names) -> Node:
+    kind = _kind(spec, path)
+    if kind is None or kind in ("choice", "int"):
+        when = _when(spec, path, names) if kind else ()
+        return Parameter(name, _domain(spec, kind, path), when)
+    when = _when(spec, path, names)
+    if kind == "each":
+        items = spec["each"]
+        if not isinstance(items, list | tuple) or not items:
+            raise SpaceError(f"parameter '{path}': 'each' must list the parameters of every entry.")
+        return Each(name, tuple(_scope(item, join(path, index), names) for index, item in enumerate(items)), when)
+    if "of" not in spec:
+        raise SpaceError(f"parameter '{path}': 'repeat' needs 'of', the parameters of one entry.")
+    count, most = _count(spec["repeat"], path, names)
+    of = spec["of"]
+    inner = _kind(of, path) if not isinstance(of, Mapping) or set(of) & set(_KEYS) else "group"
+    if inner == "group":
+        return Repeat(name, count, most, _scope(of, path, names), when)
+    if inner not in (None, "choice", "int"):
+        raise SpaceError(f"parameter '{path}': 'of' is a list itself; name the inner list, as in of: {{inner: ...}}.")
+    if isinstance(of, Mapping) and "when" in of:
+        raise SpaceError(f"parameter '{path}': the values of a list are all there; put 'when' beside 'repeat'.")
+    return Repeat(name, count, most, _domain(of, inner, path), when)
+
+
+def _kind(spec: Any, path: str) -> str | None:
+    """Return which long form a spec has; None for the short ones."""
+    if isinstance(spec, list | tuple | range | Choice | IntRange):
+        return None
+    if not isinstance(spec, Mapping):
+        raise SpaceError(
+            f"parameter '{path}' is {_shown(spec)}; list its values, as in [{_example(spec)}], "
+            "or put what is fixed under 'arguments'."
+        )
+    kinds = [key for key in _KEYS if key in spec]
+    if len(kinds) > 1:
+        raise SpaceError(f"parameter '{path}' has '{kinds[0]}' and '{kinds[1]}'; it can be only one of them.")
+    if not kinds:
+        known = sorted({key for keys in _KEYS.values() for key in keys})
+        for key in spec:
+            if key not in known:
+                raise SpaceError(f"parameter '{path}': unknown key '{key}'{did_you_mean(str(key), known)}")
+        raise SpaceError(f"parameter '{path}' needs one of the keys {', '.join(_KEYS)}.")
+    for key in spec:
+        if key not in _KEYS[kinds[0]]:
+            raise SpaceError(f"parameter '{path}': unknown key '{key}'{did_you_mean(str(key), _KEYS[kinds[0]])}")
+    return kinds[0]
+
+
+def _domain(spec: Any, kind: str | None, path: str) -> Domain:
+    if isinstance(spec, Choice | IntRange):
+        return spec
+    values = spec[kind] if kind else spec
+    if not isinstance(values, list | tuple | range):
+        raise SpaceError(f"parameter '{path}': '{kind}' must be a list, and is {_shown(values)}.")
+    try:
+        if kind != "int":
+            return Choice(tuple(values))
+        if len(values) != 2:
+            raise SpaceError("'int' takes [low, high].")
+        return IntRange(values[0], values[1], spec.get("step", 1))
+    except SpaceError as error:
+        raise SpaceError(f"parameter '{path}': {error}") from error
+
+
+def _count(count: Any, path: str, names: _Names) -> tuple[int | str, int]:
+    if isinstance(count, str):
+        domain = names.find(count, path, "repeat").domain
+        # Of a range only the ends are looked at, since it may be long.
+        ends = (domain.low, domain.high) if isinstance(domain, IntRange) else domain.values
+        numbers = [value for value in ends if isinstance(value, int)]
+        if not domain.integers or min(numbers) < 0:
+            raise SpaceError(f"parameter '{path}': 'repeat' refers to '{count}', whose values are not all counts.")
+        return count, max(numbers)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise SpaceError(
+            f"parameter '{path}': 'repeat' is {_shown(count)}; it is a number from 1, or the name of a parameter."
+        )
+    return count, count
+
+
+def _extent(scope: Scope) -> int:
+    """Return how many values an architecture has with every list at its longest."""
+    return sum(_extent_of(node) for node in scope)
+
+
+def _extent_of(node: Node) -> int:
+    if isinstance(node, Parameter):
+        return 1
+    if isinstance(node, Each):
+        return sum(_extent(item) for item in node.items)
+    return node.most * (_extent(node.of) if isinstance(node.of, tuple) else 1)
+
+
+def _when(spec: Mapping[str, Any], path: str, names: _Names) -> tuple[Condition, ...]:
+    if "when" not in spec:
+        return ()
+    when = spec["when"]
+    if not isinstance(when, Mapping) or not when:
+        raise SpaceError(f"parameter '{path}': 'when' must map names of parameters to values, and is {_shown(when)}.")
+    found = []
+    for name, wanted in when.items():
+        domain = names.find(str(name), path, "when").domain
+        options = wanted if isinstance(wanted, list | tuple) else [wanted]
+        if not options:
+            raise SpaceError(f"parameter '{path}': 'when' gives no value for '{name}', so it would never be active.")
+        try:
+            found.append(Condition(str(name), tuple(domain.match(option) for option in options)))
+        except SpaceError as error:
+            raise SpaceError(f"parameter '{path}': 'when' asks '{name}' for what it cannot be: {error}") from error
+    return tuple(found)
+
+
+def _spec(node: Node) -> Any:
+    when = {one.parameter: list(one.values) for one in node.when}
+    tail: dict[str, Any] = {"when": when} if when else {}
+    if isinstance(node, Parameter):
+        short = _domain_spec(node.domain)
+        return {**(short if isinstance(short, dict) else {"choice": short}), **tail} if when else short
+    if isinstance(node, Each):
+        return {"each": [dump(item) for item in node.items], **tail}
+    of = dump(node.of) if isinstance(node.of, tuple) else _domain_spec(node.of)
+    return {"repeat": node.count, "of": of, **tail}
+
+
+def _domain_spec(domain: Domain) -> Any:
+    if isinstance(domain, Choice):
+        return list(domain.values)
+    steps = {} if domain.step == 1 else {"step": domain.step}
+    return {"int": [domain.low, domain.high], **steps}
+
+
+def _place(path: str) -> str:
+    return f"parameter '{path}'" if path else "the space"
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, str | int | float):
+        return show(value)
+    return "empty" if not value else f"a {type(value).__name__}"
+
+
+def _example(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else "1, 2"

@@ -1,0 +1,231 @@
+"""Searches over students that are assembled from distilled blocks, and assembly for other budgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nas_distill.blockwise.assembler import Assembly, assemblies, block_scores, front
+from nas_distill.blockwise.costs import ADDITIVE
+from nas_distill.blockwise.fit import MINIMUM, BlockWeights, fit
+from nas_distill.blockwise.library import CONTENT, Library
+from nas_distill.config import BlockwiseConfig
+from nas_distill.costs.budget import Budget, Limit
+from nas_distill.costs.counting import count as count_costs
+from nas_distill.reports import formatting as words
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.records import TrialRecord
+from nas_distill.spaces import Architecture
+from nas_distill.study.cutting import Cutting
+from nas_distill.study.problem import SearchProblem
+from nas_distill.utils.errors import RunError
+
+STEP = 0.85
+"""Ratio of the limits, from the budget's own down, for which the front is swept."""
+
+
+class LibraryAssembler:
+    """Proposes the assemblies that local scores call best within the budget, from dear to cheap along the front.
+
+    Once enough of them were trained, the weights of blocks are fitted to what was seen, and the assemblies that are
+    best by these follow: local scores mislead, so what they call best is always trained too (implements
+    ``engine.assembling.Assembler``).
+
+    Args:
+        library: of trained blocks.
+        limits: of the budget; those on costs that do not add up are left to the search, which counts whole networks.
+        by: the cost along which the front is swept.
+        settings: how many assemblies, how unlike, by which score.
+        alone: whether the search ends with them.
+        seed: of the fit's bootstrap.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        limits: Mapping[str, Limit],
+        *,
+        by: str,
+        settings: BlockwiseConfig,
+        alone: bool,
+        seed: int,
+    ) -> None:
+        self._library = library
+        self._space = library.alternatives.space
+        self._limits = {name: limit for name, limit in limits.items() if name in ADDITIVE}
+        self._by = by if by in ADDITIVE else "flops"
+        self._settings = settings
+        self._alone = alone
+        self._seed = seed
+        self._first: list[Architecture] | None = None
+        self._fitted: tuple[int, list[Architecture]] = (0, [])
+
+    @property
+    def alone(self) -> bool:
+        """Whether the search ends with its proposals."""
+        return self._alone
+
+    def propose(self, scored: Sequence[tuple[Architecture, float]], seen: Collection[str]) -> Architecture | None:
+        """Return the best assembly that was not looked at yet, None when there are no more; see ``Assembler``."""
+        if self._first is None:
+            self._first = self.assemble(None)
+        for architecture in self._first:
+            if architecture.hash not in seen:
+                return architecture
+        return next((each for each in self._by_fit(scored) if each.hash not in seen), None)
+
+    def fit(self, scored: Sequence[tuple[Architecture, float]]) -> BlockWeights | None:
+        """Return the weights of blocks that qualities speak for; None while there are too few of known blocks."""
+        known = [
+            (scores, quality)
+            for architecture, quality in scored
+            if (scores := block_scores(self._library, self._space.decode(architecture), self._settings.score))
+            is not None
+            and all(map(math.isfinite, scores))  # a block that diverged in its training says nothing of others
+        ]
+        if len(known) < MINIMUM:
+            return None
+        return fit([scores for scores, _ in known], [quality for _, quality in known], seed=self._seed)
+
+    def assemble(self, weights: Sequence[float] | None) -> list[Architecture]:
+        """Return ``settings.solutions`` assemblies, half of them along the front, the others the best and unlike.
+
+        The dearest of the front come first, since they are what the budget is for.
+        """
+        settings = self._settings
+        high = self._limits[self._by].high if self._by in self._limits else None
+        points = max(2, settings.solutions)
+        swept = front(
+            self._library,
+            self._limits,
+            self._by,
+            points=points if high is None else [high * STEP**index for index in range(points)],
+            score=settings.score,
+            weights=weights,
+        )
+        best = assemblies(
+            self._library,
+            self._limits,
+            count=settings.solutions,
+            score=settings.score,
+            weights=weights,
+            overlap=settings.overlap,
+        )
+        half = max(1, settings.solutions // 2)
+        chosen = dict.fromkeys(map(self._architecture, [*swept[::-1][:half], *best, *swept[::-1]]))
+        return list(chosen)[: settings.solutions]
+
+    def _by_fit(self, scored: Sequence[tuple[Architecture, float]]) -> list[Architecture]:
+        count, found = self._fitted
+        if count != len(scored):
+            fitted = self.fit(scored)
+            found = [] if fitted is None else self.assemble(fitted.weights)
+            self._fitted = (len(scored), found)
+        return found
+
+    def _architecture(self, assembly: Assembly) -> Architecture:
+        return self._space.encode(assembly.cut)
+
+
+def describe_alternatives(count: int, cutting: Cutting, epochs: float) -> str:
+    """Say how much there is to distil before candidates can be assembled."""
+    blocks = words.count(len(cutting.plan.blocks), "block")
+    length = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+    return f"{words.count(count, 'alternative')} of {blocks}, distilled side by side for {length}, then scored."
+
+
+def scored(records: Sequence[TrialRecord]) -> list[tuple[Architecture, float]]:
+    """Return the candidates that were trained to their last rung, with their quality."""
+    return [
+        (record.architecture, record.quality)
+        for record in records
+        if record.state == "complete" and record.quality is not None
+    ]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An assembly for a budget, found without training.
+
+    Attributes:
+        architecture: in the run's space.
+        blocks: names of the alternatives that it is made of.
+        costs: of the whole network, counted.
+        predicted: the costs that the assembly was found by, sums over its parts.
+        score: the (weighted) sum of its local scores; lower is better.
+        expected: the quality of a short distillation that is expected by the weights fitted to those that were trained,
+            at most 1, the best there is; None where too few were.
+        trial: the trial of the run that is of this architecture, None if there is none.
+    """
+
+    architecture: Architecture
+    blocks: tuple[str, ...]
+    costs: Mapping[str, float]
+    predicted: Mapping[str, float]
+    score: float
+    expected: float | None
+    trial: int | None
+
+    def row(self) -> dict[str, Any]:
+        """Return it in plain values."""
+        counted = {name: self.costs[name] for name in self.predicted}
+        return {
+            "score": self.score,
+            "expected": self.expected,
+            **counted,
+            **{f"{name} predicted": value for name, value in self.predicted.items()},
+            "trial": self.trial,
+            "blocks": list(self.blocks),
+            "architecture": self.architecture.to_dict(),
+        }
+
+
+def assemble(
+    inputs: SearchProblem, folder: RunFolder, records: Sequence[TrialRecord], budget: Budget, *, count: int
+) -> list[Assembled]:
+    """Return the best assemblies of a run's blocks within another budget, best first.
+
+    Raises:
+        RunError: the run has no blocks that were distilled.
+        BudgetError: nothing fits, or a limit is on a cost that does not add up.
+    """
+    blocks = inputs.blocks_folder(folder)
+    if not (blocks / CONTENT).exists():
+        raise RunError(
+            f"{folder.path} has no library of blocks ({blocks}); a search with strategy 'blockwise' or 'hybrid' makes "
+            "one."
+        )
+    library = Library.load(blocks)
+    settings = inputs.config.blockwise
+    assembler = LibraryAssembler(
+        library, budget.limits, by="flops", settings=settings, alone=True, seed=inputs.config.seed
+    )
+    fitted = assembler.fit(scored(records))
+    found = assemblies(
+        library,
+        budget.limits,
+        count=count,
+        score=settings.score,
+        weights=None if fitted is None else fitted.weights,
+        overlap=settings.overlap,
+    )
+    trials = {record.architecture.hash: record.number for record in reversed(records) if record.trained}
+    return [_counted(inputs, library, assembly, fitted, trials) for assembly in found]
+
+
+def _counted(
+    inputs: SearchProblem, library: Library, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]
+) -> Assembled:
+    architecture = library.alternatives.space.encode(assembly.cut)
+    module = inputs.build(architecture, inputs.config.seed, stream="costing")
+    return Assembled(
+        architecture=architecture,
+        blocks=assembly.alternatives,
+        costs=count_costs(module, inputs.input_shape, list(assembly.costs)),
+        predicted=assembly.costs,
+        score=assembly.score,
+        expected=None if fitted is None else min(1.0, fitted.predict(assembly.block_scores)),
+        trial=trials.get(architecture.hash),
+    )

@@ -1,0 +1,272 @@
+"""Searches over students that are pruned from the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from nas_distill.config import (
+    INHERITED_LR,
+    RECONSTRUCTED_LR,
+    FromTeacherConfig,
+    SearchFile,
+    TrainingConfig,
+    change_trainings,
+    parse,
+)
+from nas_distill.costs.budget import Budget
+from nas_distill.data import Dataset
+from nas_distill.data.splits import draw_places
+from nas_distill.engine.survey import Survey
+from nas_distill.pruning.backbone import HOW_TO_NAME
+from nas_distill.pruning.build import CutBuilder
+from nas_distill.pruning.depth import depth_order
+from nas_distill.pruning.discovery import find_plan
+from nas_distill.pruning.inheritance import (
+    Findings,
+    WeightInheritance,
+    make_inheritance,
+    origin_of,
+    read_findings,
+    write_findings,
+)
+from nas_distill.pruning.plan import Plan
+from nas_distill.pruning.shortcuts import rewritten
+from nas_distill.pruning.space import CutSpace, multiple_for
+from nas_distill.reports import formatting as words
+from nas_distill.runs.metadata import Phase
+from nas_distill.spaces import SearchSpace
+from nas_distill.teacher import Teacher
+from nas_distill.teacher.teacher import teacher_builder
+from nas_distill.utils.errors import ConfigError
+
+FROM_TEACHER = "from_teacher"
+_BUILD = "nas_distill.pruning.build:build"
+_SHOWN = 5
+_SCARCE = 0.02
+"""Share of the candidates within the budget below which a search is told what would help."""
+_COMPARED = 4
+"""Samples on which layers that are rewritten must equal the teacher's."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """The teacher of a search whose students are cut from it, and the space of those.
+
+    ``cuts`` is the space as cuts, ``space`` the same as parameters.
+    """
+
+    config: FromTeacherConfig
+    teacher: Teacher
+    findings: Findings
+    cuts: CutSpace
+    space: SearchSpace
+    data: Dataset
+    seed: int
+
+    @property
+    def plan(self) -> Plan:
+        """What can be cut from the teacher."""
+        return self.findings.plan
+
+    @property
+    def inherits(self) -> bool:
+        """Whether students may begin with weights of the teacher."""
+        return self.config.start != "random"
+
+    @cached_property
+    def inheritance(self) -> WeightInheritance:
+        """The initial weights of students; the importance of the teacher's units is measured when first asked."""
+        return make_inheritance(self.teacher, self.cuts, self.data, self.config, seed=self.seed)
+
+
+def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[SearchFile, list[str]]:
+    """Return the search file with the learning rates that suit what students begin with, and a sentence about them.
+
+    A rate, or another optimiser, that the file spells out stays. With random weights the usual rate does.
+    """
+    if cutting is None or not cutting.inherits:
+        return config, []
+    reconstructed = cutting.config.reconstruct or cutting.config.start == "both"
+    rate = RECONSTRUCTED_LR if reconstructed else INHERITED_LR
+
+    def slower(training: TrainingConfig) -> Mapping[str, Any]:
+        optimizer = training.optimizer
+        if "lr" in optimizer.model_fields_set or optimizer.name != "sgd":
+            return {}
+        return {"optimizer": optimizer.model_copy(update={"lr": rate})}
+
+    config, sections = change_trainings(config, slower)
+    if not sections:
+        return config, []
+    what = "reconstructed" if reconstructed else "inherited"
+    return config, [
+        f"Learning rate of {' and '.join(sections)}: {rate:g}, measured for students that begin with {what} weights; "
+        "optimizer: {lr: ...} sets another."
+    ]
+
+
+def untrained_weights(cutting: Cutting | None) -> WeightInheritance | None:
+    """Return initial weights of no order of importance, which take as long to give: nothing is measured."""
+    if cutting is None or not cutting.inherits:
+        return None
+    module = rewritten(cutting.teacher.module, cutting.plan.rewrites)
+    return WeightInheritance(module, cutting.cuts, cutting.data, {}, cutting.config.samples)
+
+
+def is_from_teacher(space: Any) -> bool:
+    """Say whether a search file's space is one cut from the teacher."""
+    return space == FROM_TEACHER or (isinstance(space, Mapping) and FROM_TEACHER in space)
+
+
+def cut_from(
+    space: Any,
+    config: SearchFile,
+    teacher: Teacher,
+    data: Dataset,
+    kept: Path | None = None,
+    on_phase: Callable[[str], None] | None = None,
+) -> Cutting:
+    """Find what can be cut from the teacher, and make the space of it.
+
+    Args:
+        space: ``from_teacher``, or ``{from_teacher: {...}}``.
+        config: the search file; where it names the teacher's builder, students are built by it.
+        teacher: what is cut.
+        data: whose samples it takes.
+        kept: a file of ``keep_findings``; what it holds of this teacher is not found again.
+        on_phase: told that it is looked for.
+
+    Raises:
+        ConfigError: a key of the section is wrong.
+        SpaceError: nothing in the teacher can be cut.
+    """
+    options = _options(space)
+    findings = _kept(kept, teacher, data, options)
+    if findings is None:
+        if on_phase is not None:
+            on_phase(Phase.PRUNING_PLAN)
+        findings = _find(teacher, data, options)
+    plan = findings.plan
+    builder, arguments = _builder(config, teacher, plan, data)
+    unordered: Literal["each", "whole"] = "whole" if options.depth == "whole" else "each"
+    cuts = CutSpace.from_plan(
+        plan,
+        widths=options.widths,
+        multiple=options.multiple or multiple_for(plan),
+        depth=findings.order if findings.order is not None else unordered,
+        replacements=options.kinds,
+        start=options.start,
+    )
+    space = cuts.search_space(builder, arguments=arguments)
+    return Cutting(options, teacher, findings, cuts, space, data, config.seed)
+
+
+def keep_findings(cutting: Cutting, file: Path) -> None:
+    """Keep what was found of the teacher in a file for ``cut_from``, where it is not there already.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    origin = origin_of(cutting.teacher, cutting.data, cutting.config)
+    if origin is not None and read_findings(file, origin) != cutting.findings:
+        write_findings(file, cutting.findings, origin)
+
+
+def advise(survey: Survey, budget: Budget, cutting: Cutting | None) -> str | None:
+    """Say what would help where next to nothing of a space is within the budget; None where enough is."""
+    if survey.share >= _SCARCE:
+        return None
+    name = min(survey.shares, key=lambda name: survey.shares[name])
+    low, dearest = budget.limits[name].low, survey.dearest.costs[name]
+    below = low is not None and survey.median.costs[name] < low
+    if cutting is None:
+        remedy = f"{'dearer' if below else 'cheaper'} values of the space's parameters"
+    elif below:
+        remedy = "larger shares in 'widths', or depth: whole"
+    else:
+        multiple = cutting.config.multiple or multiple_for(cutting.plan)
+        finer = f", a 'multiple' below {multiple}" if multiple > 1 else ""
+        remedy = f"smaller shares in 'widths'{finer}, 'kinds' of cheaper blocks"
+    return (
+        f"Only {words.percent(survey.share, 1)} of the candidates looked at are within the budget, mostly for '{name}' "
+        f"({budget.limits[name].text(name)}, and the dearest has {words.cost(name, dearest)}), so the search will look "
+        f"long for each; what helps: {remedy}, or another budget."
+    )
+
+
+def describe_cutting(cutting: Cutting | None) -> list[str]:
+    """Say what students are cut from and what is left whole; nothing where they are not cut from the teacher."""
+    if cutting is None:
+        return []
+    plan = cutting.plan
+    kinds = [group.kind for group in plan.groups]
+    groups = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in ("channels", "heads", "neurons") if kind in kinds)
+    droppable = sum(block.droppable for block in plan.blocks)
+    cut = (
+        f"Students are cut from '{cutting.teacher.name}': {words.count(len(plan.groups), 'group')} ({groups or 'none'})"
+    )
+    if plan.blocks:
+        blocks = words.count(len(plan.blocks), "block")
+        told = [f"{cut}, {len(plan.shared)} shared between its {blocks}, of which {droppable} can go."]
+    else:
+        told = [f"{cut}. No trunk of blocks is found, so layers are narrowed and none can go; or {HOW_TO_NAME}."]
+    if plan.rewrites:
+        names = ", ".join(one.module for one in plan.rewrites)
+        told.append(f"In students, equal convolutions stand in for what pads channels ({names}).")
+    if plan.unpruned:
+        shown = "; ".join(f"{entry.module or 'the network'} ({entry.reason})" for entry in plan.unpruned[:_SHOWN])
+        more = f"; and {len(plan.unpruned) - _SHOWN} more" if len(plan.unpruned) > _SHOWN else ""
+        told.append(f"Left whole: {shown}{more}.")
+    return told
+
+
+def _kept(file: Path | None, teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Findings | None:
+    if file is None or not file.exists():
+        return None
+    origin = origin_of(teacher, data, options)
+    return None if origin is None else read_findings(file, origin)
+
+
+def _find(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Findings:
+    samples = data.batch("train", draw_places(len(data.train), _COMPARED))[0]
+    plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks, samples=samples)
+    if options.depth == "redundancy" or options.depth == "position":
+        module = rewritten(teacher.module, plan.rewrites)
+        return Findings(plan, depth_order(module, plan, data, by=options.depth, samples=options.samples))
+    return Findings(plan, None)
+
+
+def _builder(
+    config: SearchFile, teacher: Teacher, plan: Plan, data: Dataset
+) -> tuple[str | CutBuilder, dict[str, Any] | None]:
+    """Return what builds students: by the name of the teacher's builder, where any program can import that."""
+    try:
+        known = teacher_builder(config.teacher, data)
+    except ConfigError:  # it is in a module beside the search file
+        known = None
+    if known is None:
+        return CutBuilder(teacher.module, plan), None
+    name, arguments = known
+    return _BUILD, {"teacher": name, "arguments": _plain(arguments), "plan": plan.to_dict()}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+
+def _options(space: Any) -> FromTeacherConfig:
+    if space == FROM_TEACHER:
+        return FromTeacherConfig()
+    others = sorted(set(space) - {FROM_TEACHER})
+    if others:
+        raise ConfigError(
+            f"space: '{others[0]}' does not go with '{FROM_TEACHER}', whose builder is the teacher's own."
+        )
+    given = space[FROM_TEACHER]
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"space: '{FROM_TEACHER}' maps keys to values, as in {{widths: [0.25, 0.5, 1]}}.")
+    return parse(FromTeacherConfig, given or {}, source=f"space: {FROM_TEACHER}")

@@ -1,0 +1,215 @@
+"""The end of a search: export, verification and timing of finalists, then one test evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.config import LatencyConfig, SearchFile
+from nas_distill.costs.budget import Budget
+from nas_distill.costs.latency import LATENCY
+from nas_distill.costs.runtimes import Runtime
+from nas_distill.costs.timing import time_file
+from nas_distill.costs.undisturbed import noise
+from nas_distill.data import SplitName
+from nas_distill.data.splits import draw_places
+from nas_distill.engine.candidates import Candidates
+from nas_distill.engine.finalists import best_finalist, choose_finalists
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.export.parity import verify_export
+from nas_distill.export.student import load_student
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import Journal
+from nas_distill.runs.metadata import (
+    EvaluationRecord,
+    ExportRecord,
+    ExportsRecord,
+    Finalist,
+    LatencyFigures,
+    ParityRecord,
+    RunMetadata,
+)
+from nas_distill.runs.records import TrialRecord
+from nas_distill.spaces import Architecture
+from nas_distill.study.latency import time_candidate, time_teacher
+from nas_distill.study.problem import SearchProblem
+from nas_distill.utils.errors import BuildError, CostError, ExportError, NasDistillError, first_line
+from nas_distill.utils.seeds import seeded_torch
+
+_PARITY_SAMPLES = 512
+
+
+def screened_finalists(
+    inputs: SearchProblem, journal: Journal, budget: Budget, records: Sequence[TrialRecord]
+) -> list[TrialRecord]:
+    """Choose finalists; where the budget limits latency, each is timed first, and those over the limit are passed over.
+
+    What a network takes does not depend on its weights, so it is known before the full distillation. Run it while
+    nothing else does. One that cannot be timed is passed over too. If none measures within the limit, the unscreened
+    choice is returned, and the report will say so.
+    """
+    config = inputs.config
+    limits = {name: limit.high for name, limit in budget.limits.items() if limit.high is not None}
+
+    def choose(usable: Sequence[TrialRecord]) -> list[TrialRecord]:
+        return choose_finalists(usable, config.search.objectives, limits, config.final.count, config.final.slope)
+
+    if LATENCY not in limits:
+        return choose(records)
+    measured = dict(journal.metadata.measured_latency_ms)
+    usable = list(records)
+    with ExitStack() as stack:
+        candidates: Candidates | None = None
+        while chosen := choose(usable):
+            passed_over: set[str] = set()
+            for record in chosen:
+                if record.key not in measured:
+                    candidates = candidates or stack.enter_context(inputs.candidates())
+                    try:
+                        measured[record.key] = _measure(inputs, record, candidates)
+                    except (BuildError, CostError):
+                        passed_over.add(record.key)
+                        continue
+                    journal.note(measured_latency_ms=measured)
+            passed_over |= {record.key for record in chosen if measured.get(record.key, 0.0) > limits[LATENCY]}
+            if not passed_over:
+                return chosen
+            usable = [record for record in usable if record.key not in passed_over]
+    return choose(records)
+
+
+def _measure(inputs: SearchProblem, record: TrialRecord, candidates: Candidates) -> float:
+    return time_candidate(inputs, candidates, record.architecture).p50_ms
+
+
+def read_student(inputs: SearchProblem, folder: RunFolder, key: str) -> nn.Module:
+    """Load a student of a run, by the run's own builder."""
+    return load_student(folder.student(key), builder=inputs.space.builder_function(), paths=inputs.paths)
+
+
+def export_student(
+    inputs: SearchProblem, student: nn.Module, architecture: str, path: Path, runtime: Runtime | None = None
+) -> ExportRecord:
+    """Export a student for a runtime, compare the file with PyTorch on validation samples, and time it.
+
+    ``runtime``: the search file's unless given.
+
+    Raises:
+        CostError: the runtime is not installed.
+        ExportError: it cannot be exported, or computes something else than its network.
+    """
+    data, chosen = inputs.data, runtime or inputs.runtime
+    notes = {
+        "teacher": inputs.teacher.name,
+        "architecture": architecture,
+        "normalisation": data.normalisation(),
+        "class_names": None if data.classes is None else list(data.classes),
+    }
+    _export(chosen, student, inputs.input_shape, path, notes)
+    batches = [data.batch("val", index)[0] for index in draw_places(len(data.val), _PARITY_SAMPLES).split(128)]
+    return _checked(chosen, student, path, batches, inputs.config.latency, data.task)
+
+
+def export_loaded(
+    student: nn.Module, spec: Mapping[str, Any], config: SearchFile, path: Path, *, task: str, runtime: Runtime
+) -> ExportRecord:
+    """Export a student of whose run neither data nor builder are at hand; it is compared on random samples.
+
+    Args:
+        student: the network.
+        spec: content of its ``architecture.json``.
+        config: its search file.
+        path: of the file.
+        task: what the network tells of a sample.
+        runtime: that it is exported for.
+    """
+    shape = tuple(spec["input_shape"])
+    notes = {"architecture": spec["hash"], **{key: spec.get(key) for key in ("normalisation", "class_names")}}
+    _export(runtime, student, shape, path, notes)
+    with seeded_torch(0, "parity"):
+        batches = [noise(student, (128, *shape), torch.default_generator)]
+    return _checked(runtime, student, path, batches, config.latency, task)
+
+
+def _export(runtime: Runtime, student: nn.Module, shape: Sequence[int], path: Path, notes: Mapping[str, Any]) -> None:
+    runtime.require()
+    try:
+        runtime.export(student, shape, path, notes)
+    except NasDistillError:
+        raise
+    except Exception as error:  # the runtime may be the user's own
+        raise ExportError(f"{path} cannot be exported for {runtime.title}: {first_line(error)}.") from error
+
+
+def _checked(
+    runtime: Runtime, student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: str
+) -> ExportRecord:
+    parity = verify_export(path, student, batches, runtime=runtime, task=task)
+    shape = tuple(batches[0].shape[1:])
+    settings: dict[str, Any] = {"batch": latency.batch, "threads": latency.threads, "repeats": latency.repeats}
+    sample = time_file(path, shape, runtime=runtime, **settings)
+    return ExportRecord(
+        format=runtime.suffix.removeprefix("."),
+        runtime=runtime.title,
+        file=path.name,
+        usage=runtime.usage("{path}", shape),
+        bytes=path.stat().st_size,
+        parity=ParityRecord.model_validate(asdict(parity)),
+        latency=LatencyFigures(p50_ms=sample.p50_ms, p95_ms=sample.p95_ms, conditions=sample.conditions.text()),
+    )
+
+
+def export_finalists(inputs: SearchProblem, folder: RunFolder, journal: Journal) -> None:
+    """Export and time every finalist, and time the teacher, unless the journal has them; nothing else may run."""
+    if journal.metadata.exports is not None:
+        return
+    done: dict[str, ExportRecord] = {}
+    for entry in journal.metadata.finalists.values():
+        if entry.taught and entry.quality is not None:
+            student = read_student(inputs, folder, entry.key)
+            path = folder.student(entry.key) / inputs.runtime.file_name
+            done[entry.key] = export_student(inputs, student, Architecture(entry.architecture).hash, path)
+    sample = time_teacher(inputs)
+    teacher = None if sample is None else LatencyFigures(p50_ms=sample.p50_ms, p95_ms=sample.p95_ms)
+    journal.note(exports=ExportsRecord(students=done, teacher=teacher))
+
+
+def evaluate_once(inputs: SearchProblem, folder: RunFolder, journal: Journal) -> None:
+    """Evaluate teacher, student and baseline on test data (on validation data where there is none), once per run."""
+    known = journal.metadata
+    winner = best_finalist(known.finalists.values())
+    if known.evaluation is not None or winner is None:
+        return
+    split: SplitName = inputs.data.splits[-1]
+    labels = inputs.data.labels(split)
+
+    def logits_of(module: nn.Module) -> Any:
+        return predict_logits(module, inputs.data.inputs(split))
+
+    teacher, task = logits_of(inputs.teacher.module), inputs.task
+    students = {}
+    for entry in (winner, baseline_of(winner, known)):
+        if entry is not None and entry.quality is not None:
+            student = logits_of(read_student(inputs, folder, entry.key))
+            students[entry.key] = vars(task.evaluate(student, labels, teacher))
+    journal.note(
+        evaluation=EvaluationRecord(
+            split=split,
+            student=winner.key,
+            teacher=vars(task.evaluate(teacher, labels)),
+            students=students,
+            validation_samples=len(inputs.data.val),
+        )
+    )
+
+
+def baseline_of(winner: Finalist, metadata: RunMetadata) -> Finalist | None:
+    """Return the same architecture trained on labels only."""
+    entries = metadata.finalists.values()
+    return next((entry for entry in entries if not entry.taught and entry.trial == winner.trial), None)

@@ -1,0 +1,206 @@
+"""Observers of a search's progress: silent, terminal or notebook."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+
+from nas_distill.engine.candidates import Pricing
+from nas_distill.engine.finalists import FinalProgress
+from nas_distill.engine.progress import Event, Progress
+from nas_distill.engine.survey import Estimate, Survey
+from nas_distill.reports import formatting as words
+from nas_distill.reports.final import final_table
+from nas_distill.reports.live import Progress as LiveView
+from nas_distill.reports.live import make_console
+from nas_distill.reports.model import CostSummary, FinalReport, ProgressView
+from nas_distill.reports.tables import cost_table
+from nas_distill.runs.metadata import Finalist, Phase
+from nas_distill.study.problem import SearchProblem
+from nas_distill.study.reporting import cost_summary, progress_view
+
+
+class Observer(Protocol):
+    """Told what happens, from the thread that searches; must return quickly and not raise."""
+
+    def phase(self, name: str) -> None:
+        """A phase begins: teacher store, calibration, noise probe, search, full distillation, evaluation, export."""
+        ...
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """The phase has done ``done`` of ``total``."""
+        ...
+
+    def event(self, event: Event, progress: Callable[[], Progress]) -> None:
+        """Something happened to a trial.
+
+        ``progress`` returns a snapshot of the search as it is when it is called, from this thread only.
+        """
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a user should know, in a sentence."""
+        ...
+
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
+        """The space has been looked at; nothing has been trained."""
+        ...
+
+    def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
+        """A finalist, or a baseline, has trained another epoch or come to its end; ``progress`` is that of all."""
+        ...
+
+    def finished(self, report: FinalReport) -> None:
+        """The search has come to its end."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def phase(self, name: str) -> None:
+        """Ignore it."""
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """Ignore it."""
+
+    def event(self, event: Event, progress: Callable[[], Progress]) -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
+        """Ignore it."""
+
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
+        """Ignore it."""
+
+    def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
+        """Ignore it."""
+
+    def finished(self, report: FinalReport) -> None:
+        """Ignore it."""
+
+
+_WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
+_UNITS: dict[str, str] = {
+    Phase.TEACHER_VALIDATION: "samples",
+    Phase.TEACHER_STORE: "samples",
+    Phase.SURVEY: "candidates",
+    Phase.LATENCY: "networks",
+    Phase.CALIBRATION: "trainings",
+    Phase.FULL_DISTILLATION: "epochs",
+}
+
+
+class ConsoleObserver:
+    """Shows a search on a console; a context manager, so that the terminal is given back whatever happens."""
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or make_console()
+        self.quiet = quiet
+        self.summary: CostSummary | None = None
+        self._view = LiveView(self.console, mode="quiet" if quiet else "auto")
+        self._phase = ""
+        self._began = time.monotonic()
+        self._reached: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._view.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._view.stop()
+
+    def phase(self, name: str) -> None:
+        """Begin a phase."""
+        self._phase = name
+        self._began = time.monotonic()
+        self._view.update(ProgressView(name, unit=_UNITS.get(name, "steps")))
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """Show how far the phase is."""
+        elapsed = time.monotonic() - self._began
+        left = elapsed * (total - done) / done if done else None
+        unit = "epochs" if text else _UNITS.get(self._phase, "steps")
+        self._view.update(ProgressView(self._phase, done, total, unit, elapsed_seconds=elapsed, left_seconds=left))
+        if text:
+            self._view.event(text)
+
+    def event(self, event: Event, progress: Callable[[], Progress]) -> None:
+        """Show the search's state, and say what happened to a trial."""
+        if self.quiet:
+            return
+        now = progress()
+        self._view.update(progress_view(Phase.SEARCH, now))
+        if event.kind == "rung":
+            self._reached[event.key or ""] = event.text
+        elif event.kind in _WORDS:
+            text = event.text or self._reached.get(event.key or "", "")
+            self._view.event(f"trial {event.number} {_WORDS[event.kind]}{': ' if text else ''}{text}")
+        elif event.kind == "ended" and now.done + now.running < now.requested and not now.stopping:
+            self._view.note(f"No more candidates: {event.text.rstrip('.')}.")
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        self._view.note(text)
+
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
+        """Print what candidates cost."""
+        self.summary = cost_summary(survey, estimate, pricing, inputs)
+        if not self.quiet:
+            self.console.print(cost_table(self.summary))
+
+    def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
+        """Show how far the full distillations are, epoch by epoch."""
+        elapsed = time.monotonic() - self._began
+        self._view.update(
+            ProgressView(
+                Phase.FULL_DISTILLATION,
+                progress.done,
+                progress.total,
+                "epochs",
+                elapsed_seconds=elapsed,
+                left_seconds=progress.seconds_left,
+            )
+        )
+        what = f"trial {finalist.trial} {'taught' if finalist.taught else 'on labels alone'}"
+        if finalist.quality is not None:
+            # One that was stopped early and is near the budget's limit has no short score.
+            scored = finalist.short is not None and math.isfinite(finalist.short)
+            short = "" if not scored else f" (short: {words.percent(finalist.short)})"
+            self._view.event(f"{what}: {words.percent(finalist.quality)} on validation data{short}")
+        elif finalist.cause is not None:
+            self._view.event(f"{what} failed: {finalist.cause}")
+        elif len(finalist.qualities) < progress.length:  # the last one is told with its end
+            reached = f"{words.percent(finalist.qualities[-1])} after epoch {len(finalist.qualities)}"
+            reached += f" of {progress.length}"
+            left = progress.seconds_left
+            # The live view has the time left already, and keeps it up to date.
+            told = f"; about {words.duration(left)} left" if left is not None and self._view.mode == "plain" else ""
+            self._view.event(f"{what}: {reached}{told}")
+
+    def finished(self, report: FinalReport) -> None:
+        """Print what the search found."""
+        self._view.stop()
+        if not self.quiet:
+            self.console.print(final_table(report))
+
+
+@contextmanager
+def watched(observer: Observer | None, *, quiet: bool = False) -> Iterator[Observer]:
+    """Yield ``observer``; where there is none, one that shows everything on this terminal or in this notebook.
+
+    Unless it is to be ``quiet``.
+    """
+    if observer is not None:
+        yield observer
+    else:
+        with ConsoleObserver(quiet=quiet) as console:
+            yield console

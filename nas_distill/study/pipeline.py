@@ -1,0 +1,446 @@
+"""The phases of a search in order; each resumes from the journal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+
+from torch import Tensor
+
+from nas_distill.blockwise.library import build_library
+from nas_distill.config import dump_yaml
+from nas_distill.engine.backends import choose_backend, make_backend
+from nas_distill.engine.candidates import Pricing
+from nas_distill.engine.child import warm_up
+from nas_distill.engine.controller import Controller
+from nas_distill.engine.evaluator import StudentEvaluator
+from nas_distill.engine.finalists import FinalistSource, best_finalist
+from nas_distill.engine.noise_probe import NoiseProbe
+from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.progress import Event
+from nas_distill.engine.survey import (
+    Estimate,
+    Survey,
+    estimate_seconds,
+    survey_space,
+    trial_limit,
+    typical_judging,
+    typical_seconds,
+)
+from nas_distill.engine.work import Backend, WorkSource
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.journal import Journal, hold_identity, open_journal
+from nas_distill.runs.metadata import (
+    BlockLibraryRecord,
+    BlockWeightsRecord,
+    DataRecord,
+    LatencyRecord,
+    Phase,
+    StoreRecord,
+    SurveyRecord,
+    TeacherRecord,
+    Unpruned,
+)
+from nas_distill.runs.records import read_records, write_csv
+from nas_distill.study.assembling import LibraryAssembler, describe_alternatives, scored
+from nas_distill.study.cutting import advise, describe_cutting, keep_findings, untrained_weights
+from nas_distill.study.finish import evaluate_once, export_finalists, screened_finalists
+from nas_distill.study.interruption import InterruptedSearchError, Interruption, run_stoppably
+from nas_distill.study.latency import calibrate, networks_to_time, restore_latency, time_teacher
+from nas_distill.study.observer import Observer
+from nas_distill.study.problem import SearchProblem
+from nas_distill.study.run import Run, write_picture, write_run_card
+from nas_distill.study.signals import compared_layers, store_contents, teacher_signal
+from nas_distill.study.trust import remember_run
+from nas_distill.teacher import TeacherSignal, TeacherStore
+from nas_distill.utils.errors import NasDistillError, RunError
+from nas_distill.utils.files import disk_errors, places_written, write_text
+from nas_distill.utils.modules import resolve_device
+
+
+class Pipeline:
+    """One search in one folder."""
+
+    def __init__(
+        self,
+        inputs: SearchProblem,
+        folder: RunFolder,
+        observer: Observer,
+        interruption: Interruption,
+        *,
+        started: float | None = None,
+    ) -> None:
+        """Take what a search works on; ``started`` is when it was asked for, by ``time.perf_counter()``."""
+        self._accounted = time.perf_counter() if started is None else started
+        self.inputs = inputs
+        self.config = inputs.config
+        self.folder = folder
+        self.observer = observer
+        self.interruption = interruption
+        self.candidates = inputs.candidates(places_written(folder.path))
+
+    def run(self) -> None:
+        """Search, distil the finalists, export and time them, look at test data once, and report.
+
+        Raises:
+            InterruptedSearchError: it was asked to stop; the journal holds all that was finished.
+            NasDistillError: what is wrong with the inputs or the run folder.
+        """
+        self.observer.note(f"Run: {self.folder.path}")
+        with disk_errors(self.folder.path), self.folder.lock(), self.candidates:
+            warm_up()
+            objectives = self.inputs.objectives
+            journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
+            hold_identity(self.folder, journal, self.inputs.identity)
+            journal.note_environment(self.config.seed)
+            self._note_versions(journal)
+            base, data = os.path.relpath(self.inputs.base, self.folder.path.resolve()), self.inputs.data
+            journal.note(
+                data=DataRecord(name=data.name, fingerprint=data.fingerprint),
+                task=data.task,
+                base=base,
+            )
+            write_text(self.folder.search_yaml, dump_yaml(self.config))
+            remember_run(self.folder, base)
+            if self.inputs.cutting is not None:
+                keep_findings(self.inputs.cutting, self.folder.plan)
+            try:
+                self._phases(journal, objectives)
+            except KeyboardInterrupt as error:
+                raise InterruptedSearchError(self._how_to_resume()) from error
+            finally:
+                if self.folder.exists:
+                    with suppress(OSError, NasDistillError):  # a full disk has been told of already
+                        if not journal.metadata.finished:
+                            self._keep_rest(journal)
+                        write_csv(read_records(journal.study), self.folder.trials_csv)
+
+    def _phases(self, journal: Journal, objectives: Objectives) -> None:
+        for sentence in (*describe_cutting(self.inputs.cutting), *self.inputs.notes):
+            self.observer.note(sentence)
+        if self.inputs.cutting is not None:
+            unpruned = self.inputs.cutting.plan.unpruned
+            journal.note(unpruned=tuple(Unpruned(module=one.module, reason=one.reason) for one in unpruned))
+        pricing = self.pricing(journal)
+        try:
+            with self._phase(journal, Phase.SURVEY):
+                survey = self.survey(pricing)
+        except NasDistillError:  # told before the teacher looks at the data
+            self._leave_nothing(journal)
+            raise
+        with self._phase(journal, Phase.TEACHER_VALIDATION, needed=journal.metadata.teacher is None):
+            self._keep_teacher(journal, pricing)
+        signal = self._signal(journal)
+        with self._phase(journal, Phase.STEP_TIMING):
+            estimate = self.estimate(survey, signal)
+        self._keep_survey(journal, survey, estimate)
+        self.observer.survey(survey, estimate, pricing, self.inputs)
+        if self.inputs.cutting is not None and self.inputs.cutting.inherits:
+            with self._phase(journal, Phase.IMPORTANCE):
+                _ = self.inputs.cutting.inheritance  # measured when first asked for
+        assembler = self._assembler(journal, pricing)
+        evaluator = self.inputs.evaluator(signal, self.folder)
+        search = self.config.search
+        limit = trial_limit(self.config, self.inputs.data, estimate.step, survey.spread(search.objectives[0]))
+        with ExitStack() as backends:
+            backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.trials))
+            margin = self._margin(journal, survey, backend, evaluator)
+            self._search(journal, objectives, pricing, margin, backend, evaluator, assembler)
+            if choose_backend(search, estimate.trials) != choose_backend(search, estimate.finalists):
+                backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.finalists))
+            self._finalists(journal, pricing, backend, evaluator, estimate.final_workers)
+        with self._phase(journal, Phase.EXPORT, needed=journal.metadata.exports is None):
+            export_finalists(self.inputs, self.folder, journal)
+        with self._phase(journal, Phase.EVALUATION, needed=journal.metadata.evaluation is None):
+            evaluate_once(self.inputs, self.folder, journal)
+        with self._phase(journal, Phase.REPORT):
+            write_picture(Run(self.folder.path, inputs=self.inputs))
+        self._keep_rest(journal)  # before it is told
+        run = Run(self.folder.path, inputs=self.inputs)
+        write_run_card(run)
+        journal.note(phase=None, finished=True)
+        self.observer.finished(run.report())
+
+    def _note_versions(self, journal: Journal) -> None:
+        changed = journal.metadata.changed_versions()
+        if changed:
+            then = ", ".join(f"{name} {before}" for name, (before, _) in changed.items())
+            now = ", ".join(f"{name} {after}" for name, (_, after) in changed.items())
+            self.observer.note(
+                f"This run was begun under {then} and continues under {now}: scores of before and after may differ."
+            )
+
+    def _leave_nothing(self, journal: Journal) -> None:
+        """Take a run away that found nothing to train, so that the next one, of a mended file, gets its place."""
+        if journal.study.get_trials(deepcopy=False):
+            return
+        for path in (self.folder.search_yaml, self.folder.plan, self.folder.journal, self.folder.lock_file):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # there is something else in it
+            self.folder.path.rmdir()
+
+    def pricing(self, journal: Journal | None) -> Pricing:
+        """Calibrate latency, unless the journal holds it, and count the teacher."""
+        stored = None if journal is None else journal.metadata.latency
+        if stored is not None:
+            latency, measured = restore_latency(stored.model), stored.teacher_ms
+        else:
+            with self._phase(journal, Phase.LATENCY, needed=networks_to_time(self.inputs) > 0):
+                latency = calibrate(self.inputs, self.observer.step, self.candidates)
+                sample = time_teacher(self.inputs) if latency is not None else None
+                measured = None if sample is None else sample.p50_ms
+            if journal is not None:
+                model = None if latency is None else latency.to_dict()
+                journal.note(latency=LatencyRecord(model=model, teacher_ms=measured))
+        return self.inputs.pricing(latency, measured, self.candidates)
+
+    def _keep_teacher(self, journal: Journal, pricing: Pricing) -> None:
+        known = journal.metadata
+        validation = self._teacher_validation() if known.teacher is None else known.teacher.validation
+        journal.note(teacher=TeacherRecord(name=self.inputs.teacher.name, costs=pricing.teacher, validation=validation))
+        if known.constant_quality is None:
+            journal.note(constant_quality=self.inputs.task.guess(self.inputs.data.labels("val")))
+
+    def _teacher_validation(self) -> float:
+        data = self.inputs.data
+        logits = predict_logits(self.inputs.teacher.module, self._counted(data.inputs("val"), len(data.val)))
+        found = self.inputs.task.quality(logits, data.labels("val"))
+        if found < 0:
+            self.observer.note(
+                f"The teacher's R\N{SUPERSCRIPT TWO} on validation data is {found:.2f}, worse than their mean; are its "
+                "outputs in the units of the targets?"
+            )
+        return found
+
+    def _counted(self, batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
+        """Yield the batches and tell the observer how many of their samples have been worked on."""
+        done = 0
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            self.observer.step(done, total)
+
+    def survey(self, pricing: Pricing) -> Survey:
+        """Look at the space.
+
+        Raises:
+            BudgetError: nothing in it is within the budget.
+            RunError: nothing in it can be built.
+        """
+        config = self.config
+        survey = survey_space(
+            self.inputs.space,
+            pricing,
+            by=config.search.objectives[0],
+            seed=config.seed,
+            on_step=self.observer.step,
+        )
+        if (advice := advise(survey, pricing.budget, self.inputs.cutting)) is not None:
+            self.observer.note(advice)
+        return survey
+
+    def estimate(self, survey: Survey, signal: TeacherSignal | None) -> Estimate:
+        """Time a training step of a typical candidate, and what it takes beside its training."""
+        config, inputs = self.config, self.inputs
+        step = typical_seconds(survey, inputs.builder, inputs.data, signal, config.score.training, config.device)
+        untrained = replace(inputs.builder, weights=untrained_weights(inputs.cutting))
+        judging = typical_judging(survey, untrained, inputs.data, config)
+        return estimate_seconds(config, inputs.data, step, config.search.trials, judging)
+
+    def _signal(self, journal: Journal) -> TeacherSignal:
+        inputs = self.inputs
+        with self._phase(journal, Phase.TEACHER_STORE, needed=self.config.teacher.signal != "live"):
+            signal = teacher_signal(inputs, self.folder, self.observer, self.config.score.training)
+        for sentence in compared_layers(inputs, self.candidates):
+            self.observer.note(sentence)
+        if not isinstance(signal, TeacherStore):
+            return signal
+        samples = inputs.data.views.count * len(inputs.data.train) + len(inputs.data.val)
+        journal.note(store=StoreRecord(key=signal.key, bytes=signal.bytes, seconds=signal.seconds, samples=samples))
+        return signal
+
+    def _keep_survey(self, journal: Journal, survey: Survey, estimate: Estimate) -> None:
+        journal.note(
+            survey=SurveyRecord(
+                cheapest=survey.cheapest.costs,
+                median=survey.median.costs,
+                dearest=survey.dearest.costs,
+                share=survey.share,
+                shares=survey.shares,
+                candidates=len(survey.candidates),
+                estimated_seconds=estimate.wall,
+                final_workers=estimate.final_workers,
+                samples_per_step=min(self.config.score.training.batch_size, len(self.inputs.data.train)),
+            )
+        )
+
+    def _assembler(self, journal: Journal, pricing: Pricing) -> LibraryAssembler | None:
+        """Distil the alternatives of the teacher's blocks, where candidates are assembled of such."""
+        config, cutting = self.config, self.inputs.cutting
+        if config.search.strategy == "sample" or cutting is None:
+            return None
+        asked: list[bool] = []
+
+        def on_begin(count: int) -> None:
+            self.observer.note(describe_alternatives(count, cutting, config.blockwise.epochs))
+
+        def on_step(done: int, total: int) -> None:
+            self.observer.step(done, total)
+            if asked:
+                raise KeyboardInterrupt
+
+        with self._phase(journal, Phase.BLOCKWISE), self.interruption.stopping(lambda: asked.append(True)):
+            library = build_library(
+                cutting.inheritance,
+                self.inputs.data,
+                settings=config.blockwise,
+                seed=config.seed,
+                folder=self.inputs.blocks_folder(self.folder),
+                device=resolve_device(config.device),
+                on_begin=on_begin,
+                on_step=on_step,
+            )
+        journal.note(blocks=BlockLibraryRecord(alternatives=len(library.scores), presented=library.presented))
+        return LibraryAssembler(
+            library,
+            pricing.budget.limits,
+            by=config.search.objectives[0],
+            settings=config.blockwise,
+            alone=config.search.strategy == "blockwise",
+            seed=config.seed,
+        )
+
+    def _margin(
+        self, journal: Journal, survey: Survey, backend: Backend, evaluator: StudentEvaluator
+    ) -> float | tuple[float, ...] | None:
+        pruning, known = self.config.search.pruning, journal.metadata.margin
+        if pruning.rule == "none" or pruning.margin != "auto":
+            return None
+        if known is not None:
+            return known
+        probe = NoiseProbe(
+            self.folder,
+            survey.typical.architecture,
+            self.config.score,
+            seeds=pruning.probe_seeds,
+            seed=self.config.seed,
+        )
+        with self._phase(journal, Phase.NOISE_PROBE):
+            self._execute(backend, probe, evaluator)
+        margins = probe.margins(pruning.z)
+        journal.note(margin=margins)
+        return margins
+
+    def _search(
+        self,
+        journal: Journal,
+        objectives: Objectives,
+        pricing: Pricing,
+        margin: float | tuple[float, ...] | None,
+        backend: Backend,
+        evaluator: StudentEvaluator,
+        assembler: LibraryAssembler | None,
+    ) -> None:
+        def on_event(event: Event) -> None:
+            self.observer.event(event, controller.progress)
+
+        controller = Controller(
+            journal,
+            self.folder,
+            space=self.inputs.space,
+            pricing=pricing,
+            search=self.config.search,
+            score=self.config.score,
+            seed=self.config.seed,
+            objectives=objectives,
+            margin=margin,
+            # The hypervolume counts what is within the budget; without a limit, what is within the teacher's cost.
+            reference={
+                name: pricing.teacher[name]
+                for name in objectives.costs
+                if name in pricing.teacher and name not in pricing.budget.limits
+            },
+            assembler=assembler,
+            on_event=on_event,
+            paths=self.inputs.paths,
+        )
+        before = controller.progress()
+        with self._phase(journal, Phase.SEARCH, needed=before.done < before.requested):
+            self._execute(backend, controller, evaluator)
+        started = getattr(backend, "startup_seconds", None)
+        if started is not None:
+            journal.note(startup_seconds=started)
+        controller.conclude()
+        if assembler is not None:
+            fitted = assembler.fit(scored(read_records(journal.study)))
+            if fitted is not None:
+                journal.note(block_weights=BlockWeightsRecord.model_validate(vars(fitted)))
+
+    def _finalists(
+        self, journal: Journal, pricing: Pricing, backend: Backend, evaluator: StudentEvaluator, workers: int
+    ) -> None:
+        chosen = screened_finalists(self.inputs, journal, pricing.budget, read_records(journal.study))
+        source = FinalistSource(
+            self.folder,
+            journal,
+            self.config.final,
+            chosen,
+            seed=self.config.seed,
+            workers=workers,
+            on_event=lambda entry: self.observer.finalist(entry, source.progress()),
+        )
+        with self._phase(journal, Phase.FULL_DISTILLATION, needed=not source.complete):
+            evaluator = self._for_finalists(evaluator)
+            while not source.complete:
+                # A second round is for the baseline of one that overtook the others at the very end.
+                self._execute(backend, source, evaluator)
+        if best_finalist(source.entries) is None:
+            causes = [entry.cause for entry in source.entries if entry.cause]
+            raise RunError(f"every finalist failed in its full distillation; the first with: {causes[0].rstrip('.')}.")
+
+    def _for_finalists(self, evaluator: StudentEvaluator) -> StudentEvaluator:
+        """Ask the teacher for what the finalists' loss reads, which may be more than what scores are made of."""
+        score, final = self.config.score.training, self.config.final.training
+        if store_contents(self.inputs, score) == store_contents(self.inputs, final):
+            return evaluator
+        return replace(evaluator, signal=teacher_signal(self.inputs, self.folder, self.observer, final))
+
+    def _execute(self, backend: Backend, source: WorkSource, evaluator: StudentEvaluator) -> None:
+        run_stoppably(backend, source, evaluator, self.interruption, self.observer)
+        if self.interruption.asked:
+            raise InterruptedSearchError(self._how_to_resume())
+
+    @contextmanager
+    def _phase(self, journal: Journal | None, phase: Phase, *, needed: bool = True) -> Iterator[None]:
+        """Announce and time a phase; one that has nothing to do is not announced, and its time is part of the rest."""
+        if not needed:
+            yield
+            return
+        self._keep_rest(journal)
+        if journal is not None:
+            journal.note(phase=phase)
+        self.observer.phase(phase)
+        try:
+            yield
+        finally:
+            self._keep_time(journal, phase)
+
+    def _keep_rest(self, journal: Journal | None) -> None:
+        """Account for the time since the last phase, so that the parts of a run add up to the whole."""
+        self._keep_time(journal, Phase.OTHER)
+
+    def _keep_time(self, journal: Journal | None, phase: Phase) -> None:
+        if journal is None:
+            return
+        now = time.perf_counter()
+        timings = journal.metadata.timings
+        spent = timings.get(phase, 0.0) + now - self._accounted
+        self._accounted = now
+        journal.note(timings={**timings, phase: spent})
+
+    def _how_to_resume(self) -> str:
+        return f"Stopped. What is finished is kept in {self.folder.path}; the same command with --resume goes on."

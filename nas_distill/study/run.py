@@ -1,0 +1,315 @@
+"""Runs as their users hold them: fronts, trials and the best student under any budget."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nas_distill.engine.finalists import best_finalist, final_progress
+from nas_distill.reports.model import FinalistResult, FinalReport, ModelResult
+from nas_distill.runs.pareto import front_records
+from nas_distill.runs.records import TrialRecord, to_frame
+from nas_distill.study.assembling import Assembled, assemble
+from nas_distill.study.finish import baseline_of
+from nas_distill.study.mutual import distill_together
+from nas_distill.study.observer import Observer, watched
+from nas_distill.study.reporting import card_facts, final_report, finalist_results, guessing_note
+from nas_distill.study.signals import store_contents, store_root
+from nas_distill.study.stored import StoredRun
+from nas_distill.study.student import Student
+from nas_distill.study.trial import Trial
+from nas_distill.tasks import find_task
+from nas_distill.teacher import TeacherStore
+from nas_distill.teacher.store import Verification
+from nas_distill.utils.errors import BudgetError, RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from nas_distill.reports.importance import ImportanceReport
+
+
+class Run(StoredRun):
+    """A run's folder, read from its journal alone; open one with ``nas_distill.open_run``.
+
+    ``data``, ``teacher``, ``space`` and ``builder`` stand in for what the search was given from Python. What was read
+    stays as it was; ``refresh()`` looks again. ``trust``: the code and files that a run of somebody else names may be
+    loaded; the user's own runs need no such word.
+    """
+
+    def card(self) -> str:
+        """Return the card of the search's student, in Markdown, as the search wrote it or as it would.
+
+        Raises:
+            RunError: the run has no finished student yet.
+        """
+        from nas_distill.reports.card import card
+
+        report = self.report()
+        if self.folder.card_md.exists():
+            return self.folder.card_md.read_text(encoding="utf-8")
+        return card(report, card_facts(self.folder, self.metadata, self.inputs))
+
+    def trials(self) -> pd.DataFrame:
+        """Return one row a trial, over-budget, stopped and failed ones included."""
+        return to_frame(self.records)
+
+    def left_whole(self) -> pd.DataFrame:
+        """Return what of the teacher no student is cut in: a row per module ("" is the network), with the reason.
+
+        Empty where all can be cut, and where students are not cut from the teacher.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([dict(one) for one in self.metadata.unpruned], columns=["module", "reason"])
+
+    def front(self, budget: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Return the completed trials that no other beats, within ``budget`` (the run's own unless given).
+
+        Indexed by trial, from cheap to dear: ``quality`` after the short distillation, ``full_quality`` where a trial
+        was distilled in full, and the costs that the search minimises or limits, in plain units; ``trials()`` has
+        everything else. What is no better than a constant answer (the most frequent class, the mean) is left out.
+        """
+        frame = to_frame(self.front_records(budget))
+        costs = dict.fromkeys((*self.config.search.objectives, *self.budget_of(budget).limits))
+        if frame.empty:
+            return frame.reindex(columns=["quality", *costs])
+        shown = [name for name in ("quality", *costs) if name in frame]
+        full = {entry.trial: entry.full for entry in self.finalists() if entry.full is not None}
+        if not full.keys().isdisjoint(frame.index):
+            frame = frame.assign(full_quality=[full.get(number, math.nan) for number in frame.index])
+            shown.insert(1, "full_quality")
+        return frame[shown]
+
+    def front_records(self, budget: Mapping[str, Any] | None = None) -> list[TrialRecord]:
+        """Return the front's records, from cheap to dear, without those that are no better than a constant answer."""
+        known = self.metadata.constant_quality
+        constant = -math.inf if known is None else known
+        return [record for record in self._non_dominated(budget) if record.final_quality > constant]
+
+    def _non_dominated(self, budget: Mapping[str, Any] | None) -> list[TrialRecord]:
+        limits = self.budget_of(budget)
+        within = [record for record in self.records if record.state == "complete" and limits.fits(record.costs)]
+        return front_records(within, self.config.search.objectives)
+
+    def student(self) -> Student:
+        """Return the finished student that the search has distilled: the best finalist, with its weights.
+
+        Raises:
+            RunError: the search has distilled none in full yet.
+        """
+        winner = best_finalist(self.metadata.finalists.values())
+        if winner is None:
+            raise RunError(
+                f"{self.folder.path} has no finished student yet; resume the search (resume=True, or --resume)."
+            )
+        return Student(self, self.trial(winner.trial).record, winner.key)
+
+    def best(self, budget: Mapping[str, Any] | None = None) -> Trial:
+        """Return the best trial within ``budget`` (the run's own unless given); nothing is trained.
+
+        It is the best finalist within it by full validation quality; without one, the best by short score.
+
+        Raises:
+            BudgetError: no trained trial is within it.
+        """
+        limits = self.budget_of(budget)
+        finalists = [entry for entry in self.metadata.finalists.values() if limits.fits(entry.costs)]
+        winner = best_finalist(finalists)
+        if winner is not None:
+            return self.trial(winner.trial)
+        front = self._non_dominated(budget)
+        if not front:
+            trained = [record.costs for record in self.records if record.state == "complete"]
+            none = "no trial was trained to its end yet." if not trained else limits.infeasible(trained)
+            raise BudgetError(f"Run {self.folder.path}: {none}")
+        return Trial(self, max(front, key=lambda record: record.final_quality))
+
+    def trial(self, number: int) -> Trial:
+        """Return a trial by its number.
+
+        Raises:
+            RunError: there is no such trial.
+        """
+        for record in self.records:
+            if record.number == number:
+                return Trial(self, record)
+        there = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
+        raise RunError(f"Run {self.folder.path} has no trial {number}; {there}.")
+
+    def distill_together(
+        self,
+        trials: Sequence[int] | None = None,
+        *,
+        epochs: float | None = None,
+        observer: Observer | None = None,
+        quiet: bool = False,
+        **changes: Any,
+    ) -> list[Student]:
+        """Distil trials side by side, in this process, each taught by the teacher and by the others (mutual learning).
+
+        See ``PeerSignal``. It saves itself after each epoch and goes on from there when called again alike.
+
+        Args:
+            trials: numbers of at least two trials; the finalists unless given.
+            epochs: length, the run's own ``final.epochs`` unless given.
+            observer: is told of each epoch; it is shown here unless given.
+            quiet: show nothing.
+            changes: other settings of the ``final`` section.
+
+        Raises:
+            RunError: there are not two different trials.
+            ConfigError: a setting is wrong, or the loss has no ``kd``.
+            TrainingError: a loss became NaN or infinite.
+        """
+        if trials is None:
+            trials = [entry.trial for entry in self.metadata.finalists.values() if entry.taught]
+        chosen = [self.trial(number).record for number in trials]
+        with watched(observer, quiet=quiet) as told:
+            return distill_together(self, chosen, epochs=epochs, observer=told, **changes)
+
+    def assemble(self, budget: Mapping[str, Any] | None = None, *, count: int = 10) -> list[Assembled]:
+        """Return the best assemblies of the run's distilled blocks within ``budget``; nothing is trained.
+
+        For a run of ``strategy: blockwise`` or ``hybrid``. To train them, search again under that budget with
+        ``blockwise: {library: RUN/blocks}``.
+
+        Args:
+            budget: the run's own unless given.
+            count: how many; fewer come back where there are no more.
+
+        Raises:
+            RunError: the run has no such blocks.
+            BudgetError: nothing fits, or a limit is on a cost that is no sum over blocks.
+        """
+        return assemble(self.inputs, self.folder, self.records, self.budget_of(budget), count=count)
+
+    def report(self) -> FinalReport:
+        """Return the end of the search: student, teacher, baseline, what was saved, how far scores can be trusted.
+
+        Raises:
+            RunError: the run has no finished student yet.
+        """
+        _ = self.task  # a stranger's is refused
+        return final_report(self.folder, self.metadata, self.records)
+
+    def finalists(self) -> tuple[FinalistResult, ...]:
+        """Return the candidates that were distilled in full, the chosen one marked."""
+        return finalist_results(self.metadata)
+
+    def status(self) -> dict[str, Any]:
+        """Return where the run stands, in plain values; ``process`` is the one that is searching, on this machine."""
+        states = Counter(record.state for record in self.records)
+        front = self.front_records()
+        best = max(front, key=lambda record: record.final_quality) if front else None
+        process = self.folder.process
+        state = "finished" if self.finished else "stopped" if process is None else "running"
+        return {
+            "run": str(self.folder.path),
+            "state": state,
+            "process": process,
+            "phase": None if self.finished else self.metadata.phase,
+            "requested": self.config.search.trials,
+            "trained": sum(record.trained for record in self.records),
+            **{state: states[state] for state in sorted(states)},
+            "front": len(front),
+            "best_trial": None if best is None else best.number,
+            "best_quality": None if best is None else best.final_quality,
+            "finalists": sum(entry.full is not None for entry in self.finalists()),
+            **self._final_status(),
+            "hours_trained": round(sum(record.seconds for record in self.records) / 3600, 3),
+        }
+
+    def _final_status(self) -> dict[str, Any]:
+        """Return how far the full distillations are, and the seconds left of them, while they run."""
+        entries, config = list(self.metadata.finalists.values()), self.config
+        if not entries:
+            return {}
+        survey = self.metadata.survey
+        workers = config.search.workers if survey is None else survey.final_workers
+        progress = final_progress(entries, config.final, workers)
+        left = None if self.finished or progress.seconds_left is None else round(progress.seconds_left, 1)
+        return {"full_epochs": progress.done, "full_epochs_requested": progress.total, "full_seconds_left": left}
+
+    def verify_store(self, samples: int = 256) -> Verification:
+        """Compare stored teacher logits with the live teacher's.
+
+        Raises:
+            TeacherError: there is no store, it is of something else, or an answer differs.
+        """
+        inputs = self.inputs
+        store = TeacherStore.open(
+            store_root(inputs, self.folder),
+            inputs.teacher,
+            inputs.data,
+            contents=store_contents(inputs, inputs.config.score.training),
+        )
+        return store.verify(inputs.teacher, inputs.data, samples=samples)
+
+    def plot(self, budget: Mapping[str, Any] | None = None) -> Figure:
+        """Return the picture of the front under and over the budget."""
+        from nas_distill.reports.plots import front_figure
+
+        return front_figure(
+            self.records,
+            costs=self.config.search.objectives,
+            limits=self.budget_of(budget).limits,
+            teacher=self._teacher_point(),
+            finalists=finalist_results(self.metadata),
+            baseline=self._baseline_point(),
+            quality=f"validation {find_task(self.task).quality_name}",
+            guess=self.metadata.constant_quality,
+        )
+
+    def importance(self, cost: str | None = None) -> ImportanceReport:
+        """Return which parameters quality depends on, and which beyond what they cost.
+
+        Raises:
+            RunError: too few trials reported at one rung.
+        """
+        from nas_distill.reports.importance import parameter_importance
+
+        return parameter_importance(self.records, cost or self.config.search.objectives[0])
+
+    def _teacher_point(self) -> ModelResult | None:
+        teacher = self.metadata.teacher
+        if teacher is None:
+            return None
+        return ModelResult("teacher", validation=teacher.validation, costs=teacher.costs)
+
+    def _baseline_point(self) -> ModelResult | None:
+        winner = best_finalist(self.metadata.finalists.values())
+        entry = None if winner is None else baseline_of(winner, self.metadata)
+        alone = find_task(self.task).training_without_teacher
+        return None if entry is None else ModelResult(alone, validation=entry.quality, costs=entry.costs)
+
+    def _repr_html_(self) -> str:
+        note = guessing_note(self.metadata, self.records)
+        told = f"<p>{html.escape(note)}</p>" if note else ""
+        return f"<p><b>{html.escape(repr(self))}</b></p>{self.front().to_html(max_rows=20)}{told}"
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "unfinished"
+        return f"Run({str(self.folder.path)!r}, {len(self.records)} trials, {state})"
+
+
+def write_picture(run: Run) -> None:
+    """Write the picture of the front."""
+    from nas_distill.reports.plots import save_figure
+
+    save_figure(run.plot(), run.folder.front_png)
+
+
+def write_run_card(run: Run) -> None:
+    """Write the card of a finished search's student.
+
+    Raises:
+        RunError: the run has no finished student yet.
+    """
+    from nas_distill.reports.card import write_card
+
+    write_card(run.folder.card_md, run.report(), card_facts(run.folder, run.metadata, run.inputs))

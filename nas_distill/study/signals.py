@@ -1,0 +1,115 @@
+"""Teacher signals and evaluators as a search file asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from nas_distill.config import TrainingConfig
+from nas_distill.distill.terms import LossTerms, few
+from nas_distill.engine.candidates import Candidates
+from nas_distill.reports import formatting as words
+from nas_distill.runs.folder import RunFolder
+from nas_distill.study.observer import Observer
+from nas_distill.study.problem import SearchProblem
+from nas_distill.teacher import LiveSignal, Teacher, TeacherSignal, TeacherStore
+from nas_distill.teacher.signal import CombinedSignal, Feature
+from nas_distill.teacher.store_writer import Contents
+from nas_distill.utils.errors import BuildError, TrainingError
+from nas_distill.utils.layers import describe_pairs
+
+
+def store_root(inputs: SearchProblem, folder: RunFolder) -> Path:
+    """Return the folder of teacher stores: the search file's, else one that the runs side by side share."""
+    given = inputs.config.teacher.store
+    return folder.path.parent / ".teacher-store" if given is None else inputs.base / Path(given).expanduser()
+
+
+def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
+    """Say which layers the terms of both losses compare in the space's smallest student, a sentence a term.
+
+    ``candidates`` builds that student; where it cannot be built, nothing is said.
+
+    Raises:
+        TrainingError: a term finds nothing to compare in it.
+    """
+    config, data = inputs.config, inputs.data
+    said: dict[str, None] = {}
+    for training in (config.score.training, config.final.training):
+        loss = inputs.terms(training)
+        if not loss.compares:
+            continue
+        features = loss.features(inputs.teacher.module, data)
+        try:
+            rows, error = candidates.look(inputs.space.smallest(), _compared, loss, features, few(data))
+        except BuildError:  # it fails when its turn comes
+            continue
+        if error is not None:
+            raise TrainingError(error)
+        said |= {f"'{name}' compares, in the smallest student: {pairs}.": None for name, pairs in rows}
+    return list(said)
+
+
+def _compared(
+    student: nn.Module, loss: LossTerms, features: Sequence[Feature], x: Tensor
+) -> tuple[list[tuple[str, str]], str | None]:
+    """Return which layers each term compares in a student, or why one finds nothing to compare."""
+    try:
+        reads = loss.pairs(student, features, x)
+    except TrainingError as error:
+        return [], str(error)
+    return [
+        (term.config.name, "; ".join(f"{ours} from {theirs}" for ours, theirs in describe_pairs(read.pairs)))
+        for term, read in zip(loss.terms, reads)
+        if read.pairs
+    ], None
+
+
+def store_contents(inputs: SearchProblem, training: TrainingConfig, *others: TrainingConfig) -> Contents:
+    """Return what a store of the teacher's answers keeps for trainings."""
+    loss = sum(map(inputs.terms, others), inputs.terms(training))
+    return Contents(loss.features(inputs.teacher.module, inputs.data), inputs.config.teacher.top_k)
+
+
+def teacher_signal(
+    inputs: SearchProblem, folder: RunFolder, observer: Observer, training: TrainingConfig, *others: TrainingConfig
+) -> TeacherSignal:
+    """Return the signal of the teacher, or of all teachers, that tells all that trainings read.
+
+    Whether it is stored is as the search file and their losses want it; stores are built if need be.
+    """
+    signal = _signal(inputs, inputs.teacher, store_contents(inputs, training, *others), folder, observer)
+    if not inputs.others:
+        return signal
+    plain = Contents(top_k=inputs.config.teacher.top_k)
+    further = [_signal(inputs, teacher, plain, folder, observer) for teacher in inputs.others]
+    combine = inputs.config.teacher.combine
+    return CombinedSignal([signal, *further], inputs.data, by=combine.by, temperature=combine.temperature)
+
+
+def _signal(
+    inputs: SearchProblem, teacher: Teacher, contents: Contents, folder: RunFolder, observer: Observer
+) -> TeacherSignal:
+    features = contents.features
+    config = inputs.config.teacher
+    if config.signal == "live":
+        return LiveSignal(teacher, features=features)
+    if contents.too_large:
+        observer.note(
+            f"A loss reads whole layers of the teacher ({', '.join(contents.too_large)}), which are too large to "
+            "store: the teacher runs beside each student, which makes a step several times as long."
+        )
+        return LiveSignal(teacher, features=features)
+    if features or config.top_k is not None:
+        size = contents.bytes(teacher.num_classes, inputs.data)
+        observer.note(f"The teacher's answers take {words.cost('weight_bytes', size)} of disk.")
+    return TeacherStore.build(
+        store_root(inputs, folder),
+        teacher,
+        inputs.data,
+        on_progress=lambda done: observer.step(done.done, done.total),
+        contents=contents,
+        missing=config.missing,
+    )

@@ -1,0 +1,170 @@
+"""Updates of a finished student on other data: fine-tuned, without forgetting, or personalised."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from nas_distill.config import TrainingConfig, parse
+from nas_distill.data import Dataset
+from nas_distill.distill import Distiller
+from nas_distill.engine.evaluator import write_student
+from nas_distill.export.provenance import Provenance
+from nas_distill.runs.records import TrialRecord
+from nas_distill.study.observer import Observer
+from nas_distill.study.stored import StoredRun
+from nas_distill.tasks import find_task
+from nas_distill.teacher import LiveSignal, TeacherSignal, freeze
+from nas_distill.teacher.signal import CombinedSignal
+from nas_distill.utils.checkpoints import json_digest
+from nas_distill.utils.errors import ConfigError
+from nas_distill.utils.files import disk_errors
+from nas_distill.utils.modules import resolve_device
+from nas_distill.utils.seeds import derive
+
+TEMPERATURE = 2.0
+
+
+class Updatable(Protocol):
+    """A finished student, as far as training it further depends on it."""
+
+    key: str
+    run: StoredRun
+    record: TrialRecord
+
+    @property
+    def provenance(self) -> Provenance:
+        """How it was trained."""
+        ...
+
+    def load(self) -> nn.Module:
+        """Return the network, in eval mode."""
+        ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """How a student is trained on; see ``Student.update``."""
+
+    keep: float
+    labels: bool
+    teacher: bool
+    training: TrainingConfig
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        epochs: float,
+        keep: float,
+        labels: bool,
+        teacher: bool,
+        changes: dict[str, Any],
+        task: str = "classification",
+    ) -> Update:
+        """Check the settings.
+
+        Raises:
+            ConfigError: a setting is wrong, or nothing is left to learn from.
+        """
+        if keep < 0:
+            raise ConfigError(f"update(...): 'keep' is {keep:g}; it is a weight, from 0.")
+        if not labels and not teacher and not keep:
+            raise ConfigError("update(...): without labels, teacher and 'keep' there is nothing to learn from.")
+        loss: list[dict[str, Any]] = [{"name": find_task(task).labels_loss, "weight": 1.0}] if labels else []
+        if keep or teacher:
+            softened = {"temperature": TEMPERATURE} if find_task(task).softened else {}
+            loss.append({"name": find_task(task).answers_loss, "weight": keep or 1.0, **softened})
+        # Trained weights want smaller steps than fresh ones.
+        settings = {"epochs": epochs, "loss": loss, "optimizer": {"lr": 0.01}, **changes}
+        return cls(keep, labels, teacher, parse(TrainingConfig, settings, source="update(...)"))
+
+    @property
+    def recipe(self) -> str:
+        """Digest of the settings."""
+        return json_digest([self.keep, self.labels, self.teacher, self.training.model_dump(mode="json")], 8)
+
+    def name(self, data: Dataset) -> str:
+        """Return the label that distinguishes this update from others of the same student."""
+        parts = [self.keep, self.labels, self.teacher, self.training.model_dump(mode="json"), data.fingerprint]
+        return f"updated-{json_digest(parts, 8)}"
+
+
+def update_student(student: Updatable, data: Dataset, update: Update, observer: Observer) -> str:
+    """Train a student on, in this process, and write the result beside it; return its key.
+
+    Raises:
+        ConfigError: the data do not fit the student.
+        TrainingError: the loss became NaN or infinite.
+    """
+    run = student.run
+    _check(student, data)
+    key = f"{student.key}-{update.name(data)}"
+    checkpoint = run.folder.checkpoint(key)
+    config = run.config
+    with disk_errors(run.folder.path):
+        distiller = Distiller(
+            student.load(),
+            data,
+            update.training,
+            signal=_signal(student, data, update),
+            seed=derive(config.seed, "update"),
+            device=resolve_device(config.device),
+            paths=run.inputs.paths,
+        )
+        observer.phase(f"updating {student.key}")
+        for quality in distiller.by_epoch(checkpoint):
+            observer.step(distiller.epoch, distiller.total_epochs, f"validation {quality:.2%}")
+        write_student(
+            run.folder.student(key),
+            distiller,
+            student.record.architecture,
+            run.inputs.space,
+            quality=distiller.quality(),
+            provenance=Provenance(
+                kind="updated",
+                key=key,
+                trial=student.provenance.trial,
+                teacher=run.inputs.teacher.name if update.teacher else None,
+                students=(student.key,),
+                recipe=update.recipe,
+            ),
+            seed=config.seed,
+        )
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return key
+
+
+def _signal(student: Updatable, data: Dataset, update: Update) -> TeacherSignal | None:
+    signals: list[TeacherSignal] = []
+    if update.teacher:
+        inputs = student.run.inputs
+        signals.append(LiveSignal(freeze(inputs.teacher.module, data, inputs.teacher.name)))
+    if update.keep:
+        signals.append(LiveSignal(freeze(student.load(), data, f"{student.key} as it was")))
+    if len(signals) < 2:
+        return signals[0] if signals else None
+    return CombinedSignal(signals, data, by="mean", temperature=TEMPERATURE)
+
+
+def _check(student: Updatable, data: Dataset) -> None:
+    known = student.run.inputs.data
+    if data.task != known.task:
+        raise ConfigError(
+            f"Student {student.key} was trained for {known.task}, and data '{data.name}' is of {data.task}."
+        )
+    if data.input_shape != known.input_shape or data.num_classes != known.num_classes:
+        kind = find_task(data.task)
+        raise ConfigError(
+            f"Student {student.key} takes samples of shape {known.input_shape} and tells {known.num_classes} "
+            f"{kind.outputs}{' apart' if kind.shares else ''}; data '{data.name}' has shape {data.input_shape} and "
+            f"{data.num_classes} {kind.outputs}."
+        )
+    if data.normalisation() != known.normalisation():
+        raise ConfigError(
+            f"Data '{data.name}' is normalised otherwise than what student {student.key} was trained on: give it the "
+            f"same mean and std, {known.normalisation()}."
+        )

@@ -1,0 +1,1 @@
+"""Shared foundations: errors, files, seeds, devices, references to user code, layers of networks."""

@@ -1,0 +1,125 @@
+"""Recording of one forward pass: the called layers in order, with their inputs and outputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_distill.utils.errors import TrainingError, first_line
+from nas_distill.utils.layers.hooks import Hooks, unfused
+from nas_distill.utils.layers.taps import logits_of, tensor_of
+from nas_distill.utils.modules import eval_mode
+from nas_distill.utils.seeds import seeded_torch
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of a module: its dotted name, the call it was made in (None for the network itself), its place in time."""
+
+    name: str
+    module: nn.Module
+    parent: Call | None
+    started: int
+    given: Tensor | None
+    ended: int = -1
+    made: Tensor | None = None
+
+    def ancestors(self) -> Iterator[Call]:
+        """Yield the calls that this one was made in, from the innermost."""
+        call = self.parent
+        while call is not None:
+            yield call
+            call = call.parent
+
+
+@dataclass(eq=False)
+class Recording:
+    """A forward pass on ``batch`` samples: every call, in the order in which they ended, and the network's logits.
+
+    ``last`` has the last call of each module, in that order: a tap delivers no other.
+    """
+
+    calls: list[Call]
+    logits: Tensor
+    batch: int
+    last: list[Call] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = sorted({call.module: call for call in self.calls}.values(), key=lambda call: call.ended)
+        ends = (call.ended for call in self.calls if has_own_weights(call.module))
+        self._first_weights = min(ends, default=None)
+
+    def learned(self, call: Call) -> bool:
+        """Say whether what a call made depends on weights, as far as modules hold them."""
+        return self._first_weights is not None and call.ended >= self._first_weights
+
+
+def has_own_weights(module: nn.Module) -> bool:
+    """Say whether a module holds parameters itself, not only in its children."""
+    return any(weight is not None for weight in module._parameters.values())
+
+
+def record(module: nn.Module, x: Tensor) -> Recording:
+    """Run ``module`` once on ``x`` (B, ...), in eval mode and without gradients, and return what it did.
+
+    The mode of each of its modules and torch's global generator are as before afterwards, and no hook is left.
+
+    Raises:
+        TrainingError: the network fails on ``x``, or returns no logits.
+    """
+    calls: list[Call] = []
+    open_calls: list[Call] = []
+    clock = itertools.count()
+
+    with looking(module), Hooks() as hooks:
+        for name, part in module.named_modules():
+
+            def opens(part: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                parent = open_calls[-1] if open_calls else None
+                open_calls.append(Call(name, part, parent, next(clock), _tensor((args, kwargs))))
+
+            def closes(part: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+                call = open_calls.pop()
+                call.ended, call.made = next(clock), _tensor(result)
+                calls.append(call)
+
+            hooks.before(part, opens)
+            hooks.after(part, closes)
+        output = run(module, x)
+    return Recording(calls, logits_of(output), len(x))
+
+
+@contextmanager
+def looking(module: nn.Module) -> Iterator[None]:
+    """Run a block with ``module`` in eval mode, unfused, without gradients; give back modes and random state."""
+    with unfused(module), eval_mode(module), torch.no_grad(), seeded_torch(0, "layers"):
+        yield
+
+
+def run(module: nn.Module, x: Tensor) -> Any:
+    """Return what ``module`` makes of ``x``.
+
+    Raises:
+        TrainingError: it fails.
+    """
+    try:
+        return module(x)
+    except TrainingError:
+        raise
+    except Exception as error:
+        raise TrainingError(
+            f"The network ({type(module).__name__}) fails on a batch of shape {tuple(x.shape)} ({first_line(error)})."
+        ) from error
+
+
+def _tensor(value: Any) -> Tensor | None:
+    try:
+        return tensor_of(value)
+    except TrainingError:
+        return None

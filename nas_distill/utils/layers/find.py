@@ -1,0 +1,266 @@
+"""Layers that a distillation may compare: feature maps, token sequences, and the vector before the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from nas_distill.utils.errors import TrainingError
+from nas_distill.utils.layers.calls import Call, Recording, has_own_weights, looking, record, run
+from nas_distill.utils.layers.taps import Tap, sequence_first
+
+Kind = Literal["map", "tokens", "vector"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place in a network whose content can be compared with another network's.
+
+    Attributes:
+        name: as ``Tap`` takes it.
+        shape: of one sample: (C, H, W) of a map, (N, D) of tokens, (D,) of a vector.
+        kind: which of the three.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind} {' x '.join(map(str, self.shape))})"
+
+
+def kind_of(shape: tuple[int, ...]) -> Kind | None:
+    """Return the kind of a layer whose samples have ``shape``; None for one that is of no use here."""
+    kinds: dict[int, Kind] = {1: "vector", 2: "tokens", 3: "map"}
+    return kinds.get(len(shape))
+
+
+def classifier(recording: Recording) -> Call | None:
+    """Return the call of the layer that makes the logits, None if no layer with weights does.
+
+    It is the innermost layer with weights whose result is the logits; where something follows it (a scale, a softmax, a
+    pooling), the last linear layer or convolution called, if it has a channel for each class.
+    """
+    for call in recording.last:
+        if call.made is recording.logits and call.parent is not None and has_own_weights(call.module):
+            return call
+    linears = [call for call in recording.last if isinstance(call.module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    if not linears or linears[-1].made is None:
+        return None
+    axis = -1 if isinstance(linears[-1].module, nn.Linear) else 1
+    return linears[-1] if linears[-1].made.shape[axis] == recording.logits.shape[axis] else None
+
+
+def before_head(recording: Recording) -> list[Call]:
+    """Return the last calls that ended before the classifier began and that weights had a part in, by their end."""
+    head = classifier(recording)
+    end = max(call.ended for call in recording.calls) if head is None else head.started
+    return [
+        call
+        for call in recording.last
+        if call.ended < end and call.made is not None and call.made is not recording.logits and recording.learned(call)
+    ]
+
+
+def find_vector(recording: Recording) -> list[tuple[int, Layer]]:
+    """Return the vector that the classifier takes, and when it was there; nothing if it takes no (B, D)."""
+    head = classifier(recording)
+    if head is None or head.given is None or not _is_vector(head.given, recording.batch):
+        return []
+    shape = tuple(head.given.shape[1:])
+    makers = [call for call in before_head(recording) if call.made is head.given and not is_passing(call.module)]
+    if makers:  # of those that return the same tensor, the outermost ends last
+        return [(makers[-1].ended, Layer(makers[-1].name, shape, "vector"))]
+    if not any(recording.learned(call) for call in recording.calls if call.ended < head.started):
+        return []
+    # In eval mode a dropout passes its input on as it is, so whoever took that tensor first took it without dropout.
+    takers = [call for call in recording.last if call.given is head.given and call.parent is not None]
+    first = min(takers, key=lambda call: call.started, default=head)
+    return [(first.started, Layer(f"{first.name}:input", shape, "vector"))]
+
+
+def is_passing(module: nn.Module) -> bool:
+    """Say whether a module returns its very input in eval mode, and so is no layer of its own."""
+    return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+
+
+def _is_vector(tensor: Tensor, batch: int) -> bool:
+    return tensor.dim() == 2 and len(tensor) == batch
+
+
+Size = tuple[int, int]
+
+
+def find_maps(recording: Recording) -> list[tuple[int, Layer]]:
+    """Return for each spatial resolution the last and outermost layer that ends with it, and when it was there.
+
+    What is inside a block that maps one resolution to another (its first convolution at the old resolution, the 1x1
+    maps of its squeeze-excitation) is passed over, unless no layer outside a block has that resolution.
+    """
+    pooled = {id(call.made) for call in recording.calls if _pools(call)}
+    maps = [
+        call
+        for call in before_head(recording)
+        if _is_map(call.made, recording.batch) and id(call.made) not in pooled and not is_passing(call.module)
+    ]
+    blocks = {call for call in recording.calls if _is_block(recording, call)}
+    inner = {call for call in maps if not blocks.isdisjoint(call.ancestors())}
+    stages = {_size(call): call for call in maps if call not in inner}
+    if not stages:
+        stages = {_size(call): call for call in maps[-1:]}
+    if stages:
+        smallest = _size(max(stages.values(), key=lambda call: call.ended))
+        within = {_size(call): call for call in maps if call in inner and _covers(_size(call), smallest)}
+        stages = within | stages
+    return [
+        (call.ended, Layer(call.name, tuple(call.made.shape[1:]), "map"))
+        for call in stages.values()
+        if call.made is not None
+    ]
+
+
+def _is_block(recording: Recording, call: Call) -> bool:
+    """Say whether a call is of a block, so that what is inside is its own affair; not of a chain of stages.
+
+    A plain Sequential is a chain. Any other module that maps a map to a map is a block if there are no resolutions in
+    it but the one it takes and the one it gives.
+    """
+    if call.parent is None or type(call.module) is nn.Sequential:
+        return False
+    if not (_is_map(call.made, recording.batch) and _is_map(call.given, recording.batch)):
+        return False
+    own = {_size(inside) for inside in recording.calls if call in inside.ancestors() and _is_map(inside.made)}
+    return len((own | {_size(call)}) - {(1, 1)}) <= 2
+
+
+def _pools(call: Call) -> bool:
+    """Say whether a call only averages maps to one pixel, which is a vector in the shape of a map."""
+    if not _is_map(call.made) or not _is_map(call.given) or next(call.module.parameters(), None) is not None:
+        return False
+    return _size(call) == (1, 1) and call.given is not None and tuple(call.given.shape[2:]) != (1, 1)
+
+
+def _is_map(tensor: Tensor | None, batch: int | None = None) -> bool:
+    return tensor is not None and tensor.dim() == 4 and (batch is None or len(tensor) == batch)
+
+
+def _size(call: Call) -> Size:
+    assert call.made is not None
+    return call.made.shape[2], call.made.shape[3]
+
+
+def _covers(size: Size, other: Size) -> bool:
+    return size[0] >= other[0] and size[1] >= other[1]
+
+
+def find_tokens(recording: Recording) -> list[tuple[int, Layer]]:
+    """Return each block's output, and when it was there.
+
+    Blocks are torch's encoder layers, sibling modules of one class (two or more) whose outputs are (B, N, D) tokens of
+    one shape, and the only member of a list. Blocks inside of blocks are left out. Where the number of tokens is that
+    of the batch too, the batch is taken to come first.
+    """
+    calls = {call.name: call for call in before_head(recording)}
+    groups: dict[tuple[str, object], list[Call]] = {}
+    for call in calls.values():
+        parent, _, _ = call.name.rpartition(".")
+        if call.parent is not None and _token_layer(call, recording.batch) is not None and _may_be_block(call.module):
+            groups.setdefault((parent, type(call.module)), []).append(call)
+    root = next(call.module for call in recording.calls if call.parent is None)
+    found = [members for (parent, _), members in groups.items() if _are_blocks(root, parent, members)]
+    several = {call for members in found if len(members) > 1 for call in members}
+    # A list's only member is a block, unless it is itself what holds the blocks.
+    holders = {parent for call in several for parent in call.ancestors()}
+    blocks = several | {call for members in found if len(members) == 1 for call in members if call not in holders}
+    return [
+        (call.ended, layer)
+        for call in blocks
+        if blocks.isdisjoint(call.ancestors()) and (layer := _token_layer(call, recording.batch)) is not None
+    ]
+
+
+def _are_blocks(root: nn.Module, parent: str, members: list[Call]) -> bool:
+    if isinstance(members[0].module, nn.TransformerEncoderLayer):
+        return True
+    holder = root.get_submodule(parent)
+    alone = isinstance(holder, nn.ModuleList | nn.Sequential) and len(holder) == 1
+    shapes = {call.made.shape for call in members if call.made is not None}
+    return len(shapes) == 1 and (alone or len(members) > 1)
+
+
+def _may_be_block(module: nn.Module) -> bool:
+    """A block has parts, with weights; one of 1-d convolutions returns (B, channels, length), which are no tokens."""
+    parts = list(module.modules())
+    if len(parts) == 1 or next(module.parameters(), None) is None or isinstance(module, nn.TransformerEncoder):
+        return False
+    return not any(isinstance(part, nn.Conv1d) for part in parts) or any(isinstance(part, nn.Linear) for part in parts)
+
+
+def _token_layer(call: Call, batch: int) -> Layer | None:
+    tensor: Tensor | None = call.made
+    if tensor is None or tensor.dim() != 3:
+        return None
+    first, second, width = tensor.shape
+    if sequence_first(call.module):
+        return Layer(call.name, (first, width), "tokens") if second == batch else None
+    if first == batch:
+        return Layer(call.name, (second, width), "tokens")
+    return Layer(f"{call.name}:seq_first", (first, width), "tokens") if second == batch else None
+
+
+def find_layers(module: nn.Module, x: Tensor) -> list[Layer]:
+    """Return the layers of ``module`` that a distillation may use, shallow first; never the logits.
+
+    - Feature maps: for each spatial resolution the last and outermost layer with it.
+    - Tokens: the output of each block of a transformer.
+    - The vector that the classifier takes; where no module puts it out (but ``flatten`` or ``mean``), it is called the
+      classifier's input, ``head:input``.
+
+    The network runs once on ``x``, in eval mode and without gradients, and is as before afterwards. Layers that no
+    weights have a part in, such as the flattened image, are left out. The list is empty for a network that has none.
+
+    Args:
+        module: the network.
+        x: (B, ...) samples. B should not be the number of a transformer's tokens, or the two may be mixed up.
+
+    Raises:
+        TrainingError: the network fails on ``x``, or returns no logits.
+    """
+    recording = record(module, x)
+    maps, tokens = find_maps(recording), find_tokens(recording)
+    if tokens and len(maps) == 1:
+        maps = []  # the patch embedding: a linear map of pixels
+    found = sorted([*maps, *tokens, *find_vector(recording)], key=lambda item: item[0])
+    return [layer for _, layer in found]
+
+
+def layers_named(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Layer]:
+    """Return the layers of ``module`` that a user named, in that order, with the shapes they have for ``x``.
+
+    Args:
+        module: the network; it is as before afterwards.
+        x: (B, ...) samples.
+        names: as ``Tap`` takes them.
+
+    Raises:
+        TrainingError: there is no such layer, it is not called, or it is neither a map, tokens nor a vector.
+    """
+    tap = Tap(module, names)
+    with looking(module), tap:
+        run(module, x)
+    return [_layer(name, tap.features[name], len(x)) for name in names]
+
+
+def _layer(name: str, feature: Tensor, batch: int) -> Layer:
+    shape = tuple(feature.shape[1:])
+    kind = kind_of(shape)
+    if kind is None or len(feature) != batch or name.endswith((":attention", ":qkv")):
+        raise TrainingError(
+            f"Layer '{name}' gives {tuple(feature.shape)} for a batch of {batch}; features are compared for maps "
+            "(B, C, H, W), tokens (B, N, D) and vectors (B, D)."
+        )
+    return Layer(name, shape, kind)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from nas_distill.config import FromTeacherConfig
+from nas_distill.data import Dataset, Views
+from nas_distill.pruning.discovery import find_plan
+from nas_distill.pruning.inheritance import Findings, origin_of, read_findings, write_findings
+from nas_distill.teacher import Teacher, freeze
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1))
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.head(self.blocks(x).amax((2, 3)))
+"""
+
+
+def data(seed: int = 0, size: int = 8, views: Views | None = None) -> Dataset:
+    x = torch.rand(20, 1, size, size, generator=torch.Generator().manual_seed(seed))
+    return Dataset.from_tensors(x, torch.arange(20) % 2, val=0.2, views=views)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Teacher]:
+    """Makes a teacher of a class that is written in ``file``; in none, as in a notebook, without."""
+
+    def make(
+        code: str = NETWORK, file: Path | None = tmp_path / "network.py", width: int = 4, seed: int = 0
+    ) -> Teacher:
+        module = types.ModuleType("network_of_a_test")
+        if file is not None:
+            file.write_text(code, encoding="utf-8")
+            module.__file__ = str(file)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(code, str(file), "exec"), module.__dict__)
+        kind: type[nn.Module] = module.Network
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return freeze(kind(width), data())
+
+    return make
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def origin(teacher: Teacher, given: Dataset | None = None, **options: Any) -> dict[str, Any]:
+    found = origin_of(teacher, data() if given is None else given, FromTeacherConfig(**options))
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def findings(make: Callable[..., Teacher]) -> Findings:
+    plan = find_plan(make().module, (1, 8, 8))
+    assert plan.groups
+    assert plan.blocks
+    return Findings(plan, (1, 0))
+
+
+def test_what_was_written_is_read(make: Callable[..., Teacher], findings: Findings, tmp_path: Path) -> None:
+    for number, each in enumerate((findings, Findings(findings.plan, None))):
+        file = tmp_path / f"{number}.json"
+        write_findings(file, each, origin(make()))
+        assert read_findings(file, origin(make())) == each
+
+
+def test_findings_of_another_teacher_or_of_other_settings_are_not_taken(
+    make: Callable[..., Teacher], findings: Findings, tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.json"
+    write_findings(file, findings, origin(make()))
+    others = {
+        "weights": origin(make(seed=1)),
+        "structure": origin(make(width=6)),
+        "forward": origin(make(NETWORK.replace("self.blocks(x)", "self.blocks(x).relu()"))),
+        "samples": origin(make(), data(size=10)),
+        "blocks": origin(make(), blocks=["blocks.1"]),
+        "depth": origin(make(), depth="position"),
+        "format": {**origin(make()), "format": 0},
+    }
+    assert {name: read_findings(file, other) for name, other in others.items()} == dict.fromkeys(others)
+
+
+def test_a_measured_order_depends_on_what_it_was_measured_on_and_nothing_else_does(
+    make: Callable[..., Teacher],
+) -> None:
+    teacher = make()
+    others = [(data(seed=1), 1024), (data(views=Views(2, pad=1)), 1024), (data(), 10)]
+    for other, samples in others:
+        assert origin(teacher, other, depth="redundancy", samples=samples) != origin(teacher, depth="redundancy")
+        assert origin(teacher, other, samples=samples) == origin(teacher)
+    assert origin(teacher, widths=[0.5, 1], multiple=4, start="both", importance="random") == origin(teacher)
+
+
+def test_the_same_code_elsewhere_is_the_same(make: Callable[..., Teacher], tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert origin(make()) == origin(make(file=tmp_path / "other" / "moved.py"))
+
+
+def test_of_a_network_whose_code_is_in_no_file_nothing_can_be_kept(make: Callable[..., Teacher]) -> None:
+    assert origin_of(make(file=None), data(), FromTeacherConfig()) is None
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(choice=st.data())
+def test_a_damaged_file_is_never_taken_for_another_plan(
+    findings: Findings, tmp_path: Path, no_fsync: None, choice: st.DataObject
+) -> None:
+    file, expected = tmp_path / "plan.json", {"teacher": "0a1b", "blocks": None}
+    write_findings(file, findings, expected)
+    whole = file.read_bytes()
+    place = choice.draw(st.integers(0, len(whole) - 1))
+    instead = choice.draw(st.binary(max_size=3))
+    file.write_bytes(whole[:place] + instead + whole[place + 1 :])
+    assert read_findings(file, expected) in (None, findings)
+    file.write_bytes(whole[:place])
+    assert read_findings(file, expected) in (None, findings)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "null", "{}", '"plan"', '{"sha256": 3}'])
+def test_what_is_something_else_is_not_taken(make: Callable[..., Teacher], tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan.json").write_text(content, encoding="utf-8")
+    assert read_findings(tmp_path / "plan.json", origin(make())) is None
+    assert read_findings(tmp_path / "missing.json", origin(make())) is None
+
+
+def test_a_plan_that_was_changed_by_hand_is_not_taken(
+    make: Callable[..., Teacher], findings: Findings, tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.json"
+    write_findings(file, findings, origin(make()))
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["plan"]["groups"][0]["size"] = 2
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert read_findings(file, origin(make())) is None

@@ -1,0 +1,109 @@
+"""Which costs are counted, and what is checked of them before anything is timed."""
+
+from dataclasses import replace
+
+import pytest
+
+from nas_distill.config import SearchFile
+from nas_distill.costs.registry import counted_names
+from nas_distill.spaces import SearchSpace
+from nas_distill.study.latency import calibrate, restore_latency
+from nas_distill.study.problem import SearchProblem
+from nas_distill.teacher import freeze
+from nas_distill.utils.errors import BudgetError, CostError
+
+
+@pytest.fixture
+def inputs(given):
+    """SearchProblem of a search of the user's own, with other sections where they are given."""
+
+    def make(**sections):
+        content = {"data": "x", "teacher": "x", "space": "x", **sections}
+        space = SearchSpace.from_dict(given["space"], builder=given["builder"])
+        return SearchProblem(
+            SearchFile.model_validate(content), given["data"], freeze(given["teacher"], given["data"]), space, ()
+        )
+
+    return make
+
+
+def test_the_costs_asked_for_are_those_of_limits_and_objectives(inputs):
+    given = inputs(budget={"params": 1}, search={"costs": ["flops", "latency_ms"]})
+    assert given.asked_costs == {"params", "flops", "latency_ms"}
+    scalar = inputs(search={"scalar": {"cost": "weight_bytes", "target": "1KiB"}})
+    assert "weight_bytes" in scalar.asked_costs
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"budget": {"flop": 3}}, "did you mean 'flops'"),
+        ({"search": {"costs": ["energy"]}}, "unknown cost 'energy'"),
+        ({"budget": {"flops": "2Q"}}, "unit 'Q'"),
+        ({"budget": {"flops": ["3M", "2M"]}}, "lower end"),
+        ({"budget": {"latency_ms": "2M"}}, "unit 'M'"),
+        ({"search": {"scalar": {"cost": "flops", "target": "much"}}}, "'much'"),
+        ({"search": {"scalar": {"cost": "flop", "target": "1M"}}}, "did you mean 'flops'"),
+        ({"search": {"scalar": {"cost": "latency_ms", "target": "50%"}}}, "latency_ms is not known here"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_read_is_refused(inputs, sections, expected):
+    with pytest.raises(BudgetError, match=expected):
+        inputs(**sections).check_costs()
+
+
+def test_a_share_of_the_teachers_latency_waits_until_that_is_measured(inputs):
+    given = inputs(budget={"latency_ms": "50%", "flops": "10%"})
+    given.check_costs()
+    pricing = given.pricing(None, 4.0)
+    assert pricing.budget.limits["latency_ms"].high == 2.0
+    assert pricing.teacher["latency_ms"] == 4.0
+    with pytest.raises(BudgetError, match="latency_ms is not known here"):
+        given.pricing()
+
+
+def test_costs_of_an_architecture_are_counted_the_same_each_time(inputs):
+    given = inputs()
+    pricing = given.pricing()
+    assert pricing.names == counted_names()
+    largest = pricing(given.space.largest())
+    assert set(largest) == set(counted_names())
+    assert pricing(given.space.largest()) == largest
+    assert all(largest[name] > value for name, value in pricing(given.space.smallest()).items())
+
+
+def test_latency_is_left_out_unless_it_is_asked_for_or_calibrated(inputs):
+    assert calibrate(inputs(latency={"calibrate": 0}), lambda done, total: None) is None
+    assert restore_latency(None) is None
+
+
+def test_a_space_of_too_few_networks_is_no_error_unless_latency_is_asked_for(inputs):
+    few = inputs(latency={"calibrate": 4, "repeats": 5})
+    assert calibrate(few, lambda done, total: None) is None
+    asked = replace(few, config=few.config.model_copy(update={"budget": {"latency_ms": 1.0}}))
+    with pytest.raises(CostError, match="at least 8 timed networks"):
+        calibrate(asked, lambda done, total: None)
+
+
+@pytest.mark.parametrize("widths", [[4], [4, 8, 16]])
+def test_a_space_with_few_architectures_is_timed_as_a_whole(given, inputs, widths):
+    few = inputs(latency={"calibrate": 30, "repeats": 5}, budget={"latency_ms": 5.0})
+    few = replace(few, space=SearchSpace.from_dict({"width": widths, "depth": [1]}, builder=given["builder"]))
+    latency = calibrate(few, lambda done, total: None)
+    assert latency.error.count == 8
+    assert few.pricing(latency, 1.0)(few.space.largest())["latency_ms"] > 0
+
+
+def test_a_calibration_predicts_and_is_restored(given, inputs):
+    content = {"width": {"int": [4, 16]}, "depth": [1, 2]}
+    wide = replace(
+        inputs(latency={"calibrate": 9, "repeats": 5}), space=SearchSpace.from_dict(content, builder=given["builder"])
+    )
+    steps = []
+    latency = calibrate(wide, lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (9, 9)
+    pricing = wide.pricing(latency, 1.0)
+    assert pricing(wide.space.largest())["latency_ms"] > 0
+    again = wide.pricing(restore_latency(latency.to_dict()), 1.0)
+    assert again(wide.space.largest()) == pricing(wide.space.largest())

@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch import nn
+
+from nas_distill.utils.modules import buffer_places, kept_buffers
+
+
+class Counter(nn.Module):
+    """Writes to its buffers in place and anew."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.register_buffer("shared", shared)
+        self.register_buffer("own", torch.zeros(2))
+        self.register_buffer("none", None)
+
+    def forward(self, x):
+        self.shared += 1
+        self.own = self.own + 1
+        return x
+
+
+def network():
+    shared = torch.zeros(2)
+    return nn.Sequential(Counter(shared), Counter(shared), nn.BatchNorm1d(2))
+
+
+def test_a_shared_buffer_has_one_place():
+    assert [name for _, name in buffer_places(network())] == [
+        "shared",
+        "own",
+        "own",
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    ]
+
+
+def test_buffers_are_the_very_same_afterwards_and_shared_ones_are_shared_meanwhile():
+    module = network()
+    before = {name: (value, value.clone()) for name, value in module.named_buffers(remove_duplicate=False)}
+    with kept_buffers(module):
+        module(torch.randn(4, 2))
+        assert module[0].shared is module[1].shared
+        assert module[0].shared.tolist() == [2, 2]
+        assert int(module[2].num_batches_tracked) == 1
+    for name, value in module.named_buffers(remove_duplicate=False):
+        held, content = before[name]
+        assert value is held
+        assert torch.equal(value, content)
+
+
+def test_so_they_are_after_an_error():
+    module = network()
+    with pytest.raises(ValueError, match="expected 2D or 3D"), kept_buffers(module):
+        module(torch.randn(4))
+    assert module[0].own.tolist() == module[0].shared.tolist() == [0, 0]
+
+
+def test_a_backward_pass_of_before_is_not_disturbed():
+    module = nn.BatchNorm1d(2)
+    value = module(torch.randn(4, 2)).square().sum()
+    with kept_buffers(module):
+        value = value + module(torch.randn(4, 2)).square().sum()
+    value.backward()
+    assert module.weight.grad is not None
