@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nas_distill.distill.losses.features import pooled_to, smaller
+from nas_distill.distill.features import pooled_to, smaller
 from nas_distill.utils.errors import TrainingError
 
 

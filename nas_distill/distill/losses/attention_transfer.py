@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas_distill.distill.losses.features import check_kinds, check_places, exact, pooled_to, scaled, smaller, unit
+from nas_distill.distill.features import exact, pooled_to, scaled, smaller, unit
+from nas_distill.distill.losses.checks import check_kinds, check_places
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 from nas_distill.teacher.signal import attention_map

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_distill.distill.losses.features import pooled_shape
+from nas_distill.distill.features import pooled_shape
 from nas_distill.distill.losses.kd import Temperature, divergence
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_distill.distill.losses.features import exact, pooled_shape, unit
+from nas_distill.distill.features import exact, pooled_shape, unit
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 from nas_distill.teacher.signal import pooled

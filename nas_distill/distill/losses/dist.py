@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from nas_distill.distill.features import unit
 from nas_distill.distill.losses.divergences import check_logits, log_probabilities
-from nas_distill.distill.losses.features import unit
 from nas_distill.distill.losses.kd import Temperature
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from nas_distill.distill.losses.features import exact
+from nas_distill.distill.features import exact
 from nas_distill.distill.losses.kd import Temperature, divergence
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_distill.distill.losses.features import check_kinds, check_pairs, check_tokens, exact, pooled_shape, unit
+from nas_distill.distill.features import exact, pooled_shape, unit
+from nas_distill.distill.losses.checks import check_kinds, check_pairs, check_tokens
 from nas_distill.distill.losses.labels import one_minus_cosine
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss

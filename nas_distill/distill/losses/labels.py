@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from nas_distill.distill.features import exact, unit
 from nas_distill.distill.losses.divergences import check_logits, tempered
-from nas_distill.distill.losses.features import exact, unit
 from nas_distill.distill.losses.kd import Temperature
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nas_distill.distill.losses.features import exact, pooled_to
+from nas_distill.distill.features import exact, pooled_to
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 from nas_distill.utils.errors import TrainingError

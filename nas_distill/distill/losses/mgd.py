@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nas_distill.distill.losses.features import check_kinds, check_tokens, exact, pooled_to, smaller
+from nas_distill.distill.features import exact, pooled_to, smaller
+from nas_distill.distill.losses.checks import check_kinds, check_tokens
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 

@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from nas_distill.distill.losses.features import check_attention, check_heads, exact
+from nas_distill.distill.features import exact
+from nas_distill.distill.losses.checks import check_attention, check_heads
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 from nas_distill.utils.errors import TrainingError

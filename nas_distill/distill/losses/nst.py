@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas_distill.distill.losses.features import check_kinds, check_places, check_tokens, exact, pooled_to, smaller, unit
+from nas_distill.distill.features import exact, pooled_to, smaller, unit
+from nas_distill.distill.losses.checks import check_kinds, check_places, check_tokens
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 

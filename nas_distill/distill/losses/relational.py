@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from nas_distill.distill.losses.features import exact, scaled, unit
+from nas_distill.distill.features import exact, scaled, unit
 from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
 from nas_distill.teacher.signal import pooled

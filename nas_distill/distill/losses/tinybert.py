@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_distill.distill.losses.features import check_attention, check_heads, check_pairs, exact
+from nas_distill.distill.features import exact
+from nas_distill.distill.losses.checks import check_attention, check_heads, check_pairs
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 from nas_distill.distill.projectors import TokenProjector
