@@ -11,7 +11,7 @@ from losses_cases import TEMPERATURE, space_of
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.mutual import PeerSignal, advance_together, introduce
+from nas_distill.distill.mutual import MutualSignal, advance_mutual, connect_peers
 from nas_distill.engine.evaluator import write_student
 from nas_distill.engine.work import RungResult, Work, last_rung
 from nas_distill.export.provenance import Provenance
@@ -44,7 +44,7 @@ class MutualRun:
 
     def next_rung(self) -> RungResult:
         rung, work, student = self._rung, self._work, self._distillers[0]
-        advance_together(self._distillers, round(work.rungs[rung] * student.total_steps))
+        advance_mutual(self._distillers, round(work.rungs[rung] * student.total_steps))
         qualities = [distiller.quality() for distiller in self._distillers]
         finite = all(math.isfinite(quality) for quality in qualities)
         if rung == last_rung(work) and finite:
@@ -91,11 +91,11 @@ def side_by_side(
 
     All have the same seed, so that the student's initial weights, order and views are those of its other trainings.
     """
-    signals = [PeerSignal(signal, TEMPERATURE) for _ in networks]
+    signals = [MutualSignal(signal, TEMPERATURE) for _ in networks]
     distillers = []
     for name, own in zip(networks, signals, strict=True):
         space = space_of(name)
         model = NetworkBuilder.of(space, data).build(space.smallest(), seed)
         distillers.append(Distiller(model, data, training, signal=own, seed=seed))
-    introduce(distillers, signals)
+    connect_peers(distillers, signals)
     return distillers

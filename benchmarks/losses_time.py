@@ -16,7 +16,7 @@ from losses_mutual import side_by_side
 from losses_train import Trainings
 
 from nas_distill.distill import Distiller
-from nas_distill.distill.mutual import advance_together
+from nas_distill.distill.mutual import advance_mutual
 from nas_distill.spaces import NetworkBuilder
 from nas_distill.teacher import TeacherSignal
 
@@ -39,7 +39,7 @@ class Block:
         if len(self.distillers) == 1:
             self.distillers[0].advance(to_step)
         else:
-            advance_together(self.distillers, to_step)
+            advance_mutual(self.distillers, to_step)
         return 1e3 * (time.perf_counter() - began) / self.steps
 
 

@@ -26,7 +26,7 @@ from nas_distill.pruning.statistics import recalibrate_batch_norm
 from nas_distill.pruning.surgery import prune
 from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.teacher import Teacher
-from nas_distill.teacher.weights import fill, read_weights
+from nas_distill.teacher.weights import load_weights, read_weights
 
 CUTTING = FromTeacherConfig()
 """How nas_distill cuts a teacher unless told otherwise: here, too, what is controlled for must not differ."""
@@ -210,7 +210,7 @@ class GivenWeights:
 
     def fill(self, student: nn.Module, architecture: Architecture) -> None:
         """Give the student the file's weights."""
-        fill(student, read_weights(self.path), str(self.path))
+        load_weights(student, read_weights(self.path), str(self.path))
 
 
 def shape_of(teacher: Teacher) -> Widths:

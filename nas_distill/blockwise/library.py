@@ -229,7 +229,7 @@ def build_library(
             identity=identity,
         )
     library.save()
-    training.forget(folder)
+    training.delete_checkpoint(folder)
     (folder / SCORES).unlink(missing_ok=True)
     return library
 

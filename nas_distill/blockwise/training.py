@@ -102,7 +102,7 @@ class LocalTraining(TrainingLoop):
         weights = [weight for one in self._trained for weight in self.modules[one.key].parameters()]
         if not any(weight.requires_grad for weight in weights):
             weights = [nn.Parameter(torch.zeros(()))]  # an optimiser has one at least
-        self.optimize(weights, apart=True)
+        self.optimize(weights, independent=True)
 
     @property
     def presented(self) -> int:
@@ -158,13 +158,13 @@ class LocalTraining(TrainingLoop):
             yield self.batch(index)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _training_context(self) -> Iterator[None]:
         for entry in self._trained:
             train_norms_alone(self.modules[entry.key])
         with self.watch() as self._watch:
             yield
 
-    def _learn(self, index: Tensor, view: int) -> None:
+    def _compute_gradients(self, index: Tensor, view: int) -> None:
         _, passages = self._watch.run(self.batch(index, view))
         for entry, loss in self._losses(self._trained, passages):
             if not bool(torch.isfinite(loss)):

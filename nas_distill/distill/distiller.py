@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from nas_distill.config import TrainingConfig
 from nas_distill.data import Dataset
-from nas_distill.distill.curriculum import misfit, places_that_count
+from nas_distill.distill.curriculum import curriculum_error, selected_indices
 from nas_distill.distill.loop import TrainingLoop
 from nas_distill.distill.losses import Batch, Outputs, Shapes
 from nas_distill.distill.objective import Objective
 from nas_distill.distill.pairing import TermPairs
 from nas_distill.distill.schedule import AveragedWeights, Length
-from nas_distill.distill.terms import LossTerms, few
+from nas_distill.distill.terms import LossTerms, sample_inputs
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.tasks import find_task
 from nas_distill.teacher.signal import Answer, TeacherSignal
@@ -118,13 +118,13 @@ class Distiller(TrainingLoop):
         return place(copied, "cpu", torch.contiguous_format)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _training_context(self) -> Iterator[None]:
         self.model.train()
         self.objective.train()
         yield
         self._check_finite()
 
-    def _learn(self, index: Tensor, view: int) -> None:
+    def _compute_gradients(self, index: Tensor, view: int) -> None:
         x, labels = self.data.batch("train", index, view)
         x, labels = self._place(x), labels.to(self.device, non_blocking=True)
         answer = None if self.signal is None else self.signal.answer("train", index, view, x)
@@ -164,7 +164,7 @@ class Distiller(TrainingLoop):
         """Return the loss of the whole batch, or of what a curriculum lets count."""
         outputs = self._outputs(logits, answer)
         teacher = None if answer is None else answer.logits
-        places = places_that_count(self.training.curriculum, logits, teacher, batch, self.data.task)
+        places = selected_indices(self.training.curriculum, logits, teacher, batch, self.data.task)
         if places is not None:
             outputs = [(ours.at(places), None if theirs is None else theirs.at(places)) for ours, theirs in outputs]
             batch = batch.at(places)
@@ -196,7 +196,9 @@ class Distiller(TrainingLoop):
         """Find the terms, the layers that they compare in this student, and make their learnable parts."""
         signal = self.signal
         loss = LossTerms.of(self.training.loss, task=self.data.task, paths=paths, taught=signal is not None)
-        self._reads = loss.pairs(self.model, () if signal is None else signal.features, self._place(few(self.data)))
+        self._reads = loss.pairs(
+            self.model, () if signal is None else signal.features, self._place(sample_inputs(self.data))
+        )
         names = [name for read in self._reads for name in read.student]
         self._tap = Tap(self.model, names) if names else None
         sizes = self.data.num_classes, len(self.data.train), self.total_steps
@@ -223,7 +225,7 @@ class Distiller(TrainingLoop):
 
     def _check_fit(self) -> None:
         classes, task = self.data.num_classes, self.data.task
-        wrong = misfit(self.training.curriculum, task)
+        wrong = curriculum_error(self.training.curriculum, task)
         if wrong is not None:
             raise TrainingError(f"curriculum.by: {wrong}.")
         if self.signal is not None:

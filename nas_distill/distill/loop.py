@@ -69,14 +69,14 @@ class TrainingLoop(ABC):
         self._order: tuple[int, Tensor] = -1, places
 
     def optimize(
-        self, weights: Iterable[nn.Parameter], *, apart: bool = False, half: torch.dtype | None = None
+        self, weights: Iterable[nn.Parameter], *, independent: bool = False, half: torch.dtype | None = None
     ) -> None:
         """Make the optimiser of the weights that take a gradient; see ``make_optimizer``.
 
         ``half``: the type that the forward pass computes in where it is not that of the weights.
         """
         self.half = half
-        self._optimizer = make_optimizer(weights, self._settings, apart=apart)
+        self._optimizer = make_optimizer(weights, self._settings, independent=independent)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
 
     @property
@@ -116,7 +116,7 @@ class TrainingLoop(ABC):
             TrainingError: the training cannot continue; see the subclass.
         """
         since = time.perf_counter()
-        with seeded_torch(self.seed, "advance", self.step), self._running():
+        with seeded_torch(self.seed, "advance", self.step), self._training_context():
             for index, view in self._batches(to_step):
                 self._train_step(index, view)
                 since = self._clock(since)
@@ -162,16 +162,16 @@ class TrainingLoop(ABC):
         self.step, self.seconds = state["step"], state["seconds"]
         return True
 
-    def forget(self, folder: Path) -> None:
+    def delete_checkpoint(self, folder: Path) -> None:
         """Delete what ``save`` left."""
         (folder / _STATE).unlink(missing_ok=True)
 
     @abstractmethod
-    def _learn(self, index: Tensor, view: int) -> None:
+    def _compute_gradients(self, index: Tensor, view: int) -> None:
         """Give the weights the gradients (``_backward``, ``_clip``) of the samples ``index`` in ``view``."""
 
     @abstractmethod
-    def _running(self) -> AbstractContextManager[None]:
+    def _training_context(self) -> AbstractContextManager[None]:
         """Return the context in which steps are taken: modules in training mode, hooks attached."""
 
     @abstractmethod
@@ -190,7 +190,7 @@ class TrainingLoop(ABC):
         self._seed_step()
         self._set_rate()
         self._optimizer.zero_grad(set_to_none=True)
-        self._learn(index, view)
+        self._compute_gradients(index, view)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.step += 1
@@ -232,11 +232,11 @@ class TrainingLoop(ABC):
 
 
 def make_optimizer(
-    weights: Iterable[nn.Parameter], config: OptimizerConfig, *, apart: bool = False
+    weights: Iterable[nn.Parameter], config: OptimizerConfig, *, independent: bool = False
 ) -> torch.optim.Optimizer:
     """Return an optimiser of weights that take a gradient; weight decay is for matrices and filters only.
 
-    ``apart``: what it does to one weight does not depend on the others, not even on their layout in memory.
+    ``independent``: what it does to one weight does not depend on the others, not even on their layout in memory.
 
     Raises:
         TrainingError: there are none.
@@ -250,7 +250,7 @@ def make_optimizer(
     if not groups:
         raise TrainingError("The student has no weights to train.")
     kernel: dict[str, Any] = {"foreach": True}
-    if not apart:
+    if not independent:
         kernel = {"fused": all(_fusible(weight) for weight in weights) or None}  # None leaves the choice to torch
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, **kernel)

@@ -12,7 +12,7 @@ from nas_distill.distill.distiller import Distiller
 from nas_distill.teacher.signal import Answer, TeacherSignal, mixture
 
 
-class PeerSignal:
+class MutualSignal:
     """What a student's peers say, and the teacher with them; a TeacherSignal for ``Distiller``.
 
     Deep mutual learning (Zhang et al., 2018, arXiv:1706.00384): each student learns from the mean of the others'
@@ -48,13 +48,13 @@ class PeerSignal:
         self.teacher.check(data)
 
 
-def introduce(distillers: Sequence[Distiller], signals: Sequence[PeerSignal]) -> None:
+def connect_peers(distillers: Sequence[Distiller], signals: Sequence[MutualSignal]) -> None:
     """Make every student the peer of every other; ``signals`` [K] are theirs, in their order."""
     for place, signal in enumerate(signals):
         signal.peers = [other for at, other in enumerate(distillers) if at != place]
 
 
-def advance_together(distillers: Sequence[Distiller], to_step: int) -> None:
+def advance_mutual(distillers: Sequence[Distiller], to_step: int) -> None:
     """Train all, step by step in turn, up to optimiser step ``to_step``.
 
     Raises:

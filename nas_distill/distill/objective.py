@@ -56,7 +56,7 @@ def find_terms(
     return found
 
 
-def on_labels_alone(terms: Sequence[Term], task: str = "classification") -> list[Term]:
+def labels_only(terms: Sequence[Term], task: str = "classification") -> list[Term]:
     """Return what is left without a teacher: the labels' term of weight 1, with the options that it has beside one."""
     given = next((term for term in terms if term.config.name == find_task(task).labels_loss), None)
     if given is None:

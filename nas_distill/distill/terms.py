@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas_distill.config import TermConfig
 from nas_distill.data import Dataset
-from nas_distill.distill.objective import Term, find_terms, on_labels_alone
+from nas_distill.distill.objective import Term, find_terms, labels_only
 from nas_distill.distill.pairing import TermPairs, pair_layers, teacher_features
 from nas_distill.tasks import find_task
 from nas_distill.teacher.signal import Feature
@@ -52,7 +52,7 @@ class LossTerms:
         """
         if taught:
             return cls(tuple(find_terms(loss, where=where, paths=paths, task=task)), task)
-        return cls(tuple(on_labels_alone(find_terms(loss, where=where, paths=paths), task)), task)
+        return cls(tuple(labels_only(find_terms(loss, where=where, paths=paths), task)), task)
 
     def __add__(self, other: LossTerms) -> LossTerms:
         """Return the terms of both, for what both ask of a teacher."""
@@ -70,7 +70,7 @@ class LossTerms:
         return given
 
     @property
-    def compares(self) -> bool:
+    def reads_layers(self) -> bool:
         """Whether any term reads layers, of the student or of a teacher."""
         return any(term.spec.layers != "none" for term in self.terms)
 
@@ -80,7 +80,7 @@ class LossTerms:
         Raises:
             TrainingError: the teacher has no layer of a kind that a term needs, or none of the name that it gives.
         """
-        return teacher_features(self.terms, teacher, few(data))
+        return teacher_features(self.terms, teacher, sample_inputs(data))
 
     def pairs(self, student: nn.Module, features: Sequence[Feature], x: Tensor) -> list[TermPairs]:
         """Return, for each term, the layers of a student to tap and the teacher's features to compare them with.
@@ -96,6 +96,6 @@ class LossTerms:
         return [pair_layers(term, student, features, x) for term in self.terms]
 
 
-def few(data: Dataset) -> Tensor:
+def sample_inputs(data: Dataset) -> Tensor:
     """Return the few validation samples (B, ...) on which networks are run to find their layers."""
     return data.batch("val", torch.arange(min(3, len(data.val))))[0]

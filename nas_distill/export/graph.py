@@ -17,7 +17,7 @@ from nas_distill.utils.files import atomic_path
 from nas_distill.utils.modules import first_cause, quiet
 
 
-class Program(nn.Module):
+class StudentGraph(nn.Module):
     """A student that was loaded as a graph: it predicts, for any batch size, and cannot be trained further."""
 
     def __init__(self, graph: nn.Module) -> None:
@@ -35,7 +35,7 @@ class Program(nn.Module):
         """The module that exporters trace in place of this one: tracing a graph inside another loses its weights."""
         return self.graph
 
-    def train(self, mode: bool = True) -> Program:
+    def train(self, mode: bool = True) -> StudentGraph:
         """Refuse training mode: a graph holds the eval behaviour alone.
 
         Raises:
@@ -67,7 +67,7 @@ def save_program(module: nn.Module, input_shape: Sequence[int], path: Path) -> N
         temporary.write_bytes(content)
 
 
-def load_program(path: Path) -> Program:
+def load_program(path: Path) -> StudentGraph:
     """Read a graph that ``save_program`` wrote, without unpickling or evaluating anything.
 
     Raises:
@@ -80,7 +80,7 @@ def load_program(path: Path) -> Program:
     try:
         fresh = data_only(content)
         with quiet():
-            return Program(_load(fresh))
+            return StudentGraph(_load(fresh))
     except Exception as error:
         raise ExportError(f"{path} is not the graph of a student: {first_cause(error)}.") from error
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_distill.utils.errors import ExportError
 from nas_distill.utils.validation import explain
 
-Kind = Literal["final", "labels", "assisted", "reborn", "mutual", "updated"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-DISTILLED: tuple[Kind, ...] = ("final", "assisted", "reborn", "mutual")
+StudentKind = Literal["final", "labels", "assisted", "reborn", "mutual", "updated"]
+DISTILLED: tuple[StudentKind, ...] = ("final", "assisted", "reborn", "mutual")
 """Kinds whose quality compares within a run: taught, and validated on the run's own data."""
 
 
@@ -42,7 +41,7 @@ class Provenance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind
+    kind: StudentKind
     key: str
     trial: str
     teacher: str | None = None
@@ -85,7 +84,7 @@ def _earlier(metadata: Mapping[str, Any], path: Path) -> Provenance:
             f"{path} does not tell how its student was trained, so it cannot be compared with others; distil it again."
         )
     former = metadata.get("updated_from")
-    kind: Kind = "final"
+    kind: StudentKind = "final"
     if former is not None:
         kind = "updated"
     elif "together_with" in metadata:

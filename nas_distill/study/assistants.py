@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from nas_distill.export.provenance import Kind, read_provenance
+from nas_distill.export.provenance import StudentKind, read_provenance
 from nas_distill.export.student import SPEC, load_spec
 from nas_distill.runs.pareto import front_records
 from nas_distill.runs.records import TrialRecord
@@ -29,7 +29,7 @@ class Distillable(Protocol):
         """Return another trial of the run."""
         ...
 
-    def students(self, *kinds: Kind) -> list[Student]:
+    def students(self, *kinds: StudentKind) -> list[Student]:
         """Return its finished students of some kinds, the best first."""
         ...
 
@@ -51,7 +51,7 @@ class Assistant:
 
     student: Student
     name: str
-    kind: Kind
+    kind: StudentKind
 
     def teacher(self) -> Teacher:
         """Return it as a frozen teacher."""

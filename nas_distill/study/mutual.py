@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nas_distill.distill import Distiller
-from nas_distill.distill.mutual import PeerSignal, advance_together, introduce
+from nas_distill.distill.mutual import MutualSignal, advance_mutual, connect_peers
 from nas_distill.engine.evaluator import write_student
 from nas_distill.engine.finalists import recipe_of
 from nas_distill.export.provenance import Provenance
@@ -41,7 +41,7 @@ def distill_together(
         )
     with disk_errors(run.folder.path):
         teacher = teacher_signal(inputs, run.folder, observer, training)
-        signals = [PeerSignal(teacher, temperature, inputs.data.task) for _ in trials]
+        signals = [MutualSignal(teacher, temperature, inputs.data.task) for _ in trials]
         builder, seed = inputs.student_builder(run.folder), derive(run.config.seed, "final")
         distillers = []
         for trial, signal in zip(trials, signals):
@@ -64,11 +64,11 @@ def distill_together(
                 f"The checkpoints of {', '.join(keys)} are of different steps, as their process died between them; "
                 "delete them to start anew."
             )
-        introduce(distillers, signals)
+        connect_peers(distillers, signals)
         first = distillers[0]
         observer.phase(f"distilling {len(trials)} trials together")
         while first.step < first.total_steps:
-            advance_together(distillers, first.epoch_end)
+            advance_mutual(distillers, first.epoch_end)
             for distiller, folder in zip(distillers, checkpoints):
                 distiller.save(folder)
             reached = " ".join(f"{distiller.quality():.2%}" for distiller in distillers)

@@ -29,7 +29,7 @@ from nas_distill.costs.runtimes import Runtime, find_runtime
 from nas_distill.costs.tracing import attends
 from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.data.loaders import as_dataset
-from nas_distill.distill.curriculum import misfit
+from nas_distill.distill.curriculum import curriculum_error
 from nas_distill.distill.terms import LossTerms
 from nas_distill.engine.candidates import LEAST_SECONDS, Candidates, Pricing
 from nas_distill.engine.child import CallError, Child
@@ -335,7 +335,7 @@ def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None
             "'position' or 'each'."
         )
     for name, training in (("score", config.score.training), ("final", config.final.training)):
-        wrong = misfit(training.curriculum, task)
+        wrong = curriculum_error(training.curriculum, task)
         if wrong is not None:
             raise ConfigError(f"{name}.curriculum.by: {wrong}.")
 

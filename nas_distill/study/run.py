@@ -23,7 +23,7 @@ from nas_distill.study.student import Student
 from nas_distill.study.trial import Trial
 from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherStore
-from nas_distill.teacher.store import Verification
+from nas_distill.teacher.store import StoreCheck
 from nas_distill.utils.errors import BudgetError, RunError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Run(StoredRun):
     ) -> list[Student]:
         """Distil trials side by side, in this process, each taught by the teacher and by the others (mutual learning).
 
-        See ``PeerSignal``. It saves itself after each epoch and goes on from there when called again alike.
+        See ``MutualSignal``. It saves itself after each epoch and goes on from there when called again alike.
 
         Args:
             trials: numbers of at least two trials; the finalists unless given.
@@ -235,7 +235,7 @@ class Run(StoredRun):
         left = None if self.finished or progress.seconds_left is None else round(progress.seconds_left, 1)
         return {"full_epochs": progress.done, "full_epochs_requested": progress.total, "full_seconds_left": left}
 
-    def verify_store(self, samples: int = 256) -> Verification:
+    def verify_store(self, samples: int = 256) -> StoreCheck:
         """Compare stored teacher logits with the live teacher's.
 
         Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from nas_distill.config import TrainingConfig
-from nas_distill.distill.terms import LossTerms, few
+from nas_distill.distill.terms import LossTerms, sample_inputs
 from nas_distill.engine.candidates import Candidates
 from nas_distill.reports import formatting as words
 from nas_distill.runs.folder import RunFolder
@@ -39,11 +39,11 @@ def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
     said: dict[str, None] = {}
     for training in (config.score.training, config.final.training):
         loss = inputs.terms(training)
-        if not loss.compares:
+        if not loss.reads_layers:
             continue
         features = loss.features(inputs.teacher.module, data)
         try:
-            rows, error = candidates.look(inputs.space.smallest(), _compared, loss, features, few(data))
+            rows, error = candidates.look(inputs.space.smallest(), _compared, loss, features, sample_inputs(data))
         except BuildError:  # it fails when its turn comes
             continue
         if error is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_distill.engine.finalists import recipe_of
 from nas_distill.engine.work import Work, epoch_rungs, last_rung
-from nas_distill.export.provenance import DISTILLED, Kind, Provenance
+from nas_distill.export.provenance import DISTILLED, Provenance, StudentKind
 from nas_distill.reports import formatting as words
 from nas_distill.reports.tables import STATES
 from nas_distill.runs.records import TrialRecord
@@ -55,7 +55,7 @@ class Trial:
         """Return another trial of the same run."""
         return Trial(self.run, record)
 
-    def students(self, *kinds: Kind) -> list[Student]:
+    def students(self, *kinds: StudentKind) -> list[Student]:
         """Return its finished students of some kinds, those of the best validation quality first.
 
         Their provenance says what each is. Without ``kinds`` these are the full distillations, in the search and since,

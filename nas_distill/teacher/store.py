@@ -43,7 +43,7 @@ Missing = Literal["uniform", "zero"]
 
 
 @dataclass(frozen=True)
-class Verification:
+class StoreCheck:
     """Stored against computed logits: largest difference, share of equal answers (higher is better), samples.
 
     Equal is the top-1 class, or of a multi-label task all labels; a regression's answers are equal within fp16.
@@ -192,7 +192,7 @@ class TeacherStore:
         store._compare(teacher, data, _SPOT_CHECK, seed=0)
         return store
 
-    def verify(self, teacher: Teacher, data: Dataset, *, samples: int = 256, seed: int = 0) -> Verification:
+    def verify(self, teacher: Teacher, data: Dataset, *, samples: int = 256, seed: int = 0) -> StoreCheck:
         """Check every stored byte against its checksum, and ``samples`` stored answers against the live teacher's.
 
         The answers are drawn from the validation samples and from all views of the training samples.
@@ -209,7 +209,7 @@ class TeacherStore:
                 raise TeacherError(f"Teacher store {path} has changed since it was written; delete {self.folder}.")
         return self._compare(teacher, data, max(2, samples), seed)
 
-    def _compare(self, teacher: Teacher, data: Dataset, samples: int, seed: int) -> Verification:
+    def _compare(self, teacher: Teacher, data: Dataset, samples: int, seed: int) -> StoreCheck:
         live = LiveSignal(teacher, features=self.features)
         generator = torch_generator(seed, "verify")
         count = samples // 2
@@ -238,7 +238,7 @@ class TeacherStore:
                     )
                 worst = max(worst, difference)
             same += int(find_task(data.task).same_answers(logits, stored.logits).sum())
-        return Verification(worst, same / samples, samples)
+        return StoreCheck(worst, same / samples, samples)
 
 
 def expand(values: Tensor, classes: Tensor, num_classes: int, missing: Missing) -> Tensor:

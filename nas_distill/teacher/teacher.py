@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nas_distill.config import TeacherSource
 from nas_distill.data import Dataset
 from nas_distill.tasks import find_task
-from nas_distill.teacher.weights import fill, read_weights
+from nas_distill.teacher.weights import load_weights, read_weights
 from nas_distill.utils.checkpoints import module_digest
 from nas_distill.utils.errors import TeacherError, TrustError, did_you_mean, first_line
 from nas_distill.utils.files import is_own
@@ -124,7 +124,7 @@ def load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path] = (
             )
         with _guarded(folder):
             module = _build_seeded(builder, arguments, data, paths)
-        fill(module, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        load_weights(module, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return freeze(module, data, config.name)
     assert config.builder is not None
     module = _build_seeded(config.builder, config.arguments, data, paths)
@@ -132,7 +132,7 @@ def load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path] = (
         return freeze(module, data, config.builder.rpartition(":")[2])
     found = next((folder / config.weights for folder in paths if (folder / config.weights).exists()), None)
     path = found or Path(config.weights).expanduser()
-    fill(module, read_weights(path), str(path))
+    load_weights(module, read_weights(path), str(path))
     return freeze(module, data, path.stem)
 
 

@@ -58,7 +58,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load a state dict into a module.
 
     Raises:

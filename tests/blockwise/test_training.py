@@ -124,7 +124,7 @@ def test_it_saves_itself_now_and_then(make_training, tmp_path, monkeypatch):
     again = make_training(epochs=1)
     assert again.load(tmp_path)
     assert again.step == again.total_steps
-    again.forget(tmp_path)
+    again.delete_checkpoint(tmp_path)
     assert not again.load(tmp_path)
 
 

@@ -10,15 +10,15 @@ from torch import nn
 from nas_distill.config import CurriculumConfig, TermConfig, TrainingConfig
 from nas_distill.data import Dataset, load_dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.curriculum import easiest, hardness, share_that_counts
+from nas_distill.distill.curriculum import curriculum_share, difficulty, easiest
 from nas_distill.distill.losses import Outputs
 
 
 def test_the_share_rises_to_all():
     curriculum = CurriculumConfig(start=0.2, until=0.5)
-    assert share_that_counts(0.0, curriculum) == pytest.approx(0.2)
-    assert share_that_counts(0.25, curriculum) == pytest.approx(0.6)
-    assert share_that_counts(0.5, curriculum) == share_that_counts(0.9, curriculum) == 1
+    assert curriculum_share(0.0, curriculum) == pytest.approx(0.2)
+    assert curriculum_share(0.25, curriculum) == pytest.approx(0.6)
+    assert curriculum_share(0.5, curriculum) == curriculum_share(0.9, curriculum) == 1
 
 
 @settings(deadline=None)
@@ -37,9 +37,9 @@ def test_what_is_hard_by_hand():
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])
     labels = torch.tensor([0, 1])
     entropy = [math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))]
-    np.testing.assert_allclose(hardness(torch.zeros(2, 2), logits, labels, "teacher_entropy"), entropy, rtol=1e-6)
-    np.testing.assert_allclose(hardness(logits, None, labels, "student_loss"), [math.log(2), math.log(4)], rtol=1e-6)
-    assert hardness(logits, None, labels, "teacher_entropy").tolist() == [0, 0]
+    np.testing.assert_allclose(difficulty(torch.zeros(2, 2), logits, labels, "teacher_entropy"), entropy, rtol=1e-6)
+    np.testing.assert_allclose(difficulty(logits, None, labels, "student_loss"), [math.log(2), math.log(4)], rtol=1e-6)
+    assert difficulty(logits, None, labels, "teacher_entropy").tolist() == [0, 0]
 
 
 def test_outputs_of_some_samples():

@@ -5,7 +5,7 @@ import torch
 from nas_distill.config import TermConfig, TrainingConfig
 from nas_distill.distill.losses import Batch, Loss, Outputs, Shapes, loss_names
 from nas_distill.distill.losses.kd import divergence
-from nas_distill.distill.objective import Objective, find_terms, on_labels_alone
+from nas_distill.distill.objective import Objective, find_terms, labels_only
 from nas_distill.utils.errors import ConfigError
 
 SHAPES = Shapes(classes=5, samples=20, steps=10)
@@ -17,7 +17,7 @@ def config(name, **keys):
 
 def value(configs, student, teacher, labels, done=0.0, *, alone=False):
     terms = find_terms(configs)
-    terms = on_labels_alone(terms) if alone else terms
+    terms = labels_only(terms) if alone else terms
     objective = Objective(terms, [SHAPES] * len(terms))
     answer = None if teacher is None else Outputs(teacher)
     batch = Batch(labels, torch.arange(len(labels)), done)

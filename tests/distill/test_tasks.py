@@ -10,8 +10,8 @@ from torch import nn
 from nas_distill.config import CurriculumConfig, TrainingConfig, default_loss
 from nas_distill.data import Dataset
 from nas_distill.distill import Distiller
-from nas_distill.distill.curriculum import hardness
-from nas_distill.distill.objective import find_terms, on_labels_alone
+from nas_distill.distill.curriculum import difficulty
+from nas_distill.distill.objective import find_terms, labels_only
 from nas_distill.tasks import find_task
 from nas_distill.teacher import LiveSignal, freeze
 from nas_distill.utils.errors import ConfigError, TeacherError, TrainingError
@@ -110,9 +110,9 @@ def test_losses_of_another_task_are_refused(taught):
 
 def test_without_a_teacher_the_labels_term_keeps_its_options():
     terms = find_terms(default_loss("multilabel"), task="multilabel")
-    (left,) = on_labels_alone(terms, "multilabel")
+    (left,) = labels_only(terms, "multilabel")
     assert (left.config.name, left.weight) == ("bce", 1.0)
-    (fresh,) = on_labels_alone(find_terms(TrainingConfig().loss), "regression")
+    (fresh,) = labels_only(find_terms(TrainingConfig().loss), "regression")
     assert (fresh.config.name, fresh.weight) == ("squared_error", 1.0)
 
 
@@ -135,12 +135,12 @@ def test_networks_of_another_number_of_outputs_are_refused(taught):
 
 def test_what_is_hard_by_hand():
     logits, labels = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    found = hardness(logits, None, labels, "student_loss", "multilabel")
+    found = difficulty(logits, None, labels, "student_loss", "multilabel")
     np.testing.assert_allclose(found, [2 * math.log(2), math.log(4) + math.log(2)], rtol=1e-6)
     entropy = math.log(2) - (0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    found = hardness(labels, logits, labels, "teacher_entropy", "multilabel")
+    found = difficulty(labels, logits, labels, "teacher_entropy", "multilabel")
     np.testing.assert_allclose(found, [2 * math.log(2), entropy], rtol=1e-6)
-    found = hardness(torch.tensor([[1.0, 2.0]]), None, torch.tensor([[2.0, 5.0]]), "student_loss", "regression")
+    found = difficulty(torch.tensor([[1.0, 2.0]]), None, torch.tensor([[2.0, 5.0]]), "student_loss", "regression")
     np.testing.assert_allclose(found, [(1 + 9) / 2], rtol=1e-6)
 
 

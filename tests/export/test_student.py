@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nas_distill.export.graph import Program
+from nas_distill.export.graph import StudentGraph
 from nas_distill.export.student import load_spec, load_student, save_student
 from nas_distill.spaces import Architecture, load_space
 from nas_distill.utils.errors import ExportError, StorageError
@@ -183,7 +183,7 @@ def test_a_builder_beside_the_search_file_leaves_a_graph_too(tmp_path, builders,
     space = Space("toy_builders:build", paths=[tmp_path / "code"])
     architecture = Architecture({"width": 6, "depth": 2})
     save_student(tmp_path / "s", network, architecture, space, input_shape=SHAPE, num_classes=CLASSES)
-    assert not isinstance(load_student(tmp_path / "s"), Program)
+    assert not isinstance(load_student(tmp_path / "s"), StudentGraph)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path / "code")])
     monkeypatch.delitem(sys.modules, "toy_builders")
     importlib.invalidate_caches()
@@ -192,7 +192,7 @@ def test_a_builder_beside_the_search_file_leaves_a_graph_too(tmp_path, builders,
         same(network, load_student(tmp_path / "s", trust=True))
     with pytest.warns(UserWarning, match="toy_builders:build"):
         same(network, load_student(tmp_path / "s"))
-    assert not isinstance(load_student(tmp_path / "s", paths=[tmp_path / "code"], trust=True), Program)
+    assert not isinstance(load_student(tmp_path / "s", paths=[tmp_path / "code"], trust=True), StudentGraph)
 
 
 def local_builder(builders):
@@ -207,7 +207,7 @@ def test_a_builder_that_cannot_be_imported_leaves_a_graph(tmp_path, builders):
     save(tmp_path, network, local_builder(builders))
     with pytest.warns(UserWarning, match="was loaded as a graph"):
         loaded = load_student(tmp_path)
-    assert isinstance(loaded, Program)
+    assert isinstance(loaded, StudentGraph)
     assert not loaded.training
     for count in (1, 2, 7):
         same(network, loaded, count)

@@ -13,7 +13,7 @@ from torch import nn
 
 import nas_distill as nd
 from nas_distill.cli.output import print_table
-from nas_distill.export.graph import Program
+from nas_distill.export.graph import StudentGraph
 from nas_distill.runs import journal
 from nas_distill.runs.folder import RunFolder
 from nas_distill.utils.errors import RunError, TrustError
@@ -198,7 +198,7 @@ def test_an_own_run_started_from_python_loads_its_own_builder(tmp_path, no_expor
     monkeypatch.setattr("nas_distill.utils.references._used", {})
     opened = nd.open_run(tmp_path / "run")
     assert opened.inputs_if_given() is None
-    assert not isinstance(opened.student().module, Program)
+    assert not isinstance(opened.student().module, StudentGraph)
     sys.modules.pop("plain_builders")
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nas_distill.teacher.weights import fill, read_weights, save_weights
+from nas_distill.teacher.weights import load_weights, read_weights, save_weights
 from nas_distill.utils.errors import TeacherError
 
 
@@ -26,7 +26,7 @@ def test_safetensors_and_pickled_state_dicts_come_back(tmp_path, make_module):
         assert equal(read_weights(path), state), path
         other = make_module(seed=1)
         assert not equal(other.state_dict(), state)
-        fill(other, read_weights(path), str(path))
+        load_weights(other, read_weights(path), str(path))
         assert equal(other.state_dict(), state)
 
 
@@ -38,7 +38,7 @@ def test_tied_weights_are_saved_and_come_back_tied(tmp_path):
 
     module, other = tied(), tied()
     save_weights(module, tmp_path / "a.safetensors")
-    fill(other, read_weights(tmp_path / "a.safetensors"), "a")
+    load_weights(other, read_weights(tmp_path / "a.safetensors"), "a")
     assert other[1].weight is other[0].weight
     assert torch.equal(other[0].weight, module[0].weight)
 
@@ -148,7 +148,7 @@ def test_weights_of_another_module_say_the_first_difference(make_module, change,
     module = make_module()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with pytest.raises(TeacherError) as caught:
-        fill(module, state, "w.pt")
+        load_weights(module, state, "w.pt")
     assert str(caught.value).startswith("Weights w.pt do not fit the module: ")
     assert message in str(caught.value)
     assert equal(dict(module.state_dict()), before)
@@ -161,10 +161,10 @@ def test_a_module_that_reads_its_state_in_its_own_way(tmp_path):
 
     save_file({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, tmp_path / "a.safetensors")
     with pytest.raises(TeacherError, match=r"^Weights a cannot be loaded into the module \(KeyError"):
-        fill(Own(2, 2), read_weights(tmp_path / "a.safetensors"), "a")
+        load_weights(Own(2, 2), read_weights(tmp_path / "a.safetensors"), "a")
 
 
 def test_lazy_modules_are_filled():
     lazy = nn.LazyLinear(3)
-    fill(lazy, nn.Linear(5, 3).state_dict(), "w")
+    load_weights(lazy, nn.Linear(5, 3).state_dict(), "w")
     assert lazy.weight.shape == (3, 5)

@@ -81,7 +81,7 @@ class Contrastive(Loss):
         scores = [(one @ bank.T / self.tau).gather(1, places) for one, bank in zip(embedded, self.banks.flip(0))]
         if self.training:
             self._remember(index, scores, embedded)
-        return contrast(scores[0] - self.log_normal[0], self.shapes.samples) + contrast(
+        return nce_loss(scores[0] - self.log_normal[0], self.shapes.samples) + nce_loss(
             scores[1] - self.log_normal[1], self.shapes.samples
         )
 
@@ -105,7 +105,7 @@ class Contrastive(Loss):
         self.banks = banks
 
 
-def contrast(scores: Tensor, samples: int) -> Tensor:
+def nce_loss(scores: Tensor, samples: int) -> Tensor:
     """Return the loss of noise-contrastive estimation with noise that is even over ``samples``; a scalar.
 
     With P = exp(score) and c = negatives / samples: the sum of -log(P / (P + c)) of the sample's own (first column) and

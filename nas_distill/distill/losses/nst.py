@@ -11,7 +11,7 @@ from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import loss
 
 
-def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
+def squared_mmd(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the squared maximum mean discrepancy of channels under the kernel (a . b)^2, averaged over the batch.
 
     Channels are brought to norm 1 over places first. Equal channels, in any order, give the minimum, 0.
@@ -53,7 +53,7 @@ class NeuronSelectivity(Loss):
             ours, theirs = exact(ours), exact(theirs)
             if ours.dim() == 4:
                 size = smaller(ours.shape, theirs.shape)
-                found.append(discrepancy(pooled_to(ours, size).flatten(2), pooled_to(theirs, size).flatten(2)))
+                found.append(squared_mmd(pooled_to(ours, size).flatten(2), pooled_to(theirs, size).flatten(2)))
             else:
-                found.append(discrepancy(ours.transpose(1, 2), theirs.transpose(1, 2)))
+                found.append(squared_mmd(ours.transpose(1, 2), theirs.transpose(1, 2)))
         return torch.stack(found).sum()

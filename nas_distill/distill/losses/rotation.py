@@ -50,15 +50,15 @@ class Rotation(Loss):
         count, device = len(batch.x), batch.x.device
         if self.every:
             turns = torch.arange(TURNS, device=device).repeat_interleave(count)
-            seen = turned(batch.x.repeat(TURNS, 1, 1, 1), turns)
+            seen = rotated(batch.x.repeat(TURNS, 1, 1, 1), turns)
         else:
             turns = torch.randint(TURNS, (count,), device=device)
-            seen = turned(batch.x, turns)
+            seen = rotated(batch.x, turns)
         feature = pooled(student.again(seen).features[0])
         return functional.cross_entropy(self.head(feature.to(self.head.weight.dtype)), turns)
 
 
-def turned(x: Tensor, turns: Tensor) -> Tensor:
+def rotated(x: Tensor, turns: Tensor) -> Tensor:
     """Return images (B, C, H, H), each turned anticlockwise by its own number (B,) of quarter turns."""
     found = torch.empty_like(x)
     for number in range(TURNS):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conformance import check_finite, drawn
 
-from nas_distill.distill.losses.rotation import turned
+from nas_distill.distill.losses.rotation import rotated
 from nas_distill.utils.errors import TrainingError
 
 IMAGE = (2, 4, 4)
@@ -25,7 +25,7 @@ def draws(count, seed=3):
 
 def test_images_are_turned_each_by_its_own_number():
     x, turns = drawn(9, *IMAGE), torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, 0])
-    for made, image, number in zip(turned(x, turns), x, turns):
+    for made, image, number in zip(rotated(x, turns), x, turns):
         np.testing.assert_array_equal(made.numpy(), np.rot90(image.numpy(), int(number), axes=(1, 2)))
 
 
@@ -80,7 +80,7 @@ def test_right_answers_are_the_minimum_0(make_asked):
     asked = make_asked("rotation", (1, 2, 2), (4,))
     x = torch.zeros(6, 1, 2, 2).double()
     x[:, 0, 0, 0] = 1
-    corners = [int(turned(x[:1], torch.tensor([k])).flatten().argmax()) for k in range(4)]
+    corners = [int(rotated(x[:1], torch.tensor([k])).flatten().argmax()) for k in range(4)]
     with torch.no_grad():
         asked.module.head.bias.zero_()
         asked.module.head.weight.zero_()

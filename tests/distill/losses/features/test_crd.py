@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas_distill.distill.losses.crd import contrast
+from nas_distill.distill.losses.crd import nce_loss
 from nas_distill.utils.errors import ConfigError, TrainingError
 
 SMALL = {"dim": 3, "negatives": 5, "tau": 0.5}
@@ -51,12 +51,12 @@ def test_it_is_the_formula_and_the_normaliser_stays_that_of_the_first_batch(make
 def test_a_value_worked_out_by_hand():
     # Two samples and one negative: c = 1/2. P = 1/2 for both: log 2 each.
     scores = torch.full((4, 2), math.log(0.5), dtype=torch.float64)
-    assert float(contrast(scores, 2)) == pytest.approx(2 * math.log(2), rel=1e-12)
+    assert float(nce_loss(scores, 2)) == pytest.approx(2 * math.log(2), rel=1e-12)
     # P = 1 for the own, 0 for the other: log((1 + 1/2) / 1).
     scores = torch.tensor([[0.0, -1e9]], dtype=torch.float64)
-    assert float(contrast(scores, 2)) == pytest.approx(math.log(1.5), rel=1e-12)
+    assert float(nce_loss(scores, 2)) == pytest.approx(math.log(1.5), rel=1e-12)
     # The sum over negatives and the mean over the batch.
-    assert float(contrast(torch.zeros(6, 9).double(), 8)) == pytest.approx(9 * math.log(2), rel=1e-12)
+    assert float(nce_loss(torch.zeros(6, 9).double(), 8)) == pytest.approx(9 * math.log(2), rel=1e-12)
 
 
 def test_the_banks_remember_the_batch_by_momentum(make_case):

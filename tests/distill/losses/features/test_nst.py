@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas_distill.distill.losses.nst import discrepancy
+from nas_distill.distill.losses.nst import squared_mmd
 from nas_distill.utils.errors import TrainingError
 
 
@@ -19,8 +19,8 @@ def by_hand(student, teacher):
 def test_a_value_worked_out_by_hand():
     # One channel each, at right angles: 1 + 1 - 0; with an angle of cosine 3/5: 2 - 2 * 9/25.
     one = torch.tensor([[[2.0, 0.0]]], dtype=torch.float64)
-    assert float(discrepancy(one, one.flip(2))) == pytest.approx(2, rel=1e-12)
-    assert float(discrepancy(one, torch.tensor([[[3.0, 4.0]]]).double())) == pytest.approx(2 - 18 / 25, rel=1e-12)
+    assert float(squared_mmd(one, one.flip(2))) == pytest.approx(2, rel=1e-12)
+    assert float(squared_mmd(one, torch.tensor([[[3.0, 4.0]]]).double())) == pytest.approx(2 - 18 / 25, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_it_is_the_formula(make_case, as_numpy, student, teacher):
 def test_order_and_number_of_equal_channels_do_not_count():
     x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for other in (x.flip(1), torch.cat([x, x], dim=1), -x * 3):
-        assert float(discrepancy(other, x)) == pytest.approx(0, abs=1e-12)
+        assert float(squared_mmd(other, x)) == pytest.approx(0, abs=1e-12)
 
 
 def test_gradient_minimum_and_stability(make_case):

@@ -1,17 +1,17 @@
 import torch
 
 from nas_distill.distill import Distiller
-from nas_distill.distill.mutual import PeerSignal, advance_together, introduce
+from nas_distill.distill.mutual import MutualSignal, advance_mutual, connect_peers
 from nas_distill.teacher.signal import mixture
 
 
 def pair(make_model, data, training, signal, *, introduced=True):
-    signals = [PeerSignal(signal, 4.0) for _ in range(2)]
+    signals = [MutualSignal(signal, 4.0) for _ in range(2)]
     distillers = [
         Distiller(make_model(seed=place), data, training, signal=own, seed=0) for place, own in enumerate(signals)
     ]
     if introduced:
-        introduce(distillers, signals)
+        connect_peers(distillers, signals)
     return distillers, signals
 
 
@@ -30,7 +30,7 @@ def test_they_keep_step_and_change_each_other(make_model, data, training, signal
     together, _ = pair(make_model, data, training, signal)
     apart, _ = pair(make_model, data, training, signal, introduced=False)
     for distillers in (together, apart):
-        advance_together(distillers, 5)
+        advance_mutual(distillers, 5)
         assert [distiller.step for distiller in distillers] == [5, 5]
     x, _ = data.batch("val", torch.arange(8))
     said = [[distiller.student()(x).detach() for distiller in distillers] for distillers in (together, apart)]
@@ -41,14 +41,14 @@ def test_they_keep_step_and_change_each_other(make_model, data, training, signal
 
 def test_saved_and_loaded_they_go_on_alike(make_model, data, training, signal, tmp_path):
     whole, _ = pair(make_model, data, training, signal)
-    advance_together(whole, 8)
+    advance_mutual(whole, 8)
     first, _ = pair(make_model, data, training, signal)
-    advance_together(first, 4)
+    advance_mutual(first, 4)
     for place, distiller in enumerate(first):
         distiller.save(tmp_path / str(place))
     again, _ = pair(make_model, data, training, signal)
     assert all(distiller.load(tmp_path / str(place)) for place, distiller in enumerate(again))
-    advance_together(again, 8)
+    advance_mutual(again, 8)
     for one, other in zip(whole, again):
         for key, value in one.model.state_dict().items():
             assert torch.equal(value, other.model.state_dict()[key]), key
