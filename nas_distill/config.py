@@ -27,13 +27,13 @@ from nas_distill.tasks import find_task
 from nas_distill.utils.errors import ConfigError
 from nas_distill.utils.references import is_reference, last_name
 from nas_distill.utils.strict_yaml import load_strict
-from nas_distill.utils.validation import FLAT, Closed, explain
+from nas_distill.utils.validation import FLAT, StrictModel, explain
 
 Model = TypeVar("Model", bound=BaseModel)
 Fraction = float
 
 
-class Section(Closed):
+class Section(StrictModel):
     """A part of a search file."""
 
 

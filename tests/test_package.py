@@ -49,9 +49,7 @@ def test_public_names_are_listed_and_others_are_refused():
 
 
 def test_search_stays_the_function_whatever_is_imported():
-    code = (
-        "import nas_distill as nd, nas_distill.cli, nas_distill.study.pipeline; assert callable(nd.search)"
-    )
+    code = "import nas_distill as nd, nas_distill.cli, nas_distill.study.pipeline; assert callable(nd.search)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

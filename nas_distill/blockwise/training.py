@@ -20,7 +20,7 @@ from nas_distill.blockwise.growing import Ends, grow, kept_channels
 from nas_distill.blockwise.watching import Passage, Watch
 from nas_distill.config import BlockwiseConfig
 from nas_distill.data import Dataset
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.distill.loop import TrainingLoop
 from nas_distill.distill.schedule import Length
 from nas_distill.pruning.inheritance import WeightInheritance
@@ -250,7 +250,7 @@ def _split(samples: int, heldout: int, seed: int) -> tuple[Tensor, Tensor]:
 
     Both are in random order: a training split may be sorted by class.
     """
-    order = draw_places(samples, samples, seed, "blockwise", "heldout")
+    order = random_indices(samples, samples, seed, "blockwise", "heldout")
     count = max(1, min(heldout, samples // 5))
     if samples < 2:
         raise TrainingError(

@@ -15,7 +15,7 @@ from nas_distill.cli.commands import app
 from nas_distill.cli.output import printable
 from nas_distill.study.interruption import InterruptedSearchError, interruptible
 from nas_distill.utils.errors import NasDistillError, first_line
-from nas_distill.utils.files import disk_sentence
+from nas_distill.utils.files import disk_error_message
 
 __all__ = ["app", "main"]
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"nas-distill: {disk_sentence(error)}", 2)
+        _fail(f"nas-distill: {disk_error_message(error)}", 2)
     except Exception as error:
         if hasattr(error, "format_message"):  # what typer says of a command line, whichever class it has for it
             _fail(_usage_sentence(error), 2)

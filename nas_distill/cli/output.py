@@ -91,7 +91,7 @@ def say_student(student: Student, evaluation: Evaluation, split: str, as_json: b
     apart = ("retained", "agreement")
     further = [
         f"{figure.title.partition(' (')[0]} {words.figure(getattr(evaluation, figure.field), figure)}"
-        for figure in task.figures[1:]
+        for figure in task.metrics[1:]
         if figure.field not in apart
     ]
     typer.echo(

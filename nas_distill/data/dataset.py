@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_distill.data.splits import Split, as_tensor_readonly, carve, check_samples, make_split, to_array
+from nas_distill.data.splits import Split, as_tensor_readonly, check_samples, make_split, split_off, to_array
 from nas_distill.data.views import Views
 from nas_distill.tasks import find_task, infer_task
 from nas_distill.utils.errors import DataError
@@ -115,11 +115,11 @@ class Dataset:
         if isinstance(test, tuple | list):
             test_split = make_split(*_pair(test, "test", name), f"Data '{name}', test split", task)
         elif test is not None:
-            train, test_split = carve(train, test, seed, "test", name)
+            train, test_split = split_off(train, test, seed, "test", name)
         if isinstance(val, tuple | list):
             val_split = make_split(*_pair(val, "val", name), f"Data '{name}', validation split", task)
         else:
-            train, val_split = carve(train, val, seed, "val", name)
+            train, val_split = split_off(train, val, seed, "val", name)
         if num_classes is None:
             num_classes = kind.count_outputs([part.y for part in (train, val_split, test_split) if part is not None])
         return cls(
@@ -204,7 +204,7 @@ class Dataset:
                 digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
         digest.update(repr((self.num_classes, self.mean, self.std)).encode())
-        digest.update(find_task(self.task).mark.encode())
+        digest.update(find_task(self.task).fingerprint_tag.encode())
         return digest.hexdigest()
 
     def as_task(self, task: str | None) -> Dataset:

@@ -110,7 +110,7 @@ def to_array(values: Any, what: str) -> np.ndarray:
         raise DataError(f"{what} cannot be read as an array ({first_line(error)}).") from error
 
 
-def carve(whole: Split, share: float, seed: int, purpose: str, name: str) -> tuple[Split, Split]:
+def split_off(whole: Split, share: float, seed: int, purpose: str, name: str) -> tuple[Split, Split]:
     """Split a share off, seeded; return (rest, part), both in the order of ``whole``.
 
     ``part`` has round(N * share) samples, and of a class with n samples n * share rounded up or down: each class gets
@@ -137,7 +137,7 @@ def carve(whole: Split, share: float, seed: int, purpose: str, name: str) -> tup
     return Split(whole.x[~chosen], whole.y[~chosen]), Split(whole.x[chosen], whole.y[chosen])
 
 
-def draw_places(total: int, count: int, seed: int = 0, *names: str | int) -> Tensor:
+def random_indices(total: int, count: int, seed: int = 0, *names: str | int) -> Tensor:
     """Return ``count`` places of a split of ``total`` samples at random; all of them, shuffled, where there are fewer.
 
     Never the first ones: a split may be sorted by class. Who draws fewer under the same seed and names gets a part of

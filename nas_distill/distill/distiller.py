@@ -28,7 +28,7 @@ from nas_distill.teacher.signal import Answer, TeacherSignal
 from nas_distill.utils.checkpoints import json_digest
 from nas_distill.utils.errors import TrainingError, first_line
 from nas_distill.utils.layers import Tap
-from nas_distill.utils.modules import eval_mode, kept_buffers, memory_format, place
+from nas_distill.utils.modules import eval_mode, memory_format, place, preserved_buffers
 from nas_distill.utils.seeds import seeded_torch
 
 _CHECK_EVERY = 20
@@ -188,7 +188,7 @@ class Distiller(TrainingLoop):
 
     def _again(self, x: Tensor, read: TermPairs) -> Outputs:
         """Return what the student says of other inputs; see ``Outputs.again``."""
-        with kept_buffers(self.model):
+        with preserved_buffers(self.model):
             logits = self._forward(self._place(x))
         return self._own(logits, read)
 

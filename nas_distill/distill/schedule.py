@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nas_distill.utils.modules import buffer_places
+from nas_distill.utils.modules import buffer_slots
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class AveragedWeights:
         self.horizon = horizon
         self._weights = list(zip(self.module.parameters(), module.parameters()))
         # Buffers by place, not by tensor: a forward pass may put another tensor there.
-        self._buffers = list(zip(buffer_places(self.module), buffer_places(module)))
+        self._buffers = list(zip(buffer_slots(self.module), buffer_slots(module)))
 
     @torch.no_grad()
     def update(self, step: int) -> None:

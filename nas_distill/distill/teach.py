@@ -104,7 +104,7 @@ def _further(evaluation: Evaluation, task: Task, split: str) -> str:
     """Return the rows of the figures beside quality that need no other model."""
     rows = [
         (figure, value)
-        for figure in task.figures[1:]
+        for figure in task.metrics[1:]
         if (value := getattr(evaluation, figure.field)) is not None and figure.field != "retained"
     ]
     return "".join(

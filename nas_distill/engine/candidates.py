@@ -15,7 +15,7 @@ from nas_distill.costs.model import CostModel
 from nas_distill.engine.child import CallError, CallTimeoutError, Child, ChildDiedError
 from nas_distill.spaces import Architecture, NetworkBuilder
 from nas_distill.utils.errors import BuildError, StorageError, first_line
-from nas_distill.utils.files import first_full, full_sentence
+from nas_distill.utils.files import disk_full_message, first_full_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,8 +81,8 @@ class Candidates:
                 self._slowest = max(self._slowest, time.monotonic() - began)
                 return found
             except ChildDiedError as error:
-                if (place := first_full(self._places)) is not None:
-                    raise StorageError(full_sentence(place)) from error
+                if (place := first_full_folder(self._places)) is not None:
+                    raise StorageError(disk_full_message(place)) from error
                 if died:
                     self._lose(architecture, f"the {error} as the network was built and counted")
                 died = True

@@ -17,7 +17,7 @@ from nas_distill.engine.objectives import Objectives
 from nas_distill.runs.journal import Journal
 from nas_distill.spaces import Architecture, SearchSpace
 from nas_distill.spaces.architecture import Scalar
-from nas_distill.spaces.domains import Domain, at_share, is_ordered
+from nas_distill.spaces.domains import Domain, is_ordered, value_at
 from nas_distill.utils.seeds import numpy_rng
 
 _SHARES = 64
@@ -179,7 +179,7 @@ def scaled_alike(space: SearchSpace, pricing: Pricing) -> list[Architecture]:
     low, high = 0, _SHARES
     while low <= high:
         middle = (low + high) // 2
-        architecture = space.draw(partial(at_share, fraction=middle / _SHARES))
+        architecture = space.draw(partial(value_at, fraction=middle / _SHARES))
         if fits(architecture):
             best, low = architecture, middle + 1
         else:

@@ -18,8 +18,8 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
-from nas_distill.utils.errors import StorageError, in_words
-from nas_distill.utils.files import disk_sentence, full_disk_error
+from nas_distill.utils.errors import StorageError, failure_message
+from nas_distill.utils.files import disk_error_message, full_disk_error
 from nas_distill.utils.references import search_first
 
 # Imported once, before the first fork; a worker imports whatever else it needs.
@@ -179,8 +179,8 @@ def _answer(target: Any, request: bytes) -> bytes:
 def _failure(error: BaseException) -> bytes:
     full = full_disk_error(error)
     if full is not None:
-        return pickle.dumps(("storage", disk_sentence(full)))
-    return pickle.dumps(("storage" if isinstance(error, StorageError) else "failed", in_words(error)))
+        return pickle.dumps(("storage", disk_error_message(full)))
+    return pickle.dumps(("storage" if isinstance(error, StorageError) else "failed", failure_message(error)))
 
 
 if __name__ == "__main__":

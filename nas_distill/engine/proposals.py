@@ -23,7 +23,7 @@ from nas_distill.config import SearchConfig
 from nas_distill.engine.samplers import WHERE, Sampler, find_sampler
 from nas_distill.runs.journal import quiet_optuna
 from nas_distill.spaces import Architecture, Choice, Domain, SearchSpace
-from nas_distill.spaces.domains import show
+from nas_distill.spaces.domains import format_value
 from nas_distill.utils.errors import ConfigError, first_line
 from nas_distill.utils.seeds import derive, numpy_rng
 
@@ -60,13 +60,13 @@ def as_params(space: SearchSpace, architecture: Architecture) -> tuple[dict[str,
 
 def _told(domain: Domain, value: Any) -> Any:
     """Return a value as the sampler is told it: itself, or its text where Python holds two values for equal."""
-    return value if _distinct(domain) else show(value)
+    return value if _distinct(domain) else format_value(value)
 
 
 def _meant(domain: Domain, told: Any) -> Any:
     if _distinct(domain):
         return told
-    return next(value for value in domain.values if show(value) == told)
+    return next(value for value in domain.values if format_value(value) == told)
 
 
 def _distinct(domain: Domain) -> bool:

@@ -13,7 +13,7 @@ from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.proposals import Proposals, proposal_of
 from nas_distill.runs.journal import Journal
 from nas_distill.runs.records import RUNG, Rung, Stop, from_trial, read_records, training_key
-from nas_distill.utils.files import names_full_disk
+from nas_distill.utils.files import mentions_full_disk
 
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -214,7 +214,7 @@ def _blameless(cause: str, none_came_through: bool) -> bool:
     Where no candidate ever came through, every worker that died is taken to have died of the machine's state.
     """
     died = cause.startswith(("worker died", "worker failed", "worker did not start", "Ray Tune"))
-    return names_full_disk(cause) or (none_came_through and died)
+    return mentions_full_disk(cause) or (none_came_through and died)
 
 
 def _end(journal: Journal, trial: FrozenTrial, objectives: Objectives, last_rung: int) -> None:

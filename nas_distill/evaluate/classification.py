@@ -25,8 +25,8 @@ def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
     logits_a, logits_b = checked_logits(logits_a), checked_logits(logits_b)
     if logits_a.shape != logits_b.shape:
         raise DataError(
-            f"Agreement needs two sets of logits of one shape, and these are {shape_of(logits_a)} and "
-            f"{shape_of(logits_b)}."
+            f"Agreement needs two sets of logits of one shape, and these are {shape_text(logits_a)} and "
+            f"{shape_text(logits_b)}."
         )
     return float((logits_a.argmax(dim=1) == logits_b.argmax(dim=1)).double().mean())
 
@@ -71,7 +71,7 @@ def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     logits = checked_logits(logits)
     if labels.dim() != 1 or len(labels) != len(logits):
         raise DataError(
-            f"Logits of shape {shape_of(logits)} need {len(logits)} labels, and these are {shape_of(labels)}."
+            f"Logits of shape {shape_text(logits)} need {len(logits)} labels, and these are {shape_text(labels)}."
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(f"Labels must be integers, one class a sample, and these are {labels.dtype}.")
@@ -90,10 +90,10 @@ def checked_logits(logits: Tensor) -> Tensor:
     """
     if logits.dim() != 2 or not logits.is_floating_point():
         raise DataError(
-            f"Logits must be a floating tensor [samples, classes], not {logits.dtype} of shape {shape_of(logits)}."
+            f"Logits must be a floating tensor [samples, classes], not {logits.dtype} of shape {shape_text(logits)}."
         )
     if logits.numel() == 0:
-        raise DataError(f"There is nothing to evaluate: the logits are of shape {shape_of(logits)}.")
+        raise DataError(f"There is nothing to evaluate: the logits are of shape {shape_text(logits)}.")
     logits = logits.detach().cpu().double()
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits)).any(dim=1).sum())
@@ -101,6 +101,6 @@ def checked_logits(logits: Tensor) -> Tensor:
     return logits
 
 
-def shape_of(tensor: Tensor) -> str:
+def shape_text(tensor: Tensor) -> str:
     """Write a tensor's shape as errors have it."""
     return "[" + ", ".join(str(size) for size in tensor.shape) + "]"

@@ -36,7 +36,7 @@ class RankCorrelation:
     count: int
 
 
-def halfwidth(accuracy: float, samples: int) -> float:
+def accuracy_halfwidth(accuracy: float, samples: int) -> float:
     """Return half the width of the 95 % interval (Wilson's) of an accuracy read on ``samples`` independent samples."""
     from scipy.stats import binomtest
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_distill.evaluate.classification import calibration_gap, checked_logits, shape_of
+from nas_distill.evaluate.classification import calibration_gap, checked_logits, shape_text
 from nas_distill.utils.errors import DataError
 
 
@@ -55,8 +55,8 @@ def label_agreement(logits_a: Tensor, logits_b: Tensor) -> float:
     logits_a, logits_b = checked_logits(logits_a), checked_logits(logits_b)
     if logits_a.shape != logits_b.shape:
         raise DataError(
-            f"Agreement needs two sets of logits of one shape, and these are {shape_of(logits_a)} and "
-            f"{shape_of(logits_b)}."
+            f"Agreement needs two sets of logits of one shape, and these are {shape_text(logits_a)} and "
+            f"{shape_text(logits_b)}."
         )
     return float(((logits_a > 0) == (logits_b > 0)).double().mean())
 
@@ -84,8 +84,10 @@ def _mean(values: list[float]) -> float:
 def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     logits = checked_logits(logits)
     if labels.shape != logits.shape:
-        raise DataError(f"Logits of shape {shape_of(logits)} need as many labels, and these are {shape_of(labels)}.")
+        raise DataError(
+            f"Logits of shape {shape_text(logits)} need as many labels, and these are {shape_text(labels)}."
+        )
     labels = labels.detach().cpu().double()
     if not bool(((labels == 0) | (labels == 1)).all()):
-        raise DataError("Labels of a multi-label task are 0 or 1 each, and others are among them.")
+        raise DataError("Labels of a multi-label task must be 0 or 1, but other values were given.")
     return logits, labels

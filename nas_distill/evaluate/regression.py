@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nas_distill.evaluate.classification import checked_logits, shape_of
+from nas_distill.evaluate.classification import checked_logits, shape_text
 from nas_distill.utils.errors import DataError
 
 
@@ -42,6 +42,6 @@ def _checked(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     outputs = checked_logits(outputs)
     if targets.shape != outputs.shape:
         raise DataError(
-            f"Outputs of shape {shape_of(outputs)} need as many targets, and these are {shape_of(targets)}."
+            f"Outputs of shape {shape_text(outputs)} need as many targets, and these are {shape_text(targets)}."
         )
     return outputs, checked_logits(targets)

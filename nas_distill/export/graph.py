@@ -14,7 +14,7 @@ from nas_distill.costs.undisturbed import frozen_copy
 from nas_distill.export.archive import data_only
 from nas_distill.utils.errors import ExportError
 from nas_distill.utils.files import atomic_path
-from nas_distill.utils.modules import first_cause, quiet
+from nas_distill.utils.modules import quiet, root_cause
 
 
 class StudentGraph(nn.Module):
@@ -61,7 +61,7 @@ def save_program(module: nn.Module, input_shape: Sequence[int], path: Path) -> N
             _load(content)
     except Exception as error:
         raise ExportError(
-            f"{path} cannot be written: torch cannot make a graph of the student ({first_cause(error)})."
+            f"{path} cannot be written: torch cannot make a graph of the student ({root_cause(error)})."
         ) from error
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -76,13 +76,13 @@ def load_program(path: Path) -> StudentGraph:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ExportError(f"{path} cannot be read: {first_cause(error)}.") from error
+        raise ExportError(f"{path} cannot be read: {root_cause(error)}.") from error
     try:
         fresh = data_only(content)
         with quiet():
             return StudentGraph(_load(fresh))
     except Exception as error:
-        raise ExportError(f"{path} is not the graph of a student: {first_cause(error)}.") from error
+        raise ExportError(f"{path} is not the graph of a student: {root_cause(error)}.") from error
 
 
 def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:

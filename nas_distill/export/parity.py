@@ -15,7 +15,7 @@ from nas_distill.costs.runtimes import DEFAULT, Runtime, find_runtime
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.tasks import find_task
 from nas_distill.utils.errors import ExportError, first_line
-from nas_distill.utils.modules import first_cause
+from nas_distill.utils.modules import root_cause
 
 TOLERANCE = 1e-3
 
@@ -88,7 +88,7 @@ def _run(runtime: Runtime, network: Any, batch: Tensor, path: Path) -> Tensor:
     try:
         logits = runtime.run(network, batch.detach().cpu().float().contiguous().numpy())
     except Exception as error:
-        raise ExportError(f"{path} does not run on a batch of {len(batch)} ({first_cause(error)}).") from error
+        raise ExportError(f"{path} does not run on a batch of {len(batch)} ({root_cause(error)}).") from error
     if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(batch):
         shape = getattr(logits, "shape", type(logits).__name__)
         raise ExportError(f"{path} gives logits of shape {shape} for a batch of {len(batch)}.")

@@ -22,7 +22,7 @@ from nas_distill.spaces import Architecture, SearchSpace
 from nas_distill.spaces.builders import describe
 from nas_distill.utils.errors import ConfigError, ExportError, NasDistillError, StorageError, TrustError
 from nas_distill.utils.files import atomic_path, plain_file, write_json
-from nas_distill.utils.modules import first_cause
+from nas_distill.utils.modules import root_cause
 from nas_distill.utils.references import load_reference, only_known, remember_builder
 from nas_distill.utils.seeds import seeded_torch
 
@@ -115,7 +115,7 @@ def save_student(
             remember_builder(reference, builder)
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"The student cannot be written to {folder} ({first_cause(error)}); mend that, then resume."
+            f"The student cannot be written to {folder} ({root_cause(error)}); mend that, then resume."
         ) from error
     return folder
 
@@ -178,7 +178,7 @@ def load_spec(folder: str | Path, *, links: bool = True) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ExportError(f"{folder} holds no student: it has no {SPEC}.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"{path} cannot be read: {first_cause(error)}.") from error
+        raise ExportError(f"{path} cannot be read: {root_cause(error)}.") from error
     needed = ("builder", "importable", "keywords", "values", "hash", "input_shape", "num_classes", "program")
     missing = [key for key in needed if not isinstance(spec, dict) or key not in spec]
     if missing:
@@ -200,7 +200,7 @@ def _file(folder: Path, name: str, *, links: bool) -> Path:
     except FileNotFoundError as error:
         raise ExportError(f"{folder / name} does not exist.") from error
     except (OSError, ValueError) as error:
-        raise ExportError(f"{folder / name} cannot be read: {first_cause(error)}.") from error
+        raise ExportError(f"{folder / name} cannot be read: {root_cause(error)}.") from error
 
 
 def _graph(spec: Mapping[str, Any], folder: Path, *, links: bool) -> Path | None:
@@ -318,7 +318,7 @@ def _build(builder: Callable[..., Any], spec: Mapping[str, Any], folder: Path) -
     except TrustError as error:
         raise ExportError(f"{folder / SPEC}: {error}") from error
     except Exception as error:
-        raise ExportError(f"{folder / SPEC}: its builder raised {first_cause(error)}.") from error
+        raise ExportError(f"{folder / SPEC}: its builder raised {root_cause(error)}.") from error
     if not isinstance(network, nn.Module):
         raise ExportError(f"{folder / SPEC}: its builder returned a {type(network).__name__}, not a torch.nn.Module.")
     return network
@@ -330,7 +330,7 @@ def _fill(network: nn.Module, path: Path, architecture: str) -> None:
     except FileNotFoundError as error:
         raise ExportError(f"{path} does not exist.") from error
     except (OSError, SafetensorError, ValueError) as error:
-        raise ExportError(f"{path} is damaged or no safetensors file: {first_cause(error)}.") from error
+        raise ExportError(f"{path} is damaged or no safetensors file: {root_cause(error)}.") from error
     expected = network.state_dict()
     for name in [*expected, *weights]:
         if name not in weights or name not in expected:
@@ -344,4 +344,4 @@ def _fill(network: nn.Module, path: Path, architecture: str) -> None:
     try:
         network.load_state_dict(weights)
     except (RuntimeError, NasDistillError) as error:
-        raise ExportError(f"{path} cannot be loaded into its network: {first_cause(error)}.") from error
+        raise ExportError(f"{path} cannot be loaded into its network: {root_cause(error)}.") from error

@@ -169,9 +169,9 @@ class _Passes:
     def signature(self, name: str) -> BlockSignature | None:
         """Return a module as a block; None if it is none."""
         call = self._once.get(name)
-        if call is None or call.given is None or call.made is None or name not in self._sums.direct:
+        if call is None or call.input is None or call.output is None or name not in self._sums.direct:
             return None
-        given, made = call.given, call.made
+        given, made = call.input, call.output
         if given.dim() != made.dim() or given.dim() not in (3, 4, 5):
             return None
         tokens = given.dim() == 3 and not _is_of_sequences(call.module)

@@ -17,7 +17,7 @@ from nas_distill.pruning.slots import length, parts_of
 from nas_distill.pruning.space import decode
 from nas_distill.pruning.surgery import prune, structure_of
 from nas_distill.utils.errors import BuildError
-from nas_distill.utils.references import load_reference, takes
+from nas_distill.utils.references import accepts_keyword, load_reference
 from nas_distill.utils.seeds import seeded_torch
 
 
@@ -56,7 +56,7 @@ def build(
     if isinstance(keywords.get("input_shape"), list):  # as JSON writes it
         keywords["input_shape"] = tuple(keywords["input_shape"])
     for key, value in {"input_shape": tuple(input_shape), "num_classes": num_classes}.items():
-        if takes(make, key):
+        if accepts_keyword(make, key):
             keywords.setdefault(key, value)
     module = make(**keywords)
     if not isinstance(module, nn.Module):

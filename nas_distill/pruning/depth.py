@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_distill.data import Dataset
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.pruning.plan import DROPPED, KeptUnits, Plan
 from nas_distill.pruning.statistics import batch_norms
 from nas_distill.pruning.surgery import prune
@@ -39,7 +39,7 @@ def depth_order(
     droppable = [index for index, block in enumerate(plan.blocks) if block.droppable]
     if by == "position":
         return spaced_out(droppable)
-    index = draw_places(len(data.train), min(samples, LOOKED_AT))
+    index = random_indices(len(data.train), min(samples, LOOKED_AT))
     x = data.batch("train", index)[0].to(device_of(module))
     wanted = _log_probabilities(copy.deepcopy(module), x)
 

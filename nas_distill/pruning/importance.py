@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.data import Dataset
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.pruning.gates import GatedNetwork
 from nas_distill.pruning.plan import Group, Plan, Slot
 from nas_distill.pruning.slots import by_unit, weights_of
@@ -90,7 +90,7 @@ def taylor(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int
     found = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in plan.groups}
     slots = {group.name: gated for group in plan.groups if (gated := _gated(watched, group))}
     network: GatedNetwork | None = None
-    places = draw_places(len(data.train), samples)
+    places = random_indices(len(data.train), samples)
     for index in places.split(BATCH):
         x = data.batch("train", index)[0].to(device_of(watched))
         network = network or GatedNetwork(watched, slots, x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from nas_distill.data import Dataset
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.pruning.plan import KeptUnits, Plan, Slot
 from nas_distill.pruning.slots import Part, named, parts_of
 from nas_distill.pruning.statistics import batch_norms, show_inputs
@@ -157,7 +157,7 @@ class _Sums:
         if isinstance(layer, _ConvNd):
             given = given.movedim(-1 - len(layer.kernel_size), -1)
         rows = given.flatten(1, -2) if given.dim() > 2 else given[:, None]
-        rows = rows[:, draw_places(rows.shape[1], POSITIONS)].flatten(0, 1).double()
+        rows = rows[:, random_indices(rows.shape[1], POSITIONS)].flatten(0, 1).double()
         self._count += len(rows)
         self._sum = self._sum + rows.sum(0).cpu()
         self._products = self._products + (rows.T @ rows).cpu()

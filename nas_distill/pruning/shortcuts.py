@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas_distill.pruning.plan import Rewrite
 from nas_distill.utils.errors import SpaceError
-from nas_distill.utils.layers.calls import Recording, looking
+from nas_distill.utils.layers.calls import Recording, inspection
 
 
 class ChannelMap(nn.Conv2d):
@@ -51,10 +51,10 @@ def find_rewrites(module: nn.Module, recording: Recording) -> list[Rewrite]:
         call, part = several[0], several[0].module
         if len(several) > 1 or not name or any(True for _ in (*part.parameters(), *part.buffers())):
             continue
-        if call.given is None or call.made is None or call.given.dim() != 4 or call.made.dim() != 4:
+        if call.input is None or call.output is None or call.input.dim() != 4 or call.output.dim() != 4:
             continue
-        if call.given.shape[1] != call.made.shape[1]:
-            rewrite = _as_map(name, part, call.given)
+        if call.input.shape[1] != call.output.shape[1]:
+            rewrite = _as_map(name, part, call.input)
             if rewrite is not None:
                 found.append(rewrite)
     inside = {rewrite.module for rewrite in found}
@@ -90,7 +90,7 @@ def rewritten(module: nn.Module, rewrites: Sequence[Rewrite]) -> nn.Module:
 def _as_map(name: str, part: nn.Module, given: Tensor) -> Rewrite | None:
     noise = torch.randn(given.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     try:
-        with looking(part):
+        with inspection(part):
             made = part(noise.clone())
             stride = round(noise.shape[2] / made.shape[2])
             picked = noise[:, :, ::stride, ::stride]

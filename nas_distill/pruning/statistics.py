@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas_distill.data import Dataset
-from nas_distill.data.splits import draw_places
-from nas_distill.utils.layers.calls import looking
+from nas_distill.data.splits import random_indices
+from nas_distill.utils.layers.calls import inspection
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.modules import device_of, eval_mode
 
@@ -36,7 +36,7 @@ def show_inputs(module: nn.Module, data: Dataset, samples: int, watchers: Iterab
             whether they are passed by position or by name.
     """
     device = device_of(module)
-    with looking(module), Hooks() as hooks:
+    with inspection(module), Hooks() as hooks:
         for name, watcher in watchers:
 
             def hook(layer: nn.Module, args: Any, kwargs: Any, watcher: Watcher = watcher) -> None:
@@ -44,7 +44,7 @@ def show_inputs(module: nn.Module, data: Dataset, samples: int, watchers: Iterab
                 watcher(layer, (*args[: len(names)], *(kwargs[key] for key in names[len(args) :] if key in kwargs)))
 
             hooks.before(module.get_submodule(name), hook)
-        for index in draw_places(len(data.train), samples).split(BATCH):
+        for index in random_indices(len(data.train), samples).split(BATCH):
             module(data.batch("train", index)[0].to(device))
 
 
@@ -63,7 +63,7 @@ def recalibrate_batch_norm(module: nn.Module, data: Dataset, samples: int = 2048
     batch = min(RECALIBRATION_BATCH, len(data.train))
     count = max(batch, min(samples, len(data.train)) // batch * batch)
     with eval_mode(module), recalibrating([module]), torch.no_grad():
-        for index in draw_places(len(data.train), count).split(batch):
+        for index in random_indices(len(data.train), count).split(batch):
             module(data.batch("train", index)[0].to(device))
 
 

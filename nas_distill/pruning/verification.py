@@ -20,7 +20,7 @@ from nas_distill.pruning.slots import by_unit, parts_of, weights_of
 from nas_distill.pruning.surgery import prune, structure_of
 from nas_distill.utils.errors import first_line
 from nas_distill.utils.layers import logits_of, tensor_of
-from nas_distill.utils.layers.calls import looking
+from nas_distill.utils.layers.calls import inspection
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.seeds import seeded_torch, torch_generator
 
@@ -215,7 +215,7 @@ class Verifier:
 
     def _run(self, module: nn.Module, x: Tensor, seen: dict[str, Seen] | None = None) -> Tensor:
         watched = {} if seen is None else seen
-        with looking(module), _watching(module, () if seen is None else tuple(self._blocks), watched):
+        with inspection(module), _watching(module, () if seen is None else tuple(self._blocks), watched):
             return logits_of(module(x.clone()))  # a network may change what it is given
 
 

@@ -14,7 +14,7 @@ from nas_distill.costs.registry import describe_cost
 from nas_distill.reports import formatting as words
 from nas_distill.reports.model import FinalReport, ModelResult, ratio
 from nas_distill.reports.tables import add_columns, add_row, cost_columns, new_table
-from nas_distill.tasks import Figure, find_task
+from nas_distill.tasks import Metric, find_task
 
 Cell = Callable[[ModelResult], str]
 _NAMES = 22  # columns for the names of figures, so that a table of three models fits 80
@@ -49,7 +49,7 @@ def final_rows(report: FinalReport) -> list[list[str]]:
     rows = [
         [name, *(cell(model) for model in models), ""]
         for name, cell in (
-            *((figure.title, _cell(figure)) for figure in find_task(report.task).figures),
+            *((figure.title, _cell(figure)) for figure in find_task(report.task).metrics),
             (f"validation {find_task(report.task).quality_name}", lambda model: words.percent(model.validation)),
         )
     ]
@@ -165,7 +165,7 @@ def export_lines(report: FinalReport) -> list[str]:
     ]
 
 
-def _cell(figure: Figure) -> Cell:
+def _cell(figure: Metric) -> Cell:
     return lambda model: words.figure(getattr(model.evaluation, figure.field, None), figure)
 
 

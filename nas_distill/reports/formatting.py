@@ -10,7 +10,7 @@ from typing import Any
 from nas_distill.costs.budget import Limit
 from nas_distill.costs.registry import describe_cost, format_cost
 from nas_distill.reports.model import FinalReport
-from nas_distill.tasks import Figure
+from nas_distill.tasks import Metric
 
 NONE = "-"
 
@@ -20,7 +20,7 @@ def percent(share: float | None, digits: int = 2) -> str:
     return NONE if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
 
 
-def figure(value: float | None, row: Figure) -> str:
+def figure(value: float | None, row: Metric) -> str:
     """Write a figure of an evaluation in the form of its row; a dash for None and NaN."""
     if row.form == "percent" or value is None:
         return percent(value)

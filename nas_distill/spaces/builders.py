@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_distill.spaces.architecture import Architecture
 from nas_distill.utils.errors import BuildError, first_line
-from nas_distill.utils.references import takes
+from nas_distill.utils.references import accepts_keyword
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,7 @@ def call(
     from torch import nn
 
     data: dict[str, Any] = {"input_shape": tuple(int(size) for size in input_shape), "num_classes": int(num_classes)}
-    taken = {key: value for key, value in data.items() if takes(builder, key)}
+    taken = {key: value for key, value in data.items() if accepts_keyword(builder, key)}
     keywords: dict[str, Any] = {**copy.deepcopy(dict(arguments)), **taken, **architecture.to_dict()}
     try:
         module = builder(**keywords)

@@ -32,7 +32,7 @@ class Choice:
             if isinstance(plain, list | dict):
                 raise SpaceError(f"a choice is between numbers, strings, booleans or null, and {plain!r} is none.")
             if identity(plain) in seen:
-                raise SpaceError(f"the value {show(plain)} is given twice.")
+                raise SpaceError(f"the value {format_value(plain)} is given twice.")
             seen[identity(plain)] = plain
         object.__setattr__(self, "values", tuple(seen.values()))
 
@@ -81,10 +81,10 @@ class Choice:
             for own in self.values:
                 if identity(own) == identity(plain):
                     return own
-        raise SpaceError(f"{show(plain)} is not one of {self}.")
+        raise SpaceError(f"{format_value(plain)} is not one of {self}.")
 
     def __str__(self) -> str:
-        return ", ".join(show(value) for value in self.values)
+        return ", ".join(format_value(value) for value in self.values)
 
     def _sorted(self) -> list[int]:
         return sorted(value for value in self.values if isinstance(value, int)) if self.integers else []
@@ -106,7 +106,7 @@ class IntRange:
         for name in ("low", "high", "step"):
             plain = to_plain(getattr(self, name))
             if not isinstance(plain, int) or isinstance(plain, bool):
-                raise SpaceError(f"the {name} of an integer range is {show(plain)}, which is no integer.")
+                raise SpaceError(f"the {name} of an integer range is {format_value(plain)}, which is no integer.")
             object.__setattr__(self, name, plain)
         if self.high < self.low:
             raise SpaceError(f"an integer range from {self.low} to {self.high} is empty; the low end comes first.")
@@ -147,7 +147,7 @@ class IntRange:
         number = isinstance(plain, int | float) and not isinstance(plain, bool)
         if number and self.low <= plain <= self.high and (plain - self.low) % self.step == 0:  # type: ignore[operator]
             return int(plain)  # type: ignore[arg-type]
-        raise SpaceError(f"{show(plain)} is not an integer of {self}.")
+        raise SpaceError(f"{format_value(plain)} is not an integer of {self}.")
 
     def __str__(self) -> str:
         steps = "" if self.step == 1 else f" in steps of {self.step}"
@@ -157,7 +157,7 @@ class IntRange:
 Domain: TypeAlias = Choice | IntRange
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as a user would write it in a space file."""
     if value is None:
         return "null"
@@ -173,7 +173,7 @@ def identity(value: Scalar) -> tuple[str, Scalar]:
     return kind, value
 
 
-def near(name: str, domain: Domain, *, fraction: float, reach: float, rng: np.random.Generator) -> Scalar:
+def value_near(name: str, domain: Domain, *, fraction: float, reach: float, rng: np.random.Generator) -> Scalar:
     """Answer ``SearchSpace.draw`` with the value at ``fraction``, give or take ``reach`` at random.
 
     Fraction 0 is the cheap end and 1 the dear one. A choice of anything but numbers has no ends to lie between: it is
@@ -186,7 +186,7 @@ def near(name: str, domain: Domain, *, fraction: float, reach: float, rng: np.ra
     return domain.at(min(max(index, 0), len(domain) - 1))
 
 
-def at_share(name: str, domain: Domain, *, fraction: float) -> Scalar:
+def value_at(name: str, domain: Domain, *, fraction: float) -> Scalar:
     """Answer ``SearchSpace.draw`` with the value at ``fraction``; the last one where a domain has no order."""
     return domain.at(
         min(math.floor(fraction * len(domain)), len(domain) - 1) if is_ordered(domain) else len(domain) - 1

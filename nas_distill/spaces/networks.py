@@ -21,7 +21,7 @@ class InitialWeights(Protocol):
         ...
 
 
-class Shaped(Protocol):
+class DataShape(Protocol):
     """Data, as far as a network depends on them."""
 
     @property
@@ -52,7 +52,7 @@ class NetworkBuilder:
     weights: InitialWeights | None = None
 
     @classmethod
-    def of(cls, space: SearchSpace, data: Shaped, weights: InitialWeights | None = None) -> Self:
+    def of(cls, space: SearchSpace, data: DataShape, weights: InitialWeights | None = None) -> Self:
         """Return the builder of a space's networks for samples of ``data``."""
         return cls(space, tuple(data.input_shape), data.num_classes, weights)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas_distill.spaces.architecture import join
-from nas_distill.spaces.domains import Choice, Domain, IntRange, show
+from nas_distill.spaces.domains import Choice, Domain, IntRange, format_value
 from nas_distill.spaces.tree import Condition, Each, Node, Parameter, Repeat, Scope
 from nas_distill.utils.errors import SpaceError, did_you_mean
 
-MOST_VALUES = 100_000
+MAX_VALUES = 100_000
 """Values of the largest architecture, of which every candidate is made."""
 
 _KEYS = {
@@ -60,8 +60,8 @@ def parse(specs: Mapping[str, Any]) -> Scope:
     """
     scope = _scope(specs, "", None)
     most = _extent(scope)
-    if most > MOST_VALUES:
-        raise SpaceError(f"the largest architecture would have {most:,} values; at most {MOST_VALUES:,} are allowed.")
+    if most > MAX_VALUES:
+        raise SpaceError(f"the largest architecture would have {most:,} values; at most {MAX_VALUES:,} are allowed.")
     return scope
 
 
@@ -228,7 +228,7 @@ def _place(path: str) -> str:
 
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, str | int | float):
-        return show(value)
+        return format_value(value)
     return "empty" if not value else f"a {type(value).__name__}"
 
 

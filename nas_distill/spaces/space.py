@@ -16,7 +16,7 @@ from nas_distill.spaces import summary as rows
 from nas_distill.spaces import summary as size
 from nas_distill.spaces import tree as walk
 from nas_distill.spaces.architecture import Architecture, Scalar, Value
-from nas_distill.spaces.domains import Domain, near
+from nas_distill.spaces.domains import Domain, value_near
 from nas_distill.spaces.tree import Scope
 from nas_distill.utils.checkpoints import text_digest
 from nas_distill.utils.errors import BuildError, SpaceError, did_you_mean
@@ -187,7 +187,7 @@ class SearchSpace:
             for attempt in range(100):
                 # It strays further with each attempt, so that narrow spaces still give distinct ones.
                 reach = max(0.5 / count, 0.15) * (1 + attempt / 10)
-                drawn = self.draw(partial(near, fraction=fraction, reach=reach, rng=rng))
+                drawn = self.draw(partial(value_near, fraction=fraction, reach=reach, rng=rng))
                 if drawn not in found:
                     found[drawn] = None
                     break

@@ -24,7 +24,7 @@ from nas_distill.spaces.tree import (
 )
 
 # Steps of the exact recursion before a bound is given instead: about a second.
-_PATIENCE = 200_000
+_MAX_STEPS = 200_000
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,27 @@ class SpaceSize:
         return f"{number} {noun} (exact)" if self.exact else f"at most {number} {noun}"
 
 
-def measure(scope: Scope, patience: int = _PATIENCE) -> SpaceSize:
+def measure(scope: Scope, max_steps: int = _MAX_STEPS) -> SpaceSize:
     """Count the architectures of a space: sums over parameters that others depend on, products over the rest.
 
-    Where so many parameters depend on each other that this takes more than ``patience`` steps, the answer is an upper
+    Where so many parameters depend on each other that this takes more than ``max_steps`` steps, the answer is an upper
     bound: every parameter taken as active, every list as long as it can be.
     """
     try:
-        return SpaceSize(_Counter(patience).count(scope, 0, {}))
-    except _OutOfPatienceError:
+        return SpaceSize(_Counter(max_steps).count(scope, 0, {}))
+    except _StepLimitError:
         return SpaceSize(_bound(scope), exact=False)
 
 
-class _OutOfPatienceError(Exception):
+class _StepLimitError(Exception):
     pass
 
 
 class _Counter:
     """The exact recursion; what it has counted once under the same outer values it remembers."""
 
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
+    def __init__(self, max_steps: int) -> None:
+        self._max_steps = max_steps
         self._known: dict[tuple[Any, ...], int] = {}
         self._needs: dict[tuple[int, int], tuple[str, ...]] = {}
 
@@ -72,8 +72,8 @@ class _Counter:
         values = {name: outer[name] for name in self._needed(scope, start)}
         key = (id(scope), start, *((name, _key(value)) for name, value in values.items()))
         if key not in self._known:
-            if len(self._known) >= self._patience:
-                raise _OutOfPatienceError
+            if len(self._known) >= self._max_steps:
+                raise _StepLimitError
             self._known[key] = self._fill(scope, start, outer)
         return self._known[key]
 
@@ -85,8 +85,8 @@ class _Counter:
         if isinstance(node, Parameter):
             if node.name not in self._needed(scope, start + 1):
                 return len(node.domain) * self.count(scope, start + 1, outer)
-            if len(node.domain) > self._patience:
-                raise _OutOfPatienceError
+            if len(node.domain) > self._max_steps:
+                raise _StepLimitError
             return sum(self.count(scope, start + 1, {**outer, node.name: value}) for value in node.domain.values)
         if isinstance(node, Repeat):
             times = environment.get(node.count) if isinstance(node.count, str) else node.count

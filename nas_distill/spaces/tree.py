@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from nas_distill.spaces.architecture import Scalar, Value, join
-from nas_distill.spaces.domains import Domain, identity, show
+from nas_distill.spaces.domains import Domain, format_value, identity
 from nas_distill.utils.errors import SpaceError, did_you_mean
 
 
@@ -217,7 +217,9 @@ def match(domain: Domain, value: Any, path: str) -> Value:
 
 def conditions(when: tuple[Condition, ...]) -> str:
     """Return conditions as a user reads them: ``depth is 2 or 3, and se is true``."""
-    return ", and ".join(f"{one.parameter} is {' or '.join(show(value) for value in one.values)}" for one in when)
+    return ", and ".join(
+        f"{one.parameter} is {' or '.join(format_value(value) for value in one.values)}" for one in when
+    )
 
 
 def _reason(node: Node) -> str:
@@ -239,4 +241,4 @@ def _names(scope: Scope) -> str:
 
 
 def _shown(value: Any) -> str:
-    return show(value) if isinstance(value, str | int | float) or value is None else f"a {type(value).__name__}"
+    return format_value(value) if isinstance(value, str | int | float) or value is None else f"a {type(value).__name__}"

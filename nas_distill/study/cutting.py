@@ -19,7 +19,7 @@ from nas_distill.config import (
 )
 from nas_distill.costs.budget import Budget
 from nas_distill.data import Dataset
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.engine.survey import Survey
 from nas_distill.pruning.backbone import HOW_TO_NAME
 from nas_distill.pruning.build import CutBuilder
@@ -232,7 +232,7 @@ def _kept(file: Path | None, teacher: Teacher, data: Dataset, options: FromTeach
 
 
 def _find(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Findings:
-    samples = data.batch("train", draw_places(len(data.train), _COMPARED))[0]
+    samples = data.batch("train", random_indices(len(data.train), _COMPARED))[0]
     plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks, samples=samples)
     if options.depth == "redundancy" or options.depth == "position":
         module = rewritten(teacher.module, plan.rewrites)

@@ -18,7 +18,7 @@ from nas_distill.costs.runtimes import Runtime
 from nas_distill.costs.timing import time_file
 from nas_distill.costs.undisturbed import noise
 from nas_distill.data import SplitName
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.engine.candidates import Candidates
 from nas_distill.engine.finalists import best_finalist, choose_finalists
 from nas_distill.evaluate.predict import predict_logits
@@ -112,7 +112,7 @@ def export_student(
         "class_names": None if data.classes is None else list(data.classes),
     }
     _export(chosen, student, inputs.input_shape, path, notes)
-    batches = [data.batch("val", index)[0] for index in draw_places(len(data.val), _PARITY_SAMPLES).split(128)]
+    batches = [data.batch("val", index)[0] for index in random_indices(len(data.val), _PARITY_SAMPLES).split(128)]
     return _checked(chosen, student, path, batches, inputs.config.latency, data.task)
 
 

@@ -58,7 +58,7 @@ from nas_distill.study.signals import compared_layers, store_contents, teacher_s
 from nas_distill.study.trust import remember_run
 from nas_distill.teacher import TeacherSignal, TeacherStore
 from nas_distill.utils.errors import NasDistillError, RunError
-from nas_distill.utils.files import disk_errors, places_written, write_text
+from nas_distill.utils.files import disk_errors, write_text, written_folders
 from nas_distill.utils.modules import resolve_device
 
 
@@ -81,7 +81,7 @@ class Pipeline:
         self.folder = folder
         self.observer = observer
         self.interruption = interruption
-        self.candidates = inputs.candidates(places_written(folder.path))
+        self.candidates = inputs.candidates(written_folders(folder.path))
 
     def run(self) -> None:
         """Search, distil the finalists, export and time them, look at test data once, and report.
@@ -203,7 +203,7 @@ class Pipeline:
         validation = self._teacher_validation() if known.teacher is None else known.teacher.validation
         journal.note(teacher=TeacherRecord(name=self.inputs.teacher.name, costs=pricing.teacher, validation=validation))
         if known.constant_quality is None:
-            journal.note(constant_quality=self.inputs.task.guess(self.inputs.data.labels("val")))
+            journal.note(constant_quality=self.inputs.task.constant_quality(self.inputs.data.labels("val")))
 
     def _teacher_validation(self) -> float:
         data = self.inputs.data

@@ -42,7 +42,7 @@ from nas_distill.spaces import Architecture, InitialWeights, NetworkBuilder, Sea
 from nas_distill.study.cutting import Cutting, cut_from, is_from_teacher, with_rates_of_start
 from nas_distill.tasks import Task, find_task
 from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
-from nas_distill.utils.errors import ConfigError, CostError, GivenFromPythonError, first_line
+from nas_distill.utils.errors import ConfigError, CostError, MissingArgumentError, first_line
 from nas_distill.utils.references import is_reference
 
 FROM_PYTHON = "<python>"
@@ -329,7 +329,7 @@ def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None
         ConfigError: names the setting, and what to take instead.
     """
     kind = find_task(task)
-    if not kind.shares and cutting is not None and cutting.depth == "redundancy":
+    if not kind.exclusive and cutting is not None and cutting.depth == "redundancy":
         raise ConfigError(
             f"space.from_teacher.depth: 'redundancy' compares classes' probabilities, and the data are of {task}; take "
             "'position' or 'each'."
@@ -418,7 +418,7 @@ def _load_space(content: Any, paths: Sequence[Path], builder: Callable[..., nn.M
     if builder is None and isinstance(content, Mapping):
         named = str(content.get("builder", ""))
         if named.startswith("__main__:") or "<locals>" in named:
-            raise GivenFromPythonError(f"This run's builder, {named}, was defined in Python: pass it as 'builder'.")
+            raise MissingArgumentError(f"This run's builder, {named}, was defined in Python: pass it as 'builder'.")
     if builder is not None and isinstance(content, Mapping):
         return SearchSpace.from_dict(content, builder=builder, paths=paths)
     if builder is not None:
@@ -428,7 +428,7 @@ def _load_space(content: Any, paths: Sequence[Path], builder: Callable[..., nn.M
 
 def _require_named(section: str, name: str) -> None:
     if name.startswith(FROM_PYTHON):
-        raise GivenFromPythonError(
+        raise MissingArgumentError(
             f"This run's {section} was given from Python, so it cannot be loaded again; use "
             f"nas_distill.open_run(folder, {section}=...)."
         )

@@ -18,7 +18,7 @@ from nas_distill.runs.records import TrialRecord, read_records
 from nas_distill.study.problem import SearchProblem, declare_costs, resolve, search_paths
 from nas_distill.study.trust import guard, is_own_run, refuse_links
 from nas_distill.tasks import find_task
-from nas_distill.utils.errors import GivenFromPythonError, RunError
+from nas_distill.utils.errors import MissingArgumentError, RunError
 from nas_distill.utils.files import plain_file
 from nas_distill.utils.references import is_reference, only_known
 
@@ -112,7 +112,7 @@ class StoredRun:
         """Return ``inputs``; None where some of them came from Python and are not given now."""
         try:
             return self.inputs
-        except GivenFromPythonError:
+        except MissingArgumentError:
             return None
 
     @property

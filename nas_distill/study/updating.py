@@ -76,8 +76,8 @@ class Update:
             raise ConfigError("update(...): without labels, teacher and 'keep' there is nothing to learn from.")
         loss: list[dict[str, Any]] = [{"name": find_task(task).labels_loss, "weight": 1.0}] if labels else []
         if keep or teacher:
-            softened = {"temperature": TEMPERATURE} if find_task(task).softened else {}
-            loss.append({"name": find_task(task).answers_loss, "weight": keep or 1.0, **softened})
+            temperature = {"temperature": TEMPERATURE} if find_task(task).has_temperature else {}
+            loss.append({"name": find_task(task).answers_loss, "weight": keep or 1.0, **temperature})
         # Trained weights want smaller steps than fresh ones.
         settings = {"epochs": epochs, "loss": loss, "optimizer": {"lr": 0.01}, **changes}
         return cls(keep, labels, teacher, parse(TrainingConfig, settings, source="update(...)"))
@@ -160,7 +160,7 @@ def _check(student: Updatable, data: Dataset) -> None:
         kind = find_task(data.task)
         raise ConfigError(
             f"Student {student.key} takes samples of shape {known.input_shape} and tells {known.num_classes} "
-            f"{kind.outputs}{' apart' if kind.shares else ''}; data '{data.name}' has shape {data.input_shape} and "
+            f"{kind.outputs}{' apart' if kind.exclusive else ''}; data '{data.name}' has shape {data.input_shape} and "
             f"{data.num_classes} {kind.outputs}."
         )
     if data.normalisation() != known.normalisation():

@@ -1,6 +1,6 @@
 """Tasks, one file each: label checks, quality, losses and evaluation."""
 
 from nas_distill.tasks.registry import find_task, infer_task, read_evaluation, task_names
-from nas_distill.tasks.task import Evaluation, Figure, Task
+from nas_distill.tasks.task import Evaluation, Metric, Task
 
-__all__ = ["Evaluation", "Figure", "Task", "find_task", "infer_task", "read_evaluation", "task_names"]
+__all__ = ["Evaluation", "Metric", "Task", "find_task", "infer_task", "read_evaluation", "task_names"]

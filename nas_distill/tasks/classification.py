@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from nas_distill.evaluate.intervals import halfwidth
-from nas_distill.tasks.task import Figure, Task
+from nas_distill.evaluate.intervals import accuracy_halfwidth
+from nas_distill.tasks.task import Metric, Task
 from nas_distill.utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ClassificationEvaluation:
     @property
     def error(self) -> float:
         """Half the width of the 95 % interval of accuracy (Wilson's)."""
-        return halfwidth(self.accuracy, self.count)
+        return accuracy_halfwidth(self.accuracy, self.count)
 
 
 class Classification(Task):
@@ -62,18 +62,18 @@ class Classification(Task):
     labels_loss, answers_loss = "cross_entropy", "kd"
     answers_options = MappingProxyType({"temperature": 4.0})
     training_without_teacher = "hard labels"
-    shares = True
+    exclusive = True
     record = ClassificationEvaluation
-    figures = (
-        Figure("accuracy", "accuracy"),
-        Figure("share of teacher's", "retained"),
-        Figure("agreement with teacher", "agreement"),
-        Figure("ECE (lower is better)", "ece"),
-        Figure("NLL, nats (lower is better)", "nll", ".4f"),
+    metrics = (
+        Metric("accuracy", "accuracy"),
+        Metric("share of teacher's", "retained"),
+        Metric("agreement with teacher", "agreement"),
+        Metric("ECE (lower is better)", "ece"),
+        Metric("NLL, nats (lower is better)", "nll", ".4f"),
     )
 
     @property
-    def mark(self) -> str:
+    def fingerprint_tag(self) -> str:
         """Nothing for classification itself."""
         return "" if type(self) is Classification else self.name
 
@@ -118,7 +118,7 @@ class Classification(Task):
 
         return accuracy(outputs, labels)
 
-    def guess(self, labels: Tensor) -> float:
+    def constant_quality(self, labels: Tensor) -> float:
         """Return the share of the most frequent class."""
         return float(labels.bincount().max()) / len(labels)
 

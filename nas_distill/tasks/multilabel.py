@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas_distill.evaluate.intervals import bootstrap_halfwidth
-from nas_distill.tasks.task import Figure, Task, are_columns, as_columns, check_columns
+from nas_distill.tasks.task import Metric, Task, are_columns, as_columns, check_columns
 from nas_distill.utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,13 +57,13 @@ class Multilabel(Task):
     labels_loss, answers_loss = "bce", "bce_kd"
     stored_as = "(N, K) float32"
     record = MultilabelEvaluation
-    figures = (
-        Figure(quality_name, "mean_average_precision"),
-        Figure("share of teacher's", "retained"),
-        Figure("agreement with teacher, label by label", "agreement"),
-        Figure("F1 at a half, mean over labels", "f1"),
-        Figure("ECE of labels (lower is better)", "ece"),
-        Figure("NLL of all labels, nats (lower is better)", "nll", ".4f"),
+    metrics = (
+        Metric(quality_name, "mean_average_precision"),
+        Metric("share of teacher's", "retained"),
+        Metric("agreement with teacher, label by label", "agreement"),
+        Metric("F1 at a half, mean over labels", "f1"),
+        Metric("ECE of labels (lower is better)", "ece"),
+        Metric("NLL of all labels, nats (lower is better)", "nll", ".4f"),
     )
 
     def targets(self, y: np.ndarray, samples: int, where: str) -> np.ndarray:
@@ -93,7 +93,7 @@ class Multilabel(Task):
 
         return mean_average_precision(outputs, labels)
 
-    def guess(self, labels: Tensor) -> float:
+    def constant_quality(self, labels: Tensor) -> float:
         """Return the average share of the labels."""
         # A constant ranks samples equally, so its precision is the label's share, wherever the line is drawn.
         shares = labels.double().mean(dim=0)

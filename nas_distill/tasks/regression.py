@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas_distill.evaluate.intervals import bootstrap_halfwidth
-from nas_distill.tasks.task import Figure, Task, are_columns, as_columns, check_columns
+from nas_distill.tasks.task import Metric, Task, are_columns, as_columns, check_columns
 from nas_distill.utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,16 +54,16 @@ class Regression(Task):
     limits = ", and gives a number whatever it is shown"
     result = "values, in units of the targets,"
     labels_loss, answers_loss = "squared_error", "mse"
-    softened = False
+    has_temperature = False
     has_entropy = False
     stored_as = "(N, K) float32"
     record = RegressionEvaluation
-    figures = (
-        Figure(quality_name, "r2"),
-        Figure("share of teacher's", "retained"),
-        Figure(f"agreement with teacher, {quality_name}", "agreement"),
-        Figure("RMSE (lower is better)", "rmse", ".4g"),
-        Figure("MAE (lower is better)", "mae", ".4g"),
+    metrics = (
+        Metric(quality_name, "r2"),
+        Metric("share of teacher's", "retained"),
+        Metric(f"agreement with teacher, {quality_name}", "agreement"),
+        Metric("RMSE (lower is better)", "rmse", ".4g"),
+        Metric("MAE (lower is better)", "mae", ".4g"),
     )
 
     def targets(self, y: np.ndarray, samples: int, where: str) -> np.ndarray:
@@ -92,7 +92,7 @@ class Regression(Task):
 
         return r2(outputs, labels)
 
-    def guess(self, labels: Tensor) -> float:
+    def constant_quality(self, labels: Tensor) -> float:
         """Return 0, that of the targets' averages."""
         return 0.0
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One figure of an evaluation, as a row of a table.
 
     ``title`` gives its direction where lower is better; ``field`` is its name in the evaluation record; ``form``:
@@ -87,21 +87,21 @@ class Task(ABC):
     """Name of the plain loss by which the teacher's outputs teach."""
     answers_options: ClassVar[Mapping[str, float]] = {}
     """Options of that loss in the default training."""
-    softened: ClassVar[bool] = True
+    has_temperature: ClassVar[bool] = True
     """Whether that loss has a temperature."""
     training_without_teacher: ClassVar[str] = "labels only"
     """Name of the baseline that has no teacher."""
     has_entropy: ClassVar[bool] = True
     """Whether an output says how sure it is."""
-    shares: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
     """Whether the outputs of a sample compete: their probabilities sum to 1."""
-    figures: ClassVar[Sequence[Figure]]
+    metrics: ClassVar[Sequence[Metric]]
     """Rows of an evaluation in tables, the quality first."""
     record: ClassVar[type]
     """The dataclass that ``evaluate`` returns."""
 
     @property
-    def mark(self) -> str:
+    def fingerprint_tag(self) -> str:
         """Text in the fingerprint of data, which tells them from data of another task with the same labels."""
         return self.name
 
@@ -148,7 +148,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def guess(self, labels: Tensor) -> float:
+    def constant_quality(self, labels: Tensor) -> float:
         """Return the quality of the best constant answer.
 
         Raises:

@@ -250,7 +250,7 @@ def expand(values: Tensor, classes: Tensor, num_classes: int, missing: Missing) 
 
 def check_contents(contents: Contents, num_classes: int, task: str = "classification") -> None:
     """Raise TeacherError unless ``contents`` fit a teacher of ``num_classes`` classes and a store."""
-    if contents.top_k is not None and not find_task(task).shares:
+    if contents.top_k is not None and not find_task(task).exclusive:
         raise TeacherError(
             f"teacher.top_k keeps the largest of logits that are classes' shares of one, and the data are of {task}; "
             "leave it out."

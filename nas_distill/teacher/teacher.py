@@ -22,7 +22,7 @@ from nas_distill.utils.checkpoints import module_digest
 from nas_distill.utils.errors import TeacherError, TrustError, did_you_mean, first_line
 from nas_distill.utils.files import is_own
 from nas_distill.utils.modules import device_of
-from nas_distill.utils.references import load_reference, only_known, remember_builder, takes
+from nas_distill.utils.references import accepts_keyword, load_reference, only_known, remember_builder
 from nas_distill.utils.seeds import seeded_torch
 
 
@@ -183,7 +183,7 @@ def builder_keywords(function: Callable[..., Any], arguments: Mapping[str, Any],
     if isinstance(keywords.get("input_shape"), list):  # as JSON and YAML write it
         keywords["input_shape"] = tuple(keywords["input_shape"])
     for key, value in {"input_shape": data.input_shape, "num_classes": data.num_classes}.items():
-        if takes(function, key):
+        if accepts_keyword(function, key):
             keywords.setdefault(key, value)
     return keywords
 

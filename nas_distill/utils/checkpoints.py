@@ -74,16 +74,16 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-WHOLE = 64
+FULL_LENGTH = 64
 """Hexadecimal digits of an uncut digest."""
 
 
-def text_digest(text: str, digits: int = WHOLE) -> str:
+def text_digest(text: str, digits: int = FULL_LENGTH) -> str:
     """Return the first ``digits`` of the digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
-def json_digest(value: Any, digits: int = WHOLE) -> str:
+def json_digest(value: Any, digits: int = FULL_LENGTH) -> str:
     """Return the first ``digits`` of the digest of a value's canonical JSON: sorted keys, no spaces.
 
     Raises:

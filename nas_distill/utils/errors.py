@@ -20,7 +20,7 @@ class TrustError(ConfigError):
     """A file that was not declared trusted names code which would run."""
 
 
-class GivenFromPythonError(ConfigError):
+class MissingArgumentError(ConfigError):
     """A run was given data, teacher or builder from Python, and they are not given now."""
 
 
@@ -89,6 +89,6 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     return named if len(named) <= limit else named[: limit - 1] + "…"
 
 
-def in_words(error: BaseException) -> str:
+def failure_message(error: BaseException) -> str:
     """Return the cause of a failure on one line; where the code raised no Exception (SystemExit, say), it says so."""
     return first_line(error) if isinstance(error, Exception) else f"its code raised {first_line(error)}"

@@ -113,7 +113,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE = 1 << 20  # bytes; a file system with less than this free is full for all that a search writes
 
 
-def disk_sentence(error: OSError, where: Path | None = None) -> str:
+def disk_error_message(error: OSError, where: Path | None = None) -> str:
     """Say what could not be read or written, and why; ``where`` it was, if the error does not know."""
     file = error.filename or where or "a file"
     if error.errno in FULL:
@@ -121,12 +121,12 @@ def disk_sentence(error: OSError, where: Path | None = None) -> str:
     return f"{file} cannot be used ({error.strerror or error}); what was finished is kept."
 
 
-def full_sentence(place: Path) -> str:
+def disk_full_message(place: Path) -> str:
     """Say that a file system is full, and that workers cannot do without it."""
     return f"the disk of {place} is full, so nothing can be trained; what was finished is kept: make space, then go on."
 
 
-def names_full_disk(text: str) -> bool:
+def mentions_full_disk(text: str) -> bool:
     """Say whether a message, of a library that keeps no error number, is of a full disk or an exhausted quota."""
     return any(os.strerror(number) in text for number in FULL)
 
@@ -139,7 +139,7 @@ def disk_errors(where: Path) -> Iterator[None]:
     except BrokenPipeError:  # a reader has gone, which is no matter of files
         raise
     except OSError as error:
-        raise RunError(disk_sentence(error, where)) from error
+        raise RunError(disk_error_message(error, where)) from error
 
 
 def full_disk_error(error: BaseException | None) -> OSError | None:
@@ -153,7 +153,7 @@ def full_disk_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def first_full(folders: Iterable[Path]) -> Path | None:
+def first_full_folder(folders: Iterable[Path]) -> Path | None:
     """Return the first of the folders on whose file system there is no room left to write; None if all have room.
 
     Room is asked for and given back at once. Folders that are missing or closed to this user are passed over.
@@ -168,7 +168,7 @@ def first_full(folders: Iterable[Path]) -> Path | None:
     return None
 
 
-def places_written(run: Path) -> list[Path]:
+def written_folders(run: Path) -> list[Path]:
     """Return the folders that a search of worker processes writes to: the run's, temporary ones, shared memory."""
     temporary = [value for name in ("RAY_TMPDIR", "TMPDIR") if (value := os.environ.get(name))]
     with suppress(FileNotFoundError):  # it tries to write, and finds no folder where all are full

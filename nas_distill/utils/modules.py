@@ -67,7 +67,7 @@ def place(module: nn.Module, device: torch.device | str, layout: torch.memory_fo
     return result
 
 
-Place = tuple[dict[str, Tensor | None], str]
+BufferSlot = tuple[dict[str, Tensor | None], str]
 
 
 @contextmanager
@@ -83,9 +83,9 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def buffer_places(module: nn.Module) -> list[Place]:
+def buffer_slots(module: nn.Module) -> list[BufferSlot]:
     """Return where a module's buffers are held, a shared one once."""
-    found: dict[int, Place] = {}
+    found: dict[int, BufferSlot] = {}
     for part in module.modules():
         for name, held in part._buffers.items():
             if held is not None:
@@ -94,7 +94,7 @@ def buffer_places(module: nn.Module) -> list[Place]:
 
 
 @contextmanager
-def kept_buffers(module: nn.Module) -> Iterator[None]:
+def preserved_buffers(module: nn.Module) -> Iterator[None]:
     """Run a block after which the buffers of ``module`` are as before, whatever a forward pass in it writes to them.
 
     Copies stand in for them meanwhile, so that what a backward pass saved of the originals is not touched.
@@ -136,7 +136,7 @@ def quiet(*, prints: bool = True) -> Iterator[None]:
         yield
 
 
-def first_cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """Return what an error, or the first one that led to it, says on its first line; without a full stop."""
     while error.__cause__ is not None:
         error = error.__cause__

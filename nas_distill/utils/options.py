@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nas_distill.utils.errors import ConfigError, first_line
-from nas_distill.utils.validation import Closed, explain
+from nas_distill.utils.validation import StrictModel, explain
 
 _Kind = inspect.Parameter
 
@@ -47,7 +47,7 @@ def read_options(
         config = ConfigDict(
             extra="allow" if further else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
         )
-        base: type[BaseModel] = type("Options", (Closed,), {"model_config": config, "__module__": __name__})
+        base: type[BaseModel] = type("Options", (StrictModel,), {"model_config": config, "__module__": __name__})
         model: type[BaseModel] = create_model(f"{name}_options", __base__=base, **fields)
     except Exception as error:  # of a user's own code, whose annotations may be anything
         raise ConfigError(

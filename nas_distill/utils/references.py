@@ -112,7 +112,7 @@ def _is_network(found: Any) -> bool:
     return isinstance(found, type) and issubclass(found, nn.Module)
 
 
-def takes(function: Callable[..., Any], key: str) -> bool:
+def accepts_keyword(function: Callable[..., Any], key: str) -> bool:
     """Say whether ``function`` may be called with the keyword ``key``; one whose signature cannot be read takes all."""
     try:
         parameters = inspect.signature(function).parameters.values()

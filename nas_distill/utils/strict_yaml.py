@@ -15,12 +15,12 @@ from yaml.constructor import ConstructorError
 
 from nas_distill.utils.errors import NasDistillError, first_line
 
-MOST_BYTES = 300_000
-MOST_LEVELS = 40
+MAX_BYTES = 300_000
+MAX_LEVELS = 40
 """Nesting of lists and mappings, aliases expanded."""
-MOST_REPEATED = 10_000
+MAX_REPEATED = 10_000
 """Values that aliases may repeat, beside those written out."""
-MOST_DIGITS = 100
+MAX_DIGITS = 100
 """Length of a whole number as written."""
 
 _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
@@ -39,8 +39,8 @@ def load_strict(path: Path, error: type[NasDistillError], *, what: str = "") -> 
     """
     try:
         size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise error(f"{what}{path} has {size:,} bytes; at most {MOST_BYTES:,} are read.")
+        if size > MAX_BYTES:
+            raise error(f"{what}{path} has {size:,} bytes; at most {MAX_BYTES:,} are read.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as problem:
         reason = (
@@ -70,8 +70,8 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         alias = isinstance(event, yaml.AliasEvent)
         self._level += 1
-        if self._level > MOST_LEVELS:
-            raise ComposerError(None, None, f"nested more than {MOST_LEVELS} levels deep", event.start_mark)
+        if self._level > MAX_LEVELS:
+            raise ComposerError(None, None, f"nested more than {MAX_LEVELS} levels deep", event.start_mark)
         node = super().compose_node(parent, index)
         self._level -= 1
         if node is None:
@@ -81,7 +81,7 @@ class _Loader(yaml.SafeLoader):
                 raise ComposerError(None, None, f"the alias '{event.anchor}' contains itself", event.start_mark)
             values, levels = self._extents[node]
             self._repeated += values
-            if self._repeated > MOST_REPEATED or self._level + levels > MOST_LEVELS:
+            if self._repeated > MAX_REPEATED or self._level + levels > MAX_LEVELS:
                 raise ComposerError(None, None, "aliases repeat too much; write the values out", event.start_mark)
         else:
             below = [self._extents[child] for child in _children(node)]
@@ -106,8 +106,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         integer = node.tag == "tag:yaml.org,2002:int"
-        if integer and isinstance(node, yaml.ScalarNode) and len(node.value) > MOST_DIGITS:
-            raise ConstructorError(None, None, f"a number has more than {MOST_DIGITS} digits", node.start_mark)
+        if integer and isinstance(node, yaml.ScalarNode) and len(node.value) > MAX_DIGITS:
+            raise ConstructorError(None, None, f"a number has more than {MAX_DIGITS} digits", node.start_mark)
         try:
             value = super().construct_object(node, deep)
             if isinstance(value, str):

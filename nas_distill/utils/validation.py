@@ -37,7 +37,7 @@ def file_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
     return found
 
 
-class Closed(BaseModel):
+class StrictModel(BaseModel):
     """A frozen model that refuses unknown keys, infinite numbers, and booleans in place of numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_distill.data.splits import Split, carve, make_split
+from nas_distill.data.splits import Split, make_split, split_off
 from nas_distill.utils.errors import DataError
 
 labels_of_many_kinds = st.lists(st.integers(1, 40), min_size=1, max_size=6).map(
@@ -22,7 +22,7 @@ def numbered(labels):
 def test_a_carved_share_is_disjoint_balanced_and_repeatable(labels, share, seed, random):
     random.shuffle(labels)
     whole = numbered(labels)
-    rest, part = carve(whole, share, seed, "val", "x")
+    rest, part = split_off(whole, share, seed, "val", "x")
     assert len(part) == round(len(labels) * share)
     places = np.concatenate([rest.x, part.x])[:, 0]
     assert sorted(places) == list(range(len(labels)))
@@ -31,26 +31,26 @@ def test_a_carved_share_is_disjoint_balanced_and_repeatable(labels, share, seed,
         assert np.array_equal(whole.y[piece.x[:, 0].astype(int)], piece.y)
     for label, size in zip(*np.unique(labels, return_counts=True)):
         assert abs((part.y == label).sum() - size * share) < 1
-    again = carve(whole, share, seed, "val", "x")[1]
+    again = split_off(whole, share, seed, "val", "x")[1]
     assert np.array_equal(again.x, part.x)
 
 
 def test_rare_classes_do_not_push_a_large_one_into_the_share():
     labels = np.concatenate([np.zeros(1000, int), np.arange(1, 1001)])
-    _, part = carve(numbered(labels), 0.2, 0, "val", "x")
+    _, part = split_off(numbered(labels), 0.2, 0, "val", "x")
     assert (part.y == 0).sum() == 200
 
 
 def test_seed_and_purpose_give_other_shares():
     whole = numbered(np.arange(200) % 2)
-    drawn = [carve(whole, 0.5, *how, "x")[1].x.tobytes() for how in [(0, "val"), (1, "val"), (0, "test")]]
+    drawn = [split_off(whole, 0.5, *how, "x")[1].x.tobytes() for how in [(0, "val"), (1, "val"), (0, "test")]]
     assert len(set(drawn)) == 3
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), True, None, "0.2"])
 def test_what_is_no_share(share):
     with pytest.raises(DataError, match=r"'val' is .*; it must be a share between 0 and 1, or"):
-        carve(numbered(np.arange(10) % 2), share, 0, "val", "mine")
+        split_off(numbered(np.arange(10) % 2), share, 0, "val", "mine")
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_distill.evaluate.classification import accuracy
-from nas_distill.evaluate.intervals import bootstrap_halfwidth, crossed_interval, halfwidth
+from nas_distill.evaluate.intervals import accuracy_halfwidth, bootstrap_halfwidth, crossed_interval
 from nas_distill.utils.errors import DataError
 
 
 @given(st.data(), st.integers(1, 10**5))
 def test_an_accuracy_is_known_better_from_more_samples(data, samples):
     accuracy = data.draw(st.integers(0, samples)) / samples
-    width = halfwidth(accuracy, samples)
+    width = accuracy_halfwidth(accuracy, samples)
     assert 0 < width <= 0.5
-    assert halfwidth(accuracy, 4 * samples) < width
+    assert accuracy_halfwidth(accuracy, 4 * samples) < width
 
 
 def test_wilsons_interval():
     # Of 92 right answers in 100: 0.8500 to 0.9589 (Wilson, 1927).
-    assert halfwidth(0.92, 100) == pytest.approx((0.9589 - 0.8500) / 2, abs=2e-4)
-    assert math.isnan(halfwidth(0.9, 0))
+    assert accuracy_halfwidth(0.92, 100) == pytest.approx((0.9589 - 0.8500) / 2, abs=2e-4)
+    assert math.isnan(accuracy_halfwidth(0.9, 0))
 
 
 def test_the_bootstrap_of_an_accuracy_is_near_wilsons():
@@ -30,7 +30,7 @@ def test_the_bootstrap_of_an_accuracy_is_near_wilsons():
     labels = torch.from_numpy((rng.random(400) < 0.8).astype(np.int64))
     logits = torch.tensor([[0.0, 1.0]]).expand(400, 2)
     found = bootstrap_halfwidth(accuracy, logits, labels)
-    assert found == pytest.approx(halfwidth(accuracy(logits, labels), 400), rel=0.2)
+    assert found == pytest.approx(accuracy_halfwidth(accuracy(logits, labels), 400), rel=0.2)
     assert found == bootstrap_halfwidth(accuracy, logits, labels)  # seeded
 
 
@@ -52,14 +52,14 @@ def test_three_seeds_and_their_samples_are_covered(of_seeds, of_samples):
     rng, samples, covered = np.random.default_rng(0), 400, []
     for _ in range(600):
         seeds, images = rng.normal(0, of_seeds, (3, 1)), rng.normal(0, of_samples, (1, samples))
-        mean, halfwidth = crossed_interval(0.05 + seeds + images + rng.normal(0, 0.1, (3, samples)))
-        covered.append(abs(mean - 0.05) <= halfwidth)
+        mean, accuracy_halfwidth = crossed_interval(0.05 + seeds + images + rng.normal(0, 0.1, (3, samples)))
+        covered.append(abs(mean - 0.05) <= accuracy_halfwidth)
     assert np.mean(covered) > 0.93
 
 
 def test_seeds_that_agree_leave_the_error_of_samples():
     right = np.tile(np.arange(1000) % 4 == 0, (3, 1))
-    mean, halfwidth = crossed_interval(right)
+    mean, accuracy_halfwidth = crossed_interval(right)
     assert mean == 0.25
-    assert halfwidth == pytest.approx(1.96 * math.sqrt(0.25 * 0.75 / 1000), rel=0.01)
+    assert accuracy_halfwidth == pytest.approx(1.96 * math.sqrt(0.25 * 0.75 / 1000), rel=0.01)
     assert crossed_interval(np.ones((3, 5))) == (1.0, 0.0)

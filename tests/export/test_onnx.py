@@ -14,7 +14,7 @@ from nas_distill.costs.runtimes.onnx_runtime import export_onnx, read_metadata
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.graph import load_program, save_program
 from nas_distill.utils.errors import ExportError
-from nas_distill.utils.modules import first_cause, quiet
+from nas_distill.utils.modules import quiet, root_cause
 
 SHAPE = (1, 8, 8)
 
@@ -157,7 +157,7 @@ def test_quiet_gives_everything_back(capsys, caplog):
 def test_the_first_cause_is_one_line():
     outer = RuntimeError("outer\nlines")
     outer.__cause__ = KeyError("deep")
-    assert first_cause(outer) == "KeyError: 'deep'"
-    assert first_cause(ValueError("\n one.\n two")) == "ValueError: one"
-    assert first_cause(OSError(28, "No space left on device")) == "No space left on device"
-    assert len(first_cause(ValueError("x" * 1000))) < 230
+    assert root_cause(outer) == "KeyError: 'deep'"
+    assert root_cause(ValueError("\n one.\n two")) == "ValueError: one"
+    assert root_cause(OSError(28, "No space left on device")) == "No space left on device"
+    assert len(root_cause(ValueError("x" * 1000))) < 230

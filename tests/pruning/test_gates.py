@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.pruning.gates import GatedNetwork
 from nas_distill.pruning.importance import taylor
 from nas_distill.pruning.plan import Group, Plan, Slot
@@ -26,7 +26,7 @@ def one_at_a_time(module, plan, data, samples, seed):
     module = copy.deepcopy(module).double().eval().requires_grad_(True)
     generator = torch_generator(seed, "importance")
     found = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in plan.groups}
-    places = draw_places(len(data.train), samples)
+    places = random_indices(len(data.train), samples)
     for index in places.split(64):
         signs = torch.randint(0, 2, (len(index), CLASSES), generator=generator) * 2.0 - 1
         for place, sign in zip(index, signs):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nas_distill.data import Dataset
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.pruning.importance import CRITERIA, activation, magnitude, taylor, unit_orders
 from nas_distill.pruning.plan import Group, Plan, Slot
 from nas_distill.utils.errors import SpaceError
@@ -84,7 +84,7 @@ def test_magnitude_is_the_norm_of_the_filters_by_their_mean(module, plan, data):
 
 
 def test_activation_is_what_a_unit_adds(module, plan, data):
-    x = data.batch("train", draw_places(len(data.train), 64))[0]
+    x = data.batch("train", random_indices(len(data.train), 64))[0]
     with torch.no_grad():
         flat = module[:4](x).double()
     squares = flat.square().mean(0).view(UNITS, 16).mean(1)
@@ -127,7 +127,7 @@ def test_activation_reads_the_width_of_attention(data, width, batch_first, own_q
         module = Attending(width, batch_first, own_queries, named).eval().requires_grad_(False)
     slots = (Slot("embed", "out", places(width)), Slot("attention", "in", places(width)))
     plan = Plan((Group("embed", "channels", width, slots, None),), (), ())
-    x = data.batch("train", draw_places(len(data.train), 64))[0]
+    x = data.batch("train", random_indices(len(data.train), 64))[0]
     assert x.flatten(1, 2).shape[1:] == (8, 4)
     query, tokens = (given.double() for given in module.inputs(x))
     weights = module.attention.in_proj_weight.double().square().view(3, width, width).sum(1)
@@ -138,7 +138,7 @@ def test_activation_reads_the_width_of_attention(data, width, batch_first, own_q
 
 def test_taylor_is_the_mean_squared_derivative_of_the_logits_by_a_gate(module, plan, data):
     """Averaged over directions, it is the sum over logits, within what chance allows."""
-    x = data.batch("train", draw_places(len(data.train), 64))[0]
+    x = data.batch("train", random_indices(len(data.train), 64))[0]
     with torch.no_grad():
         added = module[:4](x).view(64, UNITS, 16)  # logits are linear in gates on what the last layer reads
         weights = module[4].weight.view(3, UNITS, 16)

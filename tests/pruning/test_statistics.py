@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from nas_distill.data import Dataset
-from nas_distill.data.splits import draw_places
+from nas_distill.data.splits import random_indices
 from nas_distill.pruning.statistics import recalibrate_batch_norm
 
 
@@ -21,7 +21,7 @@ def network():
 def test_statistics_become_those_of_the_training_samples(data):
     module = network()
     recalibrate_batch_norm(module, data, samples=256)
-    seen = data.batch("train", draw_places(300, 256))[0]
+    seen = data.batch("train", random_indices(300, 256))[0]
     halves = seen.split(128)
     assert torch.allclose(module[0].running_mean, seen.mean(0), atol=1e-5)
     assert torch.allclose(module[0].running_var, (halves[0].var(0) + halves[1].var(0)) / 2, atol=1e-4)

@@ -31,7 +31,7 @@ def test_a_long_space_is_exact_because_only_what_is_still_referred_to_is_told_ap
 def test_out_of_patience_it_is_a_bound_from_above():
     specs = {f"n{index}": {"int": [0, 2]} for index in range(6)}
     specs |= {f"x{index}": {"repeat": f"n{index}", "of": [1, 2]} for index in range(6)}
-    exact, bound = measure(parse(specs)), measure(parse(specs), patience=100)
+    exact, bound = measure(parse(specs)), measure(parse(specs), max_steps=100)
     assert exact == SpaceSize((1 + 2 + 4) ** 6, exact=True)
     assert not bound.exact
     assert bound.count == 3**6 * 4**6

@@ -68,9 +68,9 @@ def test_guessing_is_worth_what_the_best_constant_answer_is(task, labels):
         constant = labels.mean(dim=0) if task.name == "regression" else torch.zeros(K)
     worth = task.quality(constant.expand(N, K), labels)
 
-    assert task.guess(labels) >= worth - 1e-6
+    assert task.constant_quality(labels) >= worth - 1e-6
     if task.name in task_names():
-        assert task.guess(labels) == pytest.approx(worth)
+        assert task.constant_quality(labels) == pytest.approx(worth)
 
 
 def test_an_evaluation_has_its_figures_and_is_read_back(task, labels):
@@ -78,10 +78,10 @@ def test_an_evaluation_has_its_figures_and_is_read_back(task, labels):
     found = task.evaluate(outputs, labels, perfect(task, labels))
 
     assert isinstance(found, task.record)
-    assert found.quality == getattr(found, task.figures[0].field)
+    assert found.quality == getattr(found, task.metrics[0].field)
     assert found.count == N
     assert found.error >= 0
-    assert all(hasattr(found, figure.field) for figure in task.figures)
+    assert all(hasattr(found, figure.field) for figure in task.metrics)
     assert read_evaluation(vars(found), task.name if task.name in task_names() else "classification") == found
     assert task.evaluate(outputs, labels).retained is None
 
@@ -106,7 +106,7 @@ def test_equal_answers_mix_to_themselves(task, labels):
     outputs = torch.randn(N, K, generator=torch.Generator().manual_seed(2))
     mixed = task.mixture(torch.stack([outputs, outputs]), torch.full((2, N), 0.5), 4.0)
 
-    probabilities = (lambda x: x.softmax(1)) if task.shares else (lambda x: x)
+    probabilities = (lambda x: x.softmax(1)) if task.exclusive else (lambda x: x)
     assert torch.allclose(probabilities(mixed), probabilities(outputs), atol=1e-5)
 
 
@@ -154,9 +154,9 @@ def test_its_losses_on_labels_can_be_learnt_from(task, labels):
 def test_it_has_the_words_that_reports_need(task):
     assert "{count}" in task.purpose
     assert task.output != task.outputs
-    assert task.quality_name in (task.figures[0].title, "graded accuracy")
+    assert task.quality_name in (task.metrics[0].title, "graded accuracy")
     assert all(isinstance(word, str) and word for word in (task.name, task.result, task.stored_as))
-    assert {figure.form[-1] for figure in task.figures} <= set("tfg")
+    assert {figure.form[-1] for figure in task.metrics} <= set("tfg")
 
 
 def test_losses_of_the_task_that_it_is_a_kind_of_fit_a_users_own(own):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_distill.utils.files import first_full, full_disk_error, names_full_disk, places_written
+from nas_distill.utils.files import first_full_folder, full_disk_error, mentions_full_disk, written_folders
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_is_full_when_nothing_more_can_be_written(small_disk, tmp_path):
-    assert first_full([tmp_path, small_disk]) is None
+    assert first_full_folder([tmp_path, small_disk]) is None
     (small_disk / "filler").write_bytes(bytes(3 << 19))
-    assert first_full([tmp_path / "missing", tmp_path, small_disk]) == small_disk
+    assert first_full_folder([tmp_path / "missing", tmp_path, small_disk]) == small_disk
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
     (small_disk / "filler").unlink()
-    assert first_full([small_disk]) is None
+    assert first_full_folder([small_disk]) is None
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -41,7 +41,7 @@ def test_a_full_disk_is_found_behind_other_errors(number):
     wrapped.__cause__, handled.__context__ = full, wrapped
     assert full_disk_error(handled) is full
     assert full_disk_error(full) is full
-    assert names_full_disk(f"RuntimeError: write failed: {os.strerror(number)}")
+    assert mentions_full_disk(f"RuntimeError: write failed: {os.strerror(number)}")
 
 
 def test_other_errors_are_of_no_full_disk():
@@ -51,11 +51,11 @@ def test_other_errors_are_of_no_full_disk():
     assert full_disk_error(loop) is None
     assert full_disk_error(PermissionError(errno.EACCES, "Permission denied")) is None
     assert full_disk_error(None) is None
-    assert not names_full_disk("Permission denied")
+    assert not mentions_full_disk("Permission denied")
 
 
 def test_a_search_writes_to_its_folder_and_to_temporary_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/some/where")
-    places = places_written(tmp_path)
+    places = written_folders(tmp_path)
     assert places[0] == tmp_path
     assert {Path("/some/where"), Path("/dev/shm"), Path("/tmp")} <= set(places)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.utils.modules import buffer_places, kept_buffers
+from nas_distill.utils.modules import buffer_slots, preserved_buffers
 
 
 class Counter(nn.Module):
@@ -26,7 +26,7 @@ def network():
 
 
 def test_a_shared_buffer_has_one_place():
-    assert [name for _, name in buffer_places(network())] == [
+    assert [name for _, name in buffer_slots(network())] == [
         "shared",
         "own",
         "own",
@@ -39,7 +39,7 @@ def test_a_shared_buffer_has_one_place():
 def test_buffers_are_the_very_same_afterwards_and_shared_ones_are_shared_meanwhile():
     module = network()
     before = {name: (value, value.clone()) for name, value in module.named_buffers(remove_duplicate=False)}
-    with kept_buffers(module):
+    with preserved_buffers(module):
         module(torch.randn(4, 2))
         assert module[0].shared is module[1].shared
         assert module[0].shared.tolist() == [2, 2]
@@ -52,7 +52,7 @@ def test_buffers_are_the_very_same_afterwards_and_shared_ones_are_shared_meanwhi
 
 def test_so_they_are_after_an_error():
     module = network()
-    with pytest.raises(ValueError, match="expected 2D or 3D"), kept_buffers(module):
+    with pytest.raises(ValueError, match="expected 2D or 3D"), preserved_buffers(module):
         module(torch.randn(4))
     assert module[0].own.tolist() == module[0].shared.tolist() == [0, 0]
 
@@ -60,7 +60,7 @@ def test_so_they_are_after_an_error():
 def test_a_backward_pass_of_before_is_not_disturbed():
     module = nn.BatchNorm1d(2)
     value = module(torch.randn(4, 2)).square().sum()
-    with kept_buffers(module):
+    with preserved_buffers(module):
         value = value + module(torch.randn(4, 2)).square().sum()
     value.backward()
     assert module.weight.grad is not None

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from nas_distill.utils.errors import ConfigError, TrustError
-from nas_distill.utils.references import is_reference, load_reference, only_known, remember_builder, takes
+from nas_distill.utils.references import accepts_keyword, is_reference, load_reference, only_known, remember_builder
 
 
 @pytest.mark.parametrize("text", ["a:b", "a.b.c:d", "a:B.c", "_x:y1"])
@@ -73,12 +73,12 @@ def test_what_a_function_takes():
     def given(a, /, b, *, c):
         pass
 
-    assert not takes(given, "a")
-    assert takes(given, "b")
-    assert takes(given, "c")
-    assert not takes(given, "d")
-    assert takes(lambda **rest: None, "anything")
-    assert takes(dict, "anything")  # its signature cannot be read
+    assert not accepts_keyword(given, "a")
+    assert accepts_keyword(given, "b")
+    assert accepts_keyword(given, "c")
+    assert not accepts_keyword(given, "d")
+    assert accepts_keyword(lambda **rest: None, "anything")
+    assert accepts_keyword(dict, "anything")  # its signature cannot be read
 
 
 def test_only_our_own_networks_are_known(monkeypatch):
@@ -107,7 +107,7 @@ def test_a_builder_that_the_process_used_is_known(monkeypatch, module):
         with pytest.raises(TrustError):
             load_reference("reference_used:build", what="builder", paths=[folder])
         assert "reference_used" not in sys.modules
-        remember_builder("reference_used:build", takes)  # a stranger's folder cannot make a name known
+        remember_builder("reference_used:build", accepts_keyword)  # a stranger's folder cannot make a name known
         with pytest.raises(TrustError):
             load_reference("reference_used:build", what="builder")
     remember_builder("reference_used:build", load_reference("reference_used:build", what="builder", paths=[folder]))

@@ -17,7 +17,7 @@ from nas_distill.costs.runtimes.runtime import Runtime
 from nas_distill.costs.undisturbed import frozen_copy, tensors_only
 from nas_distill.utils.errors import CostError, ExportError, first_line
 from nas_distill.utils.files import atomic_path
-from nas_distill.utils.modules import first_cause, quiet
+from nas_distill.utils.modules import quiet, root_cause
 
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 LARGEST = 2**31 - 2**24  # protobuf holds no message of 2 GiB; some room for the graph itself
@@ -179,7 +179,7 @@ def export_onnx(
             proto = _proto(module, tuple(input_shape), opset)
     except Exception as error:
         raise ExportError(
-            f"{path} cannot be written: torch cannot export the network ({first_cause(error)})."
+            f"{path} cannot be written: torch cannot export the network ({root_cause(error)})."
         ) from error
     for key, text in texts.items():
         entry = proto.metadata_props.add()
@@ -191,9 +191,9 @@ def export_onnx(
             temporary.write_bytes(proto.SerializeToString())
             onnx.checker.check_model(str(temporary), full_check=True)
     except OSError as error:
-        raise ExportError(f"{path} cannot be written: {first_cause(error)}.") from error
+        raise ExportError(f"{path} cannot be written: {root_cause(error)}.") from error
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"{path} would be no valid ONNX model ({first_cause(error)}).") from error
+        raise ExportError(f"{path} would be no valid ONNX model ({root_cause(error)}).") from error
     return path
 
 
@@ -221,7 +221,7 @@ def load_onnx(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ExportError(f"{path} does not exist.") from error
     except Exception as error:
-        raise ExportError(f"{path} is damaged or no ONNX file ({first_cause(error)}).") from error
+        raise ExportError(f"{path} is damaged or no ONNX file ({root_cause(error)}).") from error
 
 
 def _proto(module: nn.Module, shape: tuple[int, ...], opset: int | None) -> Any:

@@ -17,7 +17,7 @@ from nas_distill.costs.runtimes.runtime import Runtime
 from nas_distill.costs.undisturbed import frozen_copy, tensors_only
 from nas_distill.utils.errors import CostError, ExportError
 from nas_distill.utils.files import atomic_path
-from nas_distill.utils.modules import first_cause, quiet
+from nas_distill.utils.modules import quiet, root_cause
 
 NOTES = "notes.json"
 
@@ -59,10 +59,10 @@ class PyTorch(Runtime):
                 with atomic_path(path) as temporary:
                     _save(program, temporary, {NOTES: json.dumps(known, ensure_ascii=False)})
         except OSError as error:
-            raise ExportError(f"{path} cannot be written: {first_cause(error)}.") from error
+            raise ExportError(f"{path} cannot be written: {root_cause(error)}.") from error
         except Exception as error:
             raise ExportError(
-                f"{path} cannot be written: torch cannot make a graph of the network ({first_cause(error)})."
+                f"{path} cannot be written: torch cannot make a graph of the network ({root_cause(error)})."
             ) from error
 
     def export_for_timing(self, module: nn.Module, inputs: Any, path: Path) -> None:
@@ -79,7 +79,7 @@ class PyTorch(Runtime):
             dtypes = [node.meta["val"].dtype for node in program.graph.nodes if node.name in names]
             module = program.module()
         except Exception as error:
-            raise CostError(f"{path} is no graph of torch ({first_cause(error)}).") from error
+            raise CostError(f"{path} is no graph of torch ({root_cause(error)}).") from error
         if len(dtypes) != 1:
             raise CostError(f"{path} takes {len(dtypes)} inputs, and only networks of one input are run.")
         return _Graph(module, torch.zeros((), dtype=dtypes[0]).numpy().dtype, threads)

@@ -9,7 +9,7 @@ from typing import Literal
 from nas_distill.config import SearchConfig
 from nas_distill.engine.backends.inline import InlineBackend
 from nas_distill.engine.work import Backend, Limit
-from nas_distill.utils.files import places_written
+from nas_distill.utils.files import written_folders
 
 __all__ = ["choose_backend", "make_backend"]
 
@@ -42,7 +42,7 @@ def make_backend(
     """
     if choose_backend(search, seconds) == "inline":
         return nullcontext(
-            InlineBackend(threads=search.threads, retries=search.retries, limit=limit, places=places_written(folder))
+            InlineBackend(threads=search.threads, retries=search.retries, limit=limit, places=written_folders(folder))
         )
     from nas_distill.engine.backends.tune import TuneBackend
 

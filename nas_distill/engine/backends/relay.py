@@ -10,7 +10,7 @@ from typing import TypeVar
 from nas_distill.engine.backends.worker import Message
 from nas_distill.engine.work import Outcome, RungResult, Work, WorkSource, last_rung
 from nas_distill.utils.errors import StorageError
-from nas_distill.utils.files import first_full, full_sentence, names_full_disk
+from nas_distill.utils.files import disk_full_message, first_full_folder, mentions_full_disk
 
 Answer = TypeVar("Answer")
 
@@ -90,7 +90,7 @@ class Relay:
         if message.result is not None:
             return self.report(message.key, message.result)
         cause = message.cause or "the evaluation failed"
-        if message.storage or names_full_disk(cause):
+        if message.storage or mentions_full_disk(cause):
             self.give_up(StorageError(f"{cause.rstrip('.')}."))
         else:
             self.fail(message.key, cause)
@@ -98,9 +98,9 @@ class Relay:
 
     def blame_disk(self) -> bool:
         """Say whether a disk is full, so that no work is to blame for a failure; if so, everything has been ended."""
-        place = first_full(self._places)
+        place = first_full_folder(self._places)
         if place is not None:
-            self.give_up(StorageError(full_sentence(place)))
+            self.give_up(StorageError(disk_full_message(place)))
         return place is not None
 
     def fail(self, key: str, cause: str) -> None:

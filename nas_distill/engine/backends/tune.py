@@ -25,7 +25,13 @@ from nas_distill.engine.backends.tune_state import Fit
 from nas_distill.engine.backends.worker import Parcel, Worker
 from nas_distill.engine.work import Evaluator, Limit, WorkSource
 from nas_distill.utils.errors import RunError, StorageError, first_line
-from nas_distill.utils.files import disk_sentence, first_full, full_disk_error, full_sentence, places_written
+from nas_distill.utils.files import (
+    disk_error_message,
+    disk_full_message,
+    first_full_folder,
+    full_disk_error,
+    written_folders,
+)
 from nas_distill.utils.references import import_path
 
 # Ray reads some of these when it is imported, others when it starts or fits.
@@ -120,7 +126,7 @@ class TuneBackend:
             Exception: whatever the source raised, after the workers have been ended.
         """
         began = time.time()
-        relay = Relay(source, retries=self._retries, places=places_written(self._folder))
+        relay = Relay(source, retries=self._retries, places=written_folders(self._folder))
         try:
             scratch = self._begin()
             with environment(SETTINGS), warnings_ignored_from("ray"), signal_handlers_kept():
@@ -171,11 +177,11 @@ class TuneBackend:
     def _blame_disk(self, error: Exception) -> None:
         """Raise a StorageError where an error of Ray's is that of a full disk."""
         full = full_disk_error(error)
-        place = first_full(places_written(self._folder))
+        place = first_full_folder(written_folders(self._folder))
         if place is not None:
-            raise StorageError(full_sentence(place)) from error
+            raise StorageError(disk_full_message(place)) from error
         if full is not None:
-            raise StorageError(disk_sentence(full)) from error
+            raise StorageError(disk_error_message(full)) from error
         if isinstance(error.__cause__ or error, (ObjectStoreFullError, OutOfDiskError)):
             raise StorageError(
                 "Ray's object store has no room left (it lies in shared memory, /dev/shm, or on the disk of temporary "

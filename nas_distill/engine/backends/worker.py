@@ -22,8 +22,8 @@ import numpy as np
 
 from nas_distill.engine.death import fault_file
 from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_rung
-from nas_distill.utils.errors import StorageError, in_words
-from nas_distill.utils.files import disk_sentence, full_disk_error
+from nas_distill.utils.errors import StorageError, failure_message
+from nas_distill.utils.files import disk_error_message, full_disk_error
 from nas_distill.utils.references import search_first
 from nas_distill.utils.seeds import derive
 
@@ -115,8 +115,8 @@ class Worker:
             self.close()
             full = full_disk_error(error)
             if full is not None and not isinstance(error, StorageError):
-                error = StorageError(disk_sentence(full))
-            return Message(work.key, begun, cause=in_words(error), storage=isinstance(error, StorageError))
+                error = StorageError(disk_error_message(full))
+            return Message(work.key, begun, cause=failure_message(error), storage=isinstance(error, StorageError))
         if result.rung >= last_rung(work):
             self.close()
         return Message(work.key, begun, result=result)

@@ -1,14 +1,13 @@
 """Layers of a network that is not changed: finding them, reading their content, pairing them."""
 
 from nas_distill.utils.layers.attention import attention_names, qkv, scores
-from nas_distill.utils.layers.find import Kind, Layer, find_layers, layers_named
+from nas_distill.utils.layers.find import Layer, LayerKind, find_layers, layers_named
 from nas_distill.utils.layers.match import Pair, describe_pairs, match_layers, pairs_by_name
 from nas_distill.utils.layers.taps import Tap, logits_of, tensor_of
 
 __all__ = [
-    "Adaptor",
-    "Kind",
     "Layer",
+    "LayerKind",
     "Pair",
     "Tap",
     "attention_names",

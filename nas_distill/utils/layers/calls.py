@@ -26,9 +26,9 @@ class Call:
     module: nn.Module
     parent: Call | None
     started: int
-    given: Tensor | None
+    input: Tensor | None
     ended: int = -1
-    made: Tensor | None = None
+    output: Tensor | None = None
 
     def ancestors(self) -> Iterator[Call]:
         """Yield the calls that this one was made in, from the innermost."""
@@ -55,7 +55,7 @@ class Recording:
         ends = (call.ended for call in self.calls if has_own_weights(call.module))
         self._first_weights = min(ends, default=None)
 
-    def learned(self, call: Call) -> bool:
+    def depends_on_weights(self, call: Call) -> bool:
         """Say whether what a call made depends on weights, as far as modules hold them."""
         return self._first_weights is not None and call.ended >= self._first_weights
 
@@ -77,7 +77,7 @@ def record(module: nn.Module, x: Tensor) -> Recording:
     open_calls: list[Call] = []
     clock = itertools.count()
 
-    with looking(module), Hooks() as hooks:
+    with inspection(module), Hooks() as hooks:
         for name, part in module.named_modules():
 
             def opens(part: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
@@ -86,7 +86,7 @@ def record(module: nn.Module, x: Tensor) -> Recording:
 
             def closes(part: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
                 call = open_calls.pop()
-                call.ended, call.made = next(clock), _tensor(result)
+                call.ended, call.output = next(clock), _tensor(result)
                 calls.append(call)
 
             hooks.before(part, opens)
@@ -96,7 +96,7 @@ def record(module: nn.Module, x: Tensor) -> Recording:
 
 
 @contextmanager
-def looking(module: nn.Module) -> Iterator[None]:
+def inspection(module: nn.Module) -> Iterator[None]:
     """Run a block with ``module`` in eval mode, unfused, without gradients; give back modes and random state."""
     with unfused(module), eval_mode(module), torch.no_grad(), seeded_torch(0, "layers"):
         yield

@@ -9,10 +9,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from nas_distill.utils.errors import TrainingError
-from nas_distill.utils.layers.calls import Call, Recording, has_own_weights, looking, record, run
+from nas_distill.utils.layers.calls import Call, Recording, has_own_weights, inspection, record, run
 from nas_distill.utils.layers.taps import Tap, sequence_first
 
-Kind = Literal["map", "tokens", "vector"]
+LayerKind = Literal["map", "tokens", "vector"]
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Layer:
 
     name: str
     shape: tuple[int, ...]
-    kind: Kind
+    kind: LayerKind
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind} {' x '.join(map(str, self.shape))})"
 
 
-def kind_of(shape: tuple[int, ...]) -> Kind | None:
+def layer_kind(shape: tuple[int, ...]) -> LayerKind | None:
     """Return the kind of a layer whose samples have ``shape``; None for one that is of no use here."""
-    kinds: dict[int, Kind] = {1: "vector", 2: "tokens", 3: "map"}
+    kinds: dict[int, LayerKind] = {1: "vector", 2: "tokens", 3: "map"}
     return kinds.get(len(shape))
 
 
@@ -46,44 +46,51 @@ def classifier(recording: Recording) -> Call | None:
     pooling), the last linear layer or convolution called, if it has a channel for each class.
     """
     for call in recording.last:
-        if call.made is recording.logits and call.parent is not None and has_own_weights(call.module):
+        if call.output is recording.logits and call.parent is not None and has_own_weights(call.module):
             return call
     linears = [call for call in recording.last if isinstance(call.module, nn.Linear | nn.Conv1d | nn.Conv2d)]
-    if not linears or linears[-1].made is None:
+    if not linears or linears[-1].output is None:
         return None
     axis = -1 if isinstance(linears[-1].module, nn.Linear) else 1
-    return linears[-1] if linears[-1].made.shape[axis] == recording.logits.shape[axis] else None
+    return linears[-1] if linears[-1].output.shape[axis] == recording.logits.shape[axis] else None
 
 
-def before_head(recording: Recording) -> list[Call]:
+def calls_before_classifier(recording: Recording) -> list[Call]:
     """Return the last calls that ended before the classifier began and that weights had a part in, by their end."""
     head = classifier(recording)
     end = max(call.ended for call in recording.calls) if head is None else head.started
     return [
         call
         for call in recording.last
-        if call.ended < end and call.made is not None and call.made is not recording.logits and recording.learned(call)
+        if call.ended < end
+        and call.output is not None
+        and call.output is not recording.logits
+        and recording.depends_on_weights(call)
     ]
 
 
 def find_vector(recording: Recording) -> list[tuple[int, Layer]]:
     """Return the vector that the classifier takes, and when it was there; nothing if it takes no (B, D)."""
     head = classifier(recording)
-    if head is None or head.given is None or not _is_vector(head.given, recording.batch):
+    if head is None or head.input is None or not _is_vector(head.input, recording.batch):
         return []
-    shape = tuple(head.given.shape[1:])
-    makers = [call for call in before_head(recording) if call.made is head.given and not is_passing(call.module)]
+    shape = tuple(head.input.shape[1:])
+    makers = [
+        call
+        for call in calls_before_classifier(recording)
+        if call.output is head.input and not is_passthrough(call.module)
+    ]
     if makers:  # of those that return the same tensor, the outermost ends last
         return [(makers[-1].ended, Layer(makers[-1].name, shape, "vector"))]
-    if not any(recording.learned(call) for call in recording.calls if call.ended < head.started):
+    if not any(recording.depends_on_weights(call) for call in recording.calls if call.ended < head.started):
         return []
     # In eval mode a dropout passes its input on as it is, so whoever took that tensor first took it without dropout.
-    takers = [call for call in recording.last if call.given is head.given and call.parent is not None]
+    takers = [call for call in recording.last if call.input is head.input and call.parent is not None]
     first = min(takers, key=lambda call: call.started, default=head)
     return [(first.started, Layer(f"{first.name}:input", shape, "vector"))]
 
 
-def is_passing(module: nn.Module) -> bool:
+def is_passthrough(module: nn.Module) -> bool:
     """Say whether a module returns its very input in eval mode, and so is no layer of its own."""
     return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
 
@@ -101,11 +108,11 @@ def find_maps(recording: Recording) -> list[tuple[int, Layer]]:
     What is inside a block that maps one resolution to another (its first convolution at the old resolution, the 1x1
     maps of its squeeze-excitation) is passed over, unless no layer outside a block has that resolution.
     """
-    pooled = {id(call.made) for call in recording.calls if _pools(call)}
+    pooled = {id(call.output) for call in recording.calls if _pools(call)}
     maps = [
         call
-        for call in before_head(recording)
-        if _is_map(call.made, recording.batch) and id(call.made) not in pooled and not is_passing(call.module)
+        for call in calls_before_classifier(recording)
+        if _is_map(call.output, recording.batch) and id(call.output) not in pooled and not is_passthrough(call.module)
     ]
     blocks = {call for call in recording.calls if _is_block(recording, call)}
     inner = {call for call in maps if not blocks.isdisjoint(call.ancestors())}
@@ -117,9 +124,9 @@ def find_maps(recording: Recording) -> list[tuple[int, Layer]]:
         within = {_size(call): call for call in maps if call in inner and _covers(_size(call), smallest)}
         stages = within | stages
     return [
-        (call.ended, Layer(call.name, tuple(call.made.shape[1:]), "map"))
+        (call.ended, Layer(call.name, tuple(call.output.shape[1:]), "map"))
         for call in stages.values()
-        if call.made is not None
+        if call.output is not None
     ]
 
 
@@ -131,17 +138,17 @@ def _is_block(recording: Recording, call: Call) -> bool:
     """
     if call.parent is None or type(call.module) is nn.Sequential:
         return False
-    if not (_is_map(call.made, recording.batch) and _is_map(call.given, recording.batch)):
+    if not (_is_map(call.output, recording.batch) and _is_map(call.input, recording.batch)):
         return False
-    own = {_size(inside) for inside in recording.calls if call in inside.ancestors() and _is_map(inside.made)}
+    own = {_size(inside) for inside in recording.calls if call in inside.ancestors() and _is_map(inside.output)}
     return len((own | {_size(call)}) - {(1, 1)}) <= 2
 
 
 def _pools(call: Call) -> bool:
     """Say whether a call only averages maps to one pixel, which is a vector in the shape of a map."""
-    if not _is_map(call.made) or not _is_map(call.given) or next(call.module.parameters(), None) is not None:
+    if not _is_map(call.output) or not _is_map(call.input) or next(call.module.parameters(), None) is not None:
         return False
-    return _size(call) == (1, 1) and call.given is not None and tuple(call.given.shape[2:]) != (1, 1)
+    return _size(call) == (1, 1) and call.input is not None and tuple(call.input.shape[2:]) != (1, 1)
 
 
 def _is_map(tensor: Tensor | None, batch: int | None = None) -> bool:
@@ -149,8 +156,8 @@ def _is_map(tensor: Tensor | None, batch: int | None = None) -> bool:
 
 
 def _size(call: Call) -> Size:
-    assert call.made is not None
-    return call.made.shape[2], call.made.shape[3]
+    assert call.output is not None
+    return call.output.shape[2], call.output.shape[3]
 
 
 def _covers(size: Size, other: Size) -> bool:
@@ -164,7 +171,7 @@ def find_tokens(recording: Recording) -> list[tuple[int, Layer]]:
     one shape, and the only member of a list. Blocks inside of blocks are left out. Where the number of tokens is that
     of the batch too, the batch is taken to come first.
     """
-    calls = {call.name: call for call in before_head(recording)}
+    calls = {call.name: call for call in calls_before_classifier(recording)}
     groups: dict[tuple[str, object], list[Call]] = {}
     for call in calls.values():
         parent, _, _ = call.name.rpartition(".")
@@ -188,7 +195,7 @@ def _are_blocks(root: nn.Module, parent: str, members: list[Call]) -> bool:
         return True
     holder = root.get_submodule(parent)
     alone = isinstance(holder, nn.ModuleList | nn.Sequential) and len(holder) == 1
-    shapes = {call.made.shape for call in members if call.made is not None}
+    shapes = {call.output.shape for call in members if call.output is not None}
     return len(shapes) == 1 and (alone or len(members) > 1)
 
 
@@ -201,7 +208,7 @@ def _may_be_block(module: nn.Module) -> bool:
 
 
 def _token_layer(call: Call, batch: int) -> Layer | None:
-    tensor: Tensor | None = call.made
+    tensor: Tensor | None = call.output
     if tensor is None or tensor.dim() != 3:
         return None
     first, second, width = tensor.shape
@@ -250,14 +257,14 @@ def layers_named(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Lay
         TrainingError: there is no such layer, it is not called, or it is neither a map, tokens nor a vector.
     """
     tap = Tap(module, names)
-    with looking(module), tap:
+    with inspection(module), tap:
         run(module, x)
     return [_layer(name, tap.features[name], len(x)) for name in names]
 
 
 def _layer(name: str, feature: Tensor, batch: int) -> Layer:
     shape = tuple(feature.shape[1:])
-    kind = kind_of(shape)
+    kind = layer_kind(shape)
     if kind is None or len(feature) != batch or name.endswith((":attention", ":qkv")):
         raise TrainingError(
             f"Layer '{name}' gives {tuple(feature.shape)} for a batch of {batch}; features are compared for maps "

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas_distill.utils.errors import TrainingError, did_you_mean
-from nas_distill.utils.layers.find import Kind, Layer
+from nas_distill.utils.layers.find import Layer, LayerKind
 
-_KINDS: tuple[Kind, ...] = ("map", "tokens", "vector")
+_KINDS: tuple[LayerKind, ...] = ("map", "tokens", "vector")
 _Places = list[tuple[int, int]]
 _Choice = tuple[tuple[int, float], _Places]
 
@@ -73,7 +73,7 @@ def describe_pairs(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
     return [(str(pair.student), str(pair.teacher)) for pair in pairs]
 
 
-def _match(student: Sequence[Layer], teacher: Sequence[Layer], kind: Kind) -> list[tuple[int, int]]:
+def _match(student: Sequence[Layer], teacher: Sequence[Layer], kind: LayerKind) -> list[tuple[int, int]]:
     if not student or not teacher:
         return []
     if len(student) > len(teacher):
