@@ -3,6 +3,7 @@
 import ast
 import csv
 import math
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -31,6 +32,7 @@ from nas_distill.costs.registry import SUFFIXES
 from nas_distill.engine.samplers import find_sampler, sampler_names
 from nas_distill.spaces import SearchSpace, load_space, names
 from nas_distill.study.problem import resolve
+from nas_distill.utils import errors
 from nas_distill.utils.options import options_cell
 from nas_distill.utils.validation import file_fields
 
@@ -285,6 +287,37 @@ def test_every_row_of_a_table_has_a_figure_for_each_header(path):
         headers, *rows = csv.reader(lines)
     assert len(set(headers)) == len(headers)
     assert {len(row) for row in rows} == {len(headers)}
+
+
+# The site.
+
+
+def pages_of(navigation):
+    """Pages that a navigation of mkdocs names, whatever sections they are in."""
+    if isinstance(navigation, str):
+        return [navigation]
+    inner = navigation.values() if isinstance(navigation, dict) else navigation
+    return [page for entry in inner for page in pages_of(entry)]
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    class Loader(yaml.SafeLoader):
+        """mkdocs has tags of its own, of which none is in the navigation."""
+
+    Loader.add_multi_constructor("", lambda loader, suffix, node: None)
+    site = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+    assert sorted(pages_of(site["nav"])) == sorted(
+        str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")
+    )
+
+
+def test_the_reference_lists_every_public_name_and_nothing_that_is_not_there():
+    import nas_distill
+
+    listed = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"), flags=re.M)
+    found = {pkgutil.resolve_name(name) for name in listed}
+    assert {name for name in nas_distill.__all__ if getattr(nas_distill, name) not in found} == {"NasDistillError"}
+    assert errors in found  # with all errors, NasDistillError first
 
 
 def test_files_named_in_the_readme_exist():
