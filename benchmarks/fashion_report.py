@@ -42,9 +42,9 @@ def report(run: Run, rivals: Rivals, *, retime: bool) -> list[str]:
 def _evaluate(run: Run, rivals: Rivals, networks: list[Network]) -> dict[str, Any]:
     """Look at the test split with every student; predictions are kept, one row a seed."""
     book = Book(rivals.folder / "evaluations.json")
-    data = run.inputs.data
+    data = run.problem.data
     labels = data.labels(data.splits[-1])
-    teacher = _logits(run.inputs.teacher.module, data)
+    teacher = _logits(run.problem.teacher.module, data)
     if TEACHER not in book:
         book[TEACHER] = {"accuracy": accuracy(teacher, labels), "count": len(labels)}
     for network in networks:
@@ -78,7 +78,7 @@ def _logits(module: nn.Module, data: Dataset) -> Tensor:
 def _latency(run: Run, rivals: Rivals, networks: list[Network], retime: bool) -> dict[str, list[float]]:
     """Time teacher and students on ONNX Runtime, taking turns; p50 in ms, one figure a round."""
     book = Book(rivals.folder / "latency.json")
-    modules = {TEACHER: run.inputs.teacher.module}
+    modules = {TEACHER: run.problem.teacher.module}
     modules |= {network.name: load_student(network.students[0]) for network in networks if network.name != LABELS}
     if retime or any(name not in book for name in modules):
         say("Timing; nothing else should run now.")
@@ -87,7 +87,7 @@ def _latency(run: Run, rivals: Rivals, networks: list[Network], retime: bool) ->
         for _ in range(ROUNDS):
             samples = time_modules(
                 list(modules.values()),
-                run.inputs.input_shape,
+                run.problem.input_shape,
                 batch=stated.batch,
                 threads=stated.threads,
                 repeats=stated.repeats,
@@ -102,14 +102,14 @@ def _latency(run: Run, rivals: Rivals, networks: list[Network], retime: bool) ->
 
 
 def _about(run: Run, rivals: Rivals, results: dict[str, Any]) -> str:
-    config, data = run.config, run.inputs.data
+    config, data = run.config, run.problem.data
     spent = sum(rivals.book[f"{RANDOM}-{place:03d}"]["steps"] * costs["flops"] for place, (_, costs) in _drawn(rivals))
     records = [record for record in run.records if record.trained]
     stopped = sum(record.state == "pruned" for record in records)
     limits = ", ".join(f"{name} {limit}" for name, limit in config.budget.items())
     return f"""{data.name}: {len(data.train):,} training, {len(data.val):,} validation, {results[TEACHER]["count"]:,}
 test images. The teacher has {format_cost("flops", teacher_costs(run)["flops"])} FLOPs; the budget is {limits}. The
-search looked at {len(records)} candidates of space {run.inputs.space.name} ({stopped} stopped early;
+search looked at {len(records)} candidates of space {run.problem.space.name} ({stopped} stopped early;
 {config.score.training.epochs:g} epochs for a whole look) and paid {rivals.training_cost:.3g} steps x FLOPs for it;
 random search got {len(rivals.drawn)} candidates, all trained to their end, for {spent:.3g}. Both distilled
 {config.final.count} finalists, chosen alike, and took the best by validation. Full trainings:

@@ -87,7 +87,7 @@ def peer_key(key: str, network: str) -> str:
 def side_by_side(
     data: Dataset, networks: Sequence[str], training: TrainingConfig, signal: TeacherSignal, *, seed: int
 ) -> list[Distiller]:
-    """Make the trainings of ``networks``, introduced to each other, as ``nas-distill together`` makes those of trials.
+    """Make the trainings of ``networks``, introduced to each other, as ``nas-distill mutual`` makes those of trials.
 
     All have the same seed, so that the student's initial weights, order and views are those of its other trainings.
     """

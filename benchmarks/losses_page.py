@@ -164,7 +164,7 @@ def _strategies_text() -> str:
     return f"""All by kd, held against kd from the shipped teacher alone (the first row above, same seeds). The other
 teachers were trained briefly, for as many epochs as the student: two on labels alone, to teach beside the shipped
 one, and the assistant by kd. Their own training is no part of the student's budget.
-Peers are trained side by side with the student, as `nas-distill together` does it; what they cost is said below.
+Peers are trained side by side with the student, as `nas-distill mutual` does it; what they cost is said below.
 A curriculum lets the easiest {easy.start:.0%} of each batch count at first, and all of it after {easy.until:.0%} of the
 training.
 Agreement is with the shipped teacher."""

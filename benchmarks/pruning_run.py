@@ -48,10 +48,10 @@ def real_search(options: argparse.Namespace) -> list[str]:
     orders = [numpy_rng(seed, "order").permutation(len(own)) for seed in range(5 if options.quick else options.seeds)]
     about = f"""## A real search
 
-{len(candidates)} candidates of space {run.inputs.space.name} on {run.inputs.data.name}, sampler
+{len(candidates)} candidates of space {run.problem.space.name} on {run.problem.data.name}, sampler
 {run.config.search.sampler.name}, budget {run.config.budget or "none"}; each trained to its end ({steps:,} steps of
 {run.config.score.training.batch_size}, rungs at {", ".join(f"{share:.2f}" for share in shares)} of it), quality is
-validation accuracy ({len(run.inputs.data.val):,} images). {len(pool.front(own))} of them form the front. Afterwards
+validation accuracy ({len(run.problem.data.val):,} images). {len(pool.front(own))} of them form the front. Afterwards
 each rule was replayed over what they had reported, with {workers} workers and each candidate's own pace. Training cost
 is optimiser steps times the student's FLOPs; the seconds are as the search took them. The hypervolume is a share of
 that of all candidates, costs on a log scale up to the largest, quality down to that which nine tenths reach."""

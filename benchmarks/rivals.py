@@ -54,7 +54,7 @@ class Rivals:
         self.run = run
         self.folder = folder
         self.book = Book(folder / "results.json")
-        self._inputs = run.inputs
+        self._problem = run.problem
         self._config = run.config
         self._seeds = [self._config.seed + extra for extra in range(seeds)]
         winner = best_finalist(run.metadata.finalists.values())
@@ -137,9 +137,9 @@ class Rivals:
     @cached_property
     def drawn(self) -> list[tuple[Architecture, dict[str, float]]]:
         """Random search's candidates: as many of those within the budget as our training cost pays for."""
-        config, space = self._config, self._inputs.space
+        config, space = self._config, self._problem.space
         training = config.score.training
-        steps = Length(len(self._inputs.data.train), training.batch_size, training.epochs).steps
+        steps = Length(len(self._problem.data.train), training.batch_size, training.epochs).steps
         rng = numpy_rng(config.seed, "random search")
         found: dict[Architecture, dict[str, float]] = {}
         spent = 0.0
@@ -203,8 +203,8 @@ class Rivals:
         return self.folder / "students" / f"{name}-seed{place}"
 
     def _costs(self, architecture: Architecture, space: SearchSpace) -> dict[str, float]:
-        shape = self._inputs.input_shape
-        builder = NetworkBuilder.of(space, self._inputs.data)
+        shape = self._problem.input_shape
+        builder = NetworkBuilder.of(space, self._problem.data)
         module = builder.build(architecture, self._config.seed, stream="costing")
         return dict(count(module, shape, ["flops", "params"]))
 
@@ -223,17 +223,17 @@ class Rivals:
 
     @cached_property
     def _evaluators(self) -> Evaluators:
-        inputs = self._inputs
+        problem = self._problem
         signal = teacher_signal(
-            inputs, self.run.folder, Silent(), self._config.score.training, self._config.final.training
+            problem, self.run.folder, Silent(), self._config.score.training, self._config.final.training
         )
         special = {
             name: StudentEvaluator(
-                inputs.data, NetworkBuilder.of(_fixed(name, 1.0)[1], inputs.data), signal, self._config.device
+                problem.data, NetworkBuilder.of(_fixed(name, 1.0)[1], problem.data), signal, self._config.device
             )
             for name in SCALED
         }
-        return Evaluators(StudentEvaluator(inputs.data, inputs.builder, signal, self._config.device), special)
+        return Evaluators(StudentEvaluator(problem.data, problem.builder, signal, self._config.device), special)
 
     def _short(self, place: int, drawn: tuple[Architecture, dict[str, float]]) -> Work:
         key = f"{RANDOM}-{place:03d}"

@@ -250,11 +250,11 @@ def test_the_example_of_own_data_teacher_and_builder_works(tmp_path):
     (module,), (file,) = modules, files
     (tmp_path / "my_models.py").write_text(module, encoding="utf-8")
     (tmp_path / "my_search.yaml").write_text(file, encoding="utf-8")
-    inputs = resolve(load_search_file(tmp_path / "my_search.yaml"), (tmp_path,))
-    assert inputs.data.num_classes == inputs.teacher.num_classes == 4
-    for architecture in (inputs.space.smallest(), inputs.space.largest()):
-        network = inputs.space.build(architecture, input_shape=inputs.input_shape, num_classes=4)
-        assert network(inputs.data.batch("val", inputs.data.batches("val")[0])[0]).shape[1] == 4
+    problem = resolve(load_search_file(tmp_path / "my_search.yaml"), (tmp_path,))
+    assert problem.data.num_classes == problem.teacher.num_classes == 4
+    for architecture in (problem.space.smallest(), problem.space.largest()):
+        network = problem.space.build(architecture, input_shape=problem.input_shape, num_classes=4)
+        assert network(problem.data.batch("val", problem.data.batches("val")[0])[0]).shape[1] == 4
 
 
 def test_shipped_search_files_and_the_template_are_accepted(tmp_path):

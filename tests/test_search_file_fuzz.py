@@ -202,15 +202,15 @@ def quick_dry_run(monkeypatch) -> None:
     def survey(pipeline: Any, found: Any) -> Any:
         config = pipeline.config
         fake = dict.fromkeys([config.search.objectives[0], *found.budget.names, "flops", "params"], 1.0)
-        space, first = pipeline.inputs.space, config.search.objectives[0]
+        space, first = pipeline.problem.space, config.search.objectives[0]
         return survey_space(space, Pricing(lambda _: fake), by=first, seed=config.seed)
 
     def estimate(pipeline: Any, *_: Any) -> Any:
-        return estimate_seconds(pipeline.config, pipeline.inputs.data, 0.01, pipeline.config.search.trials)
+        return estimate_seconds(pipeline.config, pipeline.problem.data, 0.01, pipeline.config.search.trials)
 
     monkeypatch.setattr(start.Pipeline, "estimate", estimate)
     monkeypatch.setattr(start.Pipeline, "survey", survey)
-    monkeypatch.setattr(start.Pipeline, "pricing", lambda self, _: self.inputs.pricing(None, 1.0))
+    monkeypatch.setattr(start.Pipeline, "pricing", lambda self, _: self.problem.pricing(None, 1.0))
     monkeypatch.setattr(problem, "load_data", once(problem.load_data, lambda c, _, seed: (c.model_dump_json(), seed)))
     monkeypatch.setattr(
         problem,

@@ -191,7 +191,7 @@ def distill(
 
 
 @app.command()
-def together(
+def mutual(
     run: RunArgument,
     trials: Annotated[list[int] | None, typer.Argument(metavar="[TRIAL]...", help="the finalists unless given")] = None,
     epochs: Annotated[float | None, typer.Option(help="length; the run's final.epochs unless given")] = None,
@@ -202,7 +202,7 @@ def together(
     """Distil trials side by side, each taught by the teacher and by the others; keep the students."""
     opened = open_the_run(run, trust=trust)
     with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
-        students = opened.distill_together(trials or None, epochs=epochs, observer=observer)
+        students = opened.distill_mutually(trials or None, epochs=epochs, observer=observer)
     for student in students:
         if as_json or not quiet:
             say_student(student, student.evaluate("val"), "val", as_json)
@@ -219,7 +219,7 @@ def evaluate(
     """Evaluate a finished student: accuracy (or its like), share of the teacher's retained, agreement, calibration."""
     opened = open_the_run(run, trust=trust)
     student = _chosen(opened, trial).student()
-    say_student(student, student.evaluate(split), split or opened.inputs.data.splits[-1], as_json)
+    say_student(student, student.evaluate(split), split or opened.problem.data.splits[-1], as_json)
 
 
 @app.command()

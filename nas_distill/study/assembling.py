@@ -183,7 +183,7 @@ class Assembled:
 
 
 def assemble(
-    inputs: SearchProblem, folder: RunFolder, records: Sequence[TrialRecord], budget: Budget, *, count: int
+    problem: SearchProblem, folder: RunFolder, records: Sequence[TrialRecord], budget: Budget, *, count: int
 ) -> list[Assembled]:
     """Return the best assemblies of a run's blocks within another budget, best first.
 
@@ -191,16 +191,16 @@ def assemble(
         RunError: the run has no blocks that were distilled.
         BudgetError: nothing fits, or a limit is on a cost that does not add up.
     """
-    blocks = inputs.blocks_folder(folder)
+    blocks = problem.blocks_folder(folder)
     if not (blocks / CONTENT).exists():
         raise RunError(
             f"{folder.path} has no library of blocks ({blocks}); a search with strategy 'blockwise' or 'hybrid' makes "
             "one."
         )
     library = Library.load(blocks)
-    settings = inputs.config.blockwise
+    settings = problem.config.blockwise
     assembler = LibraryAssembler(
-        library, budget.limits, by="flops", settings=settings, alone=True, seed=inputs.config.seed
+        library, budget.limits, by="flops", settings=settings, alone=True, seed=problem.config.seed
     )
     fitted = assembler.fit(scored(records))
     found = assemblies(
@@ -212,18 +212,18 @@ def assemble(
         overlap=settings.overlap,
     )
     trials = {record.architecture.hash: record.number for record in reversed(records) if record.trained}
-    return [_counted(inputs, library, assembly, fitted, trials) for assembly in found]
+    return [_counted(problem, library, assembly, fitted, trials) for assembly in found]
 
 
 def _counted(
-    inputs: SearchProblem, library: Library, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]
+    problem: SearchProblem, library: Library, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]
 ) -> Assembled:
     architecture = library.alternatives.space.encode(assembly.cut)
-    module = inputs.build(architecture, inputs.config.seed, stream="costing")
+    module = problem.build(architecture, problem.config.seed, stream="costing")
     return Assembled(
         architecture=architecture,
         blocks=assembly.alternatives,
-        costs=count_costs(module, inputs.input_shape, list(assembly.costs)),
+        costs=count_costs(module, problem.input_shape, list(assembly.costs)),
         predicted=assembly.costs,
         score=assembly.score,
         expected=None if fitted is None else min(1.0, fitted.predict(assembly.block_scores)),

@@ -55,7 +55,7 @@ class Assistant:
 
     def teacher(self) -> Teacher:
         """Return it as a frozen teacher."""
-        return freeze(self.student.module, self.student.run.inputs.data, self.student.key)
+        return freeze(self.student.module, self.student.run.problem.data, self.student.key)
 
 
 def find_assistant(trial: Distillable, via: Via, epochs: float | None, observer: Observer) -> Assistant | None:

@@ -122,18 +122,18 @@ def calibrate(
     observer = observer or Silent()
     if count < FEWEST:
         raise ConfigError(f"--count {count} is too few to say anything of a ranking; give at least {FEWEST}.")
-    inputs, base = prepare(file, settings=settings)
+    problem, base = prepare(file, settings=settings)
     place = RunFolder(base.with_name(f"{base.name}-calibration") if folder is None else Path(folder))
     _may_write(place, resume)
     with interruptible() as interruption, disk_errors(place.path), place.lock():
-        return _Calibrating(inputs, place, observer, interruption).run(count, whole_range)
+        return _Calibrating(problem, place, observer, interruption).run(count, whole_range)
 
 
 class _Calibrating:
     def __init__(
-        self, inputs: SearchProblem, folder: RunFolder, observer: Observer, interruption: Interruption
+        self, problem: SearchProblem, folder: RunFolder, observer: Observer, interruption: Interruption
     ) -> None:
-        self.inputs, self.folder, self.observer, self.interruption = inputs, folder, observer, interruption
+        self.problem, self.folder, self.observer, self.interruption = problem, folder, observer, interruption
         self.path = folder.path
 
     def run(self, count: int, whole_range: bool) -> Calibration:
@@ -145,19 +145,19 @@ class _Calibrating:
             self._train(networks, table)
         except KeyboardInterrupt as error:
             raise InterruptedSearchError(self._how_to_resume()) from error
-        return write_calibration(self.inputs, self.path, networks, table)
+        return write_calibration(self.problem, self.path, networks, table)
 
     def _networks(self, count: int, whole_range: bool) -> list[Network]:
         """Return the networks that were drawn when this calibration began, or draw them."""
         stored = self.path / _NETWORKS
-        own = {**self.inputs.identity, **identity_of(networks=[count, whole_range])}
+        own = {**self.problem.identity, **identity_of(networks=[count, whole_range])}
         if stored.exists():
             return read_networks(stored, own)
         self.observer.phase(Phase.DRAWING)
         pricing = self._pricing()
-        config = self.inputs.config
+        config = self.problem.config
         networks = draw_networks(
-            self.inputs.space,
+            self.problem.space,
             pricing,
             count=count,
             by=config.search.objectives[0],
@@ -173,17 +173,17 @@ class _Calibrating:
         return networks
 
     def _pricing(self) -> Pricing:
-        if LATENCY not in self.inputs.asked_costs:
-            return self.inputs.pricing()
+        if LATENCY not in self.problem.asked_costs:
+            return self.problem.pricing()
         self.observer.phase(Phase.LATENCY)
-        latency, teacher = calibrate_latency(self.inputs, self.observer.step), time_teacher(self.inputs)
-        return self.inputs.pricing(latency, None if teacher is None else teacher.p50_ms)
+        latency, teacher = calibrate_latency(self.problem, self.observer.step), time_teacher(self.problem)
+        return self.problem.pricing(latency, None if teacher is None else teacher.p50_ms)
 
     def _train(self, networks: list[Network], table: TrainingTable) -> None:
-        config = self.inputs.config
+        config = self.problem.config
         source = CalibrationSource(
             networks,
-            recipes_of(self.inputs),
+            recipes_of(self.problem),
             table,
             self.folder.checkpoints,
             seed=config.seed,
@@ -192,12 +192,12 @@ class _Calibrating:
         if source.done == source.total:
             return
         self.observer.phase(Phase.TEACHER_STORE)
-        signal = teacher_signal(self.inputs, self.folder, self.observer, config.score.training, config.final.training)
-        evaluator = self.inputs.evaluator(signal)
+        signal = teacher_signal(self.problem, self.folder, self.observer, config.score.training, config.final.training)
+        evaluator = self.problem.evaluator(signal)
         self.observer.phase(Phase.CALIBRATION)
         self.observer.note(f"{len(networks)} networks, {source.total - source.done} of {source.total} trainings to do.")
 
-        with make_backend(config.search, self.path, trial_limit(config, self.inputs.data)) as backend:
+        with make_backend(config.search, self.path, trial_limit(config, self.problem.data)) as backend:
             run_stoppably(backend, source, evaluator, self.interruption, self.observer)
         if source.stopping:
             raise InterruptedSearchError(self._how_to_resume())
@@ -206,15 +206,15 @@ class _Calibrating:
         return f"Stopped. What is finished is kept in {self.path}; the same command with --resume goes on."
 
 
-def recipes_of(inputs: SearchProblem) -> list[Recipe]:
+def recipes_of(problem: SearchProblem) -> list[Recipe]:
     """Return how each network of a search file's calibration is trained."""
-    score, final = inputs.config.score, inputs.config.final
+    score, final = problem.config.score, problem.config.final
     budgets = [share * score.training.epochs for share in score.rungs if share > 0]
     return standard_recipes(score.training, final.training, budgets)
 
 
 def write_calibration(
-    inputs: SearchProblem, folder: Path, networks: list[Network], table: TrainingTable
+    problem: SearchProblem, folder: Path, networks: list[Network], table: TrainingTable
 ) -> Calibration:
     """Work out what a table of trainings says, and write report, picture and advice.
 
@@ -224,7 +224,7 @@ def write_calibration(
     study = Study(table.readings)
     costs = {network.name: network.costs for network in networks}
     paid = [costs[name] for name in study.networks]
-    names = inputs.config.search.objectives
+    names = problem.config.search.objectives
     found = [rank(study, score) for score in all_scores(study)]
     advice = advise(study, paid, names)
     if advice is None:
@@ -246,13 +246,13 @@ def write_calibration(
         ranking_figure(
             study,
             panels,
-            title=f"Short and full distillation: {inputs.space.name}",
-            quality=f"validation {inputs.task.quality_name}",
+            title=f"Short and full distillation: {problem.space.name}",
+            quality=f"validation {problem.task.quality_name}",
         ),
         folder / _PICTURE,
     )
     write_text(folder / _ADVICE, advice.yaml())
-    write_text(calibration.report, _report(inputs, study, calibration))
+    write_text(calibration.report, _report(problem, study, calibration))
     return calibration
 
 
@@ -328,18 +328,18 @@ def _may_write(folder: RunFolder, resume: bool) -> None:
         raise RunError(f"{folder.path} holds something else than a calibration; give an empty folder (--folder).")
 
 
-def _report(inputs: SearchProblem, study: Study, calibration: Calibration) -> str:
-    config, advice = inputs.config, calibration.advice
+def _report(problem: SearchProblem, study: Study, calibration: Calibration) -> str:
+    config, advice = problem.config, calibration.advice
     assert advice is not None
     ceiling = next((entry.tau for entry in calibration.rankings if entry.name == CEILING), None)
     trained = calibration.trainings - calibration.failed
     parts = [
-        f"# How far short distillations may be trusted: {inputs.space.name} on {inputs.data.name}",
+        f"# How far short distillations may be trusted: {problem.space.name} on {problem.data.name}",
         f"{calibration.networks} architectures from {words.cost('flops', study.flops.min())} to "
         f"{words.cost('flops', study.flops.max())} multiply-adds, {trained} trainings"
         + (f" ({calibration.failed} more failed)" if calibration.failed else "")
         + f"; a full distillation has {config.final.training.epochs:g} epochs. Quality is "
-        f"{inputs.task.quality_name} on {len(inputs.data.val):,} validation samples. "
+        f"{problem.task.quality_name} on {len(problem.data.val):,} validation samples. "
         "Between seeds a full distillation differs by "
         f"{words.percent(calibration.target_noise)} "
         f"(standard deviation), and one seed's ranks another's with τ = {figure(ceiling)}: no score can be asked for "

@@ -46,7 +46,7 @@ _PARITY_SAMPLES = 512
 
 
 def screened_finalists(
-    inputs: SearchProblem, journal: Journal, budget: Budget, records: Sequence[TrialRecord]
+    problem: SearchProblem, journal: Journal, budget: Budget, records: Sequence[TrialRecord]
 ) -> list[TrialRecord]:
     """Choose finalists; where the budget limits latency, each is timed first, and those over the limit are passed over.
 
@@ -54,7 +54,7 @@ def screened_finalists(
     nothing else does. One that cannot be timed is passed over too. If none measures within the limit, the unscreened
     choice is returned, and the report will say so.
     """
-    config = inputs.config
+    config = problem.config
     limits = {name: limit.high for name, limit in budget.limits.items() if limit.high is not None}
 
     def choose(usable: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -70,9 +70,9 @@ def screened_finalists(
             passed_over: set[str] = set()
             for record in chosen:
                 if record.key not in measured:
-                    candidates = candidates or stack.enter_context(inputs.candidates())
+                    candidates = candidates or stack.enter_context(problem.candidates())
                     try:
-                        measured[record.key] = _measure(inputs, record, candidates)
+                        measured[record.key] = _measure(problem, record, candidates)
                     except (BuildError, CostError):
                         passed_over.add(record.key)
                         continue
@@ -84,17 +84,17 @@ def screened_finalists(
     return choose(records)
 
 
-def _measure(inputs: SearchProblem, record: TrialRecord, candidates: Candidates) -> float:
-    return time_candidate(inputs, candidates, record.architecture).p50_ms
+def _measure(problem: SearchProblem, record: TrialRecord, candidates: Candidates) -> float:
+    return time_candidate(problem, candidates, record.architecture).p50_ms
 
 
-def read_student(inputs: SearchProblem, folder: RunFolder, key: str) -> nn.Module:
+def read_student(problem: SearchProblem, folder: RunFolder, key: str) -> nn.Module:
     """Load a student of a run, by the run's own builder."""
-    return load_student(folder.student(key), builder=inputs.space.builder_function(), paths=inputs.paths)
+    return load_student(folder.student(key), builder=problem.space.builder_function(), paths=problem.paths)
 
 
 def export_student(
-    inputs: SearchProblem, student: nn.Module, architecture: str, path: Path, runtime: Runtime | None = None
+    problem: SearchProblem, student: nn.Module, architecture: str, path: Path, runtime: Runtime | None = None
 ) -> ExportRecord:
     """Export a student for a runtime, compare the file with PyTorch on validation samples, and time it.
 
@@ -104,16 +104,16 @@ def export_student(
         CostError: the runtime is not installed.
         ExportError: it cannot be exported, or computes something else than its network.
     """
-    data, chosen = inputs.data, runtime or inputs.runtime
+    data, chosen = problem.data, runtime or problem.runtime
     notes = {
-        "teacher": inputs.teacher.name,
+        "teacher": problem.teacher.name,
         "architecture": architecture,
         "normalisation": data.normalisation(),
         "class_names": None if data.classes is None else list(data.classes),
     }
-    _export(chosen, student, inputs.input_shape, path, notes)
+    _export(chosen, student, problem.input_shape, path, notes)
     batches = [data.batch("val", index)[0] for index in random_indices(len(data.val), _PARITY_SAMPLES).split(128)]
-    return _checked(chosen, student, path, batches, inputs.config.latency, data.task)
+    return _checked(chosen, student, path, batches, problem.config.latency, data.task)
 
 
 def export_loaded(
@@ -165,38 +165,38 @@ def _checked(
     )
 
 
-def export_finalists(inputs: SearchProblem, folder: RunFolder, journal: Journal) -> None:
+def export_finalists(problem: SearchProblem, folder: RunFolder, journal: Journal) -> None:
     """Export and time every finalist, and time the teacher, unless the journal has them; nothing else may run."""
     if journal.metadata.exports is not None:
         return
     done: dict[str, ExportRecord] = {}
     for entry in journal.metadata.finalists.values():
         if entry.taught and entry.quality is not None:
-            student = read_student(inputs, folder, entry.key)
-            path = folder.student(entry.key) / inputs.runtime.file_name
-            done[entry.key] = export_student(inputs, student, Architecture(entry.architecture).hash, path)
-    sample = time_teacher(inputs)
+            student = read_student(problem, folder, entry.key)
+            path = folder.student(entry.key) / problem.runtime.file_name
+            done[entry.key] = export_student(problem, student, Architecture(entry.architecture).hash, path)
+    sample = time_teacher(problem)
     teacher = None if sample is None else LatencyFigures(p50_ms=sample.p50_ms, p95_ms=sample.p95_ms)
     journal.note(exports=ExportsRecord(students=done, teacher=teacher))
 
 
-def evaluate_once(inputs: SearchProblem, folder: RunFolder, journal: Journal) -> None:
+def evaluate_once(problem: SearchProblem, folder: RunFolder, journal: Journal) -> None:
     """Evaluate teacher, student and baseline on test data (on validation data where there is none), once per run."""
     known = journal.metadata
     winner = best_finalist(known.finalists.values())
     if known.evaluation is not None or winner is None:
         return
-    split: SplitName = inputs.data.splits[-1]
-    labels = inputs.data.labels(split)
+    split: SplitName = problem.data.splits[-1]
+    labels = problem.data.labels(split)
 
     def logits_of(module: nn.Module) -> Any:
-        return predict_logits(module, inputs.data.inputs(split))
+        return predict_logits(module, problem.data.inputs(split))
 
-    teacher, task = logits_of(inputs.teacher.module), inputs.task
+    teacher, task = logits_of(problem.teacher.module), problem.task
     students = {}
     for entry in (winner, baseline_of(winner, known)):
         if entry is not None and entry.quality is not None:
-            student = logits_of(read_student(inputs, folder, entry.key))
+            student = logits_of(read_student(problem, folder, entry.key))
             students[entry.key] = vars(task.evaluate(student, labels, teacher))
     journal.note(
         evaluation=EvaluationRecord(
@@ -204,7 +204,7 @@ def evaluate_once(inputs: SearchProblem, folder: RunFolder, journal: Journal) ->
             student=winner.key,
             teacher=vars(task.evaluate(teacher, labels)),
             students=students,
-            validation_samples=len(inputs.data.val),
+            validation_samples=len(problem.data.val),
         )
     )
 

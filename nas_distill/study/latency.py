@@ -17,13 +17,13 @@ from nas_distill.utils.errors import BuildError, CostError, NasDistillError
 from nas_distill.utils.seeds import numpy_rng
 
 
-def networks_to_time(inputs: SearchProblem) -> int:
+def networks_to_time(problem: SearchProblem) -> int:
     """Return how many candidates are timed before the search; 0 where latency is left out."""
-    return inputs.config.latency.calibrate or (30 if LATENCY in inputs.asked_costs else 0)
+    return problem.config.latency.calibrate or (30 if LATENCY in problem.asked_costs else 0)
 
 
 def calibrate(
-    inputs: SearchProblem, on_step: Callable[[int, int], None], candidates: Candidates | None = None
+    problem: SearchProblem, on_step: Callable[[int, int], None], candidates: Candidates | None = None
 ) -> LatencyModel | None:
     """Time candidates from small to large and fit the latency predictor; None where latency is left out.
 
@@ -34,18 +34,18 @@ def calibrate(
     Raises:
         CostError: latency is asked for, but too few candidates could be timed.
     """
-    config = inputs.config
-    asked = LATENCY in inputs.asked_costs
-    count = networks_to_time(inputs)
-    builder, shape = candidates or inputs.candidates(), inputs.input_shape
-    chosen = inputs.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
+    config = problem.config
+    asked = LATENCY in problem.asked_costs
+    count = networks_to_time(problem)
+    builder, shape = candidates or problem.candidates(), problem.input_shape
+    chosen = problem.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
     if chosen and len(chosen) < FEWEST <= count:
         chosen = [chosen[place % len(chosen)] for place in range(FEWEST)]
 
     def prepared() -> Iterator[Prepared | NasDistillError]:
         for architecture in chosen:
             try:
-                yield builder.look(architecture, prepare, shape, config.latency.batch, None, inputs.runtime)
+                yield builder.look(architecture, prepare, shape, config.latency.batch, None, problem.runtime)
             except BuildError as error:  # such candidates fail when their turn comes
                 yield error
 
@@ -53,7 +53,7 @@ def calibrate(
         return LatencyModel.calibrate(
             prepared(),
             shape,
-            runtime=inputs.runtime,
+            runtime=problem.runtime,
             progress=lambda done: on_step(done, len(chosen)),
             **_settings(config.latency),
         )
@@ -63,38 +63,38 @@ def calibrate(
         return None
 
 
-def time_candidate(inputs: SearchProblem, candidates: Candidates, architecture: Architecture) -> LatencySample:
+def time_candidate(problem: SearchProblem, candidates: Candidates, architecture: Architecture) -> LatencySample:
     """Time an architecture's network as the search file says; run it while nothing else does.
 
     Raises:
         BuildError: it cannot be built or exported.
         CostError: it does not run.
     """
-    latency, shape = inputs.config.latency, inputs.input_shape
-    exported = candidates.look(architecture, export_for_timing, (latency.batch, *shape), None, inputs.runtime)
-    (found,) = time_modules([exported], shape, runtime=inputs.runtime, **_settings(latency))
+    latency, shape = problem.config.latency, problem.input_shape
+    exported = candidates.look(architecture, export_for_timing, (latency.batch, *shape), None, problem.runtime)
+    (found,) = time_modules([exported], shape, runtime=problem.runtime, **_settings(latency))
     if isinstance(found, NasDistillError):
         raise found
     return found
 
 
-def time_network(inputs: SearchProblem, module: nn.Module) -> LatencySample:
+def time_network(problem: SearchProblem, module: nn.Module) -> LatencySample:
     """Time a network as the search file says; run it while nothing else does.
 
     Raises:
         CostError: it cannot be exported, or does not run.
     """
-    return time_module(module, inputs.input_shape, runtime=inputs.runtime, **_settings(inputs.config.latency))
+    return time_module(module, problem.input_shape, runtime=problem.runtime, **_settings(problem.config.latency))
 
 
 def _settings(latency: LatencyConfig) -> dict[str, Any]:
     return {"batch": latency.batch, "threads": latency.threads, "repeats": latency.repeats}
 
 
-def time_teacher(inputs: SearchProblem) -> LatencySample | None:
+def time_teacher(problem: SearchProblem) -> LatencySample | None:
     """Time the teacher; None where it cannot be exported, which is no reason not to search."""
     try:
-        return time_network(inputs, inputs.teacher.module)
+        return time_network(problem, problem.teacher.module)
     except CostError:
         return None
 

@@ -23,37 +23,37 @@ from nas_distill.utils.modules import resolve_device
 from nas_distill.utils.seeds import derive
 
 
-def distill_together(
+def distill_mutually(
     run: StoredRun, trials: Sequence[TrialRecord], *, epochs: float | None, observer: Observer, **changes: Any
 ) -> list[Student]:
-    """Distil trials side by side in this process; see ``Run.distill_together``."""
+    """Distil trials side by side in this process; see ``Run.distill_mutually``."""
     numbers = [trial.number for trial in trials]
     if len(set(numbers)) < 2 or len(set(numbers)) != len(numbers):
         raise RunError(f"Mutual learning takes at least two different trials, not {numbers}.")
-    training = run.final_training(epochs, changes, source="distill_together(...)")
-    mark = f"together-{json_digest([sorted(numbers), training.model_dump(mode='json')], 8)}"
-    inputs = run.inputs
-    temperature = inputs.terms(training).temperature
+    training = run.final_training(epochs, changes, source="distill_mutually(...)")
+    mark = f"mutual-{json_digest([sorted(numbers), training.model_dump(mode='json')], 8)}"
+    problem = run.problem
+    temperature = problem.terms(training).temperature
     if temperature is None:
         raise ConfigError(
-            f"distill_together(...): the loss has no term '{inputs.task.answers_loss}', by which peers teach each "
+            f"distill_mutually(...): the loss has no term '{problem.task.answers_loss}', by which peers teach each "
             "other."
         )
     with disk_errors(run.folder.path):
-        teacher = teacher_signal(inputs, run.folder, observer, training)
-        signals = [MutualSignal(teacher, temperature, inputs.data.task) for _ in trials]
-        builder, seed = inputs.student_builder(run.folder), derive(run.config.seed, "final")
+        teacher = teacher_signal(problem, run.folder, observer, training)
+        signals = [MutualSignal(teacher, temperature, problem.data.task) for _ in trials]
+        builder, seed = problem.student_builder(run.folder), derive(run.config.seed, "final")
         distillers = []
         for trial, signal in zip(trials, signals):
             distillers.append(
                 Distiller(
                     builder.build_student(trial.architecture, seed),
-                    inputs.data,
+                    problem.data,
                     training,
                     signal=signal,
                     seed=seed,
                     device=resolve_device(run.config.device),
-                    paths=inputs.paths,
+                    paths=problem.paths,
                 )
             )
         keys = [f"{trial.key}-{mark}" for trial in trials]
@@ -66,7 +66,7 @@ def distill_together(
             )
         connect_peers(distillers, signals)
         first = distillers[0]
-        observer.phase(f"distilling {len(trials)} trials together")
+        observer.phase(f"mutual learning of {len(trials)} trials")
         while first.step < first.total_steps:
             advance_mutual(distillers, first.epoch_end)
             for distiller, folder in zip(distillers, checkpoints):
@@ -78,13 +78,13 @@ def distill_together(
                 run.folder.student(key),
                 distiller,
                 trial.architecture,
-                inputs.space,
+                problem.space,
                 quality=distiller.quality(),
                 provenance=Provenance(
                     kind="mutual",
                     key=key,
                     trial=trial.key,
-                    teacher=inputs.teacher.name,
+                    teacher=problem.teacher.name,
                     students=tuple(other for other in keys if other != key),
                     recipe=recipe_of(training, run.config.seed),
                 ),

@@ -48,7 +48,7 @@ class Observer(Protocol):
         """Something a user should know, in a sentence."""
         ...
 
-    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, problem: SearchProblem) -> None:
         """The space has been looked at; nothing has been trained."""
         ...
 
@@ -76,7 +76,7 @@ class Silent:
     def note(self, text: str) -> None:
         """Ignore it."""
 
-    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, problem: SearchProblem) -> None:
         """Ignore it."""
 
     def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
@@ -151,9 +151,9 @@ class ConsoleObserver:
         """Print a sentence."""
         self._view.note(text)
 
-    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> None:
+    def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, problem: SearchProblem) -> None:
         """Print what candidates cost."""
-        self.summary = cost_summary(survey, estimate, pricing, inputs)
+        self.summary = cost_summary(survey, estimate, pricing, problem)
         if not self.quiet:
             self.console.print(cost_table(self.summary))
 

@@ -67,7 +67,7 @@ class Pipeline:
 
     def __init__(
         self,
-        inputs: SearchProblem,
+        problem: SearchProblem,
         folder: RunFolder,
         observer: Observer,
         interruption: Interruption,
@@ -76,29 +76,29 @@ class Pipeline:
     ) -> None:
         """Take what a search works on; ``started`` is when it was asked for, by ``time.perf_counter()``."""
         self._accounted = time.perf_counter() if started is None else started
-        self.inputs = inputs
-        self.config = inputs.config
+        self.problem = problem
+        self.config = problem.config
         self.folder = folder
         self.observer = observer
         self.interruption = interruption
-        self.candidates = inputs.candidates(written_folders(folder.path))
+        self.candidates = problem.candidates(written_folders(folder.path))
 
     def run(self) -> None:
         """Search, distil the finalists, export and time them, look at test data once, and report.
 
         Raises:
             InterruptedSearchError: it was asked to stop; the journal holds all that was finished.
-            NasDistillError: what is wrong with the inputs or the run folder.
+            NasDistillError: what is wrong with the problem or the run folder.
         """
         self.observer.note(f"Run: {self.folder.path}")
         with disk_errors(self.folder.path), self.folder.lock(), self.candidates:
             warm_up()
-            objectives = self.inputs.objectives
+            objectives = self.problem.objectives
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
-            hold_identity(self.folder, journal, self.inputs.identity)
+            hold_identity(self.folder, journal, self.problem.identity)
             journal.note_environment(self.config.seed)
             self._note_versions(journal)
-            base, data = os.path.relpath(self.inputs.base, self.folder.path.resolve()), self.inputs.data
+            base, data = os.path.relpath(self.problem.base, self.folder.path.resolve()), self.problem.data
             journal.note(
                 data=DataRecord(name=data.name, fingerprint=data.fingerprint),
                 task=data.task,
@@ -106,8 +106,8 @@ class Pipeline:
             )
             write_text(self.folder.search_yaml, dump_yaml(self.config))
             remember_run(self.folder, base)
-            if self.inputs.cutting is not None:
-                keep_findings(self.inputs.cutting, self.folder.plan)
+            if self.problem.cutting is not None:
+                keep_findings(self.problem.cutting, self.folder.plan)
             try:
                 self._phases(journal, objectives)
             except KeyboardInterrupt as error:
@@ -120,10 +120,10 @@ class Pipeline:
                         write_csv(read_records(journal.study), self.folder.trials_csv)
 
     def _phases(self, journal: Journal, objectives: Objectives) -> None:
-        for sentence in (*describe_cutting(self.inputs.cutting), *self.inputs.notes):
+        for sentence in (*describe_cutting(self.problem.cutting), *self.problem.notes):
             self.observer.note(sentence)
-        if self.inputs.cutting is not None:
-            unpruned = self.inputs.cutting.plan.unpruned
+        if self.problem.cutting is not None:
+            unpruned = self.problem.cutting.plan.unpruned
             journal.note(unpruned=tuple(Unpruned(module=one.module, reason=one.reason) for one in unpruned))
         pricing = self.pricing(journal)
         try:
@@ -138,14 +138,14 @@ class Pipeline:
         with self._phase(journal, Phase.STEP_TIMING):
             estimate = self.estimate(survey, signal)
         self._keep_survey(journal, survey, estimate)
-        self.observer.survey(survey, estimate, pricing, self.inputs)
-        if self.inputs.cutting is not None and self.inputs.cutting.inherits:
+        self.observer.survey(survey, estimate, pricing, self.problem)
+        if self.problem.cutting is not None and self.problem.cutting.inherits:
             with self._phase(journal, Phase.IMPORTANCE):
-                _ = self.inputs.cutting.inheritance  # measured when first asked for
+                _ = self.problem.cutting.inheritance  # measured when first asked for
         assembler = self._assembler(journal, pricing)
-        evaluator = self.inputs.evaluator(signal, self.folder)
+        evaluator = self.problem.evaluator(signal, self.folder)
         search = self.config.search
-        limit = trial_limit(self.config, self.inputs.data, estimate.step, survey.spread(search.objectives[0]))
+        limit = trial_limit(self.config, self.problem.data, estimate.step, survey.spread(search.objectives[0]))
         with ExitStack() as backends:
             backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.trials))
             margin = self._margin(journal, survey, backend, evaluator)
@@ -154,13 +154,13 @@ class Pipeline:
                 backend = backends.enter_context(make_backend(search, self.folder.path, limit, estimate.finalists))
             self._finalists(journal, pricing, backend, evaluator, estimate.final_workers)
         with self._phase(journal, Phase.EXPORT, needed=journal.metadata.exports is None):
-            export_finalists(self.inputs, self.folder, journal)
+            export_finalists(self.problem, self.folder, journal)
         with self._phase(journal, Phase.EVALUATION, needed=journal.metadata.evaluation is None):
-            evaluate_once(self.inputs, self.folder, journal)
+            evaluate_once(self.problem, self.folder, journal)
         with self._phase(journal, Phase.REPORT):
-            write_picture(Run(self.folder.path, inputs=self.inputs))
+            write_picture(Run(self.folder.path, problem=self.problem))
         self._keep_rest(journal)  # before it is told
-        run = Run(self.folder.path, inputs=self.inputs)
+        run = Run(self.folder.path, problem=self.problem)
         write_run_card(run)
         journal.note(phase=None, finished=True)
         self.observer.finished(run.report())
@@ -189,26 +189,28 @@ class Pipeline:
         if stored is not None:
             latency, measured = restore_latency(stored.model), stored.teacher_ms
         else:
-            with self._phase(journal, Phase.LATENCY, needed=networks_to_time(self.inputs) > 0):
-                latency = calibrate(self.inputs, self.observer.step, self.candidates)
-                sample = time_teacher(self.inputs) if latency is not None else None
+            with self._phase(journal, Phase.LATENCY, needed=networks_to_time(self.problem) > 0):
+                latency = calibrate(self.problem, self.observer.step, self.candidates)
+                sample = time_teacher(self.problem) if latency is not None else None
                 measured = None if sample is None else sample.p50_ms
             if journal is not None:
                 model = None if latency is None else latency.to_dict()
                 journal.note(latency=LatencyRecord(model=model, teacher_ms=measured))
-        return self.inputs.pricing(latency, measured, self.candidates)
+        return self.problem.pricing(latency, measured, self.candidates)
 
     def _keep_teacher(self, journal: Journal, pricing: Pricing) -> None:
         known = journal.metadata
         validation = self._teacher_validation() if known.teacher is None else known.teacher.validation
-        journal.note(teacher=TeacherRecord(name=self.inputs.teacher.name, costs=pricing.teacher, validation=validation))
+        journal.note(
+            teacher=TeacherRecord(name=self.problem.teacher.name, costs=pricing.teacher, validation=validation)
+        )
         if known.constant_quality is None:
-            journal.note(constant_quality=self.inputs.task.constant_quality(self.inputs.data.labels("val")))
+            journal.note(constant_quality=self.problem.task.constant_quality(self.problem.data.labels("val")))
 
     def _teacher_validation(self) -> float:
-        data = self.inputs.data
-        logits = predict_logits(self.inputs.teacher.module, self._counted(data.inputs("val"), len(data.val)))
-        found = self.inputs.task.quality(logits, data.labels("val"))
+        data = self.problem.data
+        logits = predict_logits(self.problem.teacher.module, self._counted(data.inputs("val"), len(data.val)))
+        found = self.problem.task.quality(logits, data.labels("val"))
         if found < 0:
             self.observer.note(
                 f"The teacher's R\N{SUPERSCRIPT TWO} on validation data is {found:.2f}, worse than their mean; are its "
@@ -233,33 +235,33 @@ class Pipeline:
         """
         config = self.config
         survey = survey_space(
-            self.inputs.space,
+            self.problem.space,
             pricing,
             by=config.search.objectives[0],
             seed=config.seed,
             on_step=self.observer.step,
         )
-        if (advice := advise(survey, pricing.budget, self.inputs.cutting)) is not None:
+        if (advice := advise(survey, pricing.budget, self.problem.cutting)) is not None:
             self.observer.note(advice)
         return survey
 
     def estimate(self, survey: Survey, signal: TeacherSignal | None) -> Estimate:
         """Time a training step of a typical candidate, and what it takes beside its training."""
-        config, inputs = self.config, self.inputs
-        step = typical_seconds(survey, inputs.builder, inputs.data, signal, config.score.training, config.device)
-        untrained = replace(inputs.builder, weights=untrained_weights(inputs.cutting))
-        judging = typical_judging(survey, untrained, inputs.data, config)
-        return estimate_seconds(config, inputs.data, step, config.search.trials, judging)
+        config, problem = self.config, self.problem
+        step = typical_seconds(survey, problem.builder, problem.data, signal, config.score.training, config.device)
+        untrained = replace(problem.builder, weights=untrained_weights(problem.cutting))
+        judging = typical_judging(survey, untrained, problem.data, config)
+        return estimate_seconds(config, problem.data, step, config.search.trials, judging)
 
     def _signal(self, journal: Journal) -> TeacherSignal:
-        inputs = self.inputs
+        problem = self.problem
         with self._phase(journal, Phase.TEACHER_STORE, needed=self.config.teacher.signal != "live"):
-            signal = teacher_signal(inputs, self.folder, self.observer, self.config.score.training)
-        for sentence in compared_layers(inputs, self.candidates):
+            signal = teacher_signal(problem, self.folder, self.observer, self.config.score.training)
+        for sentence in compared_layers(problem, self.candidates):
             self.observer.note(sentence)
         if not isinstance(signal, TeacherStore):
             return signal
-        samples = inputs.data.views.count * len(inputs.data.train) + len(inputs.data.val)
+        samples = problem.data.views.count * len(problem.data.train) + len(problem.data.val)
         journal.note(store=StoreRecord(key=signal.key, bytes=signal.bytes, seconds=signal.seconds, samples=samples))
         return signal
 
@@ -274,13 +276,13 @@ class Pipeline:
                 candidates=len(survey.candidates),
                 estimated_seconds=estimate.wall,
                 final_workers=estimate.final_workers,
-                samples_per_step=min(self.config.score.training.batch_size, len(self.inputs.data.train)),
+                samples_per_step=min(self.config.score.training.batch_size, len(self.problem.data.train)),
             )
         )
 
     def _assembler(self, journal: Journal, pricing: Pricing) -> LibraryAssembler | None:
         """Distil the alternatives of the teacher's blocks, where candidates are assembled of such."""
-        config, cutting = self.config, self.inputs.cutting
+        config, cutting = self.config, self.problem.cutting
         if config.search.strategy == "sample" or cutting is None:
             return None
         asked: list[bool] = []
@@ -296,10 +298,10 @@ class Pipeline:
         with self._phase(journal, Phase.BLOCKWISE), self.interruption.stopping(lambda: asked.append(True)):
             library = build_library(
                 cutting.inheritance,
-                self.inputs.data,
+                self.problem.data,
                 settings=config.blockwise,
                 seed=config.seed,
-                folder=self.inputs.blocks_folder(self.folder),
+                folder=self.problem.blocks_folder(self.folder),
                 device=resolve_device(config.device),
                 on_begin=on_begin,
                 on_step=on_step,
@@ -351,7 +353,7 @@ class Pipeline:
         controller = Controller(
             journal,
             self.folder,
-            space=self.inputs.space,
+            space=self.problem.space,
             pricing=pricing,
             search=self.config.search,
             score=self.config.score,
@@ -366,7 +368,7 @@ class Pipeline:
             },
             assembler=assembler,
             on_event=on_event,
-            paths=self.inputs.paths,
+            paths=self.problem.paths,
         )
         before = controller.progress()
         with self._phase(journal, Phase.SEARCH, needed=before.done < before.requested):
@@ -383,7 +385,7 @@ class Pipeline:
     def _finalists(
         self, journal: Journal, pricing: Pricing, backend: Backend, evaluator: StudentEvaluator, workers: int
     ) -> None:
-        chosen = screened_finalists(self.inputs, journal, pricing.budget, read_records(journal.study))
+        chosen = screened_finalists(self.problem, journal, pricing.budget, read_records(journal.study))
         source = FinalistSource(
             self.folder,
             journal,
@@ -405,9 +407,9 @@ class Pipeline:
     def _for_finalists(self, evaluator: StudentEvaluator) -> StudentEvaluator:
         """Ask the teacher for what the finalists' loss reads, which may be more than what scores are made of."""
         score, final = self.config.score.training, self.config.final.training
-        if store_contents(self.inputs, score) == store_contents(self.inputs, final):
+        if store_contents(self.problem, score) == store_contents(self.problem, final):
             return evaluator
-        return replace(evaluator, signal=teacher_signal(self.inputs, self.folder, self.observer, final))
+        return replace(evaluator, signal=teacher_signal(self.problem, self.folder, self.observer, final))
 
     def _execute(self, backend: Backend, source: WorkSource, evaluator: StudentEvaluator) -> None:
         run_stoppably(backend, source, evaluator, self.interruption, self.observer)

@@ -38,9 +38,9 @@ from nas_distill.tasks import find_task, read_evaluation
 from nas_distill.utils.errors import RunError
 
 
-def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, inputs: SearchProblem) -> CostSummary:
+def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, problem: SearchProblem) -> CostSummary:
     """Return the table that is shown before a search."""
-    objectives = inputs.config.search.objectives
+    objectives = problem.config.search.objectives
     order = [*objectives, *(name for name in pricing.names if name not in objectives)]
     shown = [name for name in order if name in survey.cheapest.costs]
     rows = tuple(
@@ -59,11 +59,11 @@ def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, inputs: S
     )
     latency = pricing.latency
     return CostSummary(
-        space=inputs.space.name,
-        size=str(inputs.space.size()),
+        space=problem.space.name,
+        size=str(problem.space.size()),
         sampled=len(survey.candidates) + len(survey.failures),
         rows=rows,
-        trials=inputs.config.search.trials,
+        trials=problem.config.search.trials,
         workers=estimate.workers,
         unbuildable=len(survey.failures),
         first_cause=survey.failures[0] if survey.failures else None,
@@ -237,27 +237,27 @@ def savings(metadata: RunMetadata, records: Sequence[TrialRecord]) -> Savings:
     )
 
 
-def card_facts(folder: RunFolder, metadata: RunMetadata, inputs: SearchProblem) -> CardFacts:
+def card_facts(folder: RunFolder, metadata: RunMetadata, problem: SearchProblem) -> CardFacts:
     """Return what a student's card says beside the report."""
-    config, data = inputs.config, inputs.data
+    config, data = problem.config, problem.data
     training = config.final.training
     optimizer = training.optimizer
-    builder = inputs.space.to_dict()["builder"]
+    builder = problem.space.to_dict()["builder"]
     return CardFacts(
-        title=f"Student of {inputs.teacher.name}, from run {folder.name}",
+        title=f"Student of {problem.teacher.name}, from run {folder.name}",
         data=data.name,
         input_shape=data.input_shape,
         num_classes=data.num_classes,
-        teacher=inputs.teacher.name,
+        teacher=problem.teacher.name,
         builder=builder,
         loads_by=_way_to_load(folder, metadata),
         seed=config.seed,
         samples={split: len(data.split(split)) for split in data.splits},
         class_names=data.classes,
         normalisation=data.normalisation(),
-        teacher_fingerprint=inputs.teacher.fingerprint,
+        teacher_fingerprint=problem.teacher.fingerprint,
         training={
-            "loss": " + ".join(_term(term) for term in inputs.terms(training).terms),
+            "loss": " + ".join(_term(term) for term in problem.terms(training).terms),
             "length": f"{training.epochs:g} epochs, batches of {training.batch_size}",
             "optimiser": f"{optimizer.name}, rate {optimizer.lr:g} (warm-up {training.warmup:g}, "
             + ("cosine to 0)" if training.decay == "cosine" else "then constant)"),

@@ -14,7 +14,7 @@ from nas_distill.runs.pareto import front_records
 from nas_distill.runs.records import TrialRecord, to_frame
 from nas_distill.study.assembling import Assembled, assemble
 from nas_distill.study.finish import baseline_of
-from nas_distill.study.mutual import distill_together
+from nas_distill.study.mutual import distill_mutually
 from nas_distill.study.observer import Observer, watched
 from nas_distill.study.reporting import card_facts, final_report, finalist_results, guessing_note
 from nas_distill.study.signals import store_contents, store_root
@@ -52,7 +52,7 @@ class Run(StoredRun):
         report = self.report()
         if self.folder.card_md.exists():
             return self.folder.card_md.read_text(encoding="utf-8")
-        return card(report, card_facts(self.folder, self.metadata, self.inputs))
+        return card(report, card_facts(self.folder, self.metadata, self.problem))
 
     def trials(self) -> pd.DataFrame:
         """Return one row a trial, over-budget, stopped and failed ones included."""
@@ -141,7 +141,7 @@ class Run(StoredRun):
         there = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
         raise RunError(f"Run {self.folder.path} has no trial {number}; {there}.")
 
-    def distill_together(
+    def distill_mutually(
         self,
         trials: Sequence[int] | None = None,
         *,
@@ -170,7 +170,7 @@ class Run(StoredRun):
             trials = [entry.trial for entry in self.metadata.finalists.values() if entry.taught]
         chosen = [self.trial(number).record for number in trials]
         with watched(observer, quiet=quiet) as told:
-            return distill_together(self, chosen, epochs=epochs, observer=told, **changes)
+            return distill_mutually(self, chosen, epochs=epochs, observer=told, **changes)
 
     def assemble(self, budget: Mapping[str, Any] | None = None, *, count: int = 10) -> list[Assembled]:
         """Return the best assemblies of the run's distilled blocks within ``budget``; nothing is trained.
@@ -186,7 +186,7 @@ class Run(StoredRun):
             RunError: the run has no such blocks.
             BudgetError: nothing fits, or a limit is on a cost that is no sum over blocks.
         """
-        return assemble(self.inputs, self.folder, self.records, self.budget_of(budget), count=count)
+        return assemble(self.problem, self.folder, self.records, self.budget_of(budget), count=count)
 
     def report(self) -> FinalReport:
         """Return the end of the search: student, teacher, baseline, what was saved, how far scores can be trusted.
@@ -241,14 +241,14 @@ class Run(StoredRun):
         Raises:
             TeacherError: there is no store, it is of something else, or an answer differs.
         """
-        inputs = self.inputs
+        problem = self.problem
         store = TeacherStore.open(
-            store_root(inputs, self.folder),
-            inputs.teacher,
-            inputs.data,
-            contents=store_contents(inputs, inputs.config.score.training),
+            store_root(problem, self.folder),
+            problem.teacher,
+            problem.data,
+            contents=store_contents(problem, problem.config.score.training),
         )
-        return store.verify(inputs.teacher, inputs.data, samples=samples)
+        return store.verify(problem.teacher, problem.data, samples=samples)
 
     def plot(self, budget: Mapping[str, Any] | None = None) -> Figure:
         """Return the picture of the front under and over the budget."""
@@ -312,4 +312,4 @@ def write_run_card(run: Run) -> None:
     """
     from nas_distill.reports.card import write_card
 
-    write_card(run.folder.card_md, run.report(), card_facts(run.folder, run.metadata, run.inputs))
+    write_card(run.folder.card_md, run.report(), card_facts(run.folder, run.metadata, run.problem))

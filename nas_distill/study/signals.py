@@ -21,13 +21,13 @@ from nas_distill.utils.errors import BuildError, TrainingError
 from nas_distill.utils.layers import describe_pairs
 
 
-def store_root(inputs: SearchProblem, folder: RunFolder) -> Path:
+def store_root(problem: SearchProblem, folder: RunFolder) -> Path:
     """Return the folder of teacher stores: the search file's, else one that the runs side by side share."""
-    given = inputs.config.teacher.store
-    return folder.path.parent / ".teacher-store" if given is None else inputs.base / Path(given).expanduser()
+    given = problem.config.teacher.store
+    return folder.path.parent / ".teacher-store" if given is None else problem.base / Path(given).expanduser()
 
 
-def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
+def compared_layers(problem: SearchProblem, candidates: Candidates) -> list[str]:
     """Say which layers the terms of both losses compare in the space's smallest student, a sentence a term.
 
     ``candidates`` builds that student; where it cannot be built, nothing is said.
@@ -35,15 +35,15 @@ def compared_layers(inputs: SearchProblem, candidates: Candidates) -> list[str]:
     Raises:
         TrainingError: a term finds nothing to compare in it.
     """
-    config, data = inputs.config, inputs.data
+    config, data = problem.config, problem.data
     said: dict[str, None] = {}
     for training in (config.score.training, config.final.training):
-        loss = inputs.terms(training)
+        loss = problem.terms(training)
         if not loss.reads_layers:
             continue
-        features = loss.features(inputs.teacher.module, data)
+        features = loss.features(problem.teacher.module, data)
         try:
-            rows, error = candidates.look(inputs.space.smallest(), _compared, loss, features, sample_inputs(data))
+            rows, error = candidates.look(problem.space.smallest(), _compared, loss, features, sample_inputs(data))
         except BuildError:  # it fails when its turn comes
             continue
         if error is not None:
@@ -67,33 +67,33 @@ def _compared(
     ], None
 
 
-def store_contents(inputs: SearchProblem, training: TrainingConfig, *others: TrainingConfig) -> Contents:
+def store_contents(problem: SearchProblem, training: TrainingConfig, *others: TrainingConfig) -> Contents:
     """Return what a store of the teacher's answers keeps for trainings."""
-    loss = sum(map(inputs.terms, others), inputs.terms(training))
-    return Contents(loss.features(inputs.teacher.module, inputs.data), inputs.config.teacher.top_k)
+    loss = sum(map(problem.terms, others), problem.terms(training))
+    return Contents(loss.features(problem.teacher.module, problem.data), problem.config.teacher.top_k)
 
 
 def teacher_signal(
-    inputs: SearchProblem, folder: RunFolder, observer: Observer, training: TrainingConfig, *others: TrainingConfig
+    problem: SearchProblem, folder: RunFolder, observer: Observer, training: TrainingConfig, *others: TrainingConfig
 ) -> TeacherSignal:
     """Return the signal of the teacher, or of all teachers, that tells all that trainings read.
 
     Whether it is stored is as the search file and their losses want it; stores are built if need be.
     """
-    signal = _signal(inputs, inputs.teacher, store_contents(inputs, training, *others), folder, observer)
-    if not inputs.others:
+    signal = _signal(problem, problem.teacher, store_contents(problem, training, *others), folder, observer)
+    if not problem.others:
         return signal
-    plain = Contents(top_k=inputs.config.teacher.top_k)
-    further = [_signal(inputs, teacher, plain, folder, observer) for teacher in inputs.others]
-    combine = inputs.config.teacher.combine
-    return CombinedSignal([signal, *further], inputs.data, by=combine.by, temperature=combine.temperature)
+    plain = Contents(top_k=problem.config.teacher.top_k)
+    further = [_signal(problem, teacher, plain, folder, observer) for teacher in problem.others]
+    combine = problem.config.teacher.combine
+    return CombinedSignal([signal, *further], problem.data, by=combine.by, temperature=combine.temperature)
 
 
 def _signal(
-    inputs: SearchProblem, teacher: Teacher, contents: Contents, folder: RunFolder, observer: Observer
+    problem: SearchProblem, teacher: Teacher, contents: Contents, folder: RunFolder, observer: Observer
 ) -> TeacherSignal:
     features = contents.features
-    config = inputs.config.teacher
+    config = problem.config.teacher
     if config.signal == "live":
         return LiveSignal(teacher, features=features)
     if contents.too_large:
@@ -103,12 +103,12 @@ def _signal(
         )
         return LiveSignal(teacher, features=features)
     if features or config.top_k is not None:
-        size = contents.bytes(teacher.num_classes, inputs.data)
+        size = contents.bytes(teacher.num_classes, problem.data)
         observer.note(f"The teacher's answers take {words.cost('weight_bytes', size)} of disk.")
     return TeacherStore.build(
-        store_root(inputs, folder),
+        store_root(problem, folder),
         teacher,
-        inputs.data,
+        problem.data,
         on_progress=lambda done: observer.step(done.done, done.total),
         contents=contents,
         missing=config.missing,

@@ -79,7 +79,7 @@ def search(
     """
     started = time.perf_counter()
     with watched(observer, quiet=quiet) as told:
-        inputs, place = prepare(
+        problem, place = prepare(
             file,
             teacher=teacher,
             data=data,
@@ -95,8 +95,8 @@ def search(
         )
         chosen = _only_a_run(choose_folder(place, resume=resume))
         with interruptible() as interruption:
-            Pipeline(inputs, chosen, told, interruption, started=started).run()
-    return Run(chosen.path, inputs=inputs)
+            Pipeline(problem, chosen, told, interruption, started=started).run()
+    return Run(chosen.path, problem=problem)
 
 
 def dry_run(
@@ -112,17 +112,17 @@ def dry_run(
     Raises:
         NasDistillError: the search could not start.
     """
-    inputs, base = prepare(file, budget=budget, calibration=calibration, settings=settings, on_phase=observer.phase)
-    for sentence in (*describe_cutting(inputs.cutting), *inputs.notes):
+    problem, base = prepare(file, budget=budget, calibration=calibration, settings=settings, on_phase=observer.phase)
+    for sentence in (*describe_cutting(problem.cutting), *problem.notes):
         observer.note(sentence)
-    pipeline = Pipeline(inputs, RunFolder(base), observer, Interruption())
+    pipeline = Pipeline(problem, RunFolder(base), observer, Interruption())
     pricing = pipeline.pricing(None)
-    features = store_contents(inputs, inputs.config.score.training).features
+    features = store_contents(problem, problem.config.score.training).features
     observer.phase(Phase.SURVEY)
     survey = pipeline.survey(pricing)
     observer.phase(Phase.STEP_TIMING)
-    estimate = pipeline.estimate(survey, LiveSignal(inputs.teacher, features=features))
-    observer.survey(survey, estimate, pricing, inputs)
+    estimate = pipeline.estimate(survey, LiveSignal(problem.teacher, features=features))
+    observer.survey(survey, estimate, pricing, problem)
 
 
 def open_run(
@@ -176,7 +176,7 @@ def prepare(
     resume: bool = False,
     on_phase: Callable[[str], None] | None = None,
 ) -> tuple[SearchProblem, Path]:
-    """Return the inputs of a search, and where its run goes: ``folder`` if given.
+    """Return the problem of a search, and where its run goes: ``folder`` if given.
 
     With ``resume``, what the run that goes on there has kept of its teacher is not found again. ``on_phase`` is told
     what takes long.
@@ -219,7 +219,7 @@ def prepare(
     given_space = space if space is not None else (content["space"] if builder is not None else None)
     beside = _place(path, config.name, source)
     place = beside if folder is None else Path(folder)
-    inputs = resolve(
+    problem = resolve(
         config,
         search_paths(path),
         data=data,
@@ -229,11 +229,11 @@ def prepare(
         plan=choose_folder(place, resume=True).plan if resume else None,
         on_phase=on_phase,
     )
-    inputs.space.builder_function()  # one that does not import would make every candidate fail
+    problem.space.builder_function()  # one that does not import would make every candidate fail
     resolve_device(config.device)
-    inputs.check_costs()
-    check_sampler(inputs.config.search, inputs.space, inputs.paths)
-    return inputs, place
+    problem.check_costs()
+    check_sampler(problem.config.search, problem.space, problem.paths)
+    return problem, place
 
 
 def _named(teacher: nn.Module | str) -> str:

@@ -28,16 +28,16 @@ class StoredRun:
 
     Args:
         path: of the folder.
-        inputs: what the search is about, where that is at hand; loaded when first needed otherwise.
+        problem: what the search is about, where that is at hand; loaded when first needed otherwise.
         trust: the code and files that a run of somebody else names may be loaded; the user's own runs need no trust.
         given: ``data``, ``teacher``, ``space`` and ``builder`` stand in for what the search was given from Python.
     """
 
     def __init__(
-        self, path: str | Path, *, inputs: SearchProblem | None = None, trust: bool = False, **given: Any
+        self, path: str | Path, *, problem: SearchProblem | None = None, trust: bool = False, **given: Any
     ) -> None:
         self.folder = RunFolder(path).require()
-        self._inputs = inputs
+        self._problem = problem
         self._trust = trust
         self._given = given
         self.refresh()
@@ -54,13 +54,13 @@ class StoredRun:
     @property
     def trusted(self) -> bool:
         """Whether the code that it names may run: it was declared trusted, or is this user's own."""
-        return self._trust or self._inputs is not None or is_own_run(self.folder, self.metadata.base)
+        return self._trust or self._problem is not None or is_own_run(self.folder, self.metadata.base)
 
     @property
     def config(self) -> SearchFile:
         """The search file as it was resolved."""
-        if self._inputs is not None:
-            return self._inputs.config
+        if self._problem is not None:
+            return self._problem.config
         if not self.folder.search_yaml.exists():
             raise RunError(f"{self.folder.path} holds no {self.folder.search_yaml.name}; a resumed search writes it.")
         try:
@@ -77,26 +77,26 @@ class StoredRun:
         return (base.resolve(), *search_paths(None))
 
     @cached_property
-    def inputs(self) -> SearchProblem:
+    def problem(self) -> SearchProblem:
         """Data, teacher and space of the run, loaded when first needed.
 
         Raises:
             TrustError: they are a stranger's code or files.
         """
-        if self._inputs is not None:
-            return self._inputs
+        if self._problem is not None:
+            return self._problem
         config, base = self.config, self.metadata.base
         with guard(self.folder, config, base, self._given, trust=self._trust):
-            inputs = resolve(config, self.paths, plan=self.folder.plan, **self._given)
-            inputs.space.builder_function()
+            problem = resolve(config, self.paths, plan=self.folder.plan, **self._given)
+            problem.space.builder_function()
         known = self.metadata.identity
-        for section, digest in inputs.identity.items():
+        for section, digest in problem.identity.items():
             if section in ("data", "teacher") and known.get(section, digest) != digest:
                 raise RunError(
-                    f"{self.folder.path} was searched with another {section} than '{getattr(inputs, section).name}' "
+                    f"{self.folder.path} was searched with another {section} than '{getattr(problem, section).name}' "
                     "as it is now, so its figures do not hold for that one."
                 )
-        return inputs
+        return problem
 
     @property
     def runtime(self) -> Runtime:
@@ -108,10 +108,10 @@ class StoredRun:
         with nullcontext() if self.trusted else only_known(self.folder.path):
             return find_runtime(self.config.latency.runtime, paths=self.paths)
 
-    def inputs_if_given(self) -> SearchProblem | None:
-        """Return ``inputs``; None where some of them came from Python and are not given now."""
+    def problem_if_given(self) -> SearchProblem | None:
+        """Return ``problem``; None where some of them came from Python and are not given now."""
         try:
-            return self.inputs
+            return self.problem
         except MissingArgumentError:
             return None
 

@@ -95,9 +95,9 @@ class Student:
     def load(self) -> nn.Module:
         """Return the network anew, in eval mode."""
         run = self.run
-        inputs = run.inputs_if_given()
-        if inputs is not None:
-            return read_student(inputs, run.folder, self.key)
+        problem = run.problem_if_given()
+        if problem is not None:
+            return read_student(problem, run.folder, self.key)
         return load_student(self.folder, paths=run.paths, trust=run.trusted)
 
     def evaluate(self, split: str | None = None) -> Evaluation:
@@ -106,7 +106,7 @@ class Student:
         Of several labels or of targets, what stands in their place: MultilabelEvaluation or RegressionEvaluation.
         ``split``: ``test`` where there is one, else ``val``.
         """
-        data, teacher = self.run.inputs.data, self.run.inputs.teacher
+        data, teacher = self.run.problem.data, self.run.problem.teacher
         name = split or data.splits[-1]
         if name not in data.splits:
             raise ConfigError(f"data '{data.name}' has no split '{name}'; known: {', '.join(data.splits)}.")
@@ -125,12 +125,12 @@ class Student:
         Raises:
             ExportError: it cannot be exported, or the file does not compute what the network computes.
         """
-        inputs, run = self.run.inputs_if_given(), self.run
+        problem, run = self.run.problem_if_given(), self.run
         chosen = run.runtime if runtime is None else find_runtime(runtime, where="runtime", paths=run.paths)
         target = self.folder / chosen.file_name if path is None else Path(path)
         with disk_errors(target):
-            if inputs is not None:
-                made = export_student(inputs, self.module, self.record.architecture.hash, target, chosen)
+            if problem is not None:
+                made = export_student(problem, self.module, self.record.architecture.hash, target, chosen)
                 result = made.model_dump(mode="json")
             else:
                 result = self._export_alone(target, chosen)

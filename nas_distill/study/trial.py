@@ -49,7 +49,7 @@ class Trial:
 
     def build(self) -> nn.Module:
         """Return its network with fresh weights (random ones, also where students begin with the teacher's)."""
-        return self.run.inputs.build(self.record.architecture)
+        return self.run.problem.build(self.record.architecture)
 
     def other(self, record: TrialRecord) -> Trial:
         """Return another trial of the same run."""
@@ -156,7 +156,7 @@ class Trial:
             kind=("final" if taught else "labels") if assistant is None else assistant.kind,
             key=name,
             trial=self.record.key,
-            teacher=run.inputs.teacher.name if taught and assistant is None else None,
+            teacher=run.problem.teacher.name if taught and assistant is None else None,
             students=() if assistant is None else (assistant.student.key,),
             recipe=recipe_of(training, seed),
         )
@@ -171,13 +171,13 @@ class Trial:
             output=run.folder.student(name),
             provenance=provenance,
         )
-        inputs = run.inputs
+        problem = run.problem
         if assistant is not None:
-            inputs = replace(inputs, teacher=assistant.teacher(), others=())
+            problem = replace(problem, teacher=assistant.teacher(), others=())
         with disk_errors(run.folder.path):
-            signal = teacher_signal(inputs, run.folder, observer, training)
+            signal = teacher_signal(problem, run.folder, observer, training)
             observer.phase(f"distilling trial {self.record.number}")
-            student = run.inputs.evaluator(signal, run.folder).start(work)
+            student = run.problem.evaluator(signal, run.folder).start(work)
             try:
                 while True:
                     result = student.next_rung()

@@ -47,7 +47,7 @@ def refuse_links(folder: RunFolder) -> None:
 def guard(
     folder: RunFolder, config: SearchFile, base: str, given: Mapping[str, Any], *, trust: bool
 ) -> AbstractContextManager[None]:
-    """Return the context in which a run's inputs are loaded: one that refuses the code of strangers, unless trusted.
+    """Return the context in which a run's problem is loaded: one that refuses the code of strangers, unless trusted.
 
     ``given`` are the objects that stand in for sections of ``config``. Declared trust is noted for the next time.
 

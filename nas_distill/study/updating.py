@@ -113,7 +113,7 @@ def update_student(student: Updatable, data: Dataset, update: Update, observer: 
             signal=_signal(student, data, update),
             seed=derive(config.seed, "update"),
             device=resolve_device(config.device),
-            paths=run.inputs.paths,
+            paths=run.problem.paths,
         )
         observer.phase(f"updating {student.key}")
         for quality in distiller.by_epoch(checkpoint):
@@ -122,13 +122,13 @@ def update_student(student: Updatable, data: Dataset, update: Update, observer: 
             run.folder.student(key),
             distiller,
             student.record.architecture,
-            run.inputs.space,
+            run.problem.space,
             quality=distiller.quality(),
             provenance=Provenance(
                 kind="updated",
                 key=key,
                 trial=student.provenance.trial,
-                teacher=run.inputs.teacher.name if update.teacher else None,
+                teacher=run.problem.teacher.name if update.teacher else None,
                 students=(student.key,),
                 recipe=update.recipe,
             ),
@@ -141,8 +141,8 @@ def update_student(student: Updatable, data: Dataset, update: Update, observer: 
 def _signal(student: Updatable, data: Dataset, update: Update) -> TeacherSignal | None:
     signals: list[TeacherSignal] = []
     if update.teacher:
-        inputs = student.run.inputs
-        signals.append(LiveSignal(freeze(inputs.teacher.module, data, inputs.teacher.name)))
+        problem = student.run.problem
+        signals.append(LiveSignal(freeze(problem.teacher.module, data, problem.teacher.name)))
     if update.keep:
         signals.append(LiveSignal(freeze(student.load(), data, f"{student.key} as it was")))
     if len(signals) < 2:
@@ -151,7 +151,7 @@ def _signal(student: Updatable, data: Dataset, update: Update) -> TeacherSignal 
 
 
 def _check(student: Updatable, data: Dataset) -> None:
-    known = student.run.inputs.data
+    known = student.run.problem.data
     if data.task != known.task:
         raise ConfigError(
             f"Student {student.key} was trained for {known.task}, and data '{data.name}' is of {data.task}."

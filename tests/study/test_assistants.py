@@ -45,7 +45,7 @@ def cheapest(run):
 
 
 def answers(student, run):
-    data = run.inputs.data
+    data = run.problem.data
     module = getattr(student, "module", student)
     return predict_logits(module, data.inputs("train"))
 

@@ -129,9 +129,9 @@ def test_a_teacher_is_looked_at_once_for_a_run_and_all_that_follows(
         nd.search(**stopped, resume=True, observer=Leaves("export"))
     run = nd.open_run(stopped["folder"], teacher=stopped["teacher"], data=stopped["data"])
     assert sum(record.trained for record in run.records) == QUICK["trials"]
-    assert run.inputs.cutting is not None
-    assert run.inputs.cutting.findings == found.cutting.findings
-    assert run.inputs.space.fingerprint == found.space.fingerprint
+    assert run.problem.cutting is not None
+    assert run.problem.cutting.findings == found.cutting.findings
+    assert run.problem.space.fingerprint == found.space.fingerprint
     with pytest.raises(AssertionError, match="found before"):
         nd.search(**{**stopped, "folder": stopped["folder"].with_name("other")})
 
@@ -158,7 +158,7 @@ def test_what_is_not_of_this_teacher_is_found_anew(
 
     find_anew = cutting.find_plan
     monkeypatch.setattr(cutting, "find_plan", find_plan)
-    opened = nd.open_run(stopped["folder"], teacher=stopped["teacher"], data=stopped["data"]).inputs.cutting
+    opened = nd.open_run(stopped["folder"], teacher=stopped["teacher"], data=stopped["data"]).problem.cutting
     assert opened is not None
     assert (len(found), len(opened.plan.blocks)) == (1, 2)
     with pytest.raises(InterruptedSearchError):
@@ -177,12 +177,12 @@ def test_a_search_that_finds_nothing_to_train_leaves_no_plan(
 
 
 def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.Dataset) -> None:
-    inputs = prepared(teacher, data, {"from_teacher": {"multiple": 2, "samples": 64}})
-    largest = inputs.space.largest()
-    student = inputs.space.build(largest, input_shape=inputs.input_shape, num_classes=4)
+    problem = prepared(teacher, data, {"from_teacher": {"multiple": 2, "samples": 64}})
+    largest = problem.space.largest()
+    student = problem.space.build(largest, input_shape=problem.input_shape, num_classes=4)
     x = data.batch("val", torch.arange(8))[0]
     assert not torch.allclose(student.eval()(x), teacher(x))
-    weights = inputs.student_builder().weights
+    weights = problem.student_builder().weights
     assert weights is not None
     weights.fill(student, largest)
     own = dict(teacher.named_parameters())
@@ -245,10 +245,10 @@ def test_what_is_wrong_is_said(teacher: nn.Module, data: nd.Dataset, space: Any,
 
 
 def test_students_of_a_shipped_teacher_are_built_by_its_builder() -> None:
-    inputs = prepare(
+    problem = prepare(
         None, teacher="fashion-resnet", data="fashion-mnist", space="from_teacher", budget=BUDGET, settings={}
     )[0]
-    described = inputs.space.to_dict()
+    described = problem.space.to_dict()
     assert described["builder"] == "nas_distill.pruning.build:build"
     assert described["arguments"]["teacher"] == "nas_distill.models.resnet:build"
 

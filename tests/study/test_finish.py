@@ -22,13 +22,13 @@ def test_a_file_is_held_against_samples_of_all_classes_of_a_sorted_split(monkeyp
         return verify_export(path, student, batches, runtime=runtime, task=task)
 
     monkeypatch.setattr(finish, "verify_export", watched)
-    inputs = SimpleNamespace(
+    problem = SimpleNamespace(
         data=Dataset.from_tensors(x, y, val=(x, y)),
         input_shape=(4,),
         teacher=SimpleNamespace(name="teacher"),
         runtime=find_runtime("onnxruntime"),
         config=SimpleNamespace(latency=SimpleNamespace(batch=1, threads=1, repeats=1)),
     )
-    result = finish.export_student(inputs, nn.Linear(4, 4).eval(), "student", tmp_path / "model.onnx")
+    result = finish.export_student(problem, nn.Linear(4, 4).eval(), "student", tmp_path / "model.onnx")
     assert result.parity.count == 512
     assert torch.cat(looked_at).sum(0).min() > 80  # each class has 128 of them on average

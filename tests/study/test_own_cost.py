@@ -60,14 +60,14 @@ def test_a_search_under_it_loses_only_the_candidates_that_it_fails_for(own, give
 
 
 def test_one_that_is_only_limited_is_no_objective(own, given, quick, tmp_path):
-    inputs, _ = prepare(
+    problem, _ = prepare(
         None,
         **{**given, "budget": {"energy_mj": 30}},
         settings={"costs": ["flops", {"name": own, "objective": False}]},
         folder=tmp_path,
     )
-    assert inputs.config.search.objectives == ("flops",)
-    assert inputs.teacher_costs["energy_mj"] == pytest.approx(16 * 4.6)
+    assert problem.config.search.objectives == ("flops",)
+    assert problem.teacher_costs["energy_mj"] == pytest.approx(16 * 4.6)
 
 
 def test_a_teacher_for_which_it_fails_matters_only_for_shares(own, given, tmp_path):

@@ -14,7 +14,7 @@ from nas_distill.utils.errors import BudgetError, CostError
 
 
 @pytest.fixture
-def inputs(given):
+def problem(given):
     """SearchProblem of a search of the user's own, with other sections where they are given."""
 
     def make(**sections):
@@ -27,10 +27,10 @@ def inputs(given):
     return make
 
 
-def test_the_costs_asked_for_are_those_of_limits_and_objectives(inputs):
-    given = inputs(budget={"params": 1}, search={"costs": ["flops", "latency_ms"]})
+def test_the_costs_asked_for_are_those_of_limits_and_objectives(problem):
+    given = problem(budget={"params": 1}, search={"costs": ["flops", "latency_ms"]})
     assert given.asked_costs == {"params", "flops", "latency_ms"}
-    scalar = inputs(search={"scalar": {"cost": "weight_bytes", "target": "1KiB"}})
+    scalar = problem(search={"scalar": {"cost": "weight_bytes", "target": "1KiB"}})
     assert "weight_bytes" in scalar.asked_costs
 
 
@@ -48,13 +48,13 @@ def test_the_costs_asked_for_are_those_of_limits_and_objectives(inputs):
     ],
     ids=str,
 )
-def test_what_cannot_be_read_is_refused(inputs, sections, expected):
+def test_what_cannot_be_read_is_refused(problem, sections, expected):
     with pytest.raises(BudgetError, match=expected):
-        inputs(**sections).check_costs()
+        problem(**sections).check_costs()
 
 
-def test_a_share_of_the_teachers_latency_waits_until_that_is_measured(inputs):
-    given = inputs(budget={"latency_ms": "50%", "flops": "10%"})
+def test_a_share_of_the_teachers_latency_waits_until_that_is_measured(problem):
+    given = problem(budget={"latency_ms": "50%", "flops": "10%"})
     given.check_costs()
     pricing = given.pricing(None, 4.0)
     assert pricing.budget.limits["latency_ms"].high == 2.0
@@ -63,8 +63,8 @@ def test_a_share_of_the_teachers_latency_waits_until_that_is_measured(inputs):
         given.pricing()
 
 
-def test_costs_of_an_architecture_are_counted_the_same_each_time(inputs):
-    given = inputs()
+def test_costs_of_an_architecture_are_counted_the_same_each_time(problem):
+    given = problem()
     pricing = given.pricing()
     assert pricing.names == counted_names()
     largest = pricing(given.space.largest())
@@ -73,13 +73,13 @@ def test_costs_of_an_architecture_are_counted_the_same_each_time(inputs):
     assert all(largest[name] > value for name, value in pricing(given.space.smallest()).items())
 
 
-def test_latency_is_left_out_unless_it_is_asked_for_or_calibrated(inputs):
-    assert calibrate(inputs(latency={"calibrate": 0}), lambda done, total: None) is None
+def test_latency_is_left_out_unless_it_is_asked_for_or_calibrated(problem):
+    assert calibrate(problem(latency={"calibrate": 0}), lambda done, total: None) is None
     assert restore_latency(None) is None
 
 
-def test_a_space_of_too_few_networks_is_no_error_unless_latency_is_asked_for(inputs):
-    few = inputs(latency={"calibrate": 4, "repeats": 5})
+def test_a_space_of_too_few_networks_is_no_error_unless_latency_is_asked_for(problem):
+    few = problem(latency={"calibrate": 4, "repeats": 5})
     assert calibrate(few, lambda done, total: None) is None
     asked = replace(few, config=few.config.model_copy(update={"budget": {"latency_ms": 1.0}}))
     with pytest.raises(CostError, match="at least 8 timed networks"):
@@ -87,18 +87,18 @@ def test_a_space_of_too_few_networks_is_no_error_unless_latency_is_asked_for(inp
 
 
 @pytest.mark.parametrize("widths", [[4], [4, 8, 16]])
-def test_a_space_with_few_architectures_is_timed_as_a_whole(given, inputs, widths):
-    few = inputs(latency={"calibrate": 30, "repeats": 5}, budget={"latency_ms": 5.0})
+def test_a_space_with_few_architectures_is_timed_as_a_whole(given, problem, widths):
+    few = problem(latency={"calibrate": 30, "repeats": 5}, budget={"latency_ms": 5.0})
     few = replace(few, space=SearchSpace.from_dict({"width": widths, "depth": [1]}, builder=given["builder"]))
     latency = calibrate(few, lambda done, total: None)
     assert latency.error.count == 8
     assert few.pricing(latency, 1.0)(few.space.largest())["latency_ms"] > 0
 
 
-def test_a_calibration_predicts_and_is_restored(given, inputs):
+def test_a_calibration_predicts_and_is_restored(given, problem):
     content = {"width": {"int": [4, 16]}, "depth": [1, 2]}
     wide = replace(
-        inputs(latency={"calibrate": 9, "repeats": 5}), space=SearchSpace.from_dict(content, builder=given["builder"])
+        problem(latency={"calibrate": 9, "repeats": 5}), space=SearchSpace.from_dict(content, builder=given["builder"])
     )
     steps = []
     latency = calibrate(wide, lambda done, total: steps.append((done, total)))

@@ -53,11 +53,11 @@ def test_a_run_is_opened_by_its_folder_alone(own_run):
 
 def test_what_came_from_python_is_needed_where_networks_are(own_run, given):
     opened = nd.open_run(own_run.folder.path)
-    for use in (lambda: opened.inputs, opened.best().build, opened.best().student().evaluate):
+    for use in (lambda: opened.problem, opened.best().build, opened.best().student().evaluate):
         with pytest.raises(ConfigError, match=r"given from Python.*open_run\(folder, data=\.\.\.\)"):
             use()
     with pytest.raises(ConfigError, match="teacher was given from Python"):
-        _ = nd.open_run(own_run.folder.path, data=given["data"]).inputs
+        _ = nd.open_run(own_run.folder.path, data=given["data"]).problem
     whole = nd.open_run(own_run.folder.path, **given_again(given))
     assert whole.best().student().evaluate("val") == own_run.best().student().evaluate("val")
 
@@ -66,10 +66,10 @@ def test_other_data_or_another_teacher_than_the_searchs_are_refused(own_run, giv
     data = given["data"]
     other = nd.Dataset.from_tensors(data.train.x + 1, data.train.y, val=(data.val.x, data.val.y))
     with pytest.raises(RunError, match="searched with another data than 'tensors'"):
-        _ = nd.open_run(own_run.folder.path, **{**given_again(given), "data": other}).inputs
+        _ = nd.open_run(own_run.folder.path, **{**given_again(given), "data": other}).problem
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     with pytest.raises(RunError, match="searched with another teacher"):
-        _ = nd.open_run(own_run.folder.path, **{**given_again(given), "teacher": teacher}).inputs
+        _ = nd.open_run(own_run.folder.path, **{**given_again(given), "teacher": teacher}).problem
 
 
 def given_again(given):

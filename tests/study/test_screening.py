@@ -42,7 +42,7 @@ def record(number: int, quality: float, flops: float) -> TrialRecord:
 
 
 @pytest.fixture
-def inputs():
+def problem():
     config = SimpleNamespace(search=SimpleNamespace(objectives=("flops",)), final=SimpleNamespace(count=2, slope=0.0))
     return SimpleNamespace(config=config, candidates=lambda: nullcontext(None))
 
@@ -50,44 +50,44 @@ def inputs():
 RECORDS = [record(0, 0.80, 10), record(1, 0.85, 50), record(2, 0.90, 100)]
 
 
-def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(inputs, monkeypatch):
+def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(problem, monkeypatch):
     times = {"t00000": 0.1, "t00001": 0.5, "t00002": 1.2}
     monkeypatch.setattr(finish, "_measure", lambda _, entry, __: times[entry.key])
     journal = Kept()
-    chosen = screened_finalists(inputs, journal, Budget.parse({"latency_ms": 1.0}), RECORDS)
+    chosen = screened_finalists(problem, journal, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [1, 0]
     assert journal.metadata.measured_latency_ms == times
 
 
-def test_what_was_measured_is_not_measured_again(inputs, monkeypatch):
+def test_what_was_measured_is_not_measured_again(problem, monkeypatch):
     def refuse(*_):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(finish, "_measure", refuse)
     journal = Kept(measured_latency_ms={"t00000": 0.1, "t00001": 0.5, "t00002": 0.9})
-    chosen = screened_finalists(inputs, journal, Budget.parse({"latency_ms": 1.0}), RECORDS)
+    chosen = screened_finalists(problem, journal, Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
 
 
-def test_if_none_measures_within_the_limit_the_choice_stands(inputs, monkeypatch):
+def test_if_none_measures_within_the_limit_the_choice_stands(problem, monkeypatch):
     monkeypatch.setattr(finish, "_measure", lambda *_: 9.0)
-    chosen = screened_finalists(inputs, Kept(), Budget.parse({"latency_ms": 1.0}), RECORDS)
+    chosen = screened_finalists(problem, Kept(), Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
 
 
-def test_a_finalist_that_cannot_be_timed_makes_room_for_the_next(inputs, monkeypatch):
+def test_a_finalist_that_cannot_be_timed_makes_room_for_the_next(problem, monkeypatch):
     def measure(_, entry, __):
         if entry.number == 2:
             raise BuildError("its process died")
         return 0.5
 
     monkeypatch.setattr(finish, "_measure", measure)
-    chosen = screened_finalists(inputs, Kept(), Budget.parse({"latency_ms": 1.0}), RECORDS)
+    chosen = screened_finalists(problem, Kept(), Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [1, 0]
 
 
-def test_nothing_is_measured_without_a_latency_limit(inputs):
+def test_nothing_is_measured_without_a_latency_limit(problem):
     journal = Kept()
-    chosen = screened_finalists(inputs, journal, Budget.parse({"flops": 200}), RECORDS)
+    chosen = screened_finalists(problem, journal, Budget.parse({"flops": 200}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
     assert journal.metadata.measured_latency_ms == {}

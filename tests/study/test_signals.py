@@ -11,7 +11,7 @@ from nas_distill.teacher import LiveSignal, TeacherStore
 KD = ["cross_entropy", "kd"]
 
 
-def inputs_of(score, final, **teacher):
+def problem_of(score, final, **teacher):
     content = {
         "data": "fashion-mnist",
         "teacher": {"name": "fashion-resnet", **teacher},
@@ -22,14 +22,14 @@ def inputs_of(score, final, **teacher):
     return resolve(parse(SearchFile, content, source="test"))
 
 
-def reductions(inputs, training):
-    return {feature.reduction for feature in store_contents(inputs, training).features}
+def reductions(problem, training):
+    return {feature.reduction for feature in store_contents(problem, training).features}
 
 
 def test_scores_and_finalists_ask_the_teacher_for_what_their_own_loss_reads():
-    inputs = inputs_of(KD, [*KD, "at", "hint"])
-    assert reductions(inputs, inputs.config.score.training) == set()
-    assert reductions(inputs, inputs.config.final.training) == {"attention", "full"}
+    problem = problem_of(KD, [*KD, "at", "hint"])
+    assert reductions(problem, problem.config.score.training) == set()
+    assert reductions(problem, problem.config.final.training) == {"attention", "full"}
 
 
 def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
@@ -40,7 +40,7 @@ def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
         "score": {"loss": [*KD, "rkd"]},
         "final": {"loss": [*KD, "hint"]},
     }
-    inputs = resolve(
+    problem = resolve(
         parse(SearchFile, config, source="test"),
         data=given["data"],
         teacher=given["teacher"],
@@ -48,17 +48,17 @@ def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
         builder=given["builder"],
     )
     folder = RunFolder(tmp_path / "run")
-    stored = teacher_signal(inputs, folder, Silent(), inputs.config.score.training)
+    stored = teacher_signal(problem, folder, Silent(), problem.config.score.training)
     assert isinstance(stored, TeacherStore)
     assert [feature.reduction for feature in stored.features] == ["pooled"]
-    live = teacher_signal(inputs, folder, Silent(), inputs.config.final.training)
+    live = teacher_signal(problem, folder, Silent(), problem.config.final.training)
     assert isinstance(live, LiveSignal)
     assert live.features
 
 
 def test_pairs_are_told_before_anything_trains():
-    inputs = inputs_of(KD, [*KD, "at"])
-    said = compared_layers(inputs, inputs.candidates())
+    problem = problem_of(KD, [*KD, "at"])
+    said = compared_layers(problem, problem.candidates())
     assert len(said) == 1
     assert said[0].startswith("'at' compares, in the smallest student: ")
     assert said[0].count(" from ") == 3
@@ -80,5 +80,5 @@ def test_a_search_with_two_teachers(given, quick, tmp_path, by):
     teachers = [given["teacher"], given["builder"](8, 1, (1, 8, 8), 4)]
     run = nd.search(**{**given, "teacher": teachers, "budget": None}, folder=tmp_path / "run", **quick)
     assert run.finished
-    assert len(run.inputs.others) == 1
+    assert len(run.problem.others) == 1
     assert len(list((tmp_path / ".teacher-store").glob("[0-9a-f]*"))) == 2

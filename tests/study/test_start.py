@@ -181,9 +181,9 @@ def test_a_name_that_is_none_for_a_folder_is_refused(search_file, name):
 
 def test_names_do_for_teacher_data_and_space(teacher_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    inputs, base = prepare(None, teacher=str(teacher_folder), data="digits", space="resnet", settings={})
-    assert (inputs.data.name, inputs.space.name) == ("digits", "resnet")
-    assert inputs.teacher.num_classes == 10
+    problem, base = prepare(None, teacher=str(teacher_folder), data="digits", space="resnet", settings={})
+    assert (problem.data.name, problem.space.name) == ("digits", "resnet")
+    assert problem.teacher.num_classes == 10
     assert str(base) == "runs/search"
 
 
@@ -234,13 +234,13 @@ def test_a_dry_run_tells_and_keeps_nothing(search_file, tmp_path):
     told = []
 
     class Watching(Silent):
-        def survey(self, survey, estimate, costing, inputs):
-            told.append((survey, estimate, costing, inputs))
+        def survey(self, survey, estimate, costing, problem):
+            told.append((survey, estimate, costing, problem))
 
     file = search_file()
     dry_run(file, settings={"trials": 5}, budget=None, observer=Watching())
-    ((survey, estimate, costing, inputs),) = told
-    assert inputs.config.search.trials == 5
+    ((survey, estimate, costing, problem),) = told
+    assert problem.config.search.trials == 5
     assert survey.cheapest.costs["flops"] <= survey.median.costs["flops"] <= survey.dearest.costs["flops"]
     assert estimate.wall > 0
     assert costing.latency is None
@@ -249,8 +249,8 @@ def test_a_dry_run_tells_and_keeps_nothing(search_file, tmp_path):
 
 def test_a_budget_replaces_the_files_limits_by_cost(search_file):
     file = search_file(budget={"flops": "60%", "params": "60k", "weight_bytes": "1MiB"})
-    inputs, _ = prepare(file, budget={"params": 10_000, "weight_bytes": None}, settings={})
-    assert inputs.config.budget == {"flops": "60%", "params": 10_000}
+    problem, _ = prepare(file, budget={"params": 10_000, "weight_bytes": None}, settings={})
+    assert problem.config.budget == {"flops": "60%", "params": 10_000}
 
 
 def test_mean_std_and_own_views_of_a_search_file(search_file, tmp_path):
@@ -258,8 +258,8 @@ def test_mean_std_and_own_views_of_a_search_file(search_file, tmp_path):
     views = {"count": 2, "pad": [1, 0], "function": "users_own_views:change"}
     file = search_file(data={"name": "digits", "mean": 0.5, "std": [0.25], "views": views})
     plain, _ = prepare(search_file("plain.yaml"), settings={})
-    inputs, _ = prepare(file, settings={})
-    given, standard = inputs.data, plain.data
+    problem, _ = prepare(file, settings={})
+    given, standard = problem.data, plain.data
     assert given.normalisation()["mean"] == [0.5]
     assert given.fingerprint != standard.fingerprint
     index = torch.arange(4)
@@ -318,13 +318,13 @@ class Attending(nn.Module):
 def test_the_optimiser_suits_the_teacher_unless_the_file_names_one(search_file, optimizer, names):
     file = search_file(**({} if optimizer is None else {"score": {"optimizer": optimizer}}))
     plain, _ = prepare(file, settings={})
-    inputs, _ = prepare(file, teacher=Attending(), settings={})
+    problem, _ = prepare(file, teacher=Attending(), settings={})
     assert not any("adamw" in note for note in plain.notes)
-    assert (inputs.config.score.training.optimizer.name, inputs.config.final.training.optimizer.name) == names
-    assert any("adamw" in note for note in inputs.notes)
+    assert (problem.config.score.training.optimizer.name, problem.config.final.training.optimizer.name) == names
+    assert any("adamw" in note for note in problem.notes)
     if optimizer is None or "lr" not in optimizer:
-        assert inputs.config.score.training.optimizer.lr == OptimizerConfig(name=names[0]).lr
+        assert problem.config.score.training.optimizer.lr == OptimizerConfig(name=names[0]).lr
     else:
-        assert inputs.config.score.training.optimizer.lr == 0.3
+        assert problem.config.score.training.optimizer.lr == 0.3
     if optimizer and "clip" in optimizer:
-        assert inputs.config.score.training.optimizer.clip == 1.0
+        assert problem.config.score.training.optimizer.clip == 1.0

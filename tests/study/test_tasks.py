@@ -170,10 +170,10 @@ def test_a_student_is_trained_on_by_the_losses_of_its_task(found):
 
 def test_trials_learn_side_by_side(found):
     numbers = [record.number for record in found.run.records if record.state == "complete"][:2]
-    students = found.run.distill_together(numbers, epochs=1)
+    students = found.run.distill_mutually(numbers, epochs=1)
     assert len(students) == 2
     with pytest.raises(ConfigError, match="the loss has no term"):
-        found.run.distill_together(numbers, epochs=1, loss=["cosine_logits"])
+        found.run.distill_mutually(numbers, epochs=1, loss=["cosine_logits"])
 
 
 def test_what_knows_classes_alone_is_refused(found):
@@ -189,10 +189,10 @@ def test_a_teacher_in_other_units_is_noticed(tmp_path):
     shifted = nn.Sequential(nn.Linear(6, 2))
     with torch.no_grad():
         shifted[0].bias.fill_(50)
-    inputs = resolve(search_file(space={"parameters": SPACE}), data=data, teacher=shifted, builder=build)
+    problem = resolve(search_file(space={"parameters": SPACE}), data=data, teacher=shifted, builder=build)
     said = []
-    observer = SimpleNamespace(note=said.append)
-    pipeline = Pipeline(inputs, RunFolder(tmp_path / "run"), observer, Interruption())
+    observer = SimpleNamespace(note=said.append, step=lambda done, total: None)
+    pipeline = Pipeline(problem, RunFolder(tmp_path / "run"), observer, Interruption())
     found = pipeline._teacher_validation()
     assert found < 0
     (sentence,) = said

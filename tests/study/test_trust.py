@@ -103,7 +103,7 @@ def test_what_a_strangers_run_names_is_not_loaded(stranger, name):
     run = nd.open_run(stranger)
     assert len(run.front()) > 0  # looking at it is safe
     with pytest.raises(TrustError, match=said) as error:
-        _ = run.inputs
+        _ = run.problem
     assert "\n" not in str(error.value)
     assert "trust" in str(error.value)
 
@@ -113,7 +113,7 @@ def test_the_sampler_of_a_strangers_run_is_never_loaded(stranger, cli):
     run = nd.open_run(stranger)
     assert len(run.front()) > 0
     with suppress(RunError):  # its data are others
-        _ = run.inputs
+        _ = run.problem
     for command in ("status", "front", "evaluate"):
         assert cli(command, stranger).code in (0, 2)
     # The fixture sees that nothing was imported.
@@ -197,7 +197,7 @@ def test_an_own_run_started_from_python_loads_its_own_builder(tmp_path, no_expor
     )
     monkeypatch.setattr("nas_distill.utils.references._used", {})
     opened = nd.open_run(tmp_path / "run")
-    assert opened.inputs_if_given() is None
+    assert opened.problem_if_given() is None
     assert not isinstance(opened.student().module, StudentGraph)
     sys.modules.pop("plain_builders")
 
@@ -213,15 +213,15 @@ def test_a_key_in_a_journal_is_no_path(tmp_path):
 def test_a_run_of_nas_distills_own_parts_needs_no_trust(stranger):
     edit(stranger, **SHIPPED, space="resnet")
     with pytest.raises(RunError, match="was searched with another"):  # it is loaded, and found to differ
-        _ = nd.open_run(stranger).inputs
+        _ = nd.open_run(stranger).problem
 
 
 def test_where_nothing_can_be_noted_the_user_is_asked(stranger, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    assert nd.open_run(stranger, trust=True).inputs is not None
+    assert nd.open_run(stranger, trust=True).problem is not None
     with pytest.raises(TrustError):
-        _ = nd.open_run(stranger).inputs
+        _ = nd.open_run(stranger).problem
 
 
 def test_the_task_of_a_strangers_run_is_not_loaded(stranger, cli, monkeypatch):

@@ -95,7 +95,7 @@ def test_labels_need_not_be_looked_at(student):
     x, y = samples(160, [0, 1, 2, 3], dark=0.5)
     wrong = nd.Dataset.from_tensors(x, (y + 1) % 4, val=0.25, num_classes=4)
     local = student.update(wrong, keep=0, labels=False, teacher=True, epochs=6, batch_size=32)
-    teacher = student.run.inputs.teacher.module
+    teacher = student.run.problem.teacher.module
     test, _ = samples(200, [0, 1, 2, 3], seed=4, dark=0.5)
     wanted = predict_logits(teacher, [test])
     assert agreement(predict_logits(local.module, [test]), wanted) >= agreement(

@@ -26,13 +26,13 @@ def run(given, tmp_path_factory):
         ignorant = given["builder"](16, 1, (1, 8, 8), 4)
     content = {**given, "teacher": ignorant, "budget": None}
     try:
-        return nd.search(**content, folder=tmp_path_factory.mktemp("together") / "run", **settings)
+        return nd.search(**content, folder=tmp_path_factory.mktemp("mutual") / "run", **settings)
     finally:
         torch.set_num_threads(threads)
 
 
 def answers(student, run):
-    data = run.inputs.data
+    data = run.problem.data
     return predict_logits(student.module, data.inputs("val"))
 
 
@@ -40,7 +40,7 @@ def test_peers_come_to_say_the_same(run):
     """With little to learn from but each other, they agree more than those that were distilled apart."""
     loss = [{"name": "cross_entropy", "weight": 1.0}, {"name": "kd", "weight": 2.0, "temperature": 2.0}]
     settings = {"epochs": 3, "batch_size": 32, "loss": loss}
-    first, second = run.distill_together([0, 1], **settings)
+    first, second = run.distill_mutually([0, 1], **settings)
     apart = [run.trial(number).distill(**settings) for number in (0, 1)]
     mutual = (answers(first, run).softmax(1) - answers(second, run).softmax(1)).abs().mean()
     alone = (answers(apart[0], run).softmax(1) - answers(apart[1], run).softmax(1)).abs().mean()
@@ -50,7 +50,7 @@ def test_peers_come_to_say_the_same(run):
 
 
 def test_a_student_of_mutual_learning_is_a_student_like_others(run):
-    students = run.distill_together([0, 1, 2], epochs=1, batch_size=64)
+    students = run.distill_mutually([0, 1, 2], epochs=1, batch_size=64)
     assert len({student.folder for student in students}) == 3
     for student in students:
         assert set(student.module.state_dict()) == set(run.trial(student.record.number).build().state_dict())
@@ -62,9 +62,9 @@ def test_a_student_of_mutual_learning_is_a_student_like_others(run):
 @pytest.mark.parametrize("numbers", [[0], [1, 1]])
 def test_one_is_no_company(run, numbers):
     with pytest.raises(RunError, match="at least two different trials"):
-        run.distill_together(numbers)
+        run.distill_mutually(numbers)
 
 
 def test_without_kd_peers_have_nothing_to_say(run):
     with pytest.raises(ConfigError, match="no term 'kd'"):
-        run.distill_together([0, 1], loss=["cross_entropy"])
+        run.distill_mutually([0, 1], loss=["cross_entropy"])
