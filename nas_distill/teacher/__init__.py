@@ -1,4 +1,4 @@
-"""Teachers: loading, freezing, and their answers to student samples."""
+"""Frozen teachers: loading, live and stored answers, and combinations of several teachers."""
 
 from nas_distill.teacher.signal import LiveSignal, TeacherSignal
 from nas_distill.teacher.store import TeacherStore

@@ -1,4 +1,4 @@
-"""Teacher signals: what a training loop reads of one live teacher, or of several combined."""
+"""Teacher signals: the answers of one live teacher, or of several combined, to training batches."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from nas_distill.utils.errors import TeacherError
 from nas_distill.utils.layers import Layer, Tap
 from nas_distill.utils.modules import memory_format, place
 
-# What of a layer is kept. All but the full one are small enough to be stored.
+# The part of a layer's output that is kept. All but `full` are small enough to be stored.
 Reduction = Literal["full", "pooled", "attention"]
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A teacher's layer and what of it is asked for.
+    """A teacher's layer with the reduction of its output that loss terms read.
 
-    ``full``: as it is. ``pooled``: (D,) a sample, a map's mean over its places, or tokens' over tokens. ``attention``:
-    (H, W) a sample, a map's mean square over channels (Zagoruyko and Komodakis, 2017, arXiv:1612.03928).
-    ``named``: only terms that name it read it; it was not found as a layer of the kind that a loss reads.
+    ``reduction``: ``full`` is the output itself; ``pooled`` has shape (D,) per sample, the mean of a map over positions
+    or of tokens over tokens; ``attention`` has shape (H, W) per sample, the mean square of a map over channels
+    (Zagoruyko and Komodakis, 2017, arXiv:1612.03928). ``named``: only terms that name the layer read it, because it
+    was not found as a layer of the kind that a loss reads.
     """
 
     layer: Layer
@@ -37,12 +38,12 @@ class Feature:
 
     @property
     def key(self) -> str:
-        """Its name among the features of an answer."""
+        """Key of the feature in ``Answer.features``."""
         return f"{self.layer.name}|{self.reduction}"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample's, after the reduction."""
+        """Shape per sample, after the reduction."""
         shape = self.layer.shape
         if self.reduction == "attention":
             return shape[1:]
@@ -53,14 +54,14 @@ class Feature:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a teacher says of a batch: ``logits`` (B, classes) float32, ``features`` by ``Feature.key`` (B, ...)."""
+    """A teacher's answer to a batch: ``logits`` (B, classes) float32, ``features`` (B, ...) by ``Feature.key``."""
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def reduce_feature(value: Tensor, reduction: Reduction) -> Tensor:
-    """Return what ``reduction`` keeps of a layer's output: (B, C, H, W), (B, N, D) or (B, D)."""
+    """Return the reduction of a layer's output (B, C, H, W), (B, N, D) or (B, D)."""
     if reduction == "attention":
         return attention_map(value)
     if reduction == "pooled":
@@ -69,21 +70,21 @@ def reduce_feature(value: Tensor, reduction: Reduction) -> Tensor:
 
 
 def pooled(value: Tensor) -> Tensor:
-    """Return (B, D) of a layer's output: the mean over a map's places or over tokens."""
+    """Return the mean (B, D) of a layer's output over the positions of a map or over tokens."""
     if value.dim() == 4:
         return value.mean(dim=(2, 3))
     return value.mean(dim=1) if value.dim() == 3 else value
 
 
 def attention_map(value: Tensor) -> Tensor:
-    """Return (B, H, W) of a map (B, C, H, W): the mean square over channels."""
+    """Return the mean square (B, H, W) over channels of a map (B, C, H, W)."""
     return value.square().mean(dim=1)
 
 
 class TeacherSignal(Protocol):
-    """Gives the teacher's answer to a batch; the loop does not know whether it is computed or read.
+    """Source of the teacher's answers to batches; the training loop does not know whether they are computed or read.
 
-    ``features``: which of the teacher's layers it tells of beside the logits.
+    ``features``: the teacher's layers that are answered beside the logits.
     """
 
     num_classes: int
@@ -93,27 +94,27 @@ class TeacherSignal(Protocol):
         """Return the teacher's logits and features, float32 on ``x``'s device.
 
         Args:
-            split: which split the batch is of.
-            index: (B,) int64, the samples' places in it.
-            view: the view the student sees, or None for the samples as they are.
-            x: (B, ...) the batch as the student sees it.
+            split: the split of the batch.
+            index: (B,) int64, the indices of the samples in the split.
+            view: the view that the student gets, or None for unaugmented samples.
+            x: (B, ...), the batch that the student gets.
         """
         ...
 
     def identity(self) -> str:
-        """Return what the answers depend on, as one string: a training that went on with another would be no resume."""
+        """Return one string for all that the answers depend on; a checkpoint resumes only with the same one."""
         ...
 
     def check(self, data: Dataset) -> None:
-        """Raise TeacherError unless it can answer for ``data``; called once, before anything trains."""
+        """Raise TeacherError unless the signal can answer for ``data``; called once, before training."""
         ...
 
 
 class LiveSignal:
-    """Runs the teacher on each batch beside the student, on the batch's device; what the store is checked against.
+    """A signal that runs the teacher on each batch, on the batch's device; the reference that a store is checked with.
 
     Raises:
-        TeacherError: the teacher is not frozen, now or when it is asked.
+        TeacherError: the teacher is not frozen, at construction or at an answer.
     """
 
     def __init__(
@@ -124,11 +125,11 @@ class LiveSignal:
         self.teacher = teacher
         self.num_classes = teacher.num_classes
         self._device = torch.device(device)
-        # In the quicker layout: a store asks it hundreds of thousands of times.
+        # The faster memory layout matters: writing a store takes hundreds of thousands of answers.
         place(teacher.module, self._device, memory_format(teacher.module))
 
     def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
-        """Return the teacher's answer, computed now."""
+        """Run the teacher on ``x`` and return its answer."""
         self.teacher.assert_frozen()
         if x.device != self._device:
             self._device = x.device
@@ -157,7 +158,7 @@ class LiveSignal:
         return f"teacher:{self.teacher.fingerprint}"
 
     def check(self, data: Dataset) -> None:
-        """Raise TeacherError unless the data's classes are as many as the teacher's."""
+        """Raise TeacherError unless data and teacher have the same number of classes."""
         check_classes(self.num_classes, data)
 
 
@@ -166,8 +167,7 @@ def check_classes(num_classes: int, data: Dataset) -> None:
     if num_classes != data.num_classes:
         what = find_task(data.task).outputs
         raise TeacherError(
-            f"The teacher tells {num_classes} {'classes apart' if what == 'classes' else what}, but data '{data.name}' "
-            f"has {data.num_classes}."
+            f"The teacher has {num_classes} {what}, but data '{data.name}' has {data.num_classes}; they must be equal."
         )
 
 
@@ -175,19 +175,19 @@ Weighting = Literal["mean", "entropy", "confidence"]
 
 
 class CombinedSignal:
-    """Mixes what several teachers answer; a TeacherSignal. Inner layers are those of the first.
+    """The mixture of several teachers' answers; a TeacherSignal. Features are those of the first teacher.
 
-    The teachers may differ in architecture; each has a signal, and so a store, of its own. Their probabilities at
-    ``temperature`` are mixed with weights that sum to 1, and the logits of the mixture at that temperature are the
-    answer: KD at the same temperature then has the gradient of the weighted sum of KD from each teacher.
+    The teachers may differ in architecture; each has its own signal, and so its own store. Their probabilities at
+    ``temperature`` are mixed with weights that sum to 1. The answer is the mixture's logits at that temperature, so KD
+    at the same temperature has the gradient of the weighted sum of KD from each teacher.
 
-    ``by`` says how a sample's teachers are weighted. ``mean``: alike. ``entropy``: the surer a teacher, the more, by
-    ``1 - H_k / sum(H)`` (Kwon et al., 2020, EBKD). ``confidence``: the nearer to the label, the more, by ``1 -
-    softmax(CE)_k`` (CA-MKD; Zhang et al., 2022, arXiv:2201.00007). Of labels, entropies and cross-entropies are summed;
-    a regression's outputs are averaged.
+    ``by`` sets the teachers' weights per sample. ``mean``: equal. ``entropy``: higher for a more certain teacher,
+    ``1 - H_k / sum(H)`` (Kwon et al., 2020, EBKD). ``confidence``: higher for a teacher nearer to the label,
+    ``1 - softmax(CE)_k`` (CA-MKD; Zhang et al., 2022, arXiv:2201.00007). For multi-label tasks, entropies and
+    cross-entropies are summed over labels; regression outputs are averaged.
 
     Raises:
-        TeacherError: ``by`` is another than ``mean`` for a regression.
+        TeacherError: ``by`` is not ``mean`` for a regression.
     """
 
     def __init__(
@@ -201,19 +201,19 @@ class CombinedSignal:
         self.task = data.task
         if not find_task(self.task).has_entropy and by != "mean":
             raise TeacherError(
-                f"Teachers are combined by '{by}', which weighs how sure they are; for a {self.task} take mean."
+                f"Teachers are combined by '{by}', which needs class probabilities; for a {self.task} use 'mean'."
             )
         self._labels: dict[SplitName, Tensor] = {"train": data.labels("train"), "val": data.labels("val")}
 
     def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
-        """Return the mixture's logits, and the first teacher's features."""
+        """Return the logits of the mixture, and the first teacher's features."""
         answers = [signal.answer(split, index, view, x) for signal in self.signals]
         logits = torch.stack([answer.logits for answer in answers])
         weights = teacher_weights(logits, self._labels[split][index].to(x.device), self.by, self.task)
         return Answer(mixture(logits, weights, self.temperature, self.task), answers[0].features)
 
     def identity(self) -> str:
-        """Return what the answers depend on."""
+        """Return one string for all that the answers depend on."""
         each = ",".join(signal.identity() for signal in self.signals)
         return f"combined:{self.by}:{self.temperature!r}:{each}"
 
@@ -224,25 +224,25 @@ class CombinedSignal:
 
 
 def mixture(logits: Tensor, weights: Tensor, temperature: float, task: str = "classification") -> Tensor:
-    """Return the logits (B, classes) at ``temperature`` of probabilities mixed; a regression's values averaged.
+    """Return the logits (B, classes) at ``temperature`` of mixed probabilities; regression values are averaged.
 
     Args:
         logits: (K, B, classes).
         weights: (K, B), summing to 1 over K.
         temperature: above 0.
-        task: what the logits are of.
+        task: the task of the logits.
     """
     return find_task(task).mixture(logits, weights, temperature)
 
 
 def teacher_weights(logits: Tensor, labels: Tensor, by: Weighting, task: str = "classification") -> Tensor:
-    """Return each teacher's weight for each sample (K, B), summing to 1 over the K teachers.
+    """Return the weights (K, B) of K teachers per sample, summing to 1 over the teachers.
 
     Args:
         logits: (K, B, classes) of K teachers.
         labels: (B,) int64 classes, or (B, classes) labels.
         by: see CombinedSignal.
-        task: what they are of; one whose outputs have no entropy knows only ``mean``.
+        task: the task of the labels; if its outputs have no entropy, only ``mean`` is possible.
     """
     count = len(logits)
     if by == "mean" or count == 1:

@@ -1,4 +1,4 @@
-"""Teacher store: answers computed once, memory-mapped, and verified by a fingerprint."""
+"""Teacher store: answers computed once, memory-mapped, and identified by a fingerprint."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ Missing = Literal["uniform", "zero"]
 
 @dataclass(frozen=True)
 class StoreCheck:
-    """Stored against computed logits: largest difference, share of equal answers (higher is better), samples.
+    """Comparison of stored and computed logits: largest difference, share of equal answers (higher is better), samples.
 
-    Equal is the top-1 class, or of a multi-label task all labels; a regression's answers are equal within fp16.
+    Answers are equal if they agree in the top-1 class, or in all labels of a multi-label task; regression answers are
+    always equal, within fp16.
     """
 
     max_difference: float
@@ -55,10 +56,10 @@ class StoreCheck:
 
 
 class TeacherStore:
-    """Stored logits of one teacher for one data set and its views; a TeacherSignal. Get one by ``build`` or ``open``.
+    """Stored answers of one teacher for one data set and its views; a TeacherSignal, made by ``build`` or ``open``.
 
-    Pickles as its path: each worker maps the file itself, and the pages are shared. Of a store of the top K logits the
-    other classes share the rest of the probability evenly (``missing`` uniform), or get none (zero).
+    It pickles as its path: each worker maps the files itself, and the pages are shared. In a store of the top K logits,
+    the other classes share the remaining probability evenly (``missing`` uniform), or get none (zero).
     """
 
     def __init__(self, folder: Path, missing: Missing = "uniform") -> None:
@@ -84,12 +85,12 @@ class TeacherStore:
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
                 sound = list(array.shape) == shape and array.dtype == _dtype(name)
-            except Exception as error:  # a damaged header is told in many ways
+            except Exception as error:  # a damaged header raises many kinds of errors
                 raise TeacherError(
                     f"Teacher store {path} is damaged ({first_line(error)}); delete {folder}."
                 ) from error
             if not sound:
-                raise TeacherError(f"Teacher store {path} is not what {META} says; delete {folder}.")
+                raise TeacherError(f"Teacher store {path} does not match {META}; delete {folder}.")
             self._arrays[name] = as_tensor_readonly(array)
 
     def __reduce__(self) -> tuple[type[TeacherStore], tuple[Path, Missing]]:
@@ -108,7 +109,7 @@ class TeacherStore:
                     f"The teacher store holds views 0 to {self._views - 1} of training samples, not {view}."
                 )
         elif split != "val" or view is not None:
-            raise TeacherError(f"The teacher store holds nothing for split '{split}', view {view}.")
+            raise TeacherError(f"The teacher store has no answers for split '{split}', view {view}.")
 
         def read(name: str) -> Tensor:
             rows = self._arrays[file_name(split, name)]
@@ -123,16 +124,17 @@ class TeacherStore:
         return Answer(logits, {feature.key: read(feature_name(n)) for n, feature in enumerate(self.features)})
 
     def identity(self) -> str:
-        """Return what the logits depend on."""
+        """Return one string for all that the answers depend on."""
         return f"store:{self.key}"
 
     def check(self, data: Dataset) -> None:
-        """Raise TeacherError unless it was written for this data and these views."""
+        """Raise TeacherError unless the store was written for this data and these views."""
         check_classes(self.num_classes, data)
         if data.fingerprint != self._meta["data_fingerprint"] or data.views.recipe() != self._meta["view_recipe"]:
             raise TeacherError(
-                f"Teacher store {self.folder} is of data '{self._meta['data']}' under views {self._meta['view_recipe']}"
-                f", not of data '{data.name}' under {data.views.recipe()}, so its answers would meet other samples."
+                f"Teacher store {self.folder} is for data '{self._meta['data']}' with views "
+                f"{self._meta['view_recipe']}, not for data '{data.name}' with {data.views.recipe()}; its answers "
+                "belong to other samples."
             )
 
     @classmethod
@@ -148,13 +150,13 @@ class TeacherStore:
         contents: Contents | None = None,
         missing: Missing = "uniform",
     ) -> TeacherStore:
-        """Open the store of this teacher, data, views and contents under ``root``; write it first if it is not there.
+        """Open the store of this teacher, data, views and contents under ``root``; write it first if it is missing.
 
-        It is written beside its place and renamed into it when whole, so a store that is there is whole. Of several
-        processes that want it, one writes and the others wait.
+        It is written to a temporary folder and renamed when complete, so an existing store is always complete. If
+        several processes need the store, one writes it and the others wait.
 
         Raises:
-            TeacherError: logits are not finite or overflow fp16, the disk is full, or ``open`` refuses what is there.
+            TeacherError: logits are not finite or overflow fp16, the disk is full, or ``open`` refuses the store.
         """
         teacher.assert_frozen()
         contents = contents or Contents()
@@ -180,29 +182,30 @@ class TeacherStore:
         contents: Contents | None = None,
         missing: Missing = "uniform",
     ) -> TeacherStore:
-        """Open the store of this teacher, data and views under ``root``, and hold it against a few live answers.
+        """Open the store of this teacher, data and views under ``root``, and compare it with a few live answers.
 
         Raises:
-            TeacherError: it is not there, is damaged or of something else, or answers otherwise than this teacher.
+            TeacherError: the store is missing, damaged, or of another teacher or data, or its answers differ from the
+                teacher's.
         """
         key = store_key(teacher, data, contents)
         store = cls(root / key[:16], missing)
         if store.key != key:
-            raise TeacherError(f"Teacher store {store.folder} is of another teacher or other data; delete it.")
+            raise TeacherError(f"Teacher store {store.folder} belongs to another teacher or other data; delete it.")
         store._compare(teacher, data, _SPOT_CHECK, seed=0)
         return store
 
     def verify(self, teacher: Teacher, data: Dataset, *, samples: int = 256, seed: int = 0) -> StoreCheck:
-        """Check every stored byte against its checksum, and ``samples`` stored answers against the live teacher's.
+        """Verify the checksum of each file, and compare ``samples`` stored answers with those of the live teacher.
 
         The answers are drawn from the validation samples and from all views of the training samples.
 
         Raises:
-            TeacherError: the store is of another teacher, data or views; a byte has changed; or an answer differs by
-                more than fp16 allows.
+            TeacherError: the store belongs to another teacher, data or views; a byte has changed; or an answer differs
+                by more than the rounding to fp16 explains.
         """
         if store_key(teacher, data, self.contents) != self.key:
-            raise TeacherError(f"Teacher store {self.folder} is of another teacher, other data or other views.")
+            raise TeacherError(f"Teacher store {self.folder} belongs to another teacher, other data or other views.")
         for name, written in self._meta["files"].items():
             path = self.folder / name
             if file_digest(path) != written["sha256"]:
@@ -234,7 +237,7 @@ class TeacherStore:
                 if not difference <= tolerance:  # true of NaN too
                     raise TeacherError(
                         f"Teacher store {self.folder} differs from the teacher by {difference:.3g} on {split} samples "
-                        f"(fp16 explains {tolerance:.3g}); delete it and let it be written again."
+                        f"(fp16 explains {tolerance:.3g}); delete it, and it is written again."
                     )
                 worst = max(worst, difference)
             same += int(find_task(data.task).same_answers(logits, stored.logits).sum())
@@ -242,26 +245,25 @@ class TeacherStore:
 
 
 def expand(values: Tensor, classes: Tensor, num_classes: int, missing: Missing) -> Tensor:
-    """Return logits (B, num_classes) of the top K, values (B, K + 1) and classes (B, K); see ``Contents``."""
-    # Not minus infinity: a loss that multiplies its log by its share, 0, would have NaN of it.
+    """Return logits (B, num_classes) from the top K: values (B, K + 1) and classes (B, K); see ``Contents``."""
+    # Not minus infinity: a loss that multiplies the log by the probability, 0, would become NaN.
     others = values[:, -1:] if missing == "uniform" else torch.full_like(values[:, -1:], -1e4)
     return others.expand(-1, num_classes).scatter(1, classes, values[:, :-1])
 
 
 def check_contents(contents: Contents, num_classes: int, task: str = "classification") -> None:
-    """Raise TeacherError unless ``contents`` fit a teacher of ``num_classes`` classes and a store."""
+    """Raise TeacherError unless a store can hold ``contents`` of a teacher of ``num_classes`` classes."""
     if contents.top_k is not None and not find_task(task).exclusive:
         raise TeacherError(
-            f"teacher.top_k keeps the largest of logits that are classes' shares of one, and the data are of {task}; "
-            "leave it out."
+            f"teacher.top_k keeps the largest logits of a softmax over classes, and the task is {task}; remove it."
         )
     if contents.top_k is not None and not 1 <= contents.top_k < num_classes:
         raise TeacherError(
-            f"teacher.top_k is {contents.top_k}; of {num_classes} classes a store keeps from 1 to {num_classes - 1}."
+            f"teacher.top_k is {contents.top_k}; with {num_classes} classes it must be from 1 to {num_classes - 1}."
         )
     if contents.too_large:
         raise TeacherError(
-            f"Layer '{contents.too_large[0]}' is asked for in full, which is too large to store; the teacher runs live."
+            f"The full output of layer '{contents.too_large[0]}' is too large to store; set teacher.signal to live."
         )
 
 
@@ -282,7 +284,7 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 
 def store_key(teacher: Teacher, data: Dataset, contents: Contents | None = None) -> str:
-    """Return the sha256 (hex) of all that a store's answers depend on."""
+    """Return the SHA-256 (hex) of all that the answers of a store depend on."""
     contents = contents or Contents()
     parts: dict[str, Any] = {
         "format": FORMAT,
@@ -306,6 +308,6 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             raise KeyError(missing[0])
         return meta
     except FileNotFoundError as error:
-        raise TeacherError(f"{folder} is no teacher store ({META} is missing).") from error
+        raise TeacherError(f"{folder} is not a teacher store ({META} is missing).") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TeacherError(f"Teacher store {folder} is damaged ({first_line(error)}); delete it.") from error

@@ -1,4 +1,4 @@
-"""Writer of teacher stores: one pass over all views, in files that are whole or absent."""
+"""Writer of teacher stores: one pass over all views, into files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LOGITS, CLASSES = "logits", "classes"
 
 @dataclass(frozen=True)
 class StoreProgress:
-    """How far the writing is, in samples."""
+    """Progress of writing a store, in samples."""
 
     done: int
     total: int
@@ -53,10 +53,10 @@ class StoreProgress:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a store keeps of each sample: all logits or the ``top_k`` largest, and ``features`` beside them.
+    """Contents of a store per sample: all logits or the ``top_k`` largest, and ``features`` beside them.
 
-    Of the top K a sample has K + 1 numbers (the logits, and the one that each other class would have if they shared the
-    rest of the probability evenly) and the K classes.
+    For the top K, a sample has K + 1 numbers and K classes. The last number is the logit that each other class would
+    have if the others shared the remaining probability evenly.
     """
 
     features: tuple[Feature, ...] = ()
@@ -64,39 +64,39 @@ class Contents:
 
     @property
     def too_large(self) -> tuple[str, ...]:
-        """The layers that are asked for as they are, which is too much to store: the teacher has to run live."""
+        """Names of the layers whose full output is read; it is too large to store, so the teacher has to run live."""
         return tuple(feature.layer.name for feature in self.features if feature.reduction == "full")
 
     def records(self, num_classes: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Return what is kept of a sample: name -> (shape, type)."""
+        """Return the arrays kept per sample: name -> (shape, type)."""
         kept: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         if self.top_k is None:
             kept[LOGITS] = ((num_classes,), np.dtype(DTYPE))
         else:
             kept[LOGITS] = ((self.top_k + 1,), np.dtype(DTYPE))
             kept[CLASSES] = ((self.top_k,), np.dtype(np.int32))
-        for place, feature in enumerate(self.features):
-            kept[feature_name(place)] = (feature.shape, np.dtype(DTYPE))
+        for index, feature in enumerate(self.features):
+            kept[feature_name(index)] = (feature.shape, np.dtype(DTYPE))
         return kept
 
     def bytes(self, num_classes: int, data: Dataset) -> int:
-        """Return how large the store of ``data`` will be, to within its headers."""
+        """Return the size in bytes of the store of ``data``, without headers."""
         sample = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.records(num_classes).values())
         return sample * (data.views.count * len(data.train) + len(data.val))
 
 
-def feature_name(place: int) -> str:
-    """Return the name of a store's feature number ``place``."""
-    return f"feature{place}"
+def feature_name(index: int) -> str:
+    """Return the name of feature number ``index`` of a store."""
+    return f"feature{index}"
 
 
 def file_name(split: SplitName, name: str = LOGITS) -> str:
-    """Return the name of a file: an array (views, N, ...) for ``train``, (N, ...) for ``val``."""
+    """Return the name of an array's file; the array is (views, N, ...) for ``train``, (N, ...) for ``val``."""
     return f"{split}.{name}.npy"
 
 
 def compress(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Return the top K of logits (B, classes): values (B, K + 1) with the others' even share last, classes (B, K)."""
+    """Return the top K of logits (B, classes): values (B, K + 1), the last for all others, and classes (B, K)."""
     values, classes = logits.topk(top_k, dim=1)
     rest = logits.scatter(1, classes, -math.inf).logsumexp(dim=1, keepdim=True)
     return torch.cat([values, rest - math.log(logits.shape[1] - top_k)], dim=1), classes
@@ -104,11 +104,11 @@ def compress(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def lock_builds(root: Path, key: str) -> Iterator[None]:
-    """Wait until no other process writes the store ``key`` under ``root``, and hold others off meanwhile."""
+    """Hold the lock on writing the store ``key`` under ``root``; wait while another process holds it."""
     import fcntl
 
     root.mkdir(parents=True, exist_ok=True)
-    # The file stays: removing it would let two processes lock two files of one name.
+    # The file is kept: removing it would let two processes lock two files of the same name.
     descriptor = os.open(root / f".{key[:16]}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -127,10 +127,10 @@ def write_store(
     on_progress: Callable[[StoreProgress], None],
     contents: Contents,
 ) -> None:
-    """Write a store beside ``folder`` and rename it when whole; what a killed process left there is thrown away.
+    """Write a store to a temporary folder and rename it when complete; leftovers of a killed process are deleted.
 
     Raises:
-        TeacherError: a logit is not finite, or beyond fp16.
+        TeacherError: a logit is not finite, or outside the range of fp16.
         OSError: the disk is full, or the folder cannot be written.
     """
     started = time.perf_counter()
@@ -146,7 +146,7 @@ def write_store(
     done = 0
     try:
         for split in SPLITS:
-            # Written in order, not through a memory map: on a full disk a map's writes end the process by a signal.
+            # Written in order, not through a memory map: on a full disk, a write to a map kills the process.
             with ExitStack() as stack:
                 records = {
                     name: stack.enter_context(_Records(partial / file_name(split, name), sizes[split] + shape, dtype))
@@ -189,8 +189,8 @@ def _rows(answer: Answer, contents: Contents) -> dict[str, np.ndarray]:
     rows = {LOGITS: answer.logits}
     if contents.top_k is not None:
         rows[LOGITS], rows[CLASSES] = compress(answer.logits, contents.top_k)
-    for place, feature in enumerate(contents.features):
-        rows[feature_name(place)] = answer.features[feature.key]
+    for index, feature in enumerate(contents.features):
+        rows[feature_name(index)] = answer.features[feature.key]
     return {name: value.cpu().numpy() for name, value in rows.items()}
 
 
@@ -225,9 +225,9 @@ class _Records:
 def _check_range(rows: np.ndarray, name: str, what: str) -> None:
     largest = float(np.abs(rows).max())
     if np.isnan(largest) or np.isinf(largest):
-        raise TeacherError(f"Teacher '{name}' returns NaN or infinity on some of the data; are its weights whole?")
+        raise TeacherError(f"Teacher '{name}' returns NaN or infinity on some of the data; check its weights.")
     if largest > float(np.finfo(DTYPE).max):
         shown = what if what == LOGITS else "features"
         raise TeacherError(
-            f"Teacher '{name}' has {shown} up to {largest:.3g}, beyond fp16; set teacher.signal to live."
+            f"Teacher '{name}' has {shown} up to {largest:.3g}, beyond the range of fp16; set teacher.signal to live."
         )

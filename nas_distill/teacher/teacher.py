@@ -1,4 +1,4 @@
-"""Frozen teachers, loaded by name or by builder and weights."""
+"""Frozen teachers: loading by name, or by builder and weights."""
 
 from __future__ import annotations
 
@@ -36,28 +36,30 @@ class Teacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 (hex) of the module's structure as it prints, and of its weights and buffers with names and types."""
+        """SHA-256 (hex) of the module's printed structure, and of its weights and buffers with names and types."""
         return module_digest(self.module)
 
     def assert_frozen(self) -> None:
-        """Raise TeacherError if somebody set the teacher to train mode or let gradients into it."""
+        """Raise TeacherError if the teacher is in train mode or a weight requires a gradient."""
         if any(part.training for part in self.module.modules()):
-            raise TeacherError(f"Teacher '{self.name}' is in train mode, so its answers would change as it is asked.")
+            raise TeacherError(
+                f"Teacher '{self.name}' is in train mode; call eval() on it, so that its answers stay the same."
+            )
         if any(weight.requires_grad for weight in self.module.parameters()):
-            raise TeacherError(f"Teacher '{self.name}' has weights that take gradients; a teacher is frozen.")
+            raise TeacherError(f"Teacher '{self.name}' has weights that require gradients; a teacher must stay frozen.")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"module": self.module, "num_classes": self.num_classes, "name": self.name}
 
 
 def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
-    """Freeze a module as the teacher of a task.
+    """Freeze a module as the teacher for ``data``.
 
-    The module itself is set to eval mode and its weights take no gradients from here on.
+    The module is set to eval mode in place, and its weights no longer require gradients.
 
     Raises:
-        TeacherError: it does not run on the data's samples, or does not return one row of finite logits for each, or
-            their number differs from the data's classes.
+        TeacherError: the module fails on the data's samples, does not return one row of finite logits per sample, or
+            has another number of outputs than the data have classes.
     """
     if not isinstance(module, nn.Module):
         raise TeacherError(f"The teacher is a {type(module).__name__}; it must be a torch.nn.Module.")
@@ -68,7 +70,7 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
     try:
         with torch.no_grad():
             logits = module(x.to(device))
-        # Only now: torch's lazy modules have weights since they ran.
+        # After the forward pass, because torch's lazy modules have no weights before it.
         module.requires_grad_(False)
     except Exception as error:
         raise TeacherError(
@@ -79,13 +81,12 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
         raise TeacherError(f"Teacher '{name}' returns {shown} for a batch of {samples}; it must return (B, classes).")
     if logits.shape[1] != data.num_classes:
         what = find_task(data.task).outputs
-        tells = f"tells {logits.shape[1]} classes apart" if what == "classes" else f"tells {logits.shape[1]} {what}"
         raise TeacherError(
-            f"Teacher '{name}' {tells}, but data '{data.name}' has {data.num_classes}; they must be the same {what} in "
-            "the same order."
+            f"Teacher '{name}' has {logits.shape[1]} {what}, but data '{data.name}' has {data.num_classes}; they must "
+            f"be the same {what} in the same order."
         )
     if not torch.isfinite(logits).all():
-        raise TeacherError(f"Teacher '{name}' returns NaN or infinity on data '{data.name}'; are its weights whole?")
+        raise TeacherError(f"Teacher '{name}' returns NaN or infinity on data '{data.name}'; check its weights.")
     teacher = Teacher(module, data.num_classes, name)
     teacher.assert_frozen()
     return teacher
@@ -97,7 +98,7 @@ _SHIPPED = resources.files("nas_distill.teacher") / "shipped"
 
 
 def shipped_teachers() -> list[str]:
-    """Return the names of the teachers that come with nas_distill."""
+    """Return the names of the teachers shipped with nas_distill."""
     if not _SHIPPED.is_dir():
         return []
     return sorted(entry.name for entry in _SHIPPED.iterdir() if (entry / DESCRIPTION).is_file())
@@ -108,11 +109,11 @@ def load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path] = (
 
     Args:
         config: shipped name or folder of ``nas-distill teach``, or builder, arguments and weights.
-        data: what it teaches on; it is run on two of its samples.
-        paths: folders where relative files and modules are looked for.
+        data: the data of the search; the teacher is run on two of its samples.
+        paths: folders to find relative files and modules in.
 
     Raises:
-        TeacherError: it cannot be built, filled or run, or tells other classes apart.
+        TeacherError: the teacher cannot be built or run, its weights do not fit, or it has other classes than the data.
     """
     if config.name is not None:
         folder = _find_folder(config.name, paths)
@@ -139,12 +140,12 @@ def load_teacher(config: TeacherSource, data: Dataset, paths: Sequence[Path] = (
 def teacher_builder(
     config: TeacherSource, data: Dataset, paths: Sequence[Path] = ()
 ) -> tuple[str, dict[str, Any]] | None:
-    """Return the builder of the teacher that a search file names, and all the keywords that it is called with.
+    """Return the builder of the teacher that a search file names, and all keywords of its call.
 
-    None where the teacher was given from Python, and only its module is known.
+    None if the teacher was passed from Python, since then only its module is known.
 
     Raises:
-        TeacherError: its description cannot be read.
+        TeacherError: the teacher's description cannot be read.
     """
     if config.name is not None:
         if config.name.startswith("<"):
@@ -161,10 +162,10 @@ def teacher_builder(
 
 
 def build_module(builder: str, arguments: Mapping[str, Any], data: Dataset, paths: Sequence[Path] = ()) -> nn.Module:
-    """Call a builder reference; it is given ``input_shape`` and ``num_classes`` if it takes them.
+    """Call a builder reference, with ``input_shape`` and ``num_classes`` if it accepts them.
 
     Raises:
-        TeacherError: the builder raises, or returns no module.
+        TeacherError: the builder raises, or does not return a module.
     """
     function = load_reference(builder, what="teacher builder", paths=paths)
     remember_builder(builder, function)
@@ -178,9 +179,9 @@ def build_module(builder: str, arguments: Mapping[str, Any], data: Dataset, path
 
 
 def builder_keywords(function: Callable[..., Any], arguments: Mapping[str, Any], data: Dataset) -> dict[str, Any]:
-    """Return all that a teacher's builder is called with: ``arguments``, and what it takes of the data's two sizes."""
+    """Return all keywords for a teacher's builder: ``arguments``, and the sizes of the data that it accepts."""
     keywords = dict(arguments)
-    if isinstance(keywords.get("input_shape"), list):  # as JSON and YAML write it
+    if isinstance(keywords.get("input_shape"), list):  # JSON and YAML have no tuples
         keywords["input_shape"] = tuple(keywords["input_shape"])
     for key, value in {"input_shape": data.input_shape, "num_classes": data.num_classes}.items():
         if accepts_keyword(function, key):
@@ -190,10 +191,10 @@ def builder_keywords(function: Callable[..., Any], arguments: Mapping[str, Any],
 
 @contextmanager
 def _guarded(folder: Path) -> Iterator[None]:
-    """Run no code that the description of a teacher names, unless this user has made that folder.
+    """Prevent that code named by a teacher's description runs, unless this user wrote the folder on this machine.
 
     Raises:
-        TeacherError: it names a builder that is not nas_distill's own.
+        TeacherError: the description names a builder that is not part of nas_distill.
     """
     if folder.parent == Path(str(_SHIPPED)) or is_own(folder, (folder / DESCRIPTION).read_bytes()):
         yield
@@ -209,21 +210,21 @@ def _guarded(folder: Path) -> Iterator[None]:
 
 
 def _build_seeded(builder: str, arguments: Mapping[str, Any], data: Dataset, paths: Sequence[Path]) -> nn.Module:
-    """Build a teacher: what its weights file does not hold must not differ from one process to the next."""
+    """Build a teacher under a fixed seed: state outside the weights file must be the same in all processes."""
     with seeded_torch(0, "teacher"):
         return build_module(builder, arguments, data, paths)
 
 
 def _read_description(path: Path) -> tuple[str, dict[str, Any], tuple[int, ...] | None]:
-    """Return a teacher's builder, its arguments, and the shape of the samples it was trained on, where that is known.
+    """Return a teacher's builder, its arguments, and the shape of its training samples (None if unknown).
 
-    Many a network runs on samples of any size, and answers nonsense to those that it was not trained on.
+    The shape is checked because many networks run on samples of any size, but answer correctly only at their own.
     """
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         builder, arguments = description["builder"], description["arguments"]
         if not isinstance(builder, str) or not isinstance(arguments, dict):
-            raise TypeError("'builder' is no text or 'arguments' no mapping")
+            raise TypeError("'builder' must be text and 'arguments' a mapping")
         shape = description.get("input_shape", arguments.get("input_shape"))
         return builder, arguments, None if shape is None else tuple(shape)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, or pickled state dicts read without running code."""
+"""Weight files: safetensors, or pickled state dicts read without running code."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from ``.safetensors``, or from a pickled file by ``weights_only=True`` alone.
+    """Read a state dict from ``.safetensors``, or from a pickled file with ``weights_only=True``.
 
     Raises:
-        TeacherError: the file is missing or damaged, or it is a pickle with anything but tensors in it.
+        TeacherError: the file is missing or damaged, or is a pickle that contains anything but tensors.
     """
     if not path.exists():
         raise TeacherError(f"Weights {path} do not exist.")
@@ -36,14 +36,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             result: dict[str, Tensor] = load_file(path)
             return result
         except (SafetensorError, OSError, ValueError) as error:
-            raise TeacherError(f"Weights {path} are no whole safetensors file ({first_line(error)}).") from error
+            raise TeacherError(f"Weights {path} are damaged or not safetensors ({first_line(error)}).") from error
     try:
-        with quiet():  # torch warns of old kinds of pickles, which are read or refused all the same
+        with quiet():  # torch warns about old pickle formats, which are read or refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TeacherError(
-            f"Weights {path} are damaged or hold more than tensors, which could run code when loaded; save "
-            "model.state_dict() alone, or safetensors."
+            f"Weights {path} are damaged or contain more than tensors, which could run code when loaded; save only "
+            "model.state_dict(), or use safetensors."
         ) from error
     except Exception as error:
         raise TeacherError(f"Weights {path} cannot be read ({first_line(error)}).") from error
@@ -54,7 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(state, dict):
             odd = next(key for key, value in state.items() if not isinstance(value, Tensor))
             what += f" whose '{odd}' is a {type(state[odd]).__name__}"
-        raise TeacherError(f"Weights {path} hold a {what}, not a state dict of tensors; save model.state_dict() alone.")
+        raise TeacherError(f"Weights {path} contain a {what}, not a state dict of tensors; save model.state_dict().")
     return state
 
 
@@ -62,15 +62,15 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> No
     """Load a state dict into a module.
 
     Raises:
-        TeacherError: names are missing or left over, or shapes differ; names the first of them.
+        TeacherError: names are missing or unexpected, or shapes differ; the message names the first.
     """
     own = module.state_dict()
-    missing, left_over = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or left_over:
-        which = f"has no '{missing[0]}'" if missing else f"has '{left_over[0]}', which the module lacks"
+    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    if missing or unexpected:
+        which = f"has no '{missing[0]}'" if missing else f"has '{unexpected[0]}', which the module lacks"
         raise TeacherError(
-            f"Weights {source} do not fit the module: the file {which} ({len(missing)} missing, {len(left_over)} left "
-            "over); check builder and arguments."
+            f"Weights {source} do not fit the module: the file {which} ({len(missing)} missing, {len(unexpected)} "
+            "unexpected); check builder and arguments."
         )
     for key, value in own.items():
         if not is_lazy(value) and value.shape != state[key].shape:
@@ -80,5 +80,5 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> No
             )
     try:
         module.load_state_dict(state)
-    except Exception as error:  # a module may read its state in its own way
+    except Exception as error:  # a module may override how it loads its state
         raise TeacherError(f"Weights {source} cannot be loaded into the module ({first_line(error)}).") from error

@@ -123,13 +123,11 @@ def test_networks_of_another_number_of_outputs_are_refused(taught):
         TrainingError, match=rf"with {data.num_classes} {what} it must return \(2, {data.num_classes}\)"
     ):
         Distiller(network(5), data, TrainingConfig(), signal=None, seed=0)
-    with pytest.raises(
-        TeacherError, match=f"tells 5 {what}, but data '{data.task}' has {data.num_classes}; .* same {what}"
-    ):
+    with pytest.raises(TeacherError, match=f"has 5 {what}, but data '{data.task}' has {data.num_classes}"):
         freeze(network(5), data)
     signal = LiveSignal(freeze(network(3), data_of("multilabel")))
     if data.task == "regression":
-        with pytest.raises(TeacherError, match="The teacher tells 3 targets, but data 'regression' has 2"):
+        with pytest.raises(TeacherError, match="has 3 targets, but data 'regression' has 2"):
             signal.check(data)
 
 

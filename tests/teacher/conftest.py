@@ -1,4 +1,4 @@
-"""A small task and a small teacher, for tests that need one of each."""
+"""A small task and a small teacher."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def make_module():
     def make(classes=3, seed=0, inputs=16, width=8):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            # Dropout and batch norm: in train mode its answers change as it is asked.
+            # With dropout and batch norm, answers in train mode change from call to call.
             return nn.Sequential(
                 nn.Flatten(),
                 nn.Linear(inputs, width),
@@ -46,8 +46,8 @@ def make_module():
 
 @pytest.fixture
 def make_teacher(make_module, data):
-    def make(given=None, name="toy", **options) -> Teacher:
-        return freeze(make_module(**options), given or data, name)
+    def make(chosen=None, name="toy", **options) -> Teacher:
+        return freeze(make_module(**options), chosen or data, name)
 
     return make
 

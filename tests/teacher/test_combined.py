@@ -29,14 +29,14 @@ def logits():
 LABELS = torch.tensor([0, 1, 2, 3, 0])
 
 
-def test_the_surer_count_more(logits):
+def test_entropy_weights_are_higher_for_more_certain_teachers(logits):
     p = softmax(logits.numpy())
     entropy = -(p * np.log(p)).sum(axis=2)
     expected = (1 - entropy / entropy.sum(axis=0)) / 2
     np.testing.assert_allclose(teacher_weights(logits, LABELS, "entropy").numpy(), expected, rtol=1e-6)
 
 
-def test_those_nearer_to_the_label_count_more(logits):
+def test_confidence_weights_are_higher_for_teachers_nearer_to_the_label(logits):
     p = softmax(logits.numpy())
     wrong = -np.log(p[:, np.arange(5), LABELS.numpy()])
     expected = (1 - softmax(wrong, axis=0)) / 2
@@ -47,32 +47,32 @@ def test_those_nearer_to_the_label_count_more(logits):
 @given(
     hnp.arrays(np.float64, (3, 2, 4), elements=st.floats(-1e4, 1e4)), st.sampled_from(["mean", "entropy", "confidence"])
 )
-def test_weights_are_shares_of_one(values, by):
+def test_weights_are_nonnegative_and_sum_to_one(values, by):
     weights = teacher_weights(torch.from_numpy(values), torch.tensor([1, 3]), by)
     assert float(weights.min()) >= 0
     torch.testing.assert_close(weights.sum(dim=0), torch.ones(2, dtype=weights.dtype), rtol=1e-6, atol=1e-6)
 
 
 class Fixed:
-    """A teacher of given logits."""
+    """A signal with fixed logits."""
 
     def __init__(self, logits):
-        self.given = logits
+        self.logits = logits
         self.num_classes = logits.shape[1]
         self.features = ()
 
     def answer(self, split, index, view, x):
-        return Answer(self.given[index])
+        return Answer(self.logits[index])
 
     def identity(self):
-        return f"fixed:{float(self.given.sum())}"
+        return f"fixed:{float(self.logits.sum())}"
 
     def check(self, data):
         pass
 
 
 class Labels:
-    """As much of a data set as is asked for."""
+    """A data set with labels only."""
 
     task = "classification"
 
@@ -102,7 +102,7 @@ def test_kd_from_the_mixture_is_the_weighted_sum_of_kd_from_each(logits, by):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_what_it_is_depends_on_all_that_it_is_made_of(logits):
+def test_the_identity_depends_on_signals_weighting_and_temperature(logits):
     signals = [Fixed(each) for each in logits]
     identities = {
         CombinedSignal(signals, Labels()).identity(),
@@ -113,7 +113,7 @@ def test_what_it_is_depends_on_all_that_it_is_made_of(logits):
     assert len(identities) == 4
 
 
-# Two teachers of which each knows one half of the classes.
+# Two teachers, each of which knows one half of the classes.
 
 
 def learn(data, signal=None, *, loss=None, seed=0):
@@ -127,7 +127,7 @@ def learn(data, signal=None, *, loss=None, seed=0):
 
 
 class Half:
-    """A teacher that is sure and wrong of the classes that it does not know."""
+    """A teacher that is confidently wrong about the classes that it does not know."""
 
     def __init__(self, inner, known):
         self.inner, self.known = inner, known
@@ -145,7 +145,7 @@ class Half:
         pass
 
 
-def test_weighting_by_confidence_takes_from_each_teacher_what_it_knows():
+def test_confidence_weighting_combines_the_knowledge_of_both_teachers():
     data = load_dataset("digits")
     good = LiveSignal(freeze(learn(data).student(), data))
     halves = [Half(good, [0, 1, 2, 3, 4]), Half(good, [5, 6, 7, 8, 9])]
@@ -167,7 +167,7 @@ def sigmoid(z):
 YES_NO = torch.tensor([[0.0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 1], [1, 0, 1, 1], [0, 1, 1, 0]])
 
 
-def test_of_labels_entropies_and_cross_entropies_are_summed(logits):
+def test_multilabel_entropies_and_cross_entropies_are_summed_over_labels(logits):
     p, truth = sigmoid(logits.numpy()), YES_NO.numpy()
     entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum(axis=2)
     expected = (1 - entropy / entropy.sum(axis=0)) / 2
@@ -189,13 +189,13 @@ def test_bce_kd_from_the_mixture_is_the_weighted_sum_of_bce_kd_from_each(logits,
         return torch.autograd.grad(value, student)[0]
 
     mixed = mixture(logits, weights, 3.0, "multilabel")
-    for place in range(5):
-        rows = slice(place, place + 1)
-        each = sum(float(weights[k, place]) * gradient(logits[k], rows) for k in range(3))
+    for index in range(5):
+        rows = slice(index, index + 1)
+        each = sum(float(weights[k, index]) * gradient(logits[k], rows) for k in range(3))
         torch.testing.assert_close(gradient(mixed, rows), each)
 
 
-def test_values_are_averaged():
+def test_regression_outputs_are_averaged():
     logits = torch.arange(12.0).reshape(2, 3, 2)
     weights = torch.tensor([[0.25, 0.5, 1.0], [0.75, 0.5, 0.0]])
     expected = 0.25 * logits[0, 0] + 0.75 * logits[1, 0]
@@ -208,5 +208,5 @@ def test_values_are_averaged():
     found = CombinedSignal(signals, data).answer("train", index, None, batch).logits
     each = [signal.answer("train", index, None, batch).logits for signal in signals]
     torch.testing.assert_close(found, (each[0] + each[1]) / 2)
-    with pytest.raises(TeacherError, match="by 'entropy', which weighs how sure they are"):
+    with pytest.raises(TeacherError, match="by 'entropy'"):
         CombinedSignal(signals, data, by="entropy")

@@ -20,7 +20,7 @@ from nas_distill.utils.files import remember_own
 
 @pytest.fixture
 def user(monkeypatch, make_module):
-    """A module of the user's own, with a builder in it."""
+    """A user's module with a builder."""
     module = types.ModuleType("user_teacher")
     monkeypatch.setitem(sys.modules, "user_teacher", module)
 
@@ -38,7 +38,7 @@ def config(**options):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_builder_and_weights(tmp_path, user, data, make_teacher, suffix):
+def test_a_builder_and_a_weights_file_give_the_teacher(tmp_path, user, data, make_teacher, suffix):
     wanted = make_teacher()
     if suffix == ".pt":
         torch.save(wanted.module.state_dict(), tmp_path / "w.pt")
@@ -52,7 +52,7 @@ def test_builder_and_weights(tmp_path, user, data, make_teacher, suffix):
     assert absolute.fingerprint == wanted.fingerprint
 
 
-def test_a_builder_that_brings_its_weights_draws_the_same_in_every_process(user, data):
+def test_a_builder_without_weights_file_draws_the_same_weights_in_every_process(user, data):
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = load_teacher(config(), data)
@@ -62,7 +62,7 @@ def test_a_builder_that_brings_its_weights_draws_the_same_in_every_process(user,
     assert first.name == "build"
 
 
-def test_a_builder_is_given_what_it_takes_of_the_data(data):
+def test_a_builder_gets_the_data_sizes_that_it_accepts(data):
     def both(input_shape, num_classes):
         pass
 
@@ -73,8 +73,8 @@ def test_a_builder_is_given_what_it_takes_of_the_data(data):
     assert builder_keywords(one, {"width": 1}, data) == {"width": 1, "num_classes": 3}
     assert builder_keywords(lambda: None, {}, data) == {}
     assert builder_keywords(lambda **rest: None, {"a": 1}, data) == {"a": 1, "input_shape": (1, 4, 4), "num_classes": 3}
-    given = builder_keywords(both, {"input_shape": [9, 9], "num_classes": 7}, data)
-    assert given == {"input_shape": (9, 9), "num_classes": 7}
+    kept = builder_keywords(both, {"input_shape": [9, 9], "num_classes": 7}, data)
+    assert kept == {"input_shape": (9, 9), "num_classes": 7}
 
 
 def fail(width):
@@ -88,33 +88,29 @@ def fail(width):
         (lambda: nn.Identity(), r"failed \(TypeError: .*unexpected keyword argument 'width'"),
         (lambda width: "model", r"returned a str, not a torch\.nn\.Module"),
         (7, r"failed \(TypeError: 'int' object is not callable\)"),
-        (lambda width: nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), "tells 5 classes apart, but data 'toy' has 3"),
+        (lambda width: nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), "has 5 classes, but data 'toy' has 3"),
     ],
 )
-def test_a_builder_that_makes_no_teacher(user, data, build, message):
+def test_a_builder_without_a_teacher_is_refused(user, data, build, message):
     user.build = build
     with pytest.raises(TeacherError, match=message):
         load_teacher(config(), data)
 
 
-def test_a_misspelt_builder(user, data):
-    with pytest.raises(
-        ConfigError, match="teacher builder: module 'user_teacher' has no 'biuld'; did you mean 'build'"
-    ):
+def test_a_misspelt_builder_suggests_the_right_name(user, data):
+    with pytest.raises(ConfigError, match="'user_teacher' has no 'biuld'; did you mean 'build'"):
         build_module("user_teacher:biuld", {}, data)
 
 
 def test_weights_that_do_not_fit_name_the_file(tmp_path, user, data, make_module):
     save_weights(make_module(width=9), tmp_path / "w.safetensors")
-    with pytest.raises(
-        TeacherError, match=r"w\.safetensors do not fit the module: '1.weight' is \(9, 16\) in the file"
-    ):
+    with pytest.raises(TeacherError, match=r"w\.safetensors .*'1.weight' is \(9, 16\)"):
         load_teacher(config(weights="w.safetensors"), data, [tmp_path])
     with pytest.raises(TeacherError, match=r"Weights none\.pt do not exist"):
         load_teacher(config(weights="none.pt"), data, [tmp_path])
 
 
-# Folders that `nas-distill teach` wrote, and shipped ones.
+# Folders written by `nas-distill teach`, and shipped teachers.
 
 
 def write_folder(folder, module, **changes):
@@ -125,7 +121,7 @@ def write_folder(folder, module, **changes):
     remember_own(folder, (folder / "teacher.json").read_bytes())
 
 
-def test_a_folder_by_name_or_path(tmp_path, user, data, make_teacher, monkeypatch):
+def test_a_folder_is_found_by_name_or_path(tmp_path, user, data, make_teacher, monkeypatch):
     wanted = make_teacher()
     write_folder(tmp_path / "runs" / "mine", wanted.module)
     for name, paths in (("mine", [tmp_path / "runs"]), (str(tmp_path / "runs" / "mine"), [])):
@@ -135,51 +131,49 @@ def test_a_folder_by_name_or_path(tmp_path, user, data, make_teacher, monkeypatc
     assert load_teacher(TeacherConfig(name="runs/mine"), data).fingerprint == wanted.fingerprint
 
 
-def test_a_teacher_of_other_classes_is_told_as_such(tmp_path, user, make_data, make_module):
+def test_a_teacher_with_other_classes_is_refused(tmp_path, user, make_data, make_module):
     write_folder(tmp_path / "mine", make_module())
-    with pytest.raises(TeacherError, match="Teacher 'mine' tells 3 classes apart, but data 'toy' has 5"):
+    with pytest.raises(TeacherError, match="Teacher 'mine' has 3 classes, but data 'toy' has 5"):
         load_teacher(TeacherConfig(name="mine"), make_data(classes=5), [tmp_path])
 
 
-def test_a_teacher_of_samples_of_another_shape_is_refused_though_it_would_run(tmp_path, user, data, make_data):
+def test_a_teacher_trained_on_another_sample_shape_is_refused_even_if_it_runs(tmp_path, user, data, make_data):
     user.build = lambda num_classes: nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, num_classes))
     for name, known in (("new", {"input_shape": [1, 4, 4], "arguments": {}}), ("old", {"arguments": {}})):
         write_folder(tmp_path / name, user.build(3), **known)
         load_teacher(TeacherConfig(name=name), data, [tmp_path])
-    with pytest.raises(TeacherError, match=r"trained on samples of shape \(1, 4, 4\), but those of data 'toy'"):
+    with pytest.raises(TeacherError, match=r"samples of shape \(1, 4, 4\), .*data 'toy'"):
         load_teacher(TeacherConfig(name="new"), make_data(shape=(1, 6, 6)), [tmp_path])
 
 
 @pytest.mark.parametrize("name", shipped_teachers())
-def test_shipped_teachers_load_and_are_what_their_cards_say(name):
+def test_shipped_teachers_load_and_have_the_quality_on_their_cards(name):
     described = json.loads((load._SHIPPED / name / load.DESCRIPTION).read_text())
-    given = load_dataset(described["data"])
-    teacher = load_teacher(TeacherConfig(name=name), given)
-    found = accuracy(predict_logits(teacher.module, given.inputs("val")), given.labels("val"))
-    assert found == pytest.approx(described["validation_accuracy"], abs=2 / len(given.val))
+    data = load_dataset(described["data"])
+    teacher = load_teacher(TeacherConfig(name=name), data)
+    found = accuracy(predict_logits(teacher.module, data.inputs("val")), data.labels("val"))
+    assert found == pytest.approx(described["validation_accuracy"], abs=2 / len(data.val))
     assert f"{described['accuracy']:.2%}" in (load._SHIPPED / name / "card.md").read_text()
-    assert described["normalisation"] == given.normalisation()
+    assert described["normalisation"] == data.normalisation()
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", '{"builder": "a:b"}', '{"builder": 5, "arguments": {}}', '{"builder": "a:b", "arguments": 3}'],
 )
-def test_a_damaged_description(tmp_path, data, text):
+def test_a_damaged_description_is_refused(tmp_path, data, text):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "teacher.json").write_text(text)
     with pytest.raises(TeacherError, match=r"mine/teacher\.json does not describe a teacher"):
         load_teacher(TeacherConfig(name="mine"), data, [tmp_path])
 
 
-def test_an_unknown_teacher_says_which_there_are(tmp_path, data):
-    with pytest.raises(
-        TeacherError, match=r"'nobody' is neither shipped nor a folder that 'nas-distill teach' wrote.*\.$"
-    ):
+def test_an_unknown_teacher_is_refused(tmp_path, data):
+    with pytest.raises(TeacherError, match="'nobody'"):
         load_teacher(TeacherConfig(name="nobody"), data, [tmp_path])
 
 
-def test_shipped_teachers_can_be_named(monkeypatch, tmp_path):
+def test_shipped_teachers_are_listed(monkeypatch, tmp_path):
     (tmp_path / "good").mkdir()
     (tmp_path / "good" / "teacher.json").write_text("{}")
     (tmp_path / "other").mkdir()
@@ -189,10 +183,10 @@ def test_shipped_teachers_can_be_named(monkeypatch, tmp_path):
     assert shipped_teachers() == []
 
 
-def test_the_builder_that_a_strangers_teacher_names_is_not_called(tmp_path, user, data, make_teacher, monkeypatch):
+def test_the_builder_of_a_strangers_teacher_is_not_called(tmp_path, user, data, make_teacher, monkeypatch):
     monkeypatch.setattr("nas_distill.utils.references._used", {})
     write_folder(tmp_path / "mine", make_teacher().module)
-    (tmp_path / "mine").rename(tmp_path / "sent")  # elsewhere it is nobody's own
+    (tmp_path / "mine").rename(tmp_path / "sent")  # in another place the folder is not the user's own
     called = []
     user.build = lambda **keywords: called.append(keywords)
     with pytest.raises(TeacherError, match=r"teacher\.json names a builder whose code would run.*'weights: ") as error:

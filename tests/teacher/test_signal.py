@@ -7,7 +7,7 @@ from nas_distill.teacher import LiveSignal, Teacher
 from nas_distill.utils.errors import TeacherError
 
 
-def test_a_live_signal_gives_the_teachers_logits(teacher, data):
+def test_a_live_signal_returns_the_teachers_logits(teacher, data):
     signal = LiveSignal(teacher)
     x, _ = data.batch("train", torch.arange(5), 1)
     x.requires_grad_(True)
@@ -29,7 +29,7 @@ def test_half_precision_logits_become_float32(data):
     assert signal.answer("train", torch.arange(5), None, x).logits.dtype == torch.float32
 
 
-def test_the_teacher_goes_where_the_batch_is(teacher, data):
+def test_the_teacher_moves_to_the_device_of_the_batch(teacher, data):
     x, _ = data.batch("train", torch.arange(5))
     signal = LiveSignal(Teacher(copy.deepcopy(teacher.module), 3))
     logits = signal.answer("train", torch.arange(5), None, x.to("meta")).logits
@@ -37,7 +37,7 @@ def test_the_teacher_goes_where_the_batch_is(teacher, data):
     assert all(weight.device.type == "meta" for weight in signal.teacher.module.parameters())
 
 
-def test_a_teacher_in_train_mode_does_not_teach(teacher, data):
+def test_a_teacher_in_train_mode_is_refused(teacher, data):
     signal = LiveSignal(teacher)
     teacher.module[3].train()
     x, _ = data.batch("train", torch.arange(5))
@@ -47,7 +47,7 @@ def test_a_teacher_in_train_mode_does_not_teach(teacher, data):
         LiveSignal(teacher)
 
 
-def test_data_of_other_classes_is_refused(teacher, data, make_data):
+def test_data_with_other_classes_are_refused(teacher, data, make_data):
     LiveSignal(teacher).check(data)
-    with pytest.raises(TeacherError, match="teacher tells 3 classes apart, but data 'toy' has 5"):
+    with pytest.raises(TeacherError, match="has 3 classes, but data 'toy' has 5"):
         LiveSignal(teacher).check(make_data(classes=5))
