@@ -1,4 +1,4 @@
-"""Errors that a user meets: one sentence that says what is wrong, where, and what to do."""
+"""Error classes for users: one sentence that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ _LISTED = 20
 
 
 class NasDistillError(Exception):
-    """Anything that a user can put right; the command line prints its message alone and exits with code 2."""
+    """Base class of errors that a user can fix; the command line prints only the message and exits with code 2."""
 
 
 class ConfigError(NasDistillError):
-    """The search file, or a value given on the command line, is wrong."""
+    """The search file, or a value on the command line, is invalid."""
 
 
 class TrustError(ConfigError):
-    """A file that was not declared trusted names code which would run."""
+    """A file that was not declared trusted names code that would run."""
 
 
 class MissingArgumentError(ConfigError):
-    """A run was given data, teacher or builder from Python, and they are not given now."""
+    """A run was started with data, teacher or builder from Python, and they are not passed now."""
 
 
 class DataError(NasDistillError):
-    """The data set cannot be used as it is."""
+    """A data set is invalid."""
 
 
 class TeacherError(NasDistillError):
@@ -33,31 +33,31 @@ class TeacherError(NasDistillError):
 
 
 class SpaceError(NasDistillError):
-    """A search space or an architecture is wrong."""
+    """A search space or an architecture is invalid."""
 
 
 class BuildError(NasDistillError):
-    """A builder raised, or what it returned cannot be used as a student."""
+    """A builder raised, or its result cannot be used as a student."""
 
 
 class CostError(NasDistillError):
-    """A cost cannot be counted, measured or predicted."""
+    """A cost cannot be computed, measured or predicted."""
 
 
 class BudgetError(NasDistillError):
-    """A budget cannot be read, or nothing in the space fits it."""
+    """A budget is invalid, or no architecture of the space fits it."""
 
 
 class TrainingError(NasDistillError):
-    """A training cannot go on: a loss that is not finite, a checkpoint that does not belong to it."""
+    """A training cannot continue: its loss is not finite, or a checkpoint does not belong to it."""
 
 
 class StorageError(NasDistillError):
-    """What a training keeps cannot be written (the disk is full, say); the training itself is sound."""
+    """Files of a training cannot be written (for example, the disk is full); the training itself is valid."""
 
 
 class RunError(NasDistillError):
-    """A run folder is missing, in use, torn beyond repair, or of another search."""
+    """A run folder is missing, in use, damaged beyond repair, or belongs to another search."""
 
 
 class ExportError(NasDistillError):
@@ -65,9 +65,9 @@ class ExportError(NasDistillError):
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Return how a sentence about an unknown ``word`` ends, full stop included.
+    """Return the end of a sentence about an unknown ``word``, with its full stop.
 
-    ``"; did you mean 'x'?"`` when an option is near to it, else ``"; known: a, b."`` (the first twenty), or ``"."``.
+    It is ``"; did you mean 'x'?"`` if an option is similar, else ``"; known: a, b."`` (the first twenty), or ``"."``.
     """
     known = sorted(str(option) for option in options)
     near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
@@ -79,16 +79,16 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:
-    """Return the error as one line, ``TypeName: message``, for records and messages; never with a full stop."""
+    """Return the error as one line without a full stop, ``TypeName: message``, for records and messages."""
     try:
-        said = str(error)
-    except BaseException:  # an exception of the user's may fail even at this
-        said = ""
-    text = " ".join(said.split()).rstrip(".")
+        message = str(error)
+    except BaseException:  # a user's exception class may fail even here
+        message = ""
+    text = " ".join(message.split()).rstrip(".")
     named = text if isinstance(error, NasDistillError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
     return named if len(named) <= limit else named[: limit - 1] + "…"
 
 
 def failure_message(error: BaseException) -> str:
-    """Return the cause of a failure on one line; where the code raised no Exception (SystemExit, say), it says so."""
+    """Return the cause of a failure on one line; marks those that are not an Exception, such as SystemExit."""
     return first_line(error) if isinstance(error, Exception) else f"its code raised {first_line(error)}"

@@ -1,4 +1,4 @@
-"""Atomic files, training checkpoints, and refusals of the operating system such as a full disk."""
+"""Atomic writing, checks of untrusted files, and errors of the operating system such as a full disk."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from nas_distill.utils.errors import RunError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; when the block ends without error it becomes ``path``."""
+    """Yield a temporary path in the same folder; if the block ends without an error, the file is moved to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # Made here and not before: what lies there may be a link out of a stranger's folder.
+    # Unlinked first, since the existing entry may be a link out of an untrusted folder.
     temporary.unlink(missing_ok=True)
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # some writers make files that their owner alone can read
+        temporary.chmod(mode)  # some writers create files that only their owner can read
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -36,17 +36,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def plain_file(folder: Path, name: str, *, largest: int | None = None, links: bool = False) -> Path:
-    """Return the path of a file that may come from a stranger, after a look at what it is.
+    """Return the path of a file of an untrusted folder, after checking that it is a regular file in it.
 
     Args:
-        folder: where it must be.
-        name: of the file, without slashes.
-        largest: size in bytes that it may have.
+        folder: the folder that must contain it.
+        name: file name, without slashes.
+        largest: maximum size in bytes; None for no limit.
         links: whether a link may lead out of the folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no regular file (a pipe or a device would be read without end), leads out of the folder, or
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not a regular file (reading a pipe or a device may never end), leads out of the folder, or
             is too large.
     """
     path = folder / name
@@ -58,31 +58,31 @@ def plain_file(folder: Path, name: str, *, largest: int | None = None, links: bo
     if not links and not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"a link that leads out of {folder}")
     if largest is not None and info.st_size > largest:
-        raise ValueError(f"{info.st_size} bytes, of which {largest} are allowed")
+        raise ValueError(f"{info.st_size} bytes; at most {largest} are allowed")
     return path
 
 
 def links_outside(folder: Path) -> Path | None:
-    """Return a link in a folder, at any depth, that leads out of it; None where there is none."""
+    """Return a link in a folder, at any depth, that leads out of it; None if none does."""
     home = folder.resolve()
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            path = Path(place, name)
+            path = Path(parent, name)
             if path.is_symlink() and not path.resolve().is_relative_to(home):
                 return path
     return None
 
 
 def remember_own(folder: Path, *contents: bytes) -> None:
-    """Note outside of the folder that this user has made it, with these contents; nothing where that cannot be kept."""
+    """Record, outside of the folder, that this user created it with these contents; does nothing if that fails."""
     try:
         write_text(_own(folder, contents), f"{folder.resolve()}\n")
-    except (OSError, RuntimeError):  # no home, or one that is not writable: the user is asked instead
+    except (OSError, RuntimeError):  # without a writable home folder the user is asked for trust instead
         return
 
 
 def is_own(folder: Path, *contents: bytes) -> bool:
-    """Say whether ``remember_own`` has noted the folder with these contents at this place."""
+    """Return True if ``remember_own`` has recorded this folder, at this path, with these contents."""
     try:
         return _own(folder, contents).is_file()
     except (OSError, RuntimeError):
@@ -105,45 +105,45 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically, indented, keys in the order given."""
+    """Write a JSON file atomically, indented, keys in their given order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-_PROBE = 1 << 20  # bytes; a file system with less than this free is full for all that a search writes
+_PROBE = 1 << 20  # bytes; a file system with less free space counts as full, since a search writes more
 
 
 def disk_error_message(error: OSError, where: Path | None = None) -> str:
-    """Say what could not be read or written, and why; ``where`` it was, if the error does not know."""
+    """Return a message about an OSError with its path and cause; ``where`` is the path if the error has none."""
     file = error.filename or where or "a file"
     if error.errno in FULL:
-        return f"the disk is full, so {file} could not be written; what was finished is kept: make space, then go on."
-    return f"{file} cannot be used ({error.strerror or error}); what was finished is kept."
+        return f"the disk is full, so {file} could not be written; finished work is kept: free space, then resume."
+    return f"{file} cannot be used ({error.strerror or error}); finished work is kept."
 
 
-def disk_full_message(place: Path) -> str:
-    """Say that a file system is full, and that workers cannot do without it."""
-    return f"the disk of {place} is full, so nothing can be trained; what was finished is kept: make space, then go on."
+def disk_full_message(folder: Path) -> str:
+    """Return a message that the file system of a folder, which workers need, is full."""
+    return f"the disk of {folder} is full, so nothing can be trained; finished work is kept: free space, then resume."
 
 
 def mentions_full_disk(text: str) -> bool:
-    """Say whether a message, of a library that keeps no error number, is of a full disk or an exhausted quota."""
+    """Return True if a message, of a library that drops the error number, is of a full disk or an exhausted quota."""
     return any(os.strerror(number) in text for number in FULL)
 
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn what the operating system refuses within the block, which writes to ``where``, into a RunError."""
+    """Convert errors of the operating system within the block, which writes to ``where``, to a RunError."""
     try:
         yield
-    except BrokenPipeError:  # a reader has gone, which is no matter of files
+    except BrokenPipeError:  # a reader closed its end, which is not an error of files
         raise
     except OSError as error:
         raise RunError(disk_error_message(error, where)) from error
 
 
 def full_disk_error(error: BaseException | None) -> OSError | None:
-    """Return the OSError of a full disk or an exhausted quota from which ``error`` follows; None if there is none."""
+    """Return the OSError of a full disk or an exhausted quota in the chain of causes of ``error``; None if none is."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno in FULL:
@@ -154,9 +154,9 @@ def full_disk_error(error: BaseException | None) -> OSError | None:
 
 
 def first_full_folder(folders: Iterable[Path]) -> Path | None:
-    """Return the first of the folders on whose file system there is no room left to write; None if all have room.
+    """Return the first of the folders whose file system is full; None if all have free space.
 
-    Room is asked for and given back at once. Folders that are missing or closed to this user are passed over.
+    The check allocates space and frees it at once. Folders that are missing or not writable are skipped.
     """
     for folder in folders:
         try:
@@ -169,8 +169,8 @@ def first_full_folder(folders: Iterable[Path]) -> Path | None:
 
 
 def written_folders(run: Path) -> list[Path]:
-    """Return the folders that a search of worker processes writes to: the run's, temporary ones, shared memory."""
+    """Return the folders that a search with workers writes to: run folder, temporary folders, shared memory."""
     temporary = [value for name in ("RAY_TMPDIR", "TMPDIR") if (value := os.environ.get(name))]
-    with suppress(FileNotFoundError):  # it tries to write, and finds no folder where all are full
+    with suppress(FileNotFoundError):  # it writes a test file, and raises if all candidates are full
         temporary.append(tempfile.gettempdir())
     return [run, *map(Path, dict.fromkeys([*temporary, "/tmp", "/dev/shm"]))]

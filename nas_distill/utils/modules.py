@@ -1,4 +1,4 @@
-"""Devices of modules, modules left as they were, and silence of the libraries that process them."""
+"""Devices and memory layouts of modules, state restored after use, and muted output of libraries."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from nas_distill.utils.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
+    """Return the device called ``name``; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except Exception as error:  # torch has one for each kind of absence
+    except Exception as error:  # torch raises different errors for different missing devices
         raise ConfigError(f"device '{name}' is not available here; use auto or cpu.") from error
     return device
 
 
 def memory_format(module: nn.Module) -> torch.memory_format:
-    """Return channels_last where it is safe and of use, else the contiguous format.
+    """Return channels_last where it is safe and useful, else the contiguous format.
 
-    It is up to twice as fast for convolutional networks on CPUs. It is not safe with a 1x1 convolution of stride above
-    1 and fewer than 8 input channels: on AVX2 CPUs its backward corrupts the heap (seen with torch 2.13).
+    channels_last is up to twice as fast for convolutional networks on CPUs. It is not safe with a 1x1 convolution of
+    stride above 1 and fewer than 8 input channels: on AVX2 CPUs its backward corrupts the heap (seen with torch 2.13).
     """
     convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
     unsafe = any(
@@ -46,7 +46,7 @@ def memory_format(module: nn.Module) -> torch.memory_format:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return where a module's weights are; the CPU for one without any."""
+    """Return the device of a module's first parameter; the CPU for a module without parameters."""
     return next((weight.device for weight in module.parameters()), torch.device("cpu"))
 
 
@@ -72,7 +72,7 @@ BufferSlot = tuple[dict[str, Tensor | None], str]
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run a block with ``module`` in eval mode; each part's own flag is given back, a frozen one stays frozen."""
+    """Run a block with ``module`` in eval mode, then restore the mode of each submodule, so frozen ones stay frozen."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         for part, _ in modes:
@@ -84,46 +84,46 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def buffer_slots(module: nn.Module) -> list[BufferSlot]:
-    """Return where a module's buffers are held, a shared one once."""
+    """Return the (dictionary, name) of each buffer of a module; a shared buffer once."""
     found: dict[int, BufferSlot] = {}
     for part in module.modules():
-        for name, held in part._buffers.items():
-            if held is not None:
-                found.setdefault(id(held), (part._buffers, name))
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                found.setdefault(id(buffer), (part._buffers, name))
     return list(found.values())
 
 
 @contextmanager
 def preserved_buffers(module: nn.Module) -> Iterator[None]:
-    """Run a block after which the buffers of ``module`` are as before, whatever a forward pass in it writes to them.
+    """Run a block, then restore the buffers of ``module``, which a forward pass may have changed.
 
-    Copies stand in for them meanwhile, so that what a backward pass saved of the originals is not touched.
+    Copies replace the buffers during the block, so tensors that a backward pass saved are not modified.
     """
-    places = [(part._buffers, name) for part in module.modules() for name in part._buffers]
-    held = [held[name] for held, name in places]
-    copies = {id(value): value.clone() for value in held if value is not None}
-    for (buffers, name), value in zip(places, held):
+    slots = [(part._buffers, name) for part in module.modules() for name in part._buffers]
+    originals = [buffers[name] for buffers, name in slots]
+    copies = {id(value): value.clone() for value in originals if value is not None}
+    for (buffers, name), value in zip(slots, originals):
         if value is not None:
             buffers[name] = copies[id(value)]
     try:
         yield
     finally:
-        for (buffers, name), value in zip(places, held):
+        for (buffers, name), value in zip(slots, originals):
             buffers[name] = value
 
 
-_TALKATIVE = ("torch", "onnxscript", "onnx_ir", "onnxruntime", "fvcore")
+_VERBOSE = ("torch", "onnxscript", "onnx_ir", "onnxruntime", "fvcore")
 
 
 @contextlib.contextmanager
 def quiet(*, prints: bool = True) -> Iterator[None]:
-    """Hold back warnings and the log lines of torch, ONNX and fvcore; what fails still raises.
+    """Suppress warnings and log lines of torch, ONNX and fvcore within a block; errors are still raised.
 
     Args:
-        prints: hold back what Python code prints, too.
+        prints: suppress Python's standard output and standard error, too.
     """
-    known = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in _TALKATIVE]
-    levels = [(logger, logger.level) for logger in map(logging.getLogger, {*known, *_TALKATIVE})]
+    known = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in _VERBOSE]
+    levels = [(logger, logger.level) for logger in map(logging.getLogger, {*known, *_VERBOSE})]
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -137,7 +137,7 @@ def quiet(*, prints: bool = True) -> Iterator[None]:
 
 
 def root_cause(error: BaseException) -> str:
-    """Return what an error, or the first one that led to it, says on its first line; without a full stop."""
+    """Return the first line of the error at the start of a chain of causes, without a full stop."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror:

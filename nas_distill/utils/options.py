@@ -1,7 +1,7 @@
-"""Options of registered functions: read from their signatures, checked, and documented.
+"""Options of registered functions: reading from signatures, validation and documentation.
 
 Losses, samplers, costs and runtimes are found by name, and a user's own by ``package.module:name``. The parameters of
-what was found are its options in a search file; annotations and defaults say how they are checked.
+the function or class are its options in a search file; annotations and defaults define how they are validated.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ _Kind = inspect.Parameter
 
 
 def read_options(
-    made: Callable[..., Any], *, reserved: Collection[str] = (), keyword_only: bool = True
+    target: Callable[..., Any], *, reserved: Collection[str] = (), keyword_only: bool = True
 ) -> type[BaseModel]:
     """Return a model whose fields are the parameters of a function or class.
 
     Args:
-        made: the function or class.
+        target: the function or class.
         reserved: parameters that are not options, because the caller passes them.
-        keyword_only: whether only parameters after ``*`` are options; otherwise all are that can be passed by name, and
-            a ``**`` parameter admits further ones.
+        keyword_only: if True, only parameters after ``*`` are options; otherwise all that can be passed by name are,
+            and a ``**`` parameter admits further ones.
 
     Raises:
-        ConfigError: the signature cannot be read, or an annotation is of no type that can be checked.
+        ConfigError: the signature cannot be read, or an annotation is not a type that can be validated.
     """
     kinds = (_Kind.KEYWORD_ONLY,) if keyword_only else (_Kind.KEYWORD_ONLY, _Kind.POSITIONAL_OR_KEYWORD)
     fields: dict[str, Any] = {}
     further = False
-    name = getattr(made, "__name__", type(made).__name__)
+    name = getattr(target, "__name__", type(target).__name__)
     try:
-        for parameter in inspect.signature(made).parameters.values():
+        for parameter in inspect.signature(target).parameters.values():
             if parameter.kind in kinds and parameter.name not in reserved:
                 default = ... if parameter.default is _Kind.empty else parameter.default
-                fields[parameter.name] = (_annotation(parameter, made), default)
+                fields[parameter.name] = (_annotation(parameter, target), default)
             further |= parameter.kind is _Kind.VAR_KEYWORD and not keyword_only
         config = ConfigDict(
             extra="allow" if further else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
         )
         base: type[BaseModel] = type("Options", (StrictModel,), {"model_config": config, "__module__": __name__})
         model: type[BaseModel] = create_model(f"{name}_options", __base__=base, **fields)
-    except Exception as error:  # of a user's own code, whose annotations may be anything
+    except Exception as error:  # annotations of user code may be anything
         raise ConfigError(
             f"the options of '{name}' cannot be read from its signature ({first_line(error)})."
         ) from error
@@ -57,7 +57,7 @@ def read_options(
 
 
 def check_options(model: type[BaseModel], given: Mapping[str, Any], where: str) -> BaseModel:
-    """Return options as an instance of ``model``, with defaults for those that are not given.
+    """Return options as an instance of ``model``, with defaults for missing ones.
 
     Raises:
         ConfigError: an unknown option or an invalid value; the sentence begins with ``where``.
@@ -69,25 +69,25 @@ def check_options(model: type[BaseModel], given: Mapping[str, Any], where: str) 
 
 
 def given_options(options: BaseModel) -> dict[str, Any]:
-    """Return the options that were given, checked, without those that have their defaults."""
+    """Return the validated options that were set explicitly, without defaults."""
     return {name: getattr(options, name) for name in options.model_fields_set}
 
 
-def about(made: Callable[..., Any]) -> str:
+def about(target: Callable[..., Any]) -> str:
     """Return the first line of a docstring, without its full stop."""
-    return (inspect.getdoc(made) or "").partition("\n")[0].rstrip(".")
+    return (inspect.getdoc(target) or "").partition("\n")[0].rstrip(".")
 
 
-def option_notes(made: Callable[..., Any]) -> dict[str, str]:
-    """Return what the section ``Args`` of a docstring says of each parameter."""
-    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", inspect.getdoc(made) or "", flags=re.MULTILINE)
+def option_notes(target: Callable[..., Any]) -> dict[str, str]:
+    """Return the text of each parameter in the section ``Args`` of a docstring."""
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", inspect.getdoc(target) or "", flags=re.MULTILINE)
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", flags=re.MULTILINE)
     return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
 
 
-def options_cell(made: Callable[..., Any], model: type[BaseModel]) -> str:
-    """Return the options of a registered function as the cell of a Markdown table: defaults, and what each means."""
-    notes = option_notes(made)
+def options_cell(target: Callable[..., Any], model: type[BaseModel]) -> str:
+    """Return the options of a registered function as the cell of a Markdown table: defaults and descriptions."""
+    notes = option_notes(target)
     cells = []
     for name, field in model.model_fields.items():
         shown = name if field.is_required() else f"{name}: {_as_yaml(field.default)}"
@@ -99,13 +99,13 @@ def _as_yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _annotation(parameter: inspect.Parameter, made: Callable[..., Any]) -> Any:
-    """Return the type of a parameter; Any where it has none, or one that its module imports for type checkers only."""
+def _annotation(parameter: inspect.Parameter, target: Callable[..., Any]) -> Any:
+    """Return the type of a parameter; Any if it has none, or one that is imported only for type checkers."""
     if parameter.annotation is _Kind.empty:
         return Any
     if not isinstance(parameter.annotation, str):
         return parameter.annotation
-    function = inspect.unwrap(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
+    function = inspect.unwrap(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     try:
         return eval(parameter.annotation, getattr(function, "__globals__", {}))
     except Exception:

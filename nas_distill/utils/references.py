@@ -14,44 +14,44 @@ from typing import Any
 from nas_distill.utils.errors import ConfigError, TrustError, did_you_mean, first_line
 
 _NETWORKS = ("nas_distill.models.mbconv", "nas_distill.models.resnet")
-_CUT = "nas_distill.pruning.build:build"  # it resolves the name of the teacher's builder in turn, by the same rule
+_CUT = "nas_distill.pruning.build:build"  # it resolves the name of the teacher's builder by the same rule
 _distrusted: ContextVar[str | None] = ContextVar("distrusted", default=None)
 _used: dict[str, Any] = {}
 
 
 def is_reference(text: str) -> bool:
-    """Say whether ``text`` has the form ``package.module:function``."""
+    """Return True if ``text`` has the form ``package.module:function``."""
     module, colon, name = text.partition(":")
     return bool(colon) and bool(name) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
 
 
 def last_name(text: str) -> str:
-    """Return what a reference calls its object: ``name`` of ``package.module:name``, and of ``...:Class.name``."""
+    """Return the last name of a reference: ``name`` of ``package.module:name`` and of ``package.module:Class.name``."""
     return text.rpartition(":")[2].rpartition(".")[2]
 
 
 def search_first(folders: Iterable[str | Path]) -> None:
-    """Put folders at the front of the import path, in their order; those that are on it already are moved there.
+    """Put folders at the front of the import path, in their order; folders that are on it already are moved.
 
-    The driver does this with the folders of a search file, and each worker process with the whole import path of the
-    driver (``import_path``), so a name means the same module in all of them.
+    The driver does this with the folders of a search file. Each worker process does it with the whole import path of
+    the driver (``import_path``), so a name refers to the same module in all processes.
     """
     first = list(dict.fromkeys(str(Path(folder).absolute()) for folder in folders))
     sys.path[:] = [*first, *(path for path in sys.path if path not in first)]
 
 
 def import_path() -> list[str]:
-    """Return the folders in which this process looks for modules, absolute, for ``search_first`` in another one."""
+    """Return the import path of this process as absolute folders, for ``search_first`` in another process."""
     return [str(Path(path).absolute()) for path in sys.path]
 
 
 @contextmanager
 def only_known(folder: str | Path) -> Iterator[None]:
-    """Within the block, ``load_reference`` imports nothing that a stranger could have chosen.
+    """Restrict ``load_reference`` within the block to known code, for names that come from an untrusted folder.
 
     It resolves functions and network classes that the modules of ``nas_distill.models`` define themselves, the builder
-    of students that are cut from such a teacher, and builders that this process has used (``remember_builder``).
-    ``folder`` is where the names were read; it is named in the TrustError that any other name raises.
+    of students that are cut from such a teacher, and builders that this process has used (``remember_builder``). Any
+    other name raises TrustError, whose message names ``folder``, from which the names were read.
     """
     token = _distrusted.set(str(folder))
     try:
@@ -61,17 +61,17 @@ def only_known(folder: str | Path) -> Iterator[None]:
 
 
 def remember_builder(name: str, builder: Any) -> None:
-    """Note a builder that the user's own code or search file uses, so that ``only_known`` admits it by its name."""
+    """Register a builder that the user's own code or search file uses, so that ``only_known`` admits its name."""
     if _distrusted.get() is None and (inspect.isfunction(builder) or _is_network(builder)):
         _used[name] = builder
 
 
 def load_reference(text: str, *, what: str, paths: Sequence[str | Path] = ()) -> Any:
-    """Import ``package.module:function``; ``paths`` (folders) are searched too, ``what`` names it in errors.
+    """Import ``package.module:function``; the folders ``paths`` are searched too, ``what`` names it in errors.
 
     Raises:
-        ConfigError: the text is no reference, the module does not import, or it has no such name.
-        TrustError: within ``only_known``, it is not known.
+        ConfigError: the text is not a reference, the module cannot be imported, or it has no such name.
+        TrustError: within ``only_known``, the name is not known.
     """
     if not is_reference(text):
         raise ConfigError(f"{what} is '{text}', which is not of the form package.module:function.")
@@ -79,10 +79,10 @@ def load_reference(text: str, *, what: str, paths: Sequence[str | Path] = ()) ->
         return _known(text, what, folder)
     search_first(paths)
     module_name, _, name = text.partition(":")
-    importlib.invalidate_caches()  # the module may have been written since its folder was last looked into
+    importlib.invalidate_caches()  # the module may be newer than the cached listing of its folder
     try:
         found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a script that ends itself as it is imported must not end the search
+    except (Exception, SystemExit) as error:  # a script that exits during its import must not end the search
         raise ConfigError(f"{what}: module '{module_name}' cannot be imported ({first_line(error)}).") from error
     for part in name.split("."):
         if not hasattr(found, part):
@@ -113,7 +113,7 @@ def _is_network(found: Any) -> bool:
 
 
 def accepts_keyword(function: Callable[..., Any], key: str) -> bool:
-    """Say whether ``function`` may be called with the keyword ``key``; one whose signature cannot be read takes all."""
+    """Return True if ``function`` accepts the keyword ``key``, or has no readable signature."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):

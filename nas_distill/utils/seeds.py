@@ -1,4 +1,4 @@
-"""Named random seeds, and the device and memory format in which a network trains."""
+"""Random seeds and generators that are derived from one seed by name."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """Return a seed in [0, 2**63) for the choice called ``names`` under ``seed``."""
+    """Return a seed in [0, 2**63) for the random stream called ``names`` under ``seed``."""
     text = "\x1f".join([str(int(seed)), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def numpy_rng(seed: int, *names: str | int) -> np.random.Generator:
-    """Return a NumPy generator for the choice called ``names``."""
+    """Return a NumPy generator for the random stream called ``names``."""
     return np.random.default_rng(derive(seed, *names))
 
 
 def torch_generator(seed: int, *names: str | int) -> torch.Generator:
-    """Return a CPU torch generator for the choice called ``names``."""
+    """Return a CPU torch generator for the random stream called ``names``."""
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *names))
@@ -33,10 +33,10 @@ def torch_generator(seed: int, *names: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded_torch(seed: int, *names: str | int) -> Iterator[None]:
-    """Run a block under torch's global generator seeded by name, and give the caller's state back after it.
+    """Run a block with torch's global generator seeded by name, then restore its state.
 
-    Modules draw their initial weights, and dropout its masks, from the global generator alone, so this is the one
-    place where it is touched.
+    Initial weights of modules and masks of dropout come only from the global generator. This function is the only
+    place that seeds it.
     """
     import torch
 

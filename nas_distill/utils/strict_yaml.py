@@ -1,7 +1,7 @@
 """Strict YAML for search files and space files: plain values only, no repeated keys, bounded size.
 
-Text that looks like a date is text. Tags for sets, dates, binary data and Python objects are refused, since no key of
-a file takes such a value.
+Dates are read as text. Tags for sets, dates, binary data and Python objects are refused, since no key of a file takes
+such a value.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from nas_distill.utils.errors import NasDistillError, first_line
 
 MAX_BYTES = 300_000
 MAX_LEVELS = 40
-"""Nesting of lists and mappings, aliases expanded."""
+"""Maximum nesting of lists and mappings, with aliases expanded."""
 MAX_REPEATED = 10_000
-"""Values that aliases may repeat, beside those written out."""
+"""Maximum number of values repeated by aliases, in addition to those written out."""
 MAX_DIGITS = 100
-"""Length of a whole number as written."""
+"""Maximum length of an integer as written."""
 
 _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 
@@ -31,11 +31,11 @@ def load_strict(path: Path, error: type[NasDistillError], *, what: str = "") -> 
 
     Args:
         path: the file.
-        error: the class of what is raised.
-        what: begins messages, before the path, e.g. ``"space file "``.
+        error: the class of errors to raise.
+        what: start of messages, before the path, e.g. ``"space file "``.
 
     Raises:
-        error: the file is missing, too large, not YAML, or outside the limits of this module; names the line.
+        error: the file is missing, too large, not YAML, or outside this module's limits; the message names the line.
     """
     try:
         size = path.stat().st_size
@@ -52,8 +52,8 @@ def load_strict(path: Path, error: type[NasDistillError], *, what: str = "") -> 
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        said = getattr(problem, "problem", None) or first_line(problem)
-        raise error(f"{what}{path} is not valid YAML{where}: {' '.join(said.split()).rstrip('.')}.") from problem
+        cause = getattr(problem, "problem", None) or first_line(problem)
+        raise error(f"{what}{path} is not valid YAML{where}: {' '.join(cause.split()).rstrip('.')}.") from problem
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self._level = 0
         self._repeated = 0
-        # Values and levels below each collection, aliases expanded.
+        # Values and levels of each collection, with aliases expanded.
         self._extents: dict[yaml.Node, tuple[int, int]] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -87,7 +87,7 @@ class _Loader(yaml.SafeLoader):
             below = [self._extents[child] for child in _children(node)]
             self._extents[node] = (
                 1 + sum(values for values, _ in below),
-                1 + max((deep for _, deep in below), default=0),
+                1 + max((levels for _, levels in below), default=0),
             )
         return node
 
@@ -97,7 +97,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise ConstructorError(None, None, "a key must be text", key.start_mark)
-            # YAML itself would drop the first of two equal keys.
+            # PyYAML would silently drop the first of two equal keys.
             value = (key.tag, key.value) if key.tag == "tag:yaml.org,2002:merge" else self.construct_object(key)
             if value in seen:
                 raise ConstructorError(None, None, f"the key '{key.value}' is given twice", key.start_mark)
@@ -115,8 +115,8 @@ class _Loader(yaml.SafeLoader):
         except yaml.YAMLError:
             raise
         except UnicodeEncodeError as error:
-            raise ConstructorError(None, None, "text holds an invalid Unicode character", node.start_mark) from error
-        except Exception as error:  # PyYAML lets through whatever its own conversions raise
+            raise ConstructorError(None, None, "text contains an invalid Unicode character", node.start_mark) from error
+        except Exception as error:  # PyYAML does not catch errors of its own conversions
             tag = str(node.tag).rpartition(":")[2]
             raise ConstructorError(None, None, f"the value is not a valid {tag}", node.start_mark) from error
         return value
@@ -128,7 +128,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-# Copies, so that PyYAML's own loader stays as it is.
+# Copies, so that PyYAML's own loader is not modified.
 _Loader.yaml_constructors = {
     tag: construct
     for tag, construct in yaml.SafeLoader.yaml_constructors.items()

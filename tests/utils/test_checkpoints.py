@@ -15,14 +15,14 @@ def path(tmp_path):
     return file
 
 
-def test_a_state_comes_back(path):
+def test_a_state_is_read_back(path):
     state = read_state(path)
     assert state["step"] == 3
     assert torch.equal(state["weights"], torch.arange(100.0))
 
 
-def test_every_changed_byte_and_every_cut_is_damage(path):
-    """Torch itself reads most of these files, some of them with other weights."""
+def test_every_changed_byte_and_truncation_is_detected(path):
+    """Torch itself reads most of these files, some with changed weights."""
     content = path.read_bytes()
     for place in range(0, len(content), 7):
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
@@ -33,7 +33,7 @@ def test_every_changed_byte_and_every_cut_is_damage(path):
             read_state(path)
 
 
-def test_a_file_that_is_no_state_and_one_with_code_in_it_are_damaged(path, tmp_path):
+def test_foreign_files_and_pickled_code_are_refused(path, tmp_path):
     class Payload:
         def __reduce__(self):
             return exec, (f"open({str(tmp_path / 'was_run')!r}, 'w')",)
@@ -59,7 +59,7 @@ def test_a_file_that_is_no_state_and_one_with_code_in_it_are_damaged(path, tmp_p
     ],
     ids=str,
 )
-def test_lack_of_memory_is_no_damage(path, monkeypatch, error):
+def test_lack_of_memory_is_not_reported_as_damage(path, monkeypatch, error):
     def fail(*args, **options):
         raise error
 
@@ -69,7 +69,7 @@ def test_lack_of_memory_is_no_damage(path, monkeypatch, error):
     assert caught.value is error
 
 
-def test_a_file_that_cannot_be_read_is_no_damage(tmp_path):
+def test_an_unreadable_file_is_not_reported_as_damage(tmp_path):
     (tmp_path / "state.pt").mkdir()
     with pytest.raises(StorageError, match=r"state\.pt cannot be read"):
         read_state(tmp_path / "state.pt")

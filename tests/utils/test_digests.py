@@ -7,7 +7,7 @@ from torch import nn
 from nas_distill.utils.checkpoints import file_digest, json_digest, module_digest, text_digest
 
 
-def test_equal_values_have_one_digest_whatever_the_order_of_their_keys():
+def test_digests_do_not_depend_on_the_order_of_keys():
     assert json_digest({"b": [1, 2.5], "a": None}) == json_digest({"a": None, "b": (1, 2.5)})
     assert json_digest({"b": 1, "a": 2}) == hashlib.sha256(b'{"a":2,"b":1}').hexdigest()
     assert json_digest({"a": 1}) != json_digest({"a": "1"}) != json_digest({"a": 1.0})
@@ -16,14 +16,14 @@ def test_equal_values_have_one_digest_whatever_the_order_of_their_keys():
         json_digest({"a": object()})
 
 
-def test_a_text_and_a_file_of_it_have_one_digest(tmp_path):
+def test_a_text_and_its_file_have_the_same_digest(tmp_path):
     (tmp_path / "file").write_text("überall", encoding="utf-8")
     assert file_digest(tmp_path / "file") == text_digest("überall")
     with pytest.raises(FileNotFoundError):
         file_digest(tmp_path / "missing")
 
 
-def test_the_digest_of_a_network_tells_structure_weights_and_types():
+def test_the_digest_of_a_network_covers_structure_weights_and_types():
     def network(activation=nn.ReLU, bias=0.0, dtype=torch.float32):
         layer = nn.Linear(2, 2)
         nn.init.constant_(layer.weight, 1.0)

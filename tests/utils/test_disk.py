@@ -1,4 +1,4 @@
-"""Full disks: real ones where file systems can be mounted here, and the errors that libraries make of them."""
+"""Full disks: real ones where file systems can be mounted, and the errors of libraries on a full disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_disk_is_full_when_nothing_more_can_be_written(small_disk, tmp_path):
+def test_a_file_system_without_free_space_is_full(small_disk, tmp_path):
     assert first_full_folder([tmp_path, small_disk]) is None
     (small_disk / "filler").write_bytes(bytes(3 << 19))
     assert first_full_folder([tmp_path / "missing", tmp_path, small_disk]) == small_disk
@@ -35,7 +35,7 @@ def test_a_disk_is_full_when_nothing_more_can_be_written(small_disk, tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_found_behind_other_errors(number):
+def test_a_full_disk_is_found_among_causes_of_other_errors(number):
     full = OSError(number, os.strerror(number), "/a/file")
     wrapped, handled = ValueError("cannot save"), RuntimeError("nor clean up")
     wrapped.__cause__, handled.__context__ = full, wrapped
@@ -44,7 +44,7 @@ def test_a_full_disk_is_found_behind_other_errors(number):
     assert mentions_full_disk(f"RuntimeError: write failed: {os.strerror(number)}")
 
 
-def test_other_errors_are_of_no_full_disk():
+def test_other_errors_are_not_of_a_full_disk():
     loop = ValueError("one")
     loop.__cause__ = KeyError("two")
     loop.__cause__.__cause__ = loop
@@ -56,6 +56,6 @@ def test_other_errors_are_of_no_full_disk():
 
 def test_a_search_writes_to_its_folder_and_to_temporary_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/some/where")
-    places = written_folders(tmp_path)
-    assert places[0] == tmp_path
-    assert {Path("/some/where"), Path("/dev/shm"), Path("/tmp")} <= set(places)
+    folders = written_folders(tmp_path)
+    assert folders[0] == tmp_path
+    assert {Path("/some/where"), Path("/dev/shm"), Path("/tmp")} <= set(folders)

@@ -13,18 +13,18 @@ from nas_distill.utils.errors import DataError, NasDistillError, did_you_mean, f
         (True, ["on"], "; known: on."),
     ],
 )
-def test_a_sentence_about_an_unknown_word_is_ended(word, options, end):
+def test_unknown_words_get_a_suggestion_or_a_list(word, options, end):
     assert did_you_mean(word, options) == end
 
 
-def test_a_long_list_of_options_is_cut():
+def test_a_long_list_of_options_is_truncated():
     text = did_you_mean("zzz", [f"option_{index:02}" for index in range(100)])
     assert "option_19" in text
     assert "option_20" not in text
     assert text.endswith(", ...")
 
 
-def test_an_error_is_told_on_one_line():
+def test_an_error_is_written_on_one_line():
     assert first_line(ValueError("one\n  two\tthree.")) == "ValueError: one two three"
     assert first_line(ValueError()) == "ValueError"
     assert first_line(DataError("The data is bad.")) == "The data is bad"
@@ -32,12 +32,12 @@ def test_an_error_is_told_on_one_line():
     assert first_line(KeyError("width")) == "KeyError: 'width'"
 
 
-def test_a_long_error_is_cut_to_the_limit():
+def test_a_long_error_is_truncated_to_the_limit():
     assert len(first_line(ValueError("x" * 5000))) == 300
     assert len(first_line(ValueError("x" * 5000), 20)) == 20
 
 
-def test_every_error_is_one_that_the_command_line_catches():
+def test_every_error_class_is_caught_by_the_command_line():
     own = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
     assert len(own) > 8
     assert all(issubclass(kind, NasDistillError) for kind in own)

@@ -6,7 +6,7 @@ import pytest
 from nas_distill.utils.files import atomic_path, write_json, write_text
 
 
-def test_a_file_appears_whole_with_its_folder(tmp_path):
+def test_a_file_is_written_with_its_folder(tmp_path):
     path = tmp_path / "a" / "b" / "file.txt"
     with atomic_path(path) as temporary:
         temporary.write_text("half")
@@ -16,7 +16,7 @@ def test_a_file_appears_whole_with_its_folder(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_error_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")
 
@@ -32,7 +32,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_a_link_under_the_temporary_name_is_not_followed(tmp_path):
-    """Whoever sends a folder can foresee that name."""
+    """The author of an untrusted folder can predict that name."""
     outside, path = tmp_path / "outside", tmp_path / "folder" / "file.txt"
     outside.write_text("precious")
     path.parent.mkdir()
@@ -42,7 +42,7 @@ def test_a_link_under_the_temporary_name_is_not_followed(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_json_keeps_order_and_letters(tmp_path):
+def test_json_keeps_key_order_and_unicode(tmp_path):
     path = tmp_path / "file.json"
     write_json(path, {"z": 1, "a": "é"})
     assert list(json.loads(path.read_text(encoding="utf-8"))) == ["z", "a"]

@@ -6,7 +6,7 @@ from nas_distill.utils.modules import buffer_slots, preserved_buffers
 
 
 class Counter(nn.Module):
-    """Writes to its buffers in place and anew."""
+    """A module that modifies one buffer in place and replaces another."""
 
     def __init__(self, shared):
         super().__init__()
@@ -25,7 +25,7 @@ def network():
     return nn.Sequential(Counter(shared), Counter(shared), nn.BatchNorm1d(2))
 
 
-def test_a_shared_buffer_has_one_place():
+def test_a_shared_buffer_has_one_slot():
     assert [name for _, name in buffer_slots(network())] == [
         "shared",
         "own",
@@ -36,7 +36,7 @@ def test_a_shared_buffer_has_one_place():
     ]
 
 
-def test_buffers_are_the_very_same_afterwards_and_shared_ones_are_shared_meanwhile():
+def test_buffers_are_restored_and_copies_of_shared_ones_are_shared():
     module = network()
     before = {name: (value, value.clone()) for name, value in module.named_buffers(remove_duplicate=False)}
     with preserved_buffers(module):
@@ -50,14 +50,14 @@ def test_buffers_are_the_very_same_afterwards_and_shared_ones_are_shared_meanwhi
         assert torch.equal(value, content)
 
 
-def test_so_they_are_after_an_error():
+def test_buffers_are_restored_after_an_error():
     module = network()
     with pytest.raises(ValueError, match="expected 2D or 3D"), preserved_buffers(module):
         module(torch.randn(4))
     assert module[0].own.tolist() == module[0].shared.tolist() == [0, 0]
 
 
-def test_a_backward_pass_of_before_is_not_disturbed():
+def test_tensors_saved_for_an_earlier_backward_pass_are_not_modified():
     module = nn.BatchNorm1d(2)
     value = module(torch.randn(4, 2)).square().sum()
     with preserved_buffers(module):

@@ -7,12 +7,12 @@ from nas_distill.utils.references import accepts_keyword, is_reference, load_ref
 
 
 @pytest.mark.parametrize("text", ["a:b", "a.b.c:d", "a:B.c", "_x:y1"])
-def test_references(text):
+def test_valid_references_are_recognised(text):
     assert is_reference(text)
 
 
 @pytest.mark.parametrize("text", ["", "a", "a:", ":b", "a:b:c", "a b:c", "a.:b", "1a:b", "a/b.py:c", "fashion-mnist"])
-def test_no_references(text):
+def test_invalid_references_are_refused(text):
     assert not is_reference(text)
     with pytest.raises(ConfigError, match=r"^thing is '.*', which is not of the form package\.module:function\.$"):
         load_reference(text, what="thing")
@@ -20,7 +20,7 @@ def test_no_references(text):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch, request):
-    """Write a module that only ``paths`` makes importable; gives (write, folder)."""
+    """(write, folder): a writer of modules that only ``paths`` makes importable."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     written = []
 
@@ -34,7 +34,7 @@ def module(tmp_path, monkeypatch, request):
         sys.modules.pop(name, None)
 
 
-def test_a_module_beside_the_search_file_is_found(module):
+def test_a_module_next_to_the_search_file_is_found(module):
     folder = module("reference_found", "class Maker:\n    @staticmethod\n    def make(): return 7\n")
     assert load_reference("reference_found:Maker.make", what="builder", paths=[folder])() == 7
     assert sys.path.count(str(folder)) == 1
@@ -42,7 +42,7 @@ def test_a_module_beside_the_search_file_is_found(module):
     assert sys.path.count(str(folder)) == 1
 
 
-def test_the_folders_of_a_search_file_come_first_even_if_they_are_on_the_path(module, tmp_path_factory):
+def test_folders_of_a_search_file_move_to_the_front_of_the_path(module, tmp_path_factory):
     folder = module("reference_twice", "PLACE = 'here'\n")
     other = tmp_path_factory.mktemp("other")
     (other / "reference_twice.py").write_text("PLACE = 'other'\n")
@@ -51,7 +51,7 @@ def test_the_folders_of_a_search_file_come_first_even_if_they_are_on_the_path(mo
     assert sys.path.index(str(folder)) < sys.path.index(str(other))
 
 
-def test_a_misspelt_function_suggests_the_near_one(module):
+def test_a_misspelt_function_gets_a_suggestion(module):
     folder = module("reference_misspelt", "def build(): pass\n")
     with pytest.raises(ConfigError, match="module 'reference_misspelt' has no 'biuld'; did you mean 'build'"):
         load_reference("reference_misspelt:biuld", what="builder", paths=[folder])
@@ -63,13 +63,13 @@ def test_a_missing_module_is_named():
 
 
 @pytest.mark.parametrize("text", ["import no_such_module", "1 / 0", "def broken(:", "raise SystemExit(0)"])
-def test_a_module_that_fails_as_it_is_imported_is_one_error(module, text):
+def test_a_module_that_fails_during_import_is_reported(module, text):
     folder = module("reference_broken", text)
     with pytest.raises(ConfigError, match="builder: module 'reference_broken' cannot be imported"):
         load_reference("reference_broken:build", what="builder", paths=[folder])
 
 
-def test_what_a_function_takes():
+def test_accepted_keywords_of_a_function():
     def given(a, /, b, *, c):
         pass
 
@@ -78,10 +78,10 @@ def test_what_a_function_takes():
     assert accepts_keyword(given, "c")
     assert not accepts_keyword(given, "d")
     assert accepts_keyword(lambda **rest: None, "anything")
-    assert accepts_keyword(dict, "anything")  # its signature cannot be read
+    assert accepts_keyword(dict, "anything")  # its signature is not readable
 
 
-def test_only_our_own_networks_are_known(monkeypatch):
+def test_only_built_in_networks_are_known(monkeypatch):
     monkeypatch.setattr("nas_distill.utils.references._used", {})
     with only_known("folder"):
         for name in (
@@ -107,7 +107,7 @@ def test_a_builder_that_the_process_used_is_known(monkeypatch, module):
         with pytest.raises(TrustError):
             load_reference("reference_used:build", what="builder", paths=[folder])
         assert "reference_used" not in sys.modules
-        remember_builder("reference_used:build", accepts_keyword)  # a stranger's folder cannot make a name known
+        remember_builder("reference_used:build", accepts_keyword)  # an untrusted folder cannot register a name
         with pytest.raises(TrustError):
             load_reference("reference_used:build", what="builder")
     remember_builder("reference_used:build", load_reference("reference_used:build", what="builder", paths=[folder]))

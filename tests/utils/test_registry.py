@@ -58,13 +58,13 @@ def test_options_of_a_class_are_those_of_its_init_without_reserved_ones() -> Non
         ({"mode": "c"}, "here: 'mode' must be 'a' or 'b' (given: 'c')."),
     ],
 )
-def test_a_wrong_option_is_named(given: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_option_is_named(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as raised:
         check_options(read_options(made), given, "here")
     assert str(raised.value) == sentence
 
 
-def test_a_signature_that_cannot_be_read_is_one_sentence() -> None:
+def test_an_unreadable_signature_is_refused() -> None:
     class Odd:
         __signature__ = "none"
 

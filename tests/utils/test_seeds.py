@@ -9,25 +9,25 @@ names = st.lists(st.one_of(st.text(max_size=5), st.integers(-5, 5)), max_size=3)
 
 
 @given(st.integers(-(2**40), 2**70), names)
-def test_a_derived_seed_is_one_that_torch_takes(seed, name):
+def test_derived_seeds_are_valid_for_torch(seed, name):
     value = derive(seed, *name)
     assert 0 <= value < 2**63
     torch.Generator().manual_seed(value)
     assert derive(seed, *name) == value
 
 
-def test_other_names_and_other_seeds_give_other_seeds():
+def test_names_and_seeds_change_the_derived_seed():
     asked = [(0,), (1,), (0, "a"), (0, "b"), (0, "a", "b"), (0, "ab"), (0, "a", 1), (0, "a", 11), (0, "a1")]
     assert len({derive(*parts) for parts in asked}) == len(asked)
 
 
-def test_the_numbers_stay_the_same_from_version_to_version():
-    # Stored logits and journals rely on it.
+def test_derived_seeds_do_not_change_between_versions():
+    # Stored logits and journals depend on them.
     assert derive(0, "view", 3) == 833982113878771283
     assert derive(7) == 4359823973405836615
 
 
-def test_generators_are_explicit():
+def test_generators_do_not_use_global_state():
     torch_state = torch.get_rng_state()
     assert torch.equal(
         torch.rand(3, generator=torch_generator(1, "x")), torch.rand(3, generator=torch_generator(1, "x"))
@@ -37,7 +37,7 @@ def test_generators_are_explicit():
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
-def test_torchs_own_generator_is_given_back():
+def test_the_global_generator_is_restored():
     torch.manual_seed(5)
     expected = torch.rand(4)
     torch.manual_seed(5)
@@ -50,7 +50,7 @@ def test_torchs_own_generator_is_given_back():
         assert torch.equal(torch.rand(3), inside)
 
 
-def test_torchs_own_generator_is_given_back_after_an_error():
+def test_the_global_generator_is_restored_after_an_error():
     torch.manual_seed(5)
     state = torch.get_rng_state()
 

@@ -47,18 +47,18 @@ CASES: list[tuple[dict[Any, Any], str]] = [
     ({"name": "x", "steps": [1, "b"]}, "'steps.1' must be a number (given: 'b')."),
     ({"name": "x", "amount": "much"}, "'amount' must be a number, or auto (given: 'much')."),
     ({"name": "x", "amounts": {"a": "b"}}, "'amounts.a' must be a number or {min, max} (given: 'b')."),
-    ({True: 1, "name": "x"}, "the key True is not text; write it in quotes, or another one."),
+    ({True: 1, "name": "x"}, "the key True is not text; write it in quotes, or choose another key."),
 ]
 
 
 @pytest.mark.parametrize(("content", "sentence"), CASES, ids=[sentence for _, sentence in CASES])
-def test_what_is_wrong_is_one_sentence(content, sentence):
+def test_an_invalid_value_is_explained_in_one_sentence(content, sentence):
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate(content)
     assert explain(Outer, content, caught.value) == sentence
 
 
-def test_an_unknown_key_comes_before_what_follows_from_it():
+def test_an_unknown_key_is_reported_before_its_consequences():
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate({"nane": "x", "count": 0})
     assert explain(Outer, {"nane": "x", "count": 0}, caught.value) == "unknown key 'nane'; did you mean 'name'?"

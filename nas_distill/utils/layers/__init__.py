@@ -1,4 +1,4 @@
-"""Layers of a network that is not changed: finding them, reading their content, pairing them."""
+"""Layers of a network: discovery, taps on their activations, and matching between two networks."""
 
 from nas_distill.utils.layers.attention import attention_names, qkv, scores
 from nas_distill.utils.layers.find import Layer, LayerKind, find_layers, layers_named

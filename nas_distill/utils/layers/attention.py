@@ -1,4 +1,4 @@
-"""Queries, keys, values and scores of ``torch.nn.MultiheadAttention``, which exposes none of them."""
+"""Queries, keys, values and scores of ``torch.nn.MultiheadAttention``, which does not expose them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def qkv(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor
     """Return the projected queries, keys and values, each (B, heads, N, d).
 
     Args:
-        module: the attention; N and B are where its ``batch_first`` says.
-        query: what it is called with: (B, N, D), or (N, B, D), or (N, D) for one sample.
-        key: likewise.
-        value: likewise.
+        module: the attention; its ``batch_first`` defines the order of B and N.
+        query: its first argument: (B, N, D), or (N, B, D), or (N, D) for one sample.
+        key: its second argument, likewise.
+        value: its third argument, likewise.
 
     Raises:
-        TrainingError: the module adds keys of its own (``add_bias_kv``, ``add_zero_attn``).
+        TrainingError: the module adds its own keys (``add_bias_kv``, ``add_zero_attn``).
     """
     if module.bias_k is not None or module.add_zero_attn:
-        raise TrainingError("An attention with add_bias_kv or add_zero_attn has keys of its own and cannot be tapped.")
+        raise TrainingError("An attention with add_bias_kv or add_zero_attn adds its own keys and cannot be tapped.")
     if module.in_proj_weight is None:
         weights: Sequence[Tensor] = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     else:
@@ -44,13 +44,13 @@ def qkv(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor
 
 
 def scores(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return ``q k^T / sqrt(d) + mask``, (B, heads, N, N): what the softmax over the last dimension is taken of.
+    """Return ``q k^T / sqrt(d) + mask``, (B, heads, N, N): the input of the softmax over the last dimension.
 
     Args:
         q: (B, heads, N, d).
         k: (B, heads, N, d).
-        mask: broadcastable to the scores; a bool mask hides a key where it is True, as torch's attention has it, any
-            other is added. Hidden places hold -inf, so a loss on scores must fill them (``masked_fill``) beforehand.
+        mask: broadcastable to the scores; a bool mask hides a key where it is True, as in torch's attention, any
+            other is added. Hidden scores are -inf, so a loss on scores must replace them (``masked_fill``) first.
     """
     raw = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if mask is None:
@@ -59,7 +59,7 @@ def scores(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def attention_names(module: nn.Module) -> list[str]:
-    """Return the names of torch's multi-head attentions in ``module``, in the order in which they are registered."""
+    """Return the names of torch's multi-head attentions in ``module``, in order of registration."""
     return [name for name, part in module.named_modules() if isinstance(part, nn.MultiheadAttention)]
 
 
@@ -67,14 +67,14 @@ def qkv_of_call(module: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapp
     """Return the stacked (3, B, heads, N, d) queries, keys and values of a call of ``module``.
 
     Raises:
-        TrainingError: keys and queries are of different number, or the module cannot be tapped.
+        TrainingError: the numbers of keys and queries differ, or the module cannot be tapped.
     """
     call = dict(zip(_POSITIONAL, args)) | dict(kwargs)
     q, k, v = qkv(module, call["query"], call["key"], call["value"])
     if q.shape != k.shape:
         raise TrainingError(
-            f"A cross-attention of {q.shape[2]} queries over {k.shape[2]} keys has no stacked queries, keys and "
-            "values; tap its ':attention'."
+            f"A cross-attention of {q.shape[2]} queries over {k.shape[2]} keys cannot be tapped by ':qkv', which "
+            "stacks them; tap its ':attention'."
         )
     return torch.stack((q, k, v))
 
@@ -95,7 +95,7 @@ def _batch_first(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
 
 
 def _over_heads(mask: Tensor | None, heads: int) -> Tensor | None:
-    """Torch takes (N, N), or (B * heads, N, N)."""
+    """Return a mask (N, N), or (B * heads, N, N) as (B, heads, N, N)."""
     return mask.unflatten(0, (-1, heads)) if mask is not None and mask.dim() == 3 else mask
 
 

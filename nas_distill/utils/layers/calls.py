@@ -20,7 +20,7 @@ from nas_distill.utils.seeds import seeded_torch
 
 @dataclass(eq=False)
 class Call:
-    """A call of a module: its dotted name, the call it was made in (None for the network itself), its place in time."""
+    """A call of a module: its dotted name, enclosing call (None for the network itself), tensors and order in time."""
 
     name: str
     module: nn.Module
@@ -31,7 +31,7 @@ class Call:
     output: Tensor | None = None
 
     def ancestors(self) -> Iterator[Call]:
-        """Yield the calls that this one was made in, from the innermost."""
+        """Yield the enclosing calls, from the innermost."""
         call = self.parent
         while call is not None:
             yield call
@@ -40,9 +40,9 @@ class Call:
 
 @dataclass(eq=False)
 class Recording:
-    """A forward pass on ``batch`` samples: every call, in the order in which they ended, and the network's logits.
+    """A forward pass on ``batch`` samples: all calls in the order of their ends, and the network's logits.
 
-    ``last`` has the last call of each module, in that order: a tap delivers no other.
+    ``last`` has the last call of each module in the same order; taps deliver only these.
     """
 
     calls: list[Call]
@@ -56,22 +56,22 @@ class Recording:
         self._first_weights = min(ends, default=None)
 
     def depends_on_weights(self, call: Call) -> bool:
-        """Say whether what a call made depends on weights, as far as modules hold them."""
+        """Return True if a call's output depends on parameters of modules."""
         return self._first_weights is not None and call.ended >= self._first_weights
 
 
 def has_own_weights(module: nn.Module) -> bool:
-    """Say whether a module holds parameters itself, not only in its children."""
+    """Return True if a module has its own parameters, not only those of its children."""
     return any(weight is not None for weight in module._parameters.values())
 
 
 def record(module: nn.Module, x: Tensor) -> Recording:
-    """Run ``module`` once on ``x`` (B, ...), in eval mode and without gradients, and return what it did.
+    """Run ``module`` once on ``x`` (B, ...), in eval mode and without gradients, and return the recorded calls.
 
-    The mode of each of its modules and torch's global generator are as before afterwards, and no hook is left.
+    Afterwards the modes of its submodules and torch's global generator are restored, and all hooks are removed.
 
     Raises:
-        TrainingError: the network fails on ``x``, or returns no logits.
+        TrainingError: the network fails on ``x``, or does not return logits.
     """
     calls: list[Call] = []
     open_calls: list[Call] = []
@@ -97,16 +97,16 @@ def record(module: nn.Module, x: Tensor) -> Recording:
 
 @contextmanager
 def inspection(module: nn.Module) -> Iterator[None]:
-    """Run a block with ``module`` in eval mode, unfused, without gradients; give back modes and random state."""
+    """Run a block with ``module`` in eval mode, unfused, without gradients; then restore modes and random state."""
     with unfused(module), eval_mode(module), torch.no_grad(), seeded_torch(0, "layers"):
         yield
 
 
 def run(module: nn.Module, x: Tensor) -> Any:
-    """Return what ``module`` makes of ``x``.
+    """Return the output of ``module`` for ``x``.
 
     Raises:
-        TrainingError: it fails.
+        TrainingError: the network fails.
     """
     try:
         return module(x)

@@ -1,4 +1,4 @@
-"""Layers that a distillation may compare: feature maps, token sequences, and the vector before the classifier."""
+"""Layers for feature distillation: feature maps, token sequences, and the input vector of the classifier."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LayerKind = Literal["map", "tokens", "vector"]
 
 @dataclass(frozen=True)
 class Layer:
-    """A place in a network whose content can be compared with another network's.
+    """A layer whose activations can be compared with another network's.
 
     Attributes:
-        name: as ``Tap`` takes it.
+        name: its name for ``Tap``.
         shape: of one sample: (C, H, W) of a map, (N, D) of tokens, (D,) of a vector.
-        kind: which of the three.
+        kind: map, tokens or vector.
     """
 
     name: str
@@ -34,16 +34,16 @@ class Layer:
 
 
 def layer_kind(shape: tuple[int, ...]) -> LayerKind | None:
-    """Return the kind of a layer whose samples have ``shape``; None for one that is of no use here."""
+    """Return the kind of a layer whose samples have ``shape``; None for other shapes."""
     kinds: dict[int, LayerKind] = {1: "vector", 2: "tokens", 3: "map"}
     return kinds.get(len(shape))
 
 
 def classifier(recording: Recording) -> Call | None:
-    """Return the call of the layer that makes the logits, None if no layer with weights does.
+    """Return the call of the classifier, the layer that computes the logits; None if no layer with weights does.
 
-    It is the innermost layer with weights whose result is the logits; where something follows it (a scale, a softmax, a
-    pooling), the last linear layer or convolution called, if it has a channel for each class.
+    It is the innermost layer with weights whose output is the logits. If another operation follows it (a scale, a
+    softmax, a pooling), it is the last linear layer or convolution called, if that has one channel per class.
     """
     for call in recording.last:
         if call.output is recording.logits and call.parent is not None and has_own_weights(call.module):
@@ -56,7 +56,7 @@ def classifier(recording: Recording) -> Call | None:
 
 
 def calls_before_classifier(recording: Recording) -> list[Call]:
-    """Return the last calls that ended before the classifier began and that weights had a part in, by their end."""
+    """Return the last calls before the classifier that depend on weights, in the order of their ends."""
     head = classifier(recording)
     end = max(call.ended for call in recording.calls) if head is None else head.started
     return [
@@ -70,28 +70,28 @@ def calls_before_classifier(recording: Recording) -> list[Call]:
 
 
 def find_vector(recording: Recording) -> list[tuple[int, Layer]]:
-    """Return the vector that the classifier takes, and when it was there; nothing if it takes no (B, D)."""
+    """Return the input vector of the classifier and its time; an empty list if that is not (B, D)."""
     head = classifier(recording)
     if head is None or head.input is None or not _is_vector(head.input, recording.batch):
         return []
     shape = tuple(head.input.shape[1:])
-    makers = [
+    producers = [
         call
         for call in calls_before_classifier(recording)
         if call.output is head.input and not is_passthrough(call.module)
     ]
-    if makers:  # of those that return the same tensor, the outermost ends last
-        return [(makers[-1].ended, Layer(makers[-1].name, shape, "vector"))]
+    if producers:  # of those that return the same tensor, the outermost ends last
+        return [(producers[-1].ended, Layer(producers[-1].name, shape, "vector"))]
     if not any(recording.depends_on_weights(call) for call in recording.calls if call.ended < head.started):
         return []
-    # In eval mode a dropout passes its input on as it is, so whoever took that tensor first took it without dropout.
-    takers = [call for call in recording.last if call.input is head.input and call.parent is not None]
-    first = min(takers, key=lambda call: call.started, default=head)
+    # In eval mode a dropout returns its input tensor, so the first consumer of that tensor reads it before dropout.
+    consumers = [call for call in recording.last if call.input is head.input and call.parent is not None]
+    first = min(consumers, key=lambda call: call.started, default=head)
     return [(first.started, Layer(f"{first.name}:input", shape, "vector"))]
 
 
 def is_passthrough(module: nn.Module) -> bool:
-    """Say whether a module returns its very input in eval mode, and so is no layer of its own."""
+    """Return True if a module returns its input tensor unchanged in eval mode."""
     return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
 
 
@@ -103,10 +103,10 @@ Size = tuple[int, int]
 
 
 def find_maps(recording: Recording) -> list[tuple[int, Layer]]:
-    """Return for each spatial resolution the last and outermost layer that ends with it, and when it was there.
+    """Return the last and outermost layer of each spatial resolution, with its time.
 
-    What is inside a block that maps one resolution to another (its first convolution at the old resolution, the 1x1
-    maps of its squeeze-excitation) is passed over, unless no layer outside a block has that resolution.
+    Layers inside a block that changes the resolution (its first convolution at the old resolution, the 1x1 maps of its
+    squeeze-excitation) are skipped, unless no layer outside a block has that resolution.
     """
     pooled = {id(call.output) for call in recording.calls if _pools(call)}
     maps = [
@@ -131,10 +131,10 @@ def find_maps(recording: Recording) -> list[tuple[int, Layer]]:
 
 
 def _is_block(recording: Recording, call: Call) -> bool:
-    """Say whether a call is of a block, so that what is inside is its own affair; not of a chain of stages.
+    """Return True if a call is of a block, whose inner layers are not compared; False for a chain of stages.
 
-    A plain Sequential is a chain. Any other module that maps a map to a map is a block if there are no resolutions in
-    it but the one it takes and the one it gives.
+    A plain Sequential is a chain. Any other module that maps a map to a map is a block if it contains no resolutions
+    other than those of its input and output.
     """
     if call.parent is None or type(call.module) is nn.Sequential:
         return False
@@ -145,7 +145,7 @@ def _is_block(recording: Recording, call: Call) -> bool:
 
 
 def _pools(call: Call) -> bool:
-    """Say whether a call only averages maps to one pixel, which is a vector in the shape of a map."""
+    """Return True if a call only averages maps to one pixel, which is a vector in the shape of a map."""
     if not _is_map(call.output) or not _is_map(call.input) or next(call.module.parameters(), None) is not None:
         return False
     return _size(call) == (1, 1) and call.input is not None and tuple(call.input.shape[2:]) != (1, 1)
@@ -165,11 +165,11 @@ def _covers(size: Size, other: Size) -> bool:
 
 
 def find_tokens(recording: Recording) -> list[tuple[int, Layer]]:
-    """Return each block's output, and when it was there.
+    """Return the output of each transformer block, with its time.
 
-    Blocks are torch's encoder layers, sibling modules of one class (two or more) whose outputs are (B, N, D) tokens of
-    one shape, and the only member of a list. Blocks inside of blocks are left out. Where the number of tokens is that
-    of the batch too, the batch is taken to come first.
+    Blocks are torch's encoder layers, two or more sibling modules of one class whose outputs are (B, N, D) tokens of
+    one shape, and the only member of a list. Blocks inside of blocks are left out. If the number of tokens equals the
+    batch size, the batch is assumed to come first.
     """
     calls = {call.name: call for call in calls_before_classifier(recording)}
     groups: dict[tuple[str, object], list[Call]] = {}
@@ -180,9 +180,9 @@ def find_tokens(recording: Recording) -> list[tuple[int, Layer]]:
     root = next(call.module for call in recording.calls if call.parent is None)
     found = [members for (parent, _), members in groups.items() if _are_blocks(root, parent, members)]
     several = {call for members in found if len(members) > 1 for call in members}
-    # A list's only member is a block, unless it is itself what holds the blocks.
-    holders = {parent for call in several for parent in call.ancestors()}
-    blocks = several | {call for members in found if len(members) == 1 for call in members if call not in holders}
+    # A list's only member is a block, unless it contains the blocks itself.
+    containers = {parent for call in several for parent in call.ancestors()}
+    blocks = several | {call for members in found if len(members) == 1 for call in members if call not in containers}
     return [
         (call.ended, layer)
         for call in blocks
@@ -193,14 +193,14 @@ def find_tokens(recording: Recording) -> list[tuple[int, Layer]]:
 def _are_blocks(root: nn.Module, parent: str, members: list[Call]) -> bool:
     if isinstance(members[0].module, nn.TransformerEncoderLayer):
         return True
-    holder = root.get_submodule(parent)
-    alone = isinstance(holder, nn.ModuleList | nn.Sequential) and len(holder) == 1
+    container = root.get_submodule(parent)
+    single = isinstance(container, nn.ModuleList | nn.Sequential) and len(container) == 1
     shapes = {call.output.shape for call in members if call.output is not None}
-    return len(shapes) == 1 and (alone or len(members) > 1)
+    return len(shapes) == 1 and (single or len(members) > 1)
 
 
 def _may_be_block(module: nn.Module) -> bool:
-    """A block has parts, with weights; one of 1-d convolutions returns (B, channels, length), which are no tokens."""
+    """Return True for modules with parts and weights, except 1-d convolutions, which return (B, channels, length)."""
     parts = list(module.modules())
     if len(parts) == 1 or next(module.parameters(), None) is None or isinstance(module, nn.TransformerEncoder):
         return False
@@ -222,20 +222,20 @@ def _token_layer(call: Call, batch: int) -> Layer | None:
 def find_layers(module: nn.Module, x: Tensor) -> list[Layer]:
     """Return the layers of ``module`` that a distillation may use, shallow first; never the logits.
 
-    - Feature maps: for each spatial resolution the last and outermost layer with it.
+    - Feature maps: the last and outermost layer of each spatial resolution.
     - Tokens: the output of each block of a transformer.
-    - The vector that the classifier takes; where no module puts it out (but ``flatten`` or ``mean``), it is called the
-      classifier's input, ``head:input``.
+    - The input vector of the classifier. If a function such as ``flatten`` or ``mean`` computes it, not a module, its
+      name is the classifier's input, ``head:input``.
 
-    The network runs once on ``x``, in eval mode and without gradients, and is as before afterwards. Layers that no
-    weights have a part in, such as the flattened image, are left out. The list is empty for a network that has none.
+    The network runs once on ``x``, in eval mode and without gradients, and its state is restored. Layers that do not
+    depend on weights, such as the flattened image, are left out. The list is empty if a network has no such layers.
 
     Args:
         module: the network.
-        x: (B, ...) samples. B should not be the number of a transformer's tokens, or the two may be mixed up.
+        x: (B, ...) samples. B should differ from the number of a transformer's tokens, or the two may be confused.
 
     Raises:
-        TrainingError: the network fails on ``x``, or returns no logits.
+        TrainingError: the network fails on ``x``, or does not return logits.
     """
     recording = record(module, x)
     maps, tokens = find_maps(recording), find_tokens(recording)
@@ -246,15 +246,15 @@ def find_layers(module: nn.Module, x: Tensor) -> list[Layer]:
 
 
 def layers_named(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Layer]:
-    """Return the layers of ``module`` that a user named, in that order, with the shapes they have for ``x``.
+    """Return the layers of ``module`` with the given names, in that order, with their shapes for ``x``.
 
     Args:
-        module: the network; it is as before afterwards.
+        module: the network; its state is restored afterwards.
         x: (B, ...) samples.
-        names: as ``Tap`` takes them.
+        names: names as in ``Tap``.
 
     Raises:
-        TrainingError: there is no such layer, it is not called, or it is neither a map, tokens nor a vector.
+        TrainingError: a layer does not exist, is not called, or is neither a map, tokens nor a vector.
     """
     tap = Tap(module, names)
     with inspection(module), tap:
@@ -267,7 +267,7 @@ def _layer(name: str, feature: Tensor, batch: int) -> Layer:
     kind = layer_kind(shape)
     if kind is None or len(feature) != batch or name.endswith((":attention", ":qkv")):
         raise TrainingError(
-            f"Layer '{name}' gives {tuple(feature.shape)} for a batch of {batch}; features are compared for maps "
-            "(B, C, H, W), tokens (B, N, D) and vectors (B, D)."
+            f"Layer '{name}' returns shape {tuple(feature.shape)} for a batch of {batch}; name a layer that returns a "
+            "map (B, C, H, W), tokens (B, N, D) or a vector (B, D)."
         )
     return Layer(name, shape, kind)

@@ -1,4 +1,4 @@
-"""Hooks that are removed after use, and torch's fused transformer layers switched off meanwhile."""
+"""Forward hooks as a context manager, and a switch for torch's fused transformer layers, which bypass hooks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import nn
 
 
 class Hooks:
-    """Hooks on the calls of modules; open it as a context, at whose end all are removed. It may be opened again.
+    """Hooks on calls of modules, as a context manager that removes them at its end. It can be entered again.
 
     Args:
-        network: torch's fused layers in it are off meanwhile, since they pass hooks by; None leaves them on.
+        network: torch's fused layers, which bypass hooks, are disabled if it has any; None leaves them enabled.
     """
 
     def __init__(self, network: nn.Module | None = None) -> None:
@@ -25,11 +25,11 @@ class Hooks:
         self._stack = ExitStack()
 
     def before(self, module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> None:
-        """Call ``hook(module, args, kwargs)`` before each call of ``module``; it may return others of the two."""
+        """Call ``hook(module, args, kwargs)`` before each call of ``module``; it may return replacements of both."""
         self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     def after(self, module: nn.Module, hook: Callable[[nn.Module, Any, Any, Any], Any]) -> None:
-        """Call ``hook(module, args, kwargs, result)`` after each call of ``module``; it may return another result."""
+        """Call ``hook(module, args, kwargs, result)`` after each call of ``module``; it may return a replacement."""
         self._stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
     def __enter__(self) -> Hooks:
@@ -51,13 +51,13 @@ _before = True
 
 
 def has_fast_path(module: nn.Module) -> bool:
-    """Say whether torch may fuse something in ``module``."""
+    """Return True if ``module`` has layers that torch may fuse."""
     return any(isinstance(part, nn.MultiheadAttention | nn.TransformerEncoder) for part in module.modules())
 
 
 @contextmanager
 def unfused(module: nn.Module) -> Iterator[None]:
-    """Run a block with torch's fused layers off in this process, if ``module`` has any; blocks may overlap."""
+    """Run a block with torch's fused layers disabled in this process, if ``module`` has any; blocks may overlap."""
     fusible = has_fast_path(module)
     if fusible:
         _hold()

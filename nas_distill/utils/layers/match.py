@@ -10,66 +10,66 @@ from nas_distill.utils.errors import TrainingError, did_you_mean
 from nas_distill.utils.layers.find import Layer, LayerKind
 
 _KINDS: tuple[LayerKind, ...] = ("map", "tokens", "vector")
-_Places = list[tuple[int, int]]
-_Choice = tuple[tuple[int, float], _Places]
+_IndexPairs = list[tuple[int, int]]
+_Choice = tuple[tuple[int, float], _IndexPairs]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A layer of the student and the layer of the teacher that it learns from; both of one kind."""
+    """A layer of the student and the layer of the teacher that it learns from; both of the same kind."""
 
     student: Layer
     teacher: Layer
 
 
 def match_layers(student: Sequence[Layer], teacher: Sequence[Layer]) -> list[Pair]:
-    """Pair the layers of two networks, each given shallow first; the pairs are in the student's order.
+    """Pair the layers of two networks, each ordered from shallow to deep; the pairs are in the student's order.
 
-    Within a kind, order is kept, a layer is used at most once, the side with fewer layers is used up, and the last
-    learns from the last. Maps are paired by resolution: as many of equal resolution as can be, the others by the
-    nearest ratio, of equally good choices the deeper. Both networks are taken to see the same input, so that a
-    resolution means the same in both. Tokens are paired by relative depth: block i of s learns from block
+    Within a kind, order is preserved, a layer is used at most once, all layers of the side with fewer are used, and the
+    last learns from the last. Maps are paired by resolution: as many of equal resolution as possible, the others by the
+    nearest ratio, and of equally good choices the deeper. Both networks must see the same input, so that a resolution
+    means the same in both. Tokens are paired by relative depth: block i of s learns from block
     ceil((i + 1) t / s) - 1 of t, counted from 0 (where s divides t, TinyBERT's map; Jiao et al., 2019,
     arXiv:1909.10351). Vectors are paired from the last backwards.
 
     Raises:
-        TrainingError: the two have no kind of layer in common.
+        TrainingError: the networks have no kind of layer in common.
     """
-    places: list[tuple[int, Pair]] = []
+    found: list[tuple[int, Pair]] = []
     for kind in _KINDS:
-        ours = [(place, layer) for place, layer in enumerate(student) if layer.kind == kind]
+        ours = [(index, layer) for index, layer in enumerate(student) if layer.kind == kind]
         theirs = [layer for layer in teacher if layer.kind == kind]
         for i, j in _match([layer for _, layer in ours], theirs, kind):
-            place, layer = ours[i]
-            places.append((place, Pair(layer, theirs[j])))
-    if not places:
+            index, layer = ours[i]
+            found.append((index, Pair(layer, theirs[j])))
+    if not found:
         raise TrainingError(
             f"The student and the teacher have no kind of layer in common. Student: {_listed(student)}. "
-            f"Teacher: {_listed(teacher)}. Distil logits alone, or name pairs of layers."
+            f"Teacher: {_listed(teacher)}. Distil only logits, or name pairs of layers."
         )
-    return [pair for _, pair in sorted(places, key=lambda item: item[0])]
+    return [pair for _, pair in sorted(found, key=lambda item: item[0])]
 
 
 def pairs_by_name(names: Sequence[tuple[str, str]], student: Sequence[Layer], teacher: Sequence[Layer]) -> list[Pair]:
-    """Return the pairs that a user named, (student's layer, teacher's layer), in that order.
+    """Return the pairs of the given names, (student's layer, teacher's layer), in that order.
 
-    The layers of each side are those of ``find_layers``, or of ``layers_named`` for any other.
+    The layers of each side come from ``find_layers``, or from ``layers_named`` for other layers.
 
     Raises:
-        TrainingError: a side has no such layer, or the two of a pair are of different kinds.
+        TrainingError: a layer does not exist, or the layers of a pair are of different kinds.
     """
     pairs = [Pair(_named(ours, student, "student"), _named(theirs, teacher, "teacher")) for ours, theirs in names]
     for pair in pairs:
         if pair.student.kind != pair.teacher.kind:
             raise TrainingError(
                 f"The student's layer {pair.student} cannot learn from the teacher's layer {pair.teacher}; name two "
-                "of one kind."
+                "layers of the same kind."
             )
     return pairs
 
 
 def describe_pairs(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
-    """Return a row for each pair, for a table: the student's layer and the teacher's, with kind and shape."""
+    """Return one table row per pair: the student's layer and the teacher's, with kind and shape."""
     return [(str(pair.student), str(pair.teacher)) for pair in pairs]
 
 
@@ -87,11 +87,11 @@ def _match(student: Sequence[Layer], teacher: Sequence[Layer], kind: LayerKind) 
 
 
 def _by_resolution(few: Sequence[Layer], many: Sequence[Layer]) -> list[tuple[int, int]]:
-    """Return for each of ``few`` one of ``many``, order kept, the last with the last, at the least cost in all.
+    """Return one of ``many`` for each of ``few`` at the least total cost, in order, the last with the last.
 
-    The cost is first the number of unequal resolutions, then the sum of the ratios' logarithms.
+    The cost is the number of unequal resolutions, then the sum of the logarithms of the ratios.
     """
-    # best[j] pairs the layers of `few` so far with the first j of `many`.
+    # best[j] is the best pairing of the layers of `few` so far with the first j of `many`.
     best: list[_Choice | None] = [((0, 0.0), [])] * len(many)
     for i, layer in enumerate(few[:-1]):
         row: list[_Choice | None] = [None] * len(many)

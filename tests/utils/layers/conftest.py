@@ -1,4 +1,4 @@
-"""Networks of many forms, each as a user might have written it."""
+"""Networks of many forms, as users write them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Plain(nn.Module):
 
 
 class InDict(nn.Module):
-    """Returns a mapping in which the logits are not first, and pools in a module."""
+    """A network that returns a mapping in which the logits are not first, and pools in a module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class InDict(nn.Module):
 
 
 class Shared(nn.Module):
-    """Calls one activation everywhere, one block twice, and knows that block by two names."""
+    """A network that uses one activation everywhere, and calls one block, which has two names, twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block as CLIP's: (N, B, D), returned in a tuple."""
+    """A transformer block like CLIP's: (N, B, D), returned in a tuple."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def seeded(make, **arguments):
 
 @pytest.fixture
 def networks():
-    """Makes networks by name, with drawn weights."""
+    """A function that builds networks by name, with seeded random weights."""
     kinds = {"plain": Plain, "dict": InDict, "shared": Shared, "encoder": Encoder, "own_blocks": OwnBlocks}
 
     def make(name: str, **arguments):

@@ -14,7 +14,7 @@ MAPS = torch.zeros(2, 4, 3, 3)
 
 
 class ModelOutput(OrderedDict):
-    """As Hugging Face's: a mapping whose keys are attributes too."""
+    """A model output like Hugging Face's: a mapping whose keys are also attributes."""
 
     def __getattr__(self, name):
         try:
@@ -46,18 +46,18 @@ class Fields:
     ],
     ids=lambda output: type(output).__name__,
 )
-def test_logits_are_found_in_what_networks_return(output):
+def test_logits_are_found_in_outputs_of_any_form(output):
     assert logits_of(output) is LOGITS
 
 
 @pytest.mark.parametrize("output", [LOSS, None, {"loss": LOSS}, "text", [], Fields(LOSS, LOSS)])
-def test_without_logits_the_error_says_what_was_returned_and_what_to_do(output):
-    with pytest.raises(TrainingError, match=r"No logits were found in what the network returns .*under the name"):
+def test_missing_logits_are_reported_with_the_output(output):
+    with pytest.raises(TrainingError, match=r"No logits were found .*under the name"):
         logits_of(output)
 
 
-def test_a_layer_gives_its_first_tensor_of_any_shape():
+def test_tensor_of_returns_the_first_tensor_of_any_shape():
     assert tensor_of(LOSS) is LOSS
     assert tensor_of((None, {"a": LOSS, "b": MAPS})) is LOSS
-    with pytest.raises(TrainingError, match=r"The output of layer 'a' holds no tensor \(dict with x\)"):
+    with pytest.raises(TrainingError, match=r"The output of layer 'a' contains no tensor \(dict with x\)"):
         tensor_of({"x": 1}, what="The output of layer 'a'")

@@ -7,7 +7,7 @@ from nas_distill.utils.layers import Tap, attention_names, qkv, scores
 
 
 class Wrapped(nn.Module):
-    """So that there is something around the attention to tap."""
+    """A module around the attention, so that it can be tapped by name."""
 
     def __init__(self, **arguments):
         super().__init__()
@@ -24,7 +24,7 @@ def drawn(*shape, seed=0):
 @pytest.mark.parametrize("masks", ["none", "bool", "float", "heads", "padding", "both"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_softmax_of_the_scores_is_torch_s_attention(masks, batch_first, bias):
+def test_softmax_of_the_scores_equals_torchs_attention(masks, batch_first, bias):
     torch.manual_seed(0)
     model = Wrapped(batch_first=batch_first, bias=bias)
     if bias:
@@ -54,7 +54,7 @@ def test_softmax_of_the_scores_is_torch_s_attention(masks, batch_first, bias):
     torch.testing.assert_close(mixed if batch_first else mixed.transpose(0, 1), output)
 
 
-def test_cross_attention_over_keys_of_other_width_and_number():
+def test_cross_attention_with_other_width_and_number_of_keys():
     torch.manual_seed(0)
     model = Wrapped(batch_first=True, kdim=5, vdim=7)
     query, key, value = drawn(3, 4, 8), drawn(3, 6, 5), drawn(3, 6, 7)
@@ -68,7 +68,7 @@ def test_cross_attention_over_keys_of_other_width_and_number():
         model(query, key, value)
 
 
-def test_gradients_reach_the_projection_s_weights():
+def test_gradients_reach_the_projection_weights():
     model = Wrapped(batch_first=True)
     x = drawn(2, 4, 8)
     with Tap(model, ["attention:qkv"]) as tap:
@@ -77,7 +77,7 @@ def test_gradients_reach_the_projection_s_weights():
     assert float(model.attention.in_proj_weight.grad.abs().min()) > 0
 
 
-def test_one_sample_without_a_batch_is_a_batch_of_one():
+def test_one_sample_without_a_batch_axis_is_a_batch_of_one():
     model = Wrapped(batch_first=False)
     x = drawn(4, 8)
     q, k, _ = qkv(model.attention, x, x, x)
@@ -85,7 +85,7 @@ def test_one_sample_without_a_batch_is_a_batch_of_one():
     torch.testing.assert_close(scores(q, k).softmax(-1)[0], model(x, x, x)[1])
 
 
-def test_scores_by_hand():
+def test_scores_match_values_computed_by_hand():
     q, k = torch.tensor([[[[1.0, 2.0, 0.0, 0.0]]]]), torch.tensor([[[[3.0, 4.0, 0.0, 0.0], [1.0, 0.0, 5.0, 0.0]]]])
     assert scores(q, k).tolist() == [[[[5.5, 0.5]]]]
     assert scores(q, k, torch.tensor([0.0, 1.0])).tolist() == [[[[5.5, 1.5]]]]
@@ -93,9 +93,9 @@ def test_scores_by_hand():
 
 
 @pytest.mark.parametrize("extra", ["add_bias_kv", "add_zero_attn"])
-def test_an_attention_with_keys_of_its_own_is_refused(extra):
+def test_an_attention_that_adds_keys_is_refused(extra):
     x = drawn(2, 4, 8)
-    with pytest.raises(TrainingError, match="keys of its own"):
+    with pytest.raises(TrainingError, match="adds its own keys"):
         qkv(nn.MultiheadAttention(8, 2, **{extra: True}), x, x, x)
 
 

@@ -40,11 +40,11 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_layers_of_networks_of_many_forms(networks, image, name):
+def test_layers_of_networks_of_many_forms_are_found(networks, image, name):
     assert find_layers(networks(name), image) == EXPECTED[name]
 
 
-def test_a_transformer_of_sequence_first_layers_has_the_same_ones(networks, image):
+def test_a_sequence_first_transformer_has_the_same_layers(networks, image):
     assert find_layers(networks("encoder", batch_first=False), image) == EXPECTED["encoder"]
 
 
@@ -54,7 +54,7 @@ def test_a_single_block_is_found(networks, image, name):
 
 
 def check_taps(model, layers, x):
-    """Tap what was found, in both modes: it has the shapes that were told."""
+    """Tap the layers found, in both modes: they have the reported shapes."""
     tap = Tap(model, [layer.name for layer in layers])
     for mode in (True, False):
         model.train(mode)
@@ -66,7 +66,7 @@ def check_taps(model, layers, x):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_what_is_found_can_be_tapped(networks, image, name):
+def test_found_layers_can_be_tapped(networks, image, name):
     model = networks(name)
     check_taps(model, find_layers(model, image), image)
 
@@ -74,7 +74,7 @@ def test_what_is_found_can_be_tapped(networks, image, name):
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 20)], ids=str)
 @pytest.mark.parametrize("name", ["resnet", "mbconv"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_built_in_networks_have_a_map_for_each_resolution_and_the_vector(name, shape, layout):
+def test_built_in_networks_have_one_map_per_resolution_and_the_vector(name, shape, layout):
     space, rng = load_space(name), np.random.default_rng(0)
     for architecture in (space.smallest(), space.largest(), space.sample(rng), space.sample(rng)):
         with seeded_torch(0):
@@ -87,7 +87,7 @@ def test_built_in_networks_have_a_map_for_each_resolution_and_the_vector(name, s
         sizes = [layer.shape[1:] for layer in maps]
         assert all(layer.kind == "map" for layer in maps)
         assert sizes == sorted(set(sizes), reverse=True)
-        # No layer inside a block, but the blocks themselves, the whole of them, or what is before or behind them.
+        # Not layers inside a block, but blocks, their Sequential, or the layers before and after it.
         assert all(layer.name.split(".")[0] in ("stem", "blocks", "features") for layer in maps)
         assert all(layer.name.count(".") <= 1 for layer in maps)
         with torch.no_grad(), Tap(model, ["blocks"]) as tap:
@@ -96,7 +96,7 @@ def test_built_in_networks_have_a_map_for_each_resolution_and_the_vector(name, s
         check_taps(model, layers, x)
 
 
-def test_the_inside_of_blocks_is_passed_over():
+def test_layers_inside_blocks_are_skipped():
     # The first convolution of a bottleneck is at the old resolution, squeeze-excitation at 1x1.
     stage = {"depth": 1, "block": "bottleneck"}
     model = resnet.build(stem=8, stages=[{**stage, "width": 16}, {**stage, "width": 32}], input_shape=(1, 8, 8))
@@ -114,7 +114,7 @@ def test_the_inside_of_blocks_is_passed_over():
     ]
 
 
-def test_a_resolution_that_only_a_block_has_inside_is_found_there():
+def test_a_resolution_only_inside_a_block_is_found_there():
     class Stem(nn.Module):
         def __init__(self):
             super().__init__()
@@ -132,7 +132,7 @@ def test_a_resolution_that_only_a_block_has_inside_is_found_there():
     ]
 
 
-def test_logits_and_what_no_weights_have_a_part_in_are_left_out(image):
+def test_logits_and_layers_that_do_not_depend_on_weights_are_left_out(image):
     assert find_layers(nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)), image) == []
     assert find_layers(nn.Linear(8, 5), image[:, 0, 0]) == []
     mlp = nn.Sequential(
@@ -141,19 +141,19 @@ def test_logits_and_what_no_weights_have_a_part_in_are_left_out(image):
     assert find_layers(mlp, image) == [Layer("2", (7,), "vector")]
 
 
-def test_a_convolution_as_the_classifier_is_none_of_the_layers(image):
+def test_a_convolution_as_the_classifier_is_left_out(image):
     model = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert find_layers(model, image) == [Layer("1", (4, 3, 3), "map")]
 
 
-def test_a_pooled_map_is_not_one_more_resolution_but_a_map_of_one_pixel_is(image):
+def test_a_pooled_map_is_not_a_resolution_but_a_map_of_one_pixel_is(image):
     pooled = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     assert [layer.shape for layer in find_layers(pooled, image)] == [(4, 3, 3), (4,)]
     tiny = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 5))
     assert [layer.shape for layer in find_layers(tiny, image)] == [(4, 3, 3), (4, 1, 1), (4,)]
 
 
-def test_patches_in_a_sequential_of_blocks_within_a_sequential(image):
+def test_blocks_in_nested_sequentials_are_found(image):
     def block():
         return nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU())
 
@@ -179,7 +179,7 @@ def test_patches_in_a_sequential_of_blocks_within_a_sequential(image):
         assert [layer.name for layer in find_layers(model, image)] == [*inside, "2"]
 
 
-def test_blocks_of_blocks_and_of_whole_encoders(image):
+def test_only_outer_blocks_of_nested_blocks_are_found(image):
     class Patches(nn.Module):
         def forward(self, x):
             return x[:, 0, :5]
@@ -198,7 +198,7 @@ def test_blocks_of_blocks_and_of_whole_encoders(image):
         assert [layer.name for layer in find_layers(model, image)] == [*(f"1.{name}" for name in names), "2"]
 
 
-def test_squeeze_excitation_of_1x1_maps_inside_a_block_is_its_own_affair(image):
+def test_1x1_maps_of_squeeze_excitation_inside_a_block_are_skipped(image):
     class Gate(nn.Module):
         def __init__(self):
             super().__init__()
@@ -219,7 +219,7 @@ def test_squeeze_excitation_of_1x1_maps_inside_a_block_is_its_own_affair(image):
     assert [layer.name for layer in find_layers(model, image)] == ["0", "1", "2"]
 
 
-def test_a_network_with_weights_of_its_own_and_a_softmax_at_its_end(image):
+def test_a_network_with_own_weights_and_a_final_softmax(image):
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
@@ -232,7 +232,7 @@ def test_a_network_with_weights_of_its_own_and_a_softmax_at_its_end(image):
     assert [layer.name for layer in find_layers(Network(), image)] == ["conv", "fc:input"]
 
 
-def test_a_network_that_draws_in_eval_mode_leaves_the_generator_alone(image):
+def test_the_generator_is_restored_after_a_network_that_draws_in_eval_mode(image):
     class Noise(nn.Module):
         def forward(self, x):
             return x + torch.randn_like(x)
@@ -243,7 +243,7 @@ def test_a_network_that_draws_in_eval_mode_leaves_the_generator_alone(image):
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_one_dimensional_convolutions_are_no_tokens():
+def test_outputs_of_1d_convolutions_are_not_tokens():
     def block():
         return nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU())
 
@@ -251,7 +251,7 @@ def test_one_dimensional_convolutions_are_no_tokens():
     assert find_layers(model, torch.zeros(2, 4, 16)) == [Layer("3", (4,), "vector")]
 
 
-def test_the_network_is_left_as_it_was(networks, image):
+def test_the_state_of_the_network_is_restored(networks, image):
     model = networks("plain").train()
     model.features[1].eval()
     modes = [part.training for part in model.modules()]
@@ -269,7 +269,7 @@ def test_the_network_is_left_as_it_was(networks, image):
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
-def test_layers_named_by_a_user(networks, image):
+def test_named_layers_have_kind_and_shape(networks, image):
     model = networks("plain")
     assert layers_named(model, image, ["classifier.1:input", "features.3"]) == [
         Layer("classifier.1:input", (8,), "vector"),
@@ -280,11 +280,11 @@ def test_layers_named_by_a_user(networks, image):
     encoder = networks("encoder")
     assert layers_named(encoder, image, ["encoder"]) == [Layer("encoder", (16, 8), "tokens")]
     for name in ("encoder.layers.0.self_attn:attention", "encoder.layers.0.self_attn:qkv"):
-        with pytest.raises(TrainingError, match="features are compared for maps"):
+        with pytest.raises(TrainingError, match="name a layer that returns a map"):
             layers_named(encoder, image, [name])
 
 
-def test_no_warning_is_raised_on_the_way(networks, image):
+def test_finding_layers_raises_no_warning(networks, image):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         find_layers(networks("encoder"), image)

@@ -5,7 +5,7 @@ from torch import nn
 from nas_distill.utils.layers.hooks import Hooks, unfused
 
 
-def test_hooks_see_and_change_calls_and_are_gone_after_an_error():
+def test_hooks_change_calls_and_are_removed_after_an_error():
     layer, seen, x = nn.Identity(), [], torch.ones(2)
     hooks = Hooks()
 
@@ -27,7 +27,7 @@ def test_hooks_see_and_change_calls_and_are_gone_after_an_error():
     assert not layer._forward_pre_hooks
 
 
-def test_fused_layers_are_off_until_the_last_block_that_wants_it_ends():
+def test_fused_layers_are_disabled_until_the_last_block_ends():
     network = nn.TransformerEncoderLayer(8, 2, batch_first=True)
     enabled = torch.backends.mha.get_fastpath_enabled
     assert enabled()

@@ -21,7 +21,7 @@ def sizes(pairs):
     return [(pair.student.shape[1], pair.teacher.shape[1]) for pair in pairs]
 
 
-def places(pairs):
+def index_pairs(pairs):
     return [tuple(int(side.name.removeprefix("block")) for side in (pair.student, pair.teacher)) for pair in pairs]
 
 
@@ -45,7 +45,7 @@ def test_maps_are_paired_by_resolution(student, teacher, expected):
     assert sizes(match_layers(maps(*teacher), maps(*student))) == [(t, s) for s, t in expected]
 
 
-def test_of_equally_good_maps_the_deeper_is_taken():
+def test_the_deeper_of_equally_good_maps_is_chosen():
     pairs = match_layers(maps(8, 4), maps(8, 8, 4))
     assert [pair.teacher.name for pair in pairs] == ["map1", "map2"]
 
@@ -61,15 +61,15 @@ def test_of_equally_good_maps_the_deeper_is_taken():
     ],
 )
 def test_blocks_are_paired_by_relative_depth(student, teacher, expected):
-    assert places(match_layers(tokens(student), tokens(teacher))) == expected
+    assert index_pairs(match_layers(tokens(student), tokens(teacher))) == expected
 
 
-def test_each_kind_is_paired_with_its_own_in_the_student_s_order():
+def test_layers_are_paired_within_their_kind_in_the_students_order():
     student, teacher = [*maps(8, 4), VECTOR], [*maps(4), *tokens(3), VECTOR]
     assert match_layers(student, teacher) == [Pair(student[1], teacher[0]), Pair(VECTOR, VECTOR)]
 
 
-def test_nothing_in_common_names_both_sides():
+def test_networks_without_a_common_kind_are_refused():
     with pytest.raises(TrainingError) as error:
         match_layers(maps(8), tokens(1))
     assert "Student: map0 (map 8 x 8 x 8). Teacher: block0 (tokens 16 x 8)." in str(error.value)
@@ -89,7 +89,7 @@ LAYERS = st.lists(
 
 
 @given(LAYERS, LAYERS)
-def test_order_is_kept_each_is_used_once_and_the_last_learns_from_the_last(student, teacher):
+def test_pairs_keep_order_use_layers_once_and_pair_the_last_ones(student, teacher):
     by_kind = {
         kind: ([layer for layer in student if layer.kind == kind], [layer for layer in teacher if layer.kind == kind])
         for kind in ("map", "tokens", "vector")
@@ -113,7 +113,7 @@ def test_order_is_kept_each_is_used_once_and_the_last_learns_from_the_last(stude
 
 
 @given(st.lists(SIDES, min_size=1, max_size=5), st.lists(SIDES, min_size=1, max_size=7))
-def test_no_other_choice_keeps_more_maps_at_one_resolution(student, teacher):
+def test_the_number_of_pairs_of_equal_resolution_is_maximal(student, teacher):
     from itertools import combinations
 
     few, many = sorted((student, teacher), key=len)
@@ -123,15 +123,15 @@ def test_no_other_choice_keeps_more_maps_at_one_resolution(student, teacher):
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
-def test_a_student_of_as_many_blocks_learns_block_by_block_and_any_other_evenly(s, t):
-    pairs = places(match_layers(tokens(s), tokens(t)))
+def test_equal_numbers_of_blocks_pair_one_to_one_and_others_evenly(s, t):
+    pairs = index_pairs(match_layers(tokens(s), tokens(t)))
     few, many = sorted((s, t))
     for i, j in pairs:
         ours, theirs = (i, j) if s <= t else (j, i)
         assert abs((ours + 1) / few - (theirs + 1) / many) < 1 / many
 
 
-def test_pairs_named_by_hand():
+def test_named_pairs_are_checked():
     student, teacher = [*maps(8, 4), VECTOR], [*maps(8, 4), *tokens(2), VECTOR]
     pairs = pairs_by_name([("map1", "map0"), ("head:input", "head:input")], student, teacher)
     assert pairs == [Pair(student[1], teacher[0]), Pair(VECTOR, VECTOR)]
@@ -145,7 +145,7 @@ def test_pairs_named_by_hand():
         pairs_by_name([("map0", "block0")], student, teacher)
 
 
-def test_pairs_are_told_with_kind_and_shape():
+def test_pairs_are_described_with_kind_and_shape():
     assert describe_pairs(match_layers([*maps(4), VECTOR], [*maps(8), VECTOR])) == [
         ("map0 (map 8 x 4 x 4)", "map0 (map 8 x 8 x 8)"),
         ("head:input (vector 8)", "head:input (vector 8)"),

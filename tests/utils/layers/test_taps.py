@@ -16,7 +16,7 @@ def hooks(module):
     return [entry for part in module.modules() for kind in kinds for entry in getattr(part, kind)]
 
 
-def test_outputs_and_inputs_are_those_of_the_layers(plain, image):
+def test_taps_record_outputs_and_inputs_of_layers(plain, image):
     plain.eval()
     with torch.no_grad(), Tap(plain, ["features.2", "features", "classifier.1:input", "classifier"]) as tap:
         logits = plain(image)
@@ -28,7 +28,7 @@ def test_outputs_and_inputs_are_those_of_the_layers(plain, image):
     assert torch.equal(features["classifier"], logits)
 
 
-def test_the_network_computes_what_it_does_without_a_tap(plain, image):
+def test_a_tap_does_not_change_the_output(plain, image):
     plain.eval()
     expected = plain(image)
     with Tap(plain, ["features.0", "features.1", "classifier:input"]):
@@ -36,12 +36,12 @@ def test_the_network_computes_what_it_does_without_a_tap(plain, image):
     assert torch.equal(plain(image), expected)
 
 
-def test_what_is_overwritten_in_place_later_is_kept_as_it_was(plain, image):
+def test_tensors_modified_in_place_later_are_recorded_unmodified(plain, image):
     plain.train()
     with Tap(plain, ["features.1", "classifier:input", "classifier.0"]) as tap:
         plain(image)
     before_relu, before_dropout = tap.features["features.1"], tap.features["classifier:input"]
-    assert (before_relu < 0).any()  # the ReLU behind it works in place
+    assert (before_relu < 0).any()  # the ReLU after it works in place
     assert not torch.equal(before_dropout, tap.features["classifier.0"])  # so does the dropout
 
 
@@ -54,7 +54,7 @@ def test_gradients_pass_through_a_tap(plain, image):
     assert plain.classifier[1].weight.grad is None
 
 
-def test_nothing_is_left_on_the_network_even_after_an_error(plain, image):
+def test_all_hooks_are_removed_even_after_an_error(plain, image):
     before = pickle.dumps(plain)
     tap = Tap(plain, ["features.2", "classifier:input"])
     with tap:
@@ -70,7 +70,7 @@ def test_nothing_is_left_on_the_network_even_after_an_error(plain, image):
     torch.save(plain, io.BytesIO())
 
 
-def test_other_hooks_stay(plain, image):
+def test_hooks_of_others_remain(plain, image):
     seen = []
     plain.features.register_forward_hook(lambda *_: seen.append("mine"))
     with Tap(plain, ["features"]):
@@ -87,20 +87,20 @@ def test_a_copy_of_the_network_is_not_tapped(plain, image):
         _ = tap.features
 
 
-def test_a_tap_is_opened_again_and_again_but_not_twice_at_once(plain, image):
+def test_a_tap_can_be_reopened_but_not_nested(plain, image):
     tap = Tap(plain.eval(), ["features"])
     with tap:
         first = plain(image) is not None and tap.features["features"]
-        with pytest.raises(TrainingError, match="open already"), tap:
+        with pytest.raises(TrainingError, match="already open"), tap:
             pass
         plain(image)  # it is still open
         assert torch.equal(tap.features["features"], first)
     with tap, pytest.raises(TrainingError, match="not called"):
-        _ = tap.features  # nothing of the last time is taken for this one's
+        _ = tap.features  # tensors of the last use are not returned
     assert not hooks(plain)
 
 
-def test_two_taps_on_one_network_keep_out_of_each_other_s_way(plain, image):
+def test_two_taps_on_one_network_are_independent(plain, image):
     outer, inner = Tap(plain.eval(), ["features", "classifier"]), Tap(plain, ["features"])
     with outer:
         with inner:
@@ -113,7 +113,7 @@ def test_two_taps_on_one_network_keep_out_of_each_other_s_way(plain, image):
     assert not hooks(plain)
 
 
-def test_a_layer_that_a_forward_pass_leaves_out_is_named(image):
+def test_a_layer_that_was_not_called_is_named(image):
     class Sometimes(nn.Module):
         def __init__(self):
             super().__init__()
@@ -133,7 +133,7 @@ def test_a_layer_that_a_forward_pass_leaves_out_is_named(image):
             _ = tap.features
 
 
-def test_the_last_call_wins_under_each_of_a_layer_s_names(networks, image):
+def test_the_last_call_is_recorded_under_each_name_of_a_layer(networks, image):
     model = networks("shared")
     with Tap(model, ["block", "again", "relu"]) as tap:
         model(image)
@@ -149,17 +149,17 @@ def test_the_last_call_wins_under_each_of_a_layer_s_names(networks, image):
         ("feature", "network \\(Plain\\) has no layer 'feature'; did you mean 'features'\\?"),
         ("features.22", "no layer 'features.22'; did you mean 'features.2'\\?"),
         ("feature:input", "no layer 'feature'; did you mean 'features'\\?"),
-        ("features:outputs", "':outputs' is none of :input, "),
+        ("features:outputs", "':outputs' is not one of :input, "),
         ("features:qkv", "layer 'features' is a Sequential, and ':qkv' is for torch.nn.MultiheadAttention"),
     ],
 )
-def test_an_unknown_name_is_refused_with_a_near_one(plain, name, message):
+def test_an_unknown_name_is_refused_with_a_suggestion(plain, name, message):
     with pytest.raises(TrainingError, match=message):
         Tap(plain, [name])
     assert not hooks(plain)
 
 
-def test_a_layer_without_a_tensor_is_named():
+def test_a_layer_without_a_tensor_output_is_named():
     class Nothing(nn.Module):
         def forward(self, x):
             return None
@@ -174,12 +174,15 @@ def test_a_layer_without_a_tensor_is_named():
             return x
 
     model = Network()
-    with Tap(model, ["nothing"]), pytest.raises(TrainingError, match="The output of layer 'nothing' holds no tensor"):
+    with (
+        Tap(model, ["nothing"]),
+        pytest.raises(TrainingError, match="layer 'nothing' contains no tensor"),
+    ):
         model(torch.zeros(2, 3))
     assert not hooks(model)
 
 
-def test_under_autocast_features_have_the_network_s_type(plain, networks, image):
+def test_features_under_autocast_have_the_networks_type(plain, networks, image):
     with torch.autocast("cpu", torch.bfloat16), Tap(plain, ["features.0", "classifier:input"]) as tap:
         plain(image)
     assert tap.features["features.0"].dtype == torch.bfloat16
@@ -189,7 +192,7 @@ def test_under_autocast_features_have_the_network_s_type(plain, networks, image)
     assert tap.features["encoder.layers.0.self_attn:qkv"].dtype == torch.bfloat16
 
 
-def test_channels_last_stays_channels_last(plain, image):
+def test_channels_last_layout_is_preserved(plain, image):
     plain.to(memory_format=torch.channels_last)
     x = image.expand(-1, 1, -1, -1).contiguous(memory_format=torch.channels_last)
     with Tap(plain, ["features.4"]) as tap:
@@ -199,7 +202,7 @@ def test_channels_last_stays_channels_last(plain, image):
 
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_transformer_layers_are_seen_in_both_modes_and_batch_first(networks, image, batch_first, norm_first):
+def test_transformer_layers_are_recorded_in_both_modes_and_orders(networks, image, batch_first, norm_first):
     model = networks("encoder", batch_first=batch_first, norm_first=norm_first)
     names = ["encoder.layers.0", "encoder.layers.2", "encoder.layers.1.linear1:input", "encoder.layers.0.self_attn:qkv"]
     tap = Tap(model, names)
@@ -211,13 +214,13 @@ def test_transformer_layers_are_seen_in_both_modes_and_batch_first(networks, ima
         logits = model.eval()(image)
     for name in names:
         torch.testing.assert_close(tap.features[name], in_training[name].detach())
-    # What the head takes is the mean of the last block's tokens.
+    # The input of the head is the mean of the last block's tokens.
     torch.testing.assert_close(model.head(tap.features["encoder.layers.2"].mean(1)), logits)
     torch.testing.assert_close(trained, logits)
 
 
-def test_with_a_padding_mask_in_eval_mode_features_are_whole_tensors(networks, image):
-    # Without the tap's care torch would run the layers on nested tensors here.
+def test_features_with_a_padding_mask_in_eval_mode_are_not_nested(networks, image):
+    # Without the tap torch would run the layers on nested tensors here.
     model = networks("encoder").eval()
     padding = torch.zeros(3, 16, dtype=torch.bool)
     padding[1, 10:] = True
@@ -233,7 +236,7 @@ def test_with_a_padding_mask_in_eval_mode_features_are_whole_tensors(networks, i
     assert (attention[0] > 0).all()
 
 
-def test_the_fast_path_comes_back_in_whatever_order_taps_close(networks, image):
+def test_the_fast_path_is_restored_in_any_order_of_closing(networks, image):
     model = networks("encoder")
     one, two = Tap(model, ["encoder"]), Tap(model, ["head"])
     one.__enter__()
