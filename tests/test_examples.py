@@ -16,7 +16,7 @@ def run(example, *arguments):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
 
 
@@ -33,6 +33,7 @@ def test_a_finished_run_is_read():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(960)  # minutes where other work takes the cores
 @pytest.mark.parametrize("example", [path.name for path in EXAMPLES if path.stem != "read_run"])
 def test_an_example_runs(example, tmp_path):
     folder = tmp_path / "run"
