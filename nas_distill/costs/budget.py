@@ -23,19 +23,20 @@ def parse_amount(amount: float | str, name: str, teacher: float | None = None) -
     ``"50%"`` is that share of ``teacher``, the teacher's own cost.
 
     Raises:
-        BudgetError: unknown cost, no amount, another unit, negative or not finite, percent with no teacher's cost.
+        BudgetError: unknown cost, not an amount, a unit of another cost, negative or not finite, or percent without
+            the teacher's cost.
     """
     info = cost_info(name)
     if isinstance(amount, bool) or not isinstance(amount, int | float | str):
-        raise BudgetError(f"budget '{name}' is {amount!r}, which is no amount; {_examples(info)}.")
+        raise BudgetError(f"budget '{name}' is {amount!r}, which is not an amount; {_examples(info)}.")
     if not isinstance(amount, str):
         try:
             return _checked(float(amount), amount, info)
         except OverflowError as error:
-            raise BudgetError(f"budget '{name}' is too large a number.") from error
+            raise BudgetError(f"budget '{name}' is too large for a number.") from error
     match = _AMOUNT.fullmatch(amount)
     if match is None:
-        raise BudgetError(f"budget '{name}' is '{amount}', which is no amount; {_examples(info)}.")
+        raise BudgetError(f"budget '{name}' is '{amount}', which is not an amount; {_examples(info)}.")
     number = float(match[1].replace("_", ""))
     if match[2] == "%":
         return _percent(number, amount, info, teacher)
@@ -45,41 +46,40 @@ def parse_amount(amount: float | str, name: str, teacher: float | None = None) -
 def _percent(number: float, amount: str, info: CostInfo, teacher: float | None) -> float:
     if teacher is None:
         raise BudgetError(
-            f"budget '{info.name}' is '{amount}' of the teacher's, whose {info.name} is not known here; "
+            f"budget '{info.name}' is '{amount}' of the teacher's, but the teacher's {info.name} is not known here; "
             f"give an absolute amount ({_examples(info)})."
         )
     if not (math.isfinite(teacher) and teacher > 0):
-        raise BudgetError(f"budget '{info.name}' is '{amount}' of the teacher's, which is {teacher:g}.")
+        raise BudgetError(
+            f"budget '{info.name}' is '{amount}' of the teacher's, but the teacher's is {teacher:g}; give an absolute "
+            f"amount ({_examples(info)})."
+        )
     return _checked(number / 100 * teacher, amount, info)
 
 
 def _size(suffix: str, amount: str, info: CostInfo) -> float:
     if info.family == "other":
         if suffix.lower() not in ("", info.unit.lower()):
-            raise BudgetError(
-                f"budget '{info.name}' is '{amount}', whose unit '{suffix}' is not its own; {_examples(info)}."
-            )
+            raise BudgetError(f"budget '{info.name}' is '{amount}', but '{suffix}' is not its unit; {_examples(info)}.")
         return 1.0
     sizes = SUFFIXES[info.family]
     suffix = suffix.replace("µ", "u").replace("μ", "u")
     if suffix == "" or (info.family == "count" and suffix == "K"):
         return sizes[suffix.lower()] if info.family == "count" else 1.0
-    # Bytes and times have no two units that differ in case alone, so 512kib and 5MS are plain; m and M of counts do.
+    # No two units of bytes or times differ only in case, so 512kib and 5MS are unambiguous; m and M of counts are not.
     known = {unit.lower(): size for unit, size in sizes.items()} if info.family != "count" else sizes
     key = suffix.lower() if info.family != "count" else suffix
     if key in known:
         return known[key]
     if info.family == "bytes" and key in ("k", "m", "g", "t"):
         unit = key.upper()
-        raise BudgetError(
-            f"budget '{info.name}' is '{amount}': say {unit}B (decimal) or {'K' if unit == 'K' else unit}iB (binary)."
-        )
-    raise BudgetError(f"budget '{info.name}' is '{amount}', whose unit '{suffix}' is not one of it; {_examples(info)}.")
+        raise BudgetError(f"budget '{info.name}' is '{amount}': write {unit}B (decimal) or {unit}iB (binary).")
+    raise BudgetError(f"budget '{info.name}' is '{amount}', with the unknown unit '{suffix}'; {_examples(info)}.")
 
 
 def _checked(value: float, amount: float | str, info: CostInfo) -> float:
     if not math.isfinite(value) or value < 0:
-        raise BudgetError(f"budget '{info.name}' is {amount}, which is not a finite amount of at least 0.")
+        raise BudgetError(f"budget '{info.name}' is {amount}, which is negative or not finite.")
     return value
 
 
@@ -93,13 +93,13 @@ def _examples(info: CostInfo) -> str:
 
 @dataclass(frozen=True)
 class Limit:
-    """A range of one cost, in its plain unit, ends included; None leaves an end open."""
+    """A closed range of one cost, in its plain unit; an end that is None is open."""
 
     low: float | None = None
     high: float | None = None
 
     def excess(self, cost: float) -> float:
-        """Return how far ``cost`` is outside, relative to the violated end; 0 inside, inf for a cost that is NaN."""
+        """Return the excess of ``cost`` relative to the violated end; 0 within the range, inf for NaN."""
         if math.isnan(cost):
             return math.inf
         if self.high is not None and cost > self.high:
@@ -117,7 +117,7 @@ class Limit:
 
 
 class Budget:
-    """Limits on costs, by name. Immutable, equal when their limits are, and free of the teacher once parsed."""
+    """Limits on costs, by name. Immutable; equal when the limits are equal; independent of the teacher once parsed."""
 
     def __init__(self, limits: Mapping[str, Limit] | None = None) -> None:
         self._limits = MappingProxyType(dict(limits or {}))
@@ -130,20 +130,20 @@ class Budget:
         Percentages are of ``teacher_costs``.
 
         Raises:
-            BudgetError: unknown cost or key, an amount that cannot be read, a range with its ends swapped, percent of
-                a teacher's cost that is not given.
+            BudgetError: unknown cost or key, an invalid amount, a range with its ends swapped, or percent without the
+                teacher's cost.
         """
         if not isinstance(mapping, Mapping):
-            raise BudgetError(f"a budget maps costs to limits, as in {{flops: 2M}}, and is {mapping!r}.")
+            raise BudgetError(f"a budget must map costs to limits, as in {{flops: 2M}}, but it is {mapping!r}.")
         costs = teacher_costs or {}
         return cls({name: _parse_limit(value, name, costs.get(name)) for name, value in mapping.items()})
 
     @classmethod
     def restore(cls, stored: Mapping[str, Mapping[str, float]]) -> Budget:
-        """Read what ``to_dict`` wrote; the costs themselves need not be known here.
+        """Read the output of ``to_dict``; the costs need not be registered in this process.
 
         Raises:
-            BudgetError: it is not of that form.
+            BudgetError: ``stored`` has another form.
         """
         try:
             ends = {name: (limit.get("min"), limit.get("max")) for name, limit in stored.items()}
@@ -171,19 +171,19 @@ class Budget:
         return {name: amount for name, amount in excess.items() if amount > 0}
 
     def below(self, costs: Mapping[str, float]) -> bool:
-        """Say whether limits are not met, and all that are not by costs below their lower ends: nothing is over."""
+        """Return whether ``costs`` violate only lower ends, and at least one of them."""
         missed = self.violations(costs)
         lows = ((self._limits[name].low, costs[name]) for name in missed)
         return bool(missed) and all(low is not None and cost < low for low, cost in lows)
 
     def fits(self, costs: Mapping[str, float]) -> bool:
-        """Say whether every limit is met."""
+        """Return whether every limit is met."""
         return not self.violations(costs)
 
     def binding(self, candidates: Sequence[Mapping[str, float]]) -> str | None:
-        """Return the name of the limit that the fewest of ``candidates`` (their costs) meet; the first of equals.
+        """Return the name of the limit that the fewest ``candidates`` (given by their costs) meet, the first of equals.
 
-        None without limits or candidates.
+        Return None without limits or candidates.
         """
         if not self._limits or not candidates:
             return None
@@ -196,7 +196,7 @@ class Budget:
     def nearest(self, candidates: Sequence[Mapping[str, float]], name: str) -> int:
         """Return the index of the candidate nearest to (or furthest inside) the limit on ``name``.
 
-        The cheapest one on it, or, where all are below a lower end, the dearest.
+        It is the cheapest by this cost, or the most expensive where all candidates are below the lower end.
         """
         limit = self._limits[name]
         below = limit.low is not None and all(_of(costs, name) < limit.low for costs in candidates)
@@ -204,16 +204,17 @@ class Budget:
         return order[-1 if below else 0]
 
     def infeasible(self, candidates: Sequence[Mapping[str, float]]) -> str:
-        """Say in one sentence why none of ``candidates`` fits: the limit that binds and the nearest candidate on it."""
+        """Return one sentence on why no candidate fits: the limit that binds, and the candidate nearest to it."""
         name = self.binding(candidates)
         if name is None:
             return "no candidate could be built."
         index = self.nearest(candidates, name)
         value = _of(candidates[index], name)
         met = sum(self._limits[name].excess(_of(costs, name)) == 0 for costs in candidates)
-        word = "dearest" if self._limits[name].low is not None and value < (self._limits[name].low or 0) else "cheapest"
+        low = self._limits[name].low
+        word = "most expensive" if low is not None and value < low else "cheapest"
         rest = {key: value for key, value in self.violations(candidates[index]).items() if key != name}
-        also = "".join(f", and is over the limit on '{other}' too" for other in list(rest)[:1]) if met else ""
+        also = "".join(f", and violates the limit on '{other}' too" for other in list(rest)[:1]) if met else ""
         return (
             f"none of {len(candidates)} candidates fits the budget: '{name}' ({self._limits[name].text(name)}) binds, "
             f"met by {met} of them; the {word} found has {format_cost(name, value)}{also}."
@@ -241,7 +242,7 @@ class Budget:
         return f"Budget({self.text()})"
 
     def __reduce__(self) -> tuple[type[Budget], tuple[dict[str, Limit]]]:
-        # A mapping proxy does not pickle, and a budget goes to worker processes.
+        # A mapping proxy cannot be pickled, and a budget is sent to worker processes.
         return Budget, (dict(self._limits),)
 
 
@@ -256,7 +257,7 @@ def _parse_limit(value: Any, name: str, teacher: float | None) -> Limit:
         low, high = value.get("min"), value.get("max")
     elif isinstance(value, list | tuple):
         if len(value) != 2:
-            raise BudgetError(f"budget '{name}' is a list of {len(value)}; a range has two ends, [low, high].")
+            raise BudgetError(f"budget '{name}' is a list of length {len(value)}; a range has two ends, [low, high].")
         low, high = value
     else:
         low, high = None, value
@@ -266,7 +267,8 @@ def _parse_limit(value: Any, name: str, teacher: float | None) -> Limit:
     if limit.high == 0:
         raise BudgetError(f"budget '{name}' is 0, which nothing can meet.")
     if limit.low is not None and limit.high is not None and limit.low > limit.high:
-        raise BudgetError(f"budget '{name}' runs from {low} to {high}: the lower end is above the upper one.")
+        raise BudgetError(f"budget '{name}' is a range from {low} to {high}: its lower end is above the upper one.")
+
     return limit
 
 

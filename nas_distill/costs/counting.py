@@ -21,25 +21,25 @@ def count(
     *,
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """Count the costs ``names`` (all that are counted unless given) of a model on one input of ``input_shape``.
+    """Return the costs ``names`` (default: all counted costs) of a model on one input of ``input_shape``.
 
-    The shape is without the batch, of any rank. Lower is better for all. Values are whole numbers. The model runs at
-    most once, in eval mode, and is left as it was: mode of each module, weights, buffers, torch's generators.
+    The shape excludes the batch and may have any rank. Lower is better for all costs. Values are whole numbers. The
+    model runs at most once, in eval mode. Modes of modules, weights, buffers and torch's generators are restored.
 
-    ``dtype`` is the input's, for models on integers; by default that of the parameters.
+    ``dtype`` is that of the input, for models with integer inputs; by default that of the parameters.
 
     Raises:
         BudgetError: unknown cost name.
         BuildError: the model's forward fails on this shape.
-        CostError: the cost is not counted but measured, the model cannot be recorded, or has operations whose work is
-            not known.
+        CostError: a cost is measured and not counted, the model cannot be recorded, or the work of an operation is
+            unknown.
     """
     return CostModel(counted_names() if names is None else names, input_shape, dtype=dtype).costs(model)
 
 
 @cost("params", label="params", axis="parameters", reads="module", additive=True)
 def params(module: nn.Module) -> float:
-    """Parameters, trained or frozen, each shared one once; buffers are none."""
+    """Parameters, trained or frozen, shared ones once; buffers do not count."""
     return float(sum(parameter.numel() for parameter in module.parameters()))
 
 
@@ -47,8 +47,8 @@ def params(module: nn.Module) -> float:
 def flops(trace: Trace) -> float:
     """Fused multiply-adds of one sample, in convolutions, matrix products, recurrences and attention; the rest is 0.
 
-    They are counted as fvcore counts them, at batch 1; ``cost.multiply_adds`` says of which operations. Element-wise
-    work and normalisation count 0.
+    The definition is fvcore's, at batch 1; ``costs.flops`` lists the operations. Element-wise work and normalisation
+    count 0.
     """
     return float(trace.flops())
 
@@ -61,9 +61,9 @@ def weight_bytes(module: nn.Module) -> float:
     sizes: dict[object, int] = {}
     for tensor in module.state_dict(keep_vars=True).values():
         if isinstance(tensor, torch.Tensor):
-            # Two names of one memory are one; tensors on the meta device have no memory, only identity.
-            place = id(tensor) if tensor.device.type == "meta" else (str(tensor.device), tensor.data_ptr())
-            sizes[place] = max(sizes.get(place, 0), tensor.numel() * tensor.element_size())
+            # Tensors that share memory count once; tensors on the meta device have no memory, only identity.
+            memory = id(tensor) if tensor.device.type == "meta" else (str(tensor.device), tensor.data_ptr())
+            sizes[memory] = max(sizes.get(memory, 0), tensor.numel() * tensor.element_size())
     return float(sum(sizes.values()))
 
 
@@ -71,11 +71,12 @@ def weight_bytes(module: nn.Module) -> float:
 def peak_activation_bytes(trace: Trace) -> float:
     """Most activation memory alive at once, in bytes, batch 1, float32.
 
-    The maximum, over operations in their order, of the bytes of every tensor that is still needed (by this or a later
-    operation, or as a result) plus what the operation writes. A skip connection's tensor is alive until it is added.
-    Views share the tensor they look at. Element-wise operations (activation functions, additions, normalisation by
-    fixed statistics) write over an input of equal size that nobody needs any more, whether or not they were asked to
-    work in place; the network's input is never written over. Weights, and what is computed from them only, are not
-    activations; scratch memory of a kernel is not counted.
+    It is the maximum over the operations, in order of execution, of the bytes of all tensors that are still needed (by
+    this or a later operation, or as a result), plus the bytes that the operation writes. The tensor of a skip
+    connection is alive until it is added. A view shares the memory of its base. Element-wise operations (activation
+    functions, additions, normalisation by fixed statistics) overwrite an input of equal size that is no longer needed,
+    whether or not the model calls them in place; the network's input is never overwritten. Weights, and tensors
+    computed only from weights, are not activations; scratch memory of kernels is not counted.
     """
+
     return float(trace.peak_bytes())

@@ -1,4 +1,4 @@
-"""Fused multiply-adds per operation by formula, and fvcore's count, which defines them."""
+"""Formulas for the fused multiply-adds of operations, and fvcore's count, which defines them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from nas_distill.costs.undisturbed import device_of, example, input_dtype, undisturbed
-from nas_distill.utils.modules import quiet
+from nas_distill.costs.undisturbed import example, input_dtype, undisturbed
+from nas_distill.utils.modules import device_of, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -50,19 +50,19 @@ _OPERANDS = {
 
 
 def is_uncounted(kind: str) -> bool:
-    """Say whether an operation without a formula has work that must not count as 0.
+    """Return whether an operation without a formula has work that must not count as 0.
 
-    True for known heavy operations, and for those of other libraries, about which nothing is known.
+    True for known heavy operations, and for operations of other libraries, whose work is unknown.
     """
     namespace, _, _ = kind.partition("::")
     return namespace not in ("aten", "prim") or _UNCOUNTED.fullmatch(kind) is not None
 
 
 def multiply_adds(kind: str, operation: Any, arguments: Mapping[str, Any], result: Any) -> int | None:
-    """Return the multiply-adds of one call of an operation, None where they are not known.
+    """Return the multiply-adds of one call of an operation, or None if they are unknown.
 
-    ``kind`` is the operation's name without an underscore for in-place work, such as ``aten::addmm``; ``operation`` the
-    ``torch.ops`` overload, ``arguments`` its arguments by name, defaults included.
+    ``kind`` is the operation's name without the underscore of in-place variants, such as ``aten::addmm``; ``operation``
+    is the ``torch.ops`` overload; ``arguments`` maps names to values, defaults included.
     """
     formula = _FORMULAS.get(kind)
     if formula is not None:
@@ -88,12 +88,12 @@ def _product(left: str, right: str) -> Formula:
 
 
 def _pairs(left: torch.Tensor, right: torch.Tensor) -> int:
-    # Every element of the left operand meets every column of the right one (a vector has one).
+    # Every element of the left operand is multiplied with every column of the right one (a vector has one).
     return left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
 
 
 def _bilinear(arguments: Mapping[str, Any], result: Any) -> int:
-    # x1 W x2: first x1 W, of I1 * I2 for each output, then I2 more for the product with x2.
+    # x1 W x2: x1 W takes I1 * I2 per output, the product with x2 another I2.
     _, first, second = arguments["weight"].shape
     return int(result.numel() * second * (first + 1))
 
@@ -107,7 +107,7 @@ def _plain_convolution(arguments: Mapping[str, Any], result: Any) -> int:
 
 
 def _transposed(arguments: Mapping[str, Any], result: Any) -> int:
-    # Each input point meets its row of the weight, which is (in, out / groups, *kernel).
+    # Each input element is multiplied with its row of the weight, which is (in, out / groups, *kernel).
     return int(arguments["input"].numel() * prod(arguments["weight"].shape[1:]))
 
 
@@ -116,7 +116,7 @@ def _convolution(arguments: Mapping[str, Any], result: Any) -> int:
 
 
 def _attention(arguments: Mapping[str, Any], result: Any) -> int:
-    # A causal mask is not taken off, as torch does not; with grouped queries, the query has the heads that count.
+    # As in torch's own count, a causal mask does not reduce the work. With grouped queries, the query's heads count.
     query, key, value = (arguments[name] for name in ("query", "key", "value"))
     first = result if not isinstance(result, tuple | list) else result[0]
     return int(prod(first.shape[:-2]) * query.shape[-2] * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
@@ -139,10 +139,10 @@ _REPLAYED_KINDS = frozenset(f"aten::{name}" for name in _REPLAYED)
 
 
 def _replay(operation: Any, arguments: Mapping[str, Any]) -> int:
-    """Count the products that an operation is made of.
+    """Return the multiply-adds of the matrix products that an operation decomposes into.
 
-    How ``einsum`` orders its contractions, or a recurrent layer its steps, is torch's business: it runs once more on
-    the meta device, where only shapes are computed, and the products that arrive are counted.
+    Torch decides how ``einsum`` orders its contractions, or a recurrent layer its steps. The operation therefore runs
+    again on the meta device, which computes only shapes, and the products that it dispatches are counted.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -170,7 +170,7 @@ def _replay(operation: Any, arguments: Mapping[str, Any]) -> int:
     def without_data(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        # As float32: autocast and quantised kernels change neither shapes nor the number of products.
+        # float32 for all: autocast and quantised kernels change neither shapes nor the number of products.
         return torch.empty_strided(value.shape, value.stride(), dtype=torch.float32, device="meta")
 
     keyword = {argument.name for argument in operation._schema.arguments if argument.kwarg_only}
@@ -195,10 +195,11 @@ def fvcore_flops(
 ) -> tuple[int, frozenset[str]]:
     """Return fvcore's fused multiply-adds of one input of ``input_shape`` (without the batch), and what it left out.
 
-    The second value names operations for which fvcore has no formula; attention and recurrent layers are among them,
-    so ``count`` is higher where a model has any. Normalisation, interpolation and pooling count 0 here, as in
-    ``count``; fvcore itself gives them a few operations per element. The model is left as it was.
+    The second value names operations for which fvcore has no formula. Attention and recurrent layers are among them,
+    so ``count`` is higher for models that have any. Normalisation, interpolation and pooling count 0 here, as in
+    ``count``; fvcore itself counts a few operations per element. The model's state is restored.
     """
+
     with undisturbed(model), quiet(prints=False):
         from fvcore.nn import FlopCountAnalysis
 

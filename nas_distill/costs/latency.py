@@ -1,11 +1,10 @@
 """Latency prediction: a linear model of kernel features, calibrated on timed networks.
 
-The kinds of features are those that a runtime has kernels for. What it fuses into them (normalisation, activation
-functions and residual additions behind a convolution) is no kernel of its own. Beside the plain multiply-adds of
-convolutions stand two that say how well they fit a vector unit: outputs are computed in tiles of a few columns, so a
-map of width 7 costs as much as one of 12 (``tiled``); and the input is swept once for every few dozen output channels,
-so 8 channels cost nearly as much to read for as 32 (``sweeps``; 32 and 64 channels are what units of 256 and 512 bits
-hold).
+Features are grouped by the kinds of kernels that a runtime has. Operations that a runtime fuses into a kernel
+(normalisation, activation functions and residual additions after a convolution) are not counted as kernels. Two
+features beside the multiply-adds of convolutions model the vector unit. ``tiled``: outputs are computed in tiles of a
+few columns, so a map of width 7 costs as much as one of width 12. ``sweeps``: the input is read once per few dozen
+output channels, so 8 channels cost nearly as much as 32 (units of 256 and 512 bits process 32 and 64 channels).
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-KINDS = ("dense", "pointwise", "depthwise", "product")
+KERNELS = ("dense", "pointwise", "depthwise", "product")
 FEATURES = (
     "network",
-    *(f"calls_{kind}" for kind in (*KINDS, "other")),
-    *(f"flops_{kind}" for kind in KINDS),
-    *(f"tiled_{kind}" for kind in KINDS[:3]),
-    *(f"sweeps{channels}_{kind}" for channels in (32, 64) for kind in KINDS[:2]),
+    *(f"calls_{kind}" for kind in (*KERNELS, "other")),
+    *(f"flops_{kind}" for kind in KERNELS),
+    *(f"tiled_{kind}" for kind in KERNELS[:3]),
+    *(f"sweeps{channels}_{kind}" for channels in (32, 64) for kind in KERNELS[:2]),
     *("bytes_heavy", "bytes_other", "weight_bytes_conv", "weight_bytes_product"),
 )
 TILE = 6
-"""Columns that a convolution's kernel computes at once."""
+"""Columns that a convolution kernel computes at once."""
 
 _PRODUCTS = frozenset(
     f"aten::{name}"
@@ -67,18 +66,18 @@ _NO_KERNEL = frozenset(f"aten::{name}" for name in ("dropout", "feature_dropout"
 
 
 def features(trace: Trace, batch: int = 1) -> dict[str, float]:
-    """Return the features of one forward pass of ``batch`` inputs, all of ``FEATURES``, each at least 0.
+    """Return all ``FEATURES`` of one forward pass of ``batch`` inputs, each at least 0.
 
-    ``network`` is 1; ``calls`` are numbers of kernels; ``flops``, ``tiled`` and ``sweeps`` multiply-adds (of one output
-    channel, for sweeps); ``bytes`` what kernels read and write of activations and ``weight_bytes`` of weights, float32.
+    ``network`` is 1; ``calls`` count kernels; ``flops``, ``tiled`` and ``sweeps`` are multiply-adds (``sweeps`` per
+    output channel); ``bytes`` are activations that kernels read and write, ``weight_bytes`` weights, both as float32.
     """
     found = dict.fromkeys(FEATURES, 0.0)
     found["network"] = 1.0
     fusable: set[int] = set()
     for op in trace.ops:
-        kind = kind_of(op)
+        kind = kernel_of(op)
         moved = sum(trace.sizes[buffer] for buffer in {*op.reads, *op.makes}) * batch
-        if kind in KINDS:
+        if kind in KERNELS:
             fusable.update(op.makes)
             found[f"calls_{kind}"] += 1
             found[f"flops_{kind}"] += op.flops * batch
@@ -94,8 +93,8 @@ def features(trace: Trace, batch: int = 1) -> dict[str, float]:
     return found
 
 
-def kind_of(op: Op) -> str:
-    """Return the kind of kernel that an operation needs: one of ``KINDS``, or ``other``."""
+def kernel_of(op: Op) -> str:
+    """Return the kind of kernel that computes an operation: one of ``KERNELS``, or ``other``."""
     if op.kind in _PRODUCTS:
         return "product"
     if op.kind not in _CONVOLUTIONS or len(op.weight) < 3:
@@ -116,9 +115,9 @@ def _convolution(found: dict[str, float], kind: str, op: Op, batch: int) -> None
 
 LATENCY = "latency_ms"
 FEWEST = 8
-"""Fewer samples than this are not fitted."""
+"""Smallest number of timed networks that a model is fitted to."""
 RIDGE = 1e-3
-"""Weight of the penalty on coefficients, relative to the errors, when both are in units of the mean prediction."""
+"""Weight of the penalty on coefficients relative to the errors, both in units of the mean prediction."""
 
 
 @cost(LATENCY, unit="ms", label="latency", axis="predicted latency", measured=True)
@@ -133,10 +132,10 @@ def latency_ms(
 
 @dataclass(frozen=True)
 class LatencyError:
-    """How well a calibration predicts networks that it has not seen, by leaving out one of ``count`` at a time.
+    """Leave-one-out error of a latency model over its ``count`` timed networks.
 
-    ``median`` and ``p95`` are of the relative error |predicted / measured - 1|: lower is better, 0.02 is 2 %.
-    ``spearman`` is the rank correlation of predicted and measured: higher is better, 0 where all are equal.
+    ``median`` and ``p95`` summarise the relative error |predicted / measured - 1|: lower is better, 0.02 is 2 %.
+    ``spearman`` is the rank correlation of predicted and measured latency: higher is better, 0 if all are equal.
     """
 
     count: int
@@ -154,9 +153,9 @@ class LatencyError:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that timing takes of a network, so that the network itself can be elsewhere.
+    """Features and exported file of a network, enough to time it in a process that does not have the network.
 
-    ``features`` as of ``cost.features``, ``exported`` as of ``export_for_timing``, both at the batch of the timing.
+    ``features`` is the result of ``features``, ``exported`` that of ``export_for_timing``, both at the timed batch.
     """
 
     features: dict[str, float]
@@ -170,11 +169,11 @@ def prepare(
     dtype: torch.dtype | None = None,
     runtime: Runtime | None = None,
 ) -> Prepared:
-    """Prepare a model for a calibration on a runtime.
+    """Return a model prepared for a calibration on a runtime.
 
     Raises:
         BuildError: the model's forward fails on this shape.
-        CostError: it cannot be traced or exported.
+        CostError: the model cannot be traced or exported.
     """
     found = features(trace(model, input_shape, dtype), batch)
     return Prepared(found, export_for_timing(model, (batch, *(int(size) for size in input_shape)), dtype, runtime))
@@ -182,9 +181,10 @@ def prepare(
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Predicts ``latency_ms`` as a sum of features, each times what one of it costs here, in ms, never below 0.
+    """Linear model that predicts ``latency_ms`` from kernel features with non-negative coefficients in ms.
 
-    ``coefficients`` has the features that the calibration met; ``unseen`` tells which ones of a network it did not.
+    ``coefficients`` holds the features that occurred in the calibration; ``unseen`` lists those of a network that did
+    not.
     """
 
     coefficients: Mapping[str, float]
@@ -193,13 +193,13 @@ class LatencyModel:
 
     @classmethod
     def fit(cls, samples: Sequence[tuple[Mapping[str, float], float]], conditions: Conditions) -> Self:
-        """Fit to pairs of ``cost.features`` and measured ms, by non-negative least squares of the relative error.
+        """Fit a model to pairs of ``features`` and measured ms, by non-negative least squares of the relative error.
 
         Raises:
             CostError: fewer than 8 samples, a time that is not positive and finite, an unknown feature.
         """
         if len(samples) < FEWEST:
-            raise CostError(f"a latency model needs at least {FEWEST} timed networks; there are {len(samples)}.")
+            raise CostError(f"a latency model needs at least {FEWEST} timed networks; it was given {len(samples)}.")
         for found, measured in samples:
             unknown = set(found) - set(FEATURES)
             if unknown:
@@ -211,7 +211,7 @@ class LatencyModel:
         met = (table != 0).any(axis=0)
         weights = np.zeros(len(FEATURES))
         weights[met] = solve(table[:, met], times)
-        coefficients = {name: float(weights[place]) for place, name in enumerate(FEATURES) if met[place]}
+        coefficients = {name: float(weights[index]) for index, name in enumerate(FEATURES) if met[index]}
         return cls(coefficients, conditions, leave_one_out(table, times))
 
     @classmethod
@@ -227,35 +227,35 @@ class LatencyModel:
         runtime: Runtime | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Self:
-        """Time ``models`` on a runtime (about thirty, spread over the space) and fit to them.
+        """Time ``models`` on a runtime (about thirty, spread over the space) and fit a model to the times.
 
-        Models may be prepared already, or have failed at that. One that cannot run, be traced or be exported is left
-        out. ``progress`` is told how many are prepared.
-        Nothing else should run meanwhile.
+        An entry may also be prepared already, or the error with which its preparation failed. Models that cannot be
+        run, traced or exported are left out. ``progress`` is called with the number of prepared models.
+        No other program should run on the machine meanwhile.
 
         Raises:
-            CostError: fewer than 8 could be timed; names the first cause.
+            CostError: fewer than 8 models could be timed; names the first cause.
         """
         stated = conditions(batch, threads, runtime)
-        inside: list[dict[str, float] | NasDistillError] = []
+        described: list[dict[str, float] | NasDistillError] = []
 
-        def look() -> Iterable[nn.Module | bytes | NasDistillError]:
+        def prepared() -> Iterable[nn.Module | bytes | NasDistillError]:
             for model in models:
                 if isinstance(model, Prepared):
-                    inside.append(model.features)
+                    described.append(model.features)
                     yield model.exported
                     continue
                 try:
                     if isinstance(model, NasDistillError):
                         raise model
-                    inside.append(features(trace(model, input_shape, dtype), batch))
+                    described.append(features(trace(model, input_shape, dtype), batch))
                 except NasDistillError as error:
-                    inside.append(error)
+                    described.append(error)
                 yield model
 
         settings: dict[str, Any] = {"batch": batch, "threads": threads, "repeats": repeats, "dtype": dtype}
-        timed = time_modules(look(), input_shape, runtime=runtime, progress=progress, **settings)
-        pairs = list(zip(inside, timed))
+        timed = time_modules(prepared(), input_shape, runtime=runtime, progress=progress, **settings)
+        pairs = list(zip(described, timed))
         samples = [
             (found, sample.p50_ms)
             for found, sample in pairs
@@ -265,26 +265,26 @@ class LatencyModel:
             causes = [entry for pair in pairs for entry in pair if isinstance(entry, NasDistillError)]
             why = f": {first_line(causes[0])}" if causes else f"; set latency.calibrate to at least {FEWEST}."
             raise CostError(
-                f"a latency model needs at least {FEWEST} timed networks, and {len(samples)} of {len(pairs)} could "
-                f"be timed{why}"
+                f"a latency model needs at least {FEWEST} timed networks, but only {len(samples)} of {len(pairs)} "
+                f"could be timed{why}"
             )
         return cls.fit(samples, stated)
 
     def predict(self, model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> float:
-        """Return the latency of a model in ms, lower is better, under the conditions of the calibration.
+        """Return the predicted latency of a model in ms under the conditions of the calibration; lower is better.
 
         Raises:
             BuildError: the model's forward fails on this shape.
-            CostError: it cannot be traced.
+            CostError: the model cannot be traced.
         """
         return self.predict_features(features(trace(model, input_shape, dtype), self.conditions.batch))
 
     def predict_features(self, found: Mapping[str, float]) -> float:
-        """Return the latency in ms of a network with these features (at the batch of the calibration)."""
+        """Return the predicted latency in ms of a network with these features (at the batch of the calibration)."""
         return float(sum(weight * found.get(name, 0.0) for name, weight in self.coefficients.items()))
 
     def unseen(self, found: Mapping[str, float]) -> list[str]:
-        """Return the features that a network has and no calibrated one had; what they take is not in a prediction."""
+        """Return the features of a network that no calibrated network had; predictions leave their time out."""
         return [name for name, value in found.items() if value > 0 and name not in self.coefficients]
 
     def to_dict(self) -> dict[str, Any]:
@@ -300,7 +300,7 @@ class LatencyModel:
         """Return the model that ``to_dict`` wrote.
 
         Raises:
-            CostError: ``content`` is not of that form.
+            CostError: ``content`` has another form.
         """
         try:
             return cls(
@@ -313,11 +313,11 @@ class LatencyModel:
 
 
 def solve(table: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return the non-negative weights with the least squares of ``table @ weights / times - 1``, slightly shrunk."""
+    """Return the non-negative weights that minimise the squares of ``table @ weights / times - 1``, slightly shrunk."""
     from scipy.optimize import nnls
 
     relative = table / times[:, None]
-    # Features differ by twelve orders of magnitude: each is scaled to its usual size, so that one penalty suits all.
+    # Features differ by twelve orders of magnitude; scaled to their typical sizes, they can share one penalty.
     size = np.sqrt(np.mean(relative**2, axis=0))
     size[size == 0] = 1.0
     columns = table.shape[1]
@@ -328,7 +328,7 @@ def solve(table: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def leave_one_out(table: np.ndarray, times: np.ndarray) -> LatencyError:
-    """Return how well rows of features (networks by features, at least 0) predict ``times``, each from the others."""
+    """Return the leave-one-out error of fits of ``table`` (networks by features, at least 0) to ``times`` in ms."""
     kept = np.arange(len(times))
     predicted = np.array([table[out] @ solve(table[kept != out], times[kept != out]) for out in kept])
     errors = np.abs(predicted / times - 1)
@@ -341,7 +341,7 @@ def leave_one_out(table: np.ndarray, times: np.ndarray) -> LatencyError:
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the rank correlation, ties at their mean rank; 0 where one side is constant."""
+    """Return the rank correlation, ties at their mean rank; 0 if one side is constant."""
     ranks = [_ranks(values) for values in (first, second)]
     if any(np.ptp(rank) == 0 for rank in ranks):
         return 0.0
@@ -349,6 +349,6 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[place])
+    return np.asarray((last - (counts - 1) / 2)[index])

@@ -1,4 +1,4 @@
-"""The costs of a candidate, from one look at it."""
+"""Costs of a network, computed from one recorded forward pass."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from nas_distill.costs.latency import features
 from nas_distill.costs.registry import CostInfo, Reads, find_cost
 from nas_distill.costs.tracing import Trace, trace
-from nas_distill.costs.undisturbed import device_of, example, input_dtype, refuse_lazy, undisturbed
+from nas_distill.costs.undisturbed import example, input_dtype, refuse_lazy, undisturbed
 from nas_distill.utils.errors import CostError, NasDistillError, first_line
+from nas_distill.utils.modules import device_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost with its options, ready to be asked. Picklable, so that a user's own runs in worker processes."""
+    """A cost function with its options. Picklable, so that a user's own cost runs in worker processes."""
 
     info: CostInfo
     function: Callable[..., Any]
@@ -39,29 +40,29 @@ class Cost:
         """Return a built-in cost, or the user's own of the form ``package.module:name``, with ``options``.
 
         Raises:
-            BudgetError: there is no such built-in cost.
-            ConfigError: the user's own cannot be loaded, or an option is wrong; names ``where``.
+            BudgetError: unknown built-in cost.
+            ConfigError: the user's own cannot be loaded, or an option is invalid; names ``where``.
         """
         spec = find_cost(name, where=where, paths=paths)
         return cls(spec.info, spec.function, spec.reads, spec.check(options or {}, where))
 
-    def ask(self, look: Look) -> float:
-        """Return the cost of what is looked at: finite and at least 0; lower is better.
+    def compute(self, subject: CostSubject) -> float:
+        """Return the cost of a model: finite and at least 0; lower is better.
 
         Raises:
             BuildError: the model's forward fails on the shape of the example.
-            CostError: the function failed, or what it returned is no cost.
+            CostError: the function failed, or returned something other than a finite number of at least 0.
         """
         try:
             if self.reads == "module":
-                refuse_lazy(look.module)
-                found = self.function(look.module, **self.options)
+                refuse_lazy(subject.module)
+                found = self.function(subject.module, **self.options)
             elif self.reads == "trace":
-                found = self.function(look.trace, **self.options)
+                found = self.function(subject.trace, **self.options)
             else:
-                data = look.example
-                with undisturbed(look.module):
-                    found = self.function(look.module, data, **self.options)
+                data = subject.example
+                with undisturbed(subject.module):
+                    found = self.function(subject.module, data, **self.options)
         except NasDistillError:
             raise
         except Exception as error:
@@ -69,8 +70,8 @@ class Cost:
         return _checked(self.info.name, found)
 
 
-class Look:
-    """A model and its example input; the operations of a forward pass are recorded when first asked for."""
+class CostSubject:
+    """A model whose costs are computed, with its example input; a forward pass is recorded on first use."""
 
     def __init__(self, module: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> None:
         self.module = module
@@ -79,21 +80,21 @@ class Look:
 
     @cached_property
     def example(self) -> torch.Tensor:
-        """One input, (1, *input_shape), on the model's device."""
+        """An input of shape (1, *input_shape) on the model's device."""
         refuse_lazy(self.module)
         return example(self.module, (1, *self._shape), input_dtype(self.module, self._dtype)).to(device_of(self.module))
 
     @cached_property
     def trace(self) -> Trace:
-        """The recorded operations."""
+        """The recorded operations of one forward pass."""
         return trace(self.module, self._shape, self._dtype)
 
 
 class CostModel:
-    """Gives ``costs`` of any model on inputs of ``input_shape`` (without the batch); lower is better.
+    """Cost functions for models on inputs of ``input_shape`` (without the batch); lower is better.
 
-    A name stands for a built-in cost. ``latency`` predicts the one that is measured, where it is among them. Each model
-    is recorded at most once and is left as it was. Picklable.
+    A name in ``costs`` refers to a built-in cost. ``latency`` predicts the measured cost, if it is among them. Each
+    model is recorded at most once, and its state is restored. Picklable.
     """
 
     def __init__(
@@ -104,11 +105,11 @@ class CostModel:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Set up the costs.
+        """Find the costs by name.
 
         Raises:
             BudgetError: unknown cost name.
-            CostError: a cost is measured, and ``latency`` is not given.
+            CostError: a cost is measured and ``latency`` is not given.
         """
         found = [Cost.find(cost) if isinstance(cost, str) else cost for cost in costs]
         self._costs = {cost.info.name: cost for cost in found}
@@ -116,8 +117,7 @@ class CostModel:
         for cost in found:
             if cost.info.measured and latency is None:
                 raise CostError(
-                    f"'{cost.info.name}' is not counted but predicted from a calibration, and none was made; set "
-                    "latency.calibrate."
+                    f"'{cost.info.name}' is predicted from a calibration, but none was made; set latency.calibrate."
                 )
         self.input_shape = tuple(int(size) for size in input_shape)
         self.latency = latency
@@ -128,21 +128,22 @@ class CostModel:
 
         Raises:
             BuildError: the model's forward fails on this shape.
-            CostError: the model cannot be recorded, has operations whose work is not known, or a cost failed.
+            CostError: the model cannot be recorded, the work of an operation is unknown, or a cost failed.
         """
-        look = Look(module, self.input_shape, self.dtype)
+        subject = CostSubject(module, self.input_shape, self.dtype)
         found: dict[str, float] = {}
-        # Costs that may run the model come last: whatever one of the user's own leaves behind, the others do not see.
+        # Costs that run the model come last, so that side effects of a user's own cost cannot change the others.
         for name, cost in sorted(self._costs.items(), key=lambda item: item[1].reads == "example"):
             if cost.info.measured and self.latency is not None:
-                found[name] = self.latency.predict_features(features(look.trace, self.latency.conditions.batch))
+                found[name] = self.latency.predict_features(features(subject.trace, self.latency.conditions.batch))
             else:
-                found[name] = cost.ask(look)
+                found[name] = cost.compute(subject)
         return {name: found[name] for name in self.names}
 
 
 def _checked(name: str, found: Any) -> float:
-    """Return what a cost function returned as a plain number."""
+    """Return the result of a cost function as a float, or raise CostError."""
+
     if type(found).__module__ == "torch" and getattr(found, "numel", lambda: 0)() == 1:
         found = found.item()
     if isinstance(found, bool) or not isinstance(found, Real):

@@ -1,6 +1,6 @@
-"""Costs by name: the built-in ones, and the user's own as ``package.module:name``.
+"""Registry of costs: built-in ones by name, and the user's own as ``package.module:name``.
 
-Lower is better for every cost: of something that is better the higher it is (throughput), register the reciprocal.
+Lower is better for every cost. Register the reciprocal of a quantity of which more is better, such as throughput.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class CostInfo:
         name: in search files, journals and tables.
         unit: of its plain number: empty for a count, ``B``, ``ms``, or any other word.
         label: its name in a line of text.
-        axis: title of an axis of a plot.
+        axis: title of a plot's axis.
         additive: whether a network's cost is the sum over its parts.
-        measured: whether it takes a quiet machine; it is then predicted for candidates and measured of finalists.
+        measured: whether it needs a machine without other load; it is then predicted for candidates and measured for
+            finalists.
     """
 
     name: str
@@ -53,16 +54,16 @@ class CostInfo:
 
     @property
     def family(self) -> Family:
-        """The suffixes that an amount may be written with."""
+        """The family of suffixes that an amount may be written with."""
         return _FAMILIES.get(self.unit, "other")
 
 
 @dataclass(frozen=True)
 class CostSpec:
-    """A cost as the search file knows it.
+    """A registered cost.
 
-    ``function`` returns a finite number of at least 0 in the unit of ``info``; ``reads`` says of what. ``options`` are
-    its keyword-only parameters.
+    ``function`` returns a finite number of at least 0 in the unit of ``info``; ``reads`` names its first arguments;
+    ``options`` are its keyword-only parameters.
     """
 
     info: CostInfo
@@ -79,7 +80,7 @@ class CostSpec:
         """Return the options, checked and completed.
 
         Raises:
-            ConfigError: an unknown option or a wrong value; names ``where``.
+            ConfigError: unknown option or invalid value; names ``where``.
         """
         return check_options(self.options, given, f"{where} ({self.info.name})").model_dump()
 
@@ -97,9 +98,9 @@ def cost(
     """Register a function as a cost; its keyword-only parameters, with annotations and defaults, are its options.
 
     Its first arguments follow from ``reads``: ``(module, example)``, where ``example`` is one input (1, *input_shape);
-    ``(module,)``; or ``(trace,)``, the recorded operations of one forward pass (``cost.ops.Trace``), recorded once for
-    all costs that read them. The module is in eval mode. A user's own cost needs no name: the search file calls it
-    ``package.module:name``, and the decorator is needed only for what differs from the defaults.
+    ``(module,)``; or ``(trace,)``, the operations of one forward pass (``costs.tracing.Trace``), recorded once for all
+    costs that read them. The module is in eval mode. A user's own cost does not need a name, since the search file
+    names it ``package.module:name``; it needs the decorator only to change a default.
     """
 
     def register(made: Made) -> Made:
@@ -118,8 +119,8 @@ def find_cost(name: str, *, where: str = "search.costs", paths: Sequence[Path] =
     """Return the cost called ``name``, or the user's own of the form ``package.module:name``.
 
     Raises:
-        BudgetError: there is no such built-in cost; the near name is suggested.
-        ConfigError: the user's own cannot be imported, or is no cost; names ``where``.
+        BudgetError: unknown built-in cost; suggests a similar name.
+        ConfigError: the user's own cannot be imported, or is not a function; names ``where``.
     """
     if not is_reference(name):
         known = _built_in()
@@ -134,7 +135,7 @@ def find_cost(name: str, *, where: str = "search.costs", paths: Sequence[Path] =
         return CostSpec(CostInfo(short, label=short, axis=short), found, "example", read_options(found))
     if spec.info.measured or spec.info.additive:
         raise ConfigError(f"{where}: '{name}' is registered as measured or additive, which only built-in costs can be.")
-    return replace(spec, info=replace(spec.info, name=short))  # the name in the search file, whatever the decorator's
+    return replace(spec, info=replace(spec.info, name=short))  # the search file's name takes precedence
 
 
 def cost_names() -> tuple[str, ...]:
@@ -153,19 +154,19 @@ def additive_names() -> tuple[str, ...]:
 
 
 def declare_cost(name: str, unit: str = "") -> None:
-    """Make a user's own cost known to budgets and reports of this process, without loading its code.
+    """Register name and unit of a user's own cost for budgets and reports of this process, without loading its code.
 
-    Where two runs of a process mean different units by one name, its amounts are written without a unit.
+    If two runs in one process declare different units for one name, its amounts are written without a unit.
     """
     known = _DECLARED.get(name)
     _DECLARED[name] = CostInfo(name, unit if known is None or known.unit == unit else "", name, name)
 
 
 def cost_info(name: str) -> CostInfo:
-    """Return the facts about a cost, built in or declared.
+    """Return the facts about a built-in or declared cost.
 
     Raises:
-        BudgetError: there is no such cost; the near name is suggested.
+        BudgetError: unknown cost; suggests a similar name.
     """
     built_in = _built_in()
     if name in built_in:
@@ -176,7 +177,7 @@ def cost_info(name: str) -> CostInfo:
 
 
 def describe_cost(name: str) -> CostInfo:
-    """Return the facts about a cost for a report: of an unknown one its name only."""
+    """Return the facts about a cost for a report; an unknown cost has only its name."""
     try:
         return cost_info(name)
     except BudgetError:
@@ -191,7 +192,7 @@ SUFFIXES: dict[Family, dict[str, float]] = {
     },
     "time": {"ms": 1.0, "us": 1e-3, "s": 1e3},
 }
-"""Suffixes of amounts, by family; values are in the plain unit of the cost. Other units have no multiples."""
+"""Suffixes of amounts by family, with their values in the plain unit of the cost. Other units have no multiples."""
 
 _WRITTEN: dict[Family, tuple[str, ...]] = {
     "count": ("", "k", "M", "G", "T"),
@@ -202,8 +203,8 @@ _WRITTEN: dict[Family, tuple[str, ...]] = {
 def format_cost(name: str, value: float) -> str:
     """Write a cost with three significant digits and its unit: ``"1.25 M"``, ``"512 KiB"``, ``"0.48 ms"``.
 
-    ``parse_amount`` reads it back, to those digits. Times are written in ms, below a hundredth of one in us. A cost of
-    which nothing is known is a number without a unit.
+    ``parse_amount`` reads it back, to those digits. Times are in ms, or in us below 0.01 ms. An unknown cost is written
+    without a unit.
     """
     value = float(value)
     try:
@@ -220,7 +221,7 @@ def format_cost(name: str, value: float) -> str:
         return f"{_digits(value / sizes[suffix])} {suffix}"
     suffix = _WRITTEN[info.family][0]
     for larger in _WRITTEN[info.family][1:]:
-        # 999 999 rounds to 1000 k: compare what would be written, so that it becomes 1 M.
+        # 999 999 rounds to 1000 k; comparing the rounded number turns it into 1 M.
         if float(_digits(value / sizes[suffix])) * sizes[suffix] < sizes[larger]:
             break
         suffix = larger
@@ -228,7 +229,8 @@ def format_cost(name: str, value: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Write three significant digits, never an exponent for what a person meets, integers whole."""
+    """Write three significant digits, larger numbers as integers, and an exponent only below 1e-4."""
+
     if abs(value) >= 99.95:
         return f"{value:.0f}"
     return f"{value:.3g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.3e}"

@@ -1,6 +1,6 @@
-"""Timing of networks on a deployment runtime, under conditions that are written down.
+"""Timing of networks on a deployment runtime, under recorded conditions.
 
-Nothing is printed. Timings mean something only while nothing else runs; seeing to that is the caller's.
+Nothing is printed. Timings are meaningful only on a machine without other load, which the caller must ensure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_distill.costs.runtimes import DEFAULT, Runtime, find_runtime
-from nas_distill.costs.undisturbed import device_of, example, input_dtype, refuse_lazy, undisturbed
+from nas_distill.costs.undisturbed import example, input_dtype, refuse_lazy, undisturbed
 from nas_distill.utils.errors import BuildError, CostError, NasDistillError, StorageError, first_line
+from nas_distill.utils.modules import device_of
 
 if TYPE_CHECKING:
     import torch
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
 
 
 WARM_UP = 5
-"""Runs before the first that counts, at each network and at each return to it."""
+"""Untimed runs of a network at the start of each round."""
 ROUNDS = 5
-"""Among how many visits the runs of a network are spread when several are timed, so that all meet the same drift."""
+"""Rounds over which the runs of each network are spread when several are timed, so that machine drift affects all."""
 
 GROUP_BYTES = 2**29
-"""Networks up to this size together are loaded at once when several are timed."""
+"""Total size of the networks that are loaded at once when several are timed."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a latency is a latency of: batch size, threads within an operation, processor, runtime and its version."""
+    """Conditions of a latency: batch size, threads within an operation, processor, runtime and its version."""
 
     batch: int
     threads: int
@@ -51,7 +52,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class LatencySample:
-    """Times of one forward pass of a batch, in ms: median, and the 95th percentile, of ``repeats`` runs."""
+    """Time of one forward pass of a batch in ms: median and 95th percentile of ``repeats`` runs."""
 
     p50_ms: float
     p95_ms: float
@@ -60,20 +61,20 @@ class LatencySample:
 
 
 def conditions(batch: int, threads: int, runtime: Runtime | None = None) -> Conditions:
-    """Return the conditions of a timing on this machine, on the default runtime unless another is given.
+    """Return the conditions of a timing on this machine, on ``runtime`` or the default runtime.
 
     Raises:
         CostError: batch or threads below 1, or the runtime is not installed.
     """
     if batch < 1 or threads < 1:
-        raise CostError(f"latency needs at least one image and one thread, not batch {batch} and {threads} threads.")
+        raise CostError(f"latency needs a batch and threads of at least 1, not batch {batch} and {threads} threads.")
     chosen = runtime or find_runtime(DEFAULT)
     chosen.require()
     return Conditions(batch, threads, cpu_name(), f"{chosen.title} {chosen.version()}")
 
 
 def cpu_name() -> str:
-    """Return the processor's model name as the system gives it."""
+    """Return the processor's model name as the system reports it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
@@ -92,9 +93,9 @@ def time_module(
     dtype: torch.dtype | None = None,
     runtime: Runtime | None = None,
 ) -> LatencySample:
-    """Export a model as it stands, in eval mode, and time it on a runtime; the model is left as it was.
+    """Export a model in eval mode and time it on a runtime; the model's state is restored.
 
-    ``input_shape`` is without the batch.
+    ``input_shape`` excludes the batch.
 
     Raises:
         BuildError: the model's forward fails on this shape.
@@ -118,10 +119,10 @@ def time_modules(
     runtime: Runtime | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[LatencySample | NasDistillError]:
-    """Time several models under equal conditions: visited in turn, so that a drift of the machine meets all alike.
+    """Time several models under equal conditions, in interleaved rounds, so that machine drift affects all equally.
 
-    A model may have been exported by ``export_for_timing`` already, or have failed at that. One that cannot be timed
-    has its error in its place in the list. ``progress`` is told how many are exported.
+    An entry may also be the result of ``export_for_timing``, or the error with which the export failed. The result of a
+    model that cannot be timed is its error. ``progress`` is called with the number of exported models.
 
     Raises:
         CostError: batch, threads or repeats below 1, or the runtime is not installed.
@@ -132,7 +133,7 @@ def time_modules(
     results: list[LatencySample | NasDistillError] = []
     group: dict[int, Callable[[], float]] = {}
     held = 0
-    for place, model in enumerate(models):
+    for index, model in enumerate(models):
         try:
             if isinstance(model, NasDistillError):
                 raise model
@@ -140,13 +141,13 @@ def time_modules(
             if group and held + len(exported) > GROUP_BYTES:
                 _fill(results, group, repeats, stated)
                 held = 0
-            group[place] = _runner(exported, "the model", shape, threads, chosen)
+            group[index] = _runner(exported, "the model", shape, threads, chosen)
             held += len(exported)
             results.append(CostError("not timed"))
         except NasDistillError as error:
             results.append(error)
         if progress is not None:
-            progress(place + 1)
+            progress(index + 1)
     _fill(results, group, repeats, stated)
     return results
 
@@ -157,9 +158,9 @@ def _fill(
     repeats: int,
     stated: Conditions,
 ) -> None:
-    """Time a group of loaded networks, put their samples in place, and let the networks go."""
-    for place, sample in zip(group, _time(list(group.values()), repeats, stated)):
-        results[place] = sample
+    """Time a group of loaded networks, write their samples to ``results``, and release the networks."""
+    for index, sample in zip(group, _time(list(group.values()), repeats, stated)):
+        results[index] = sample
     group.clear()
 
 
@@ -172,15 +173,15 @@ def time_file(
     repeats: int = 50,
     runtime: Runtime | None = None,
 ) -> LatencySample:
-    """Time a finished file of one input; ``input_shape`` is without the batch.
+    """Time an exported file with one input; ``input_shape`` excludes the batch.
 
     Raises:
-        CostError: the file is missing or no model, takes another shape or several inputs, or cannot run.
+        CostError: the file is missing or invalid, needs another shape or several inputs, or cannot run.
     """
     chosen = runtime or find_runtime(DEFAULT)
     stated = conditions(batch, threads, chosen)
     if not Path(path).is_file():
-        raise CostError(f"{path} does not exist, so its latency cannot be measured.")
+        raise CostError(f"{path} does not exist; its latency cannot be measured.")
     shape = (batch, *(int(size) for size in input_shape))
     return _time([_runner(Path(path), str(path), shape, threads, chosen)], repeats, stated)[0]
 
@@ -188,9 +189,11 @@ def time_file(
 def export_for_timing(
     model: nn.Module, shape: Sequence[int], dtype: torch.dtype | None = None, runtime: Runtime | None = None
 ) -> bytes:
-    """Return the file of a model for the fixed input ``shape`` (batch included), to be timed on a runtime.
+    """Return the content of a file to time on a runtime: the model exported for the fixed input ``shape`` with batch.
 
-    Errors as ``time_module``.
+    Raises:
+        BuildError: the model's forward fails on this shape.
+        CostError: the model cannot be exported.
     """
     chosen = runtime or find_runtime(DEFAULT)
     refuse_lazy(model)
@@ -219,7 +222,7 @@ def export_for_timing(
 def _runner(
     model: bytes | Path, name: str, shape: tuple[int, ...], threads: int, runtime: Runtime
 ) -> Callable[[], float]:
-    """Load a network and return a function that runs it once on noise and returns the ms."""
+    """Load a network and return a function that runs it once on noise and returns the time in ms."""
     try:
         if isinstance(model, bytes):
             with TemporaryDirectory() as folder:
@@ -233,7 +236,7 @@ def _runner(
         inputs = noise.astype(kind) if np.issubdtype(kind, np.floating) else np.zeros(shape, kind)
         try:
             runtime.run(network, inputs)
-        except Exception:  # it reads tokens, perhaps, of which 0 is one
+        except Exception:  # perhaps the network reads tokens; 0 is a valid one
             inputs = np.zeros(shape, kind)
             runtime.run(network, inputs)
     except NasDistillError:
@@ -251,7 +254,8 @@ def _runner(
         except Exception as error:
             raise CostError(f"{name} cannot be timed on {runtime.title}: {first_line(error)}") from error
         if not (np.isfinite(taken) and taken >= 0):
-            raise CostError(f"{runtime.title} says that {name} takes {taken:g} ms, which is not a time.")
+            raise CostError(f"{runtime.title} reports {taken:g} ms for {name}, which is not a valid time.")
+
         return taken
 
     return once

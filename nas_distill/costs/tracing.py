@@ -1,7 +1,7 @@
 """Recording of the operations of one forward pass by a dispatch mode.
 
-The model runs once, whatever is asked of it. Operations are noted as the model calls them (``linear``, ``matmul``,
-``scaled_dot_product_attention``), not as torch decomposes them, because those are what a runtime's kernels compute.
+One recording serves all costs. Operations are recorded as the model calls them (``linear``, ``matmul``,
+``scaled_dot_product_attention``), not as torch decomposes them, because a runtime has kernels for the former.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nas_distill.costs.flops import multiply_adds
-from nas_distill.costs.undisturbed import device_of, example, input_dtype, refuse_lazy, undisturbed
+from nas_distill.costs.undisturbed import example, input_dtype, refuse_lazy, undisturbed
 from nas_distill.utils.errors import BuildError, CostError, NasDistillError, first_line
+from nas_distill.utils.modules import device_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 class Op:
     """One operation on activations.
 
-    ``reads`` and ``makes`` are indices of buffers (``Trace.sizes``); a view of a buffer is the buffer. A ``pointwise``
-    one may write over a buffer that it reads. ``shape`` is that of the first output, ``weight`` that of the largest
-    parameter read (empty for none), ``weight_elements`` counts all parameters read, ``groups`` are a convolution's.
+    ``reads`` and ``makes`` are indices of buffers (``Trace.sizes``); a view has the index of its base. A ``pointwise``
+    operation may overwrite a buffer that it reads. ``shape`` is that of the first output, ``weight`` that of the
+    largest parameter read (empty for none), ``weight_elements`` counts all parameters read, ``groups`` are a
+    convolution's.
     """
 
     kind: str
@@ -49,9 +51,10 @@ class Op:
 class Trace:
     """A model's operations at batch 1, in the order of execution.
 
-    ``sizes``: bytes of each buffer, floating-point values as float32. ``inputs`` are alive before the first operation,
-    ``outputs`` stay alive to the end. What is computed from parameters alone is not an activation and has no operation
-    here; ``constant_flops`` are its multiply-adds. ``uncounted`` names operations whose work is in no ``flops``.
+    ``sizes`` are the bytes of each buffer, floating-point values as float32. ``inputs`` are alive before the first
+    operation, ``outputs`` stay alive to the end. Tensors computed only from parameters are not activations, and their
+    operations are left out; ``constant_flops`` are the multiply-adds of those. ``uncounted`` names operations whose
+    work is unknown.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -65,28 +68,24 @@ class Trace:
         """Return the fused multiply-adds of the whole pass.
 
         Raises:
-            CostError: some operation has work that cannot be counted; it is named.
+            CostError: the work of an operation is unknown; names the operation.
         """
         if self.uncounted:
             names = ", ".join(sorted(set(self.uncounted)))
             raise CostError(
-                f"flops cannot be counted: nothing is known of the work of {names} in this model; leave flops out of "
-                "budget and objectives, or write that part with plain torch operations."
+                f"flops cannot be counted: the work of {names} in this model is unknown; leave flops out of budget and "
+                "objectives, or write that part with plain torch operations."
             )
         return self.constant_flops + sum(op.flops for op in self.ops)
 
     def peak_bytes(self) -> int:
-        """Return the most bytes of buffers alive at once; ``count`` says what that means.
-
-        Raises:
-            CostError: the sizes of some operation's results are not known.
-        """
+        """Return the most bytes of buffers alive at once, as ``counting.peak_activation_bytes`` defines them."""
         steps = len(self.ops)
         last = dict.fromkeys(self.inputs, -1)
         for step, op in enumerate(self.ops):
             last.update(dict.fromkeys((*op.reads, *op.makes), step))
         last.update(dict.fromkeys(self.outputs, steps))
-        kept = set(self.inputs)  # the caller's buffer is read only
+        kept = set(self.inputs)  # the caller's buffer is read-only
         alive = sum(self.sizes[buffer] for buffer in kept)
         peak = alive
         for step, op in enumerate(self.ops):
@@ -129,9 +128,9 @@ _GROUPED = frozenset(
 
 
 def attends(model: nn.Module, input_shape: Sequence[int]) -> bool:
-    """Return whether a model attends or reads tokens: attention as one operation or spelt out, or an embedding.
+    """Return whether a model has attention, as one operation or written out, or an embedding.
 
-    Of a model whose operations cannot be recorded, only embeddings are seen.
+    In a model whose operations cannot be recorded, only embeddings are detected.
     """
     from torch import nn
 
@@ -141,19 +140,19 @@ def attends(model: nn.Module, input_shape: Sequence[int]) -> bool:
         ops = trace(model, input_shape).ops
     except NasDistillError:
         return False
-    # Spelt out, it is a product of activations with a softmax (and dropout, maybe) before it.
+    # Written out, attention is a product of activations that follows a softmax (and perhaps dropout).
     products = [op for op in ops if op.kind in ("aten::matmul", "aten::bmm") and not op.weight]
     weighed = {made for op in ops if "softmax" in op.kind for made in op.makes}
     return any(op.kind in _ATTENDING for op in ops) or any(weighed & set(op.reads) for op in products)
 
 
 def trace(model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> Trace:
-    """Run ``model`` once in eval mode on one input of ``input_shape`` (without the batch) and return what it did.
+    """Run ``model`` once in eval mode on one input of ``input_shape`` (without the batch) and return its operations.
 
-    The model is left as it was (``undisturbed``). ``dtype`` is that of the input, by default the parameters'.
+    The model's state is restored (``undisturbed``). ``dtype`` is that of the input, by default the parameters'.
 
     Raises:
-        BuildError: the model's forward fails on this shape, or it has parameters that have no shape yet.
+        BuildError: the model's forward fails on this shape, or the model has parameters without a shape.
         CostError: the forward runs, but its operations cannot be recorded.
     """
     shape = (1, *(int(size) for size in input_shape))
@@ -170,23 +169,23 @@ def trace(model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | Non
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes what happens to one input in a ``Trace``.
+    """Dispatch mode that records the operations on one input in a ``Trace``.
 
-    Tensors that share memory are one buffer. Parameters, and what is computed from them alone, are constants, which
-    have no buffer; a constant into which an activation is written becomes one.
+    Tensors that share memory are one buffer. Parameters, and tensors computed only from them, are constants, which have
+    no buffer; a constant becomes a buffer when an activation is written into it.
     """
 
     def __init__(self, data: torch.Tensor, weights: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self._trace = Trace()
-        self._alive: list[Any] = []  # storages, lest another one is made in the place of a dead one
+        self._alive: list[Any] = []  # storages: a freed one's address could be used again
         self._buffers: dict[int, int] = {}
-        self._sizes = {self._place(weight): _bytes(weight) for weight in weights}  # of constants, in whole
+        self._sizes = {self._memory(weight): _bytes(weight) for weight in weights}  # of constants
         self._weights = set(self._sizes)
         self._trace.inputs = self._new([data])
 
     def finish(self, output: Any) -> Trace:
-        """Return the trace of a pass that ended with ``output``."""
+        """Return the trace of a forward pass with the result ``output``."""
         self._trace.outputs = self._reads(_tensors(output))
         return self._trace
 
@@ -203,14 +202,14 @@ class _Recorder(TorchDispatchMode):
         if flops is None:
             self._trace.uncounted.append(signature.kind)
         reads = self._reads(inputs)
-        known = {self._place(tensor) for tensor in inputs}
+        known = {self._memory(tensor) for tensor in inputs}
         if not reads:
             self._trace.constant_flops += flops or 0
-            self._keep_constants(inputs, [tensor for tensor in results if self._place(tensor) not in known])
+            self._keep_constants(inputs, [tensor for tensor in results if self._memory(tensor) not in known])
             return
         written = [tensor for name in signature.written for tensor in _tensors(arguments[name])]
-        fresh = [tensor for tensor in results if self._place(tensor) not in known]
-        claimed = [tensor for tensor in written if self._place(tensor) not in self._buffers]
+        fresh = [tensor for tensor in results if self._memory(tensor) not in known]
+        claimed = [tensor for tensor in written if self._memory(tensor) not in self._buffers]
         makes = self._new([*claimed, *fresh])
         if makes or written:
             self._add(signature, arguments, inputs, reads, makes, flops or 0, results)
@@ -225,7 +224,7 @@ class _Recorder(TorchDispatchMode):
         flops: int,
         results: list[torch.Tensor],
     ) -> None:
-        shapes = [tuple(tensor.shape) for tensor in inputs if self._place(tensor) in self._weights]
+        shapes = [tuple(tensor.shape) for tensor in inputs if self._memory(tensor) in self._weights]
         self._trace.ops.append(
             Op(
                 kind=signature.kind,
@@ -241,40 +240,40 @@ class _Recorder(TorchDispatchMode):
         )
 
     def _keep_constants(self, inputs: list[torch.Tensor], results: list[torch.Tensor]) -> None:
-        of_weights = any(self._place(tensor) in self._weights for tensor in inputs)
+        of_weights = any(self._memory(tensor) in self._weights for tensor in inputs)
         for tensor in results:
-            self._sizes.setdefault(self._place(tensor), _bytes(tensor))
+            self._sizes.setdefault(self._memory(tensor), _bytes(tensor))
             if of_weights:
-                self._weights.add(self._place(tensor))
+                self._weights.add(self._memory(tensor))
 
     def _reads(self, tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
-        found = (self._buffers.get(self._place(tensor)) for tensor in tensors)
+        found = (self._buffers.get(self._memory(tensor)) for tensor in tensors)
         return tuple(dict.fromkeys(buffer for buffer in found if buffer is not None))
 
     def _new(self, tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
         made = []
         for tensor in tensors:
-            place = self._place(tensor)
-            if place not in self._buffers:
-                self._buffers[place] = len(self._trace.sizes)
-                made.append(self._buffers[place])
-                self._trace.sizes.append(self._sizes.get(place, _bytes(tensor)))
+            memory = self._memory(tensor)
+            if memory not in self._buffers:
+                self._buffers[memory] = len(self._trace.sizes)
+                made.append(self._buffers[memory])
+                self._trace.sizes.append(self._sizes.get(memory, _bytes(tensor)))
         return tuple(made)
 
-    def _place(self, tensor: torch.Tensor) -> int:
-        """Return what identifies the memory of a tensor, and keep it alive."""
+    def _memory(self, tensor: torch.Tensor) -> int:
+        """Return the identity of a tensor's memory, and keep the memory alive."""
         try:
             storage: Any = tensor.untyped_storage()
-            place = int(storage._cdata)
-        except (NotImplementedError, RuntimeError):  # a sparse tensor has none
-            storage, place = tensor, id(tensor)
+            memory = int(storage._cdata)
+        except (NotImplementedError, RuntimeError):  # a sparse tensor has no storage
+            storage, memory = tensor, id(tensor)
         self._alive.append(storage)
-        return place
+        return memory
 
 
 @dataclass(frozen=True)
 class _Signature:
-    """An operation's name without the mark of in-place work, its arguments with defaults, and those that it writes."""
+    """An operation's name without the underscore of in-place variants, its arguments, and those that it writes."""
 
     kind: str
     defaults: dict[str, Any]
@@ -307,10 +306,10 @@ def _signature(func: Any) -> _Signature:
 
 @contextmanager
 def _whole_operations() -> Iterator[None]:
-    """Let operations reach a dispatch mode before torch decomposes them, and compiled modules run as plain ones.
+    """Let operations reach a dispatch mode before torch decomposes them, and compiled modules run eagerly.
 
-    Inference mode would do the same, but what a model keeps from such a pass (a table of positions, say) could not be
-    trained with afterwards.
+    Inference mode would do the same, but a tensor that a model stores in such a pass (a table of positions, say) could
+    not be used in training afterwards.
     """
     below = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.inference_mode)
     with ExitStack() as stack:
@@ -325,7 +324,7 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    """Return the bytes of a tensor, floating-point counted as float32; 0 for an integer without dimensions."""
+    """Return the bytes of a tensor, floating-point values as float32; 0 for an integer scalar."""
     if tensor.dtype.is_floating_point:
         return tensor.numel() * 4
     if tensor.dtype.is_complex:
@@ -334,12 +333,12 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _explain(model: nn.Module, data: torch.Tensor, error: Exception) -> NoReturn:
-    """Raise what a user can act on: does the forward itself fail, or only its recording?"""
+    """Raise BuildError if the forward itself fails, CostError if only its recording does."""
     shape = tuple(data.shape)
     try:
         model(data)
     except Exception as cause:
         raise BuildError(f"the model's forward fails on an input of shape {shape}: {first_line(cause)}") from cause
     raise CostError(
-        f"the model runs on an input of shape {shape} but its operations cannot be recorded: {first_line(error)}"
+        f"the model runs on an input of shape {shape}, but its operations cannot be recorded: {first_line(error)}"
     ) from error

@@ -1,4 +1,4 @@
-"""Running a model to look at it, and leaving it as it was."""
+"""Inspection of a model by running it, with its state restored afterwards."""
 
 from __future__ import annotations
 
@@ -9,25 +9,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nas_distill.utils.errors import BuildError
-from nas_distill.utils.modules import quiet
+from nas_distill.utils.modules import device_of, eval_mode, quiet
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter or buffer, the CPU for one that has neither."""
-    import torch
-
-    for tensors in (model.parameters(), model.buffers()):
-        for tensor in tensors:
-            return tensor.device
-    return torch.device("cpu")
-
-
 def input_dtype(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
-    """Return ``dtype``, or where it is None the type of the model's first floating-point parameter, or float32."""
+    """Return ``dtype``; if it is None, the type of the model's first floating-point parameter, or else float32."""
     import torch
 
     if dtype is not None:
@@ -36,9 +26,9 @@ def input_dtype(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def noise(model: nn.Module, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    """Return random float32 inputs on the CPU on which ``model`` runs.
+    """Return random float32 inputs of ``shape`` for ``model``, on the CPU.
 
-    They are normal noise; for a model with embeddings, whole numbers that each of these has an entry for.
+    They are normal noise, or for a model with embeddings whole numbers that are valid indices of each of them.
     """
     import torch
 
@@ -50,7 +40,7 @@ def noise(model: nn.Module, shape: Sequence[int], generator: torch.Generator) ->
 
 
 def example(model: nn.Module, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Return the same noise each time for floating-point types (zeros make some models fail), zeros for others."""
+    """Return a fixed input of ``shape``: noise for floating-point types (some models fail on zeros), else zeros."""
     import torch
 
     if dtype.is_floating_point:
@@ -59,15 +49,15 @@ def example(model: nn.Module, shape: Sequence[int], dtype: torch.dtype) -> torch
 
 
 def refuse_lazy(model: nn.Module) -> None:
-    """Raise BuildError for a model with lazy parameters: running it would give them shapes and so change it."""
+    """Raise BuildError for a model with lazy parameters: running the model would initialise and so change them."""
     from torch.nn.parameter import is_lazy
 
     if any(is_lazy(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())):
-        raise BuildError("the model has lazy parameters without a shape; run it once on data before it is used here.")
+        raise BuildError("the model has lazy parameters without a shape; run the model once on data before this.")
 
 
 def tensors_only(model: nn.Module) -> nn.Module:
-    """Wrap a model so that whatever it returns, mappings too, becomes a tuple of its tensors."""
+    """Return a wrapped model whose output, of any structure, is flattened to a tuple of its tensors."""
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -86,9 +76,9 @@ def tensors_only(model: nn.Module) -> nn.Module:
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
-    """Return a copy on the CPU in eval mode without gradients, in a form that torch's exporters trace.
+    """Return a copy on the CPU in eval mode without gradients, in a form that torch's exporters can trace.
 
-    Where a module names another one as ``traced``, that one is copied: a graph, which is in eval mode as it is.
+    If a module has an attribute ``traced`` (a graph, which is in eval mode already), that module is copied instead.
     """
     from torch import nn
 
@@ -100,16 +90,15 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run a block with ``model`` in eval mode and without gradients; give back what the block may have touched.
+    """Run a block with ``model`` in eval mode and without gradients, and restore its state afterwards.
 
-    Restored, also after an error: the mode of every module, buffers (values and identity), and torch's global
-    generators. Inside, warnings and torch's log lines are held back, and the fused fast path of torch's transformer
-    layers is off, because it hides the operations that are to be counted.
+    The mode of every module, buffers (values and identity) and torch's global generators are restored, also after an
+    error. Within the block, warnings and torch's log lines are suppressed, and the fused fast path of torch's
+    transformer layers is off, because it hides the operations to be counted.
     """
     import torch
 
     from nas_distill.utils.layers.hooks import unfused
-    from nas_distill.utils.modules import eval_mode
 
     modules = list(model.modules())
     buffers = [dict(module._buffers) for module in modules]

@@ -23,7 +23,7 @@ from nas_distill.config import (
 )
 from nas_distill.costs.budget import Budget, Limit
 from nas_distill.costs.latency import LATENCY, LatencyModel
-from nas_distill.costs.model import Cost, CostModel, Look
+from nas_distill.costs.model import Cost, CostModel, CostSubject
 from nas_distill.costs.registry import cost_info, cost_names, counted_names, declare_cost
 from nas_distill.costs.runtimes import Runtime, find_runtime
 from nas_distill.costs.tracing import attends
@@ -253,7 +253,7 @@ class _Teacher:
 
     def cost(self, cost: Cost) -> float:
         """Return a cost of the teacher."""
-        return cost.ask(Look(self.module, self.input_shape))
+        return cost.compute(CostSubject(self.module, self.input_shape))
 
 
 def resolve(

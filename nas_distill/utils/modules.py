@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -46,8 +47,9 @@ def memory_format(module: nn.Module) -> torch.memory_format:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device of a module's first parameter; the CPU for a module without parameters."""
-    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    """Return the device of a module's first parameter, or else first buffer; the CPU for a module without either."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A cost and a runtime of a user's own, in modules that can be imported."""
+"""Fixtures with a user-defined cost and a user-defined runtime in importable modules."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from nas_distill.costs import cost
 
 @cost(unit="mJ")
 def energy_mj(module, example, *, picojoules: float = 4.6, broken: str = "") -> float:
-    """Energy of one forward pass, at so many picojoules per parameter."""
+    """Energy of one forward pass, in proportion to the number of parameters."""
     if broken == "raise":
         raise KeyError("battery")
     values = {
@@ -52,7 +52,7 @@ from nas_distill.costs.undisturbed import frozen_copy
 
 
 class Pickled(Runtime):
-    """TorchScript, timed by a clock of its own."""
+    """Graphs of torch.export, with a constant time."""
 
     name, title, suffix, install = "pickled", "a slow machine", ".pt", "buy one"
 

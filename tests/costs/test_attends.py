@@ -5,7 +5,7 @@ from nas_distill.costs.tracing import attends
 
 
 class Attention(nn.Module):
-    """Attention of one head over (B, 5, 4), as one operation or spelt out."""
+    """Attention of one head over (B, 5, 4), as one operation or written out."""
 
     def __init__(self, spelt_out):
         super().__init__()
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         return self.encoder(x).mean(1)
 
 
-def test_attention_and_tokens_are_seen():
+def test_attention_and_tokens_are_detected():
     assert attends(Attention(spelt_out=False), (5, 4))
     assert attends(Attention(spelt_out=True), (5, 4))
     assert attends(Encoder(), (5, 4))

@@ -50,30 +50,30 @@ def test_percent_is_of_the_teacher():
     ("name", "amount", "message"),
     [
         ("flop", 1, "unknown cost 'flop'; did you mean 'flops'"),
-        ("flops", "fast", "no amount"),
-        ("flops", "", "no amount"),
-        ("flops", True, "no amount"),
-        ("flops", None, "no amount"),
+        ("flops", "fast", "not an amount"),
+        ("flops", "", "not an amount"),
+        ("flops", True, "not an amount"),
+        ("flops", None, "not an amount"),
         ("flops", "2m", "unit 'm'"),
         ("flops", "2MB", "unit 'MB'"),
         ("latency_ms", "2M", "unit 'M'"),
         ("weight_bytes", "2M", "MB \\(decimal\\) or MiB \\(binary\\)"),
         ("weight_bytes", "2k", "KB \\(decimal\\) or KiB \\(binary\\)"),
         ("weight_bytes", "2ms", "unit 'ms'"),
-        ("flops", "-2M", "not a finite amount"),
-        ("flops", float("nan"), "not a finite amount"),
-        ("flops", float("inf"), "not a finite amount"),
+        ("flops", "-2M", "negative or not finite"),
+        ("flops", float("nan"), "negative or not finite"),
+        ("flops", float("inf"), "negative or not finite"),
         ("flops", "50%", "not known here"),
     ],
 )
-def test_amounts_that_cannot_be_read_are_one_sentence(name, amount, message):
+def test_invalid_amounts_are_reported_in_one_sentence(name, amount, message):
     with pytest.raises(BudgetError, match=message) as caught:
         parse_amount(amount, name)
     assert "\n" not in str(caught.value)
 
 
-def test_percent_of_a_teacher_that_costs_nothing_is_refused():
-    with pytest.raises(BudgetError, match="which is 0"):
+def test_percent_of_a_teacher_cost_of_0_is_refused():
+    with pytest.raises(BudgetError, match="teacher's is 0"):
         parse_amount("50%", "flops", teacher=0.0)
 
 
@@ -100,12 +100,12 @@ def test_costs_are_written_with_three_digits_and_their_unit(name, value, text):
 
 
 @given(NAMES, AMOUNTS)
-def test_what_is_written_is_read_back(name, value):
+def test_written_amounts_are_read_back(name, value):
     assert parse_amount(format_cost(name, value), name) == pytest.approx(value, rel=6e-3)
 
 
 @given(NAMES, AMOUNTS, AMOUNTS)
-def test_order_survives_writing(name, first, second):
+def test_written_amounts_keep_their_order(name, first, second):
     low, high = sorted([first, second])
 
     assert parse_amount(format_cost(name, low), name) <= parse_amount(format_cost(name, high), name)
@@ -137,7 +137,7 @@ def test_violations_are_empty_exactly_when_it_fits(limits, costs):
 
 
 @given(st.dictionaries(NAMES, AMOUNTS), COST_TABLES, st.floats(1.0, 10.0))
-def test_dearer_never_violates_less(limits, costs, factor):
+def test_higher_costs_never_violate_less(limits, costs, factor):
     budget = Budget.parse(limits)
     before = budget.violations(costs)
     after = budget.violations({name: value * factor for name, value in costs.items()})
@@ -146,7 +146,7 @@ def test_dearer_never_violates_less(limits, costs, factor):
 
 
 @given(LIMITS, COST_TABLES)
-def test_a_budget_survives_being_written_and_sent(limits, costs):
+def test_a_budget_is_unchanged_by_serialisation(limits, costs):
     budget = Budget.parse(limits)
 
     assert Budget.parse(budget.to_dict()) == budget
@@ -178,7 +178,7 @@ def test_percent_limits_are_fixed_once_parsed():
     assert budget.limits == {"flops": Limit(None, 4e6), "params": Limit(10_000, 20_000)}
 
 
-def test_a_cost_that_is_no_number_does_not_fit():
+def test_a_cost_of_nan_does_not_fit():
     assert Budget.parse({"flops": 10}).violations({"flops": float("nan")}) == {"flops": float("inf")}
 
 
@@ -193,16 +193,16 @@ def test_a_cost_that_was_not_counted_is_an_error():
         ({"flop": 1}, "did you mean 'flops'"),
         ({"flops": {"maximum": 3}}, "did you mean 'max'"),
         ({"flops": {}}, "limits nothing"),
-        ([1], "maps costs to limits"),
+        ([1], "must map costs to limits"),
         ({"flops": 10**400}, "too large"),
         ({"flops": None}, "limits nothing"),
-        ({"flops": [1, 2, 3]}, "list of 3"),
+        ({"flops": [1, 2, 3]}, "length 3"),
         ({"flops": ["3M", "2M"]}, "lower end is above"),
         ({"flops": 0}, "nothing can meet"),
         ({"flops": "50%"}, "not known here"),
     ],
 )
-def test_budgets_that_cannot_be_read_are_one_sentence(mapping, message):
+def test_invalid_budgets_are_reported_in_one_sentence(mapping, message):
     with pytest.raises(BudgetError, match=message) as caught:
         Budget.parse(mapping)
     assert "\n" not in str(caught.value)
@@ -241,21 +241,21 @@ def test_an_infeasible_budget_names_the_limit_and_the_cheapest():
     )
 
 
-def test_limits_that_are_met_one_by_one_but_not_together_say_so():
+def test_limits_that_no_candidate_meets_together_are_both_named():
     budget = Budget.parse({"params": "50k", "flops": "2M"})
 
     assert budget.infeasible(CANDIDATES).endswith(
-        "met by 1 of them; the cheapest found has 1 M, and is over the limit on 'params' too."
+        "met by 1 of them; the cheapest found has 1 M, and violates the limit on 'params' too."
     )
 
 
-def test_a_lower_limit_that_nothing_reaches_names_the_dearest():
+def test_a_lower_limit_above_all_candidates_names_the_most_expensive():
     budget = Budget.parse({"flops": {"min": "9M"}})
 
-    assert budget.infeasible(CANDIDATES).endswith("met by 0 of them; the dearest found has 5 M.")
+    assert budget.infeasible(CANDIDATES).endswith("met by 0 of them; the most expensive found has 5 M.")
 
 
-def test_what_is_below_its_lower_ends_is_over_nothing():
+def test_costs_below_lower_ends_are_told_from_costs_above_upper_ends():
     budget = Budget.parse({"flops": [10, 20], "params": 100})
     assert budget.below({"flops": 5, "params": 50})
     assert not budget.below({"flops": 15, "params": 50})

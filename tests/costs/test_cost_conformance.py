@@ -1,4 +1,4 @@
-"""Rules that hold for every cost, built in or a user's own.
+"""Conformance tests of every cost, built in or a user's own.
 
 ``OWN_COSTS=my_package.costs:energy python -m pytest tests/costs/test_cost_conformance.py`` tests others too.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nas_distill.costs import Cost, cost_names, declare_cost, find_cost, format_cost, parse_amount
-from nas_distill.costs.model import Look
+from nas_distill.costs.model import CostSubject
 from nas_distill.utils.errors import ConfigError
 
 SHAPE = (3, 8, 8)
@@ -41,7 +41,7 @@ def cost(request):
 
 
 def test_a_cost_is_a_finite_number_of_at_least_0(cost):
-    value = cost.ask(Look(network(4), SHAPE))
+    value = cost.compute(CostSubject(network(4), SHAPE))
 
     assert type(value) is float
     assert math.isfinite(value)
@@ -49,24 +49,24 @@ def test_a_cost_is_a_finite_number_of_at_least_0(cost):
 
 
 def test_a_much_larger_network_costs_more(cost):
-    small, large = (cost.ask(Look(network(width), SHAPE)) for width in (2, 256))
+    small, large = (cost.compute(CostSubject(network(width), SHAPE)) for width in (2, 256))
 
     assert large > small
 
 
-def test_a_counted_cost_is_the_same_again(cost):
+def test_a_counted_cost_is_reproducible(cost):
     if cost.info.measured:
         pytest.skip("times vary")
-    assert cost.ask(Look(network(4), SHAPE)) == cost.ask(Look(network(4), SHAPE))
+    assert cost.compute(CostSubject(network(4), SHAPE)) == cost.compute(CostSubject(network(4), SHAPE))
 
 
-def test_the_network_and_the_generators_are_left_as_they_were(cost):
+def test_the_state_of_network_and_generators_is_restored(cost):
     module = network(4).train()
     module[1].eval()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     state = torch.get_rng_state()
 
-    cost.ask(Look(module, SHAPE))
+    cost.compute(CostSubject(module, SHAPE))
 
     assert torch.equal(torch.get_rng_state(), state)
     assert [part.training for part in module] == [True, False, True, True, True, True]
@@ -74,7 +74,7 @@ def test_the_network_and_the_generators_are_left_as_they_were(cost):
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_it_can_be_sent_to_a_worker_process(cost):
+def test_a_cost_can_be_sent_to_a_worker_process(cost):
     copy = pickle.loads(pickle.dumps(cost))
 
     assert copy == cost
@@ -90,10 +90,10 @@ def test_amounts_are_written_and_read_in_its_unit(cost):
     assert parse_amount("50%", name, 10.0) == 5.0
 
 
-def test_options_have_defaults_and_others_are_refused(cost, own):
+def test_options_have_defaults_and_unknown_ones_are_refused(cost, own):
     name = own if cost.info.name == "energy_mj" else cost.info.name
     if cost.info.name not in cost_names() and name != own:
-        pytest.skip("a cost that was given from outside may need options")
+        pytest.skip("a cost from OWN_COSTS may need options")
     spec = find_cost(name)
 
     assert spec.check({}, "here") == dict(cost.options)
@@ -101,7 +101,7 @@ def test_options_have_defaults_and_others_are_refused(cost, own):
         spec.check({"colour": 3}, "here")
 
 
-def test_it_is_described_in_one_sentence(cost):
+def test_a_cost_is_described_in_one_sentence(cost):
     about = find_cost(cost.info.name).about if cost.info.name in cost_names() else cost.function.__doc__
 
     assert about

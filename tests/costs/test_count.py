@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 
 class Residual(nn.Module):
-    """A block whose input is needed until the addition."""
+    """Residual block, whose input is needed until the addition."""
 
     def __init__(self, inner):
         super().__init__()
@@ -63,7 +63,7 @@ def test_weights_without_memory_have_a_size():
     assert count(model, (5,)) == {"params": 60, "flops": 50, "weight_bytes": 240, "peak_activation_bytes": 40}
 
 
-def test_peak_of_a_chain_is_its_largest_neighbours():
+def test_the_peak_of_a_chain_is_its_largest_pair_of_neighbours():
     model = nn.Sequential(nn.Linear(10, 100), nn.ReLU(), nn.Linear(100, 50), nn.Linear(50, 5))
 
     assert peak(model, (10,)) == 4 * (100 + 50)
@@ -76,24 +76,24 @@ def test_a_skip_is_alive_until_it_is_added():
     assert peak(Residual(plain), (10,)) == 4 * (10 + 40 + 30)
 
 
-def test_a_residual_network_by_hand():
+def test_a_residual_network_matches_a_count_by_hand():
     block = nn.Sequential(
         nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
     )
     model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), Residual(block), nn.ReLU())
 
-    # The skip, what the second convolution reads and what it writes: three maps of 8 channels.
+    # Three maps of 8 channels: the skip connection, and input and output of the second convolution.
     assert peak(model, (1, 6, 6)) == 3 * 8 * 36 * 4
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_activation_functions_work_in_place_whether_asked_or_not(inplace):
+def test_activation_functions_count_as_in_place_in_any_case(inplace):
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(inplace), nn.Hardswish(inplace), nn.Linear(32, 2))
 
     assert peak(model, (4,)) == 4 * (32 + 4)
 
 
-def test_what_is_needed_again_is_not_written_over():
+def test_tensors_that_are_needed_again_are_not_overwritten():
     def gate(x):
         hidden = x * 2
         return hidden * torch.sigmoid(hidden)
@@ -101,14 +101,14 @@ def test_what_is_needed_again_is_not_written_over():
     def chain(x):
         return torch.sigmoid(torch.sigmoid(x * 2))
 
-    # Caller's input, and the hidden map, which the sigmoid must leave alone.
+    # The caller's input, and the hidden map, which the sigmoid must not overwrite.
     assert peak(Call(gate), (10,)) == 4 * 20
     assert peak(Call(chain), (10,)) == 4 * 20
     assert peak(Residual(nn.Sequential(nn.Linear(10, 10), nn.Sigmoid())), (10,)) == 4 * 20
     assert peak(Residual(Call(gate)), (10,)) == 4 * 30
 
 
-def test_the_input_is_not_written_over():
+def test_the_input_is_not_overwritten():
     assert peak(nn.ReLU(), (10,)) == 80
 
 
@@ -127,7 +127,7 @@ def test_views_share_memory_and_copies_do_not():
     assert peak(Call(copy_by_reshape), (6, 4)) == 4 * 48
 
 
-def test_concatenation_holds_parts_and_whole():
+def test_concatenation_needs_its_parts_and_its_result():
     def dense(x):
         return torch.cat([x, torch.tanh(x)], dim=1)
 
@@ -163,7 +163,7 @@ def test_arithmetic_on_shapes_takes_no_memory():
     assert peak(Call(lambda x: x.view(x.shape[0] * 2, x.shape[1] // 2)), (10,)) == 40
 
 
-def test_what_comes_from_weights_alone_is_no_activation():
+def test_tensors_computed_only_from_weights_are_not_activations():
     class Positions(nn.Module):
         def __init__(self):
             super().__init__()
@@ -175,7 +175,7 @@ def test_what_comes_from_weights_alone_is_no_activation():
     assert peak(Positions(), (10,)) == 80
 
 
-def test_half_precision_counts_as_float32_and_integers_as_they_are():
+def test_half_precision_counts_as_float32_and_integers_by_their_own_size():
     model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 2))
 
     assert peak(nn.Linear(10, 5).half(), (10,)) == 60
@@ -193,13 +193,13 @@ def test_inputs_of_any_rank(model, shape):
     assert all(value > 0 for value in costs.values())
 
 
-def test_only_what_is_asked_for_is_counted_in_that_order():
+def test_only_named_costs_are_counted_in_that_order():
     broken = nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 6))
 
     assert list(count(broken, (3,), ["weight_bytes", "params"])) == ["weight_bytes", "params"]
 
 
-def test_a_forward_that_fails_is_one_sentence_with_the_shape():
+def test_a_failing_forward_is_reported_with_its_shape_in_one_sentence():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(17, 2))
 
     with pytest.raises(BuildError, match=r"forward fails on an input of shape \(1, 3, 8, 8\)") as caught:
@@ -207,7 +207,7 @@ def test_a_forward_that_fails_is_one_sentence_with_the_shape():
     assert "\n" not in str(caught.value)
 
 
-def test_a_forward_that_runs_but_cannot_be_recorded_is_told_apart():
+def test_a_forward_that_runs_but_cannot_be_recorded_is_a_cost_error():
     def with_gradients(x):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -217,7 +217,7 @@ def test_a_forward_that_runs_but_cannot_be_recorded_is_told_apart():
         count(Call(with_gradients), (3,))
 
 
-def test_what_a_model_keeps_from_the_pass_can_be_trained_with():
+def test_tensors_that_a_model_stores_during_counting_can_be_trained_with():
     class Positions(nn.Module):
         def __init__(self):
             super().__init__()
@@ -266,7 +266,7 @@ def test_unknown_and_measured_costs_are_refused():
 
 
 class Counting(nn.Module):
-    """Counts its calls in a buffer, draws from the global generator, and replaces another buffer."""
+    """Module that counts calls in a buffer, draws from the global generator, and replaces another buffer."""
 
     def __init__(self):
         super().__init__()
@@ -326,7 +326,7 @@ def test_dropout_is_off_and_a_train_method_is_not_called():
 
 def test_nothing_is_printed_or_logged(capfd, caplog):
     def branching(x):
-        return x + 1 if bool(x.sum() > 1e9) else x - 1  # the tracer warns of this
+        return x + 1 if bool(x.sum() > 1e9) else x - 1  # the tracer warns about this
 
     count(Call(branching), (3,))
 
@@ -337,11 +337,11 @@ def test_nothing_is_printed_or_logged(capfd, caplog):
 def test_the_block_is_restored_when_it_raises():
     model = nn.Linear(2, 2).train()
 
-    def look():
+    def fail():
         with undisturbed(model):
             assert not model.training
             raise KeyError
 
     with pytest.raises(KeyError):
-        look()
+        fail()
     assert model.training

@@ -15,7 +15,7 @@ def of(model, shape, batch=1):
     return found
 
 
-def test_kinds_of_kernels_are_told_apart():
+def test_kinds_of_kernels_are_distinguished():
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.Conv2d(8, 16, 1),
@@ -42,7 +42,7 @@ def test_kinds_of_kernels_are_told_apart():
     assert found["bytes_other"] == 4 * (16 * 36 + 16 * 9)
 
 
-def test_what_a_runtime_fuses_behind_a_convolution_is_no_kernel():
+def test_operations_fused_into_a_convolution_are_not_kernels():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
@@ -64,7 +64,7 @@ def test_widths_are_tiled(width, tiled):
 
 
 @pytest.mark.parametrize(("channels", "narrow", "wide"), [(8, 1, 1), (32, 1, 1), (40, 2, 1), (72, 3, 2)])
-def test_the_input_is_swept_once_for_each_block_of_channels(channels, narrow, wide):
+def test_the_input_is_swept_once_per_block_of_channels(channels, narrow, wide):
     found = of(nn.Conv2d(8, channels, 3, padding=1), (8, 4, 4))
 
     assert found["sweeps32_dense"] == pytest.approx(narrow * 16 * 8 * 9)

@@ -28,8 +28,8 @@ def network(width, depth, expansion):
 
 SHAPE = (1, 10, 10)
 MODELS = [network(width, depth, expansion) for width in (8, 16, 40) for depth in (1, 2, 3) for expansion in (1, 2)]
-INSIDE = [features(trace(model, SHAPE)) for model in MODELS]
-# A machine whose costs are known: ms for a call, a multiply-add of each kind, a byte.
+KNOWN = [features(trace(model, SHAPE)) for model in MODELS]
+# A machine with known coefficients, in ms per network, call and multiply-add.
 TRUE = {"network": 0.01, "calls_other": 0.002, "calls_pointwise": 0.001, "flops_dense": 2e-8, "tiled_depthwise": 5e-8}
 
 
@@ -39,10 +39,10 @@ def clock(found):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return LatencyModel.fit([(found, clock(found)) for found in INSIDE], HERE)
+    return LatencyModel.fit([(found, clock(found)) for found in KNOWN], HERE)
 
 
-def test_a_machine_that_is_a_sum_of_features_is_learnt(fitted):
+def test_a_linear_machine_is_learnt(fitted):
     new = network(24, 4, 3)
 
     assert fitted.predict(new, SHAPE) == pytest.approx(clock(features(trace(new, SHAPE))), rel=0.05)
@@ -52,7 +52,7 @@ def test_a_machine_that_is_a_sum_of_features_is_learnt(fitted):
 
 
 def test_it_beats_a_line_through_flops(fitted):
-    times = np.array([clock(found) for found in INSIDE])
+    times = np.array([clock(found) for found in KNOWN])
     flops = [count(model, SHAPE, ["flops"])["flops"] for model in MODELS]
     line = leave_one_out(np.column_stack([np.ones(len(times)), flops]), times)
 
@@ -60,20 +60,20 @@ def test_it_beats_a_line_through_flops(fitted):
     assert fitted.error.p95 < line.p95
 
 
-def test_dearer_features_never_make_it_quicker(fitted):
+def test_larger_features_never_lower_the_prediction(fitted):
     assert all(weight >= 0 for weight in fitted.coefficients.values())
-    assert fitted.predict_features({name: 2 * value for name, value in INSIDE[0].items()}) == pytest.approx(
-        2 * fitted.predict_features(INSIDE[0])
+    assert fitted.predict_features({name: 2 * value for name, value in KNOWN[0].items()}) == pytest.approx(
+        2 * fitted.predict_features(KNOWN[0])
     )
 
 
 @settings(max_examples=20)
 @given(st.floats(1e-3, 1e3))
 def test_the_unit_of_time_does_not_matter(scale):
-    model = LatencyModel.fit([(found, clock(found) * scale) for found in INSIDE], HERE)
-    plain = LatencyModel.fit([(found, clock(found)) for found in INSIDE], HERE)
+    model = LatencyModel.fit([(found, clock(found) * scale) for found in KNOWN], HERE)
+    plain = LatencyModel.fit([(found, clock(found)) for found in KNOWN], HERE)
 
-    assert model.predict_features(INSIDE[3]) == pytest.approx(scale * plain.predict_features(INSIDE[3]), rel=1e-6)
+    assert model.predict_features(KNOWN[3]) == pytest.approx(scale * plain.predict_features(KNOWN[3]), rel=1e-6)
     assert model.error.median == pytest.approx(plain.error.median, abs=1e-6)
 
 
@@ -81,20 +81,20 @@ def test_features_that_no_sample_had_are_named(fitted):
     only = [({"network": 1.0, "flops_dense": float(size)}, 0.1 * size) for size in range(1, 10)]
     model = LatencyModel.fit(only, HERE)
 
-    assert model.unseen(INSIDE[0])[:1] == ["calls_dense"]
+    assert model.unseen(KNOWN[0])[:1] == ["calls_dense"]
     assert model.unseen({"network": 1.0, "flops_dense": 3.0, "calls_other": 0.0}) == []
-    assert fitted.unseen(INSIDE[0]) == []
+    assert fitted.unseen(KNOWN[0]) == []
 
 
-def test_it_survives_json(fitted):
+def test_a_model_is_unchanged_by_json(fitted):
     copy = LatencyModel.from_dict(json.loads(json.dumps(fitted.to_dict())))
 
     assert copy == fitted
-    assert copy.predict_features(INSIDE[5]) == fitted.predict_features(INSIDE[5])
+    assert copy.predict_features(KNOWN[5]) == fitted.predict_features(KNOWN[5])
 
 
 @pytest.mark.parametrize("spoil", ["coefficients", "conditions", "error"])
-def test_what_is_not_a_stored_model_is_refused(fitted, spoil):
+def test_an_invalid_stored_model_is_refused(fitted, spoil):
     content = fitted.to_dict()
     with pytest.raises(CostError, match="cannot be read"):
         LatencyModel.from_dict({**content, spoil: {"nonsense": "x"}})
@@ -104,19 +104,19 @@ def test_what_is_not_a_stored_model_is_refused(fitted, spoil):
 
 
 def test_fewer_than_eight_samples_are_not_fitted():
-    samples = [(found, clock(found)) for found in INSIDE]
+    samples = [(found, clock(found)) for found in KNOWN]
 
     assert LatencyModel.fit(samples[:8], HERE).error.count == 8
-    with pytest.raises(CostError, match="at least 8 timed networks; there are 7"):
+    with pytest.raises(CostError, match="at least 8 timed networks"):
         LatencyModel.fit(samples[:7], HERE)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_times_are_refused(wrong):
-    samples = [(found, clock(found)) for found in INSIDE]
+    samples = [(found, clock(found)) for found in KNOWN]
 
     with pytest.raises(CostError, match="positive, finite"):
-        LatencyModel.fit([*samples, (INSIDE[0], wrong)], HERE)
+        LatencyModel.fit([*samples, (KNOWN[0], wrong)], HERE)
 
 
 def test_unknown_features_are_refused():
@@ -125,34 +125,34 @@ def test_unknown_features_are_refused():
 
 
 def test_equal_networks_have_no_rank_correlation():
-    model = LatencyModel.fit([(INSIDE[0], 1.0)] * 9, HERE)
+    model = LatencyModel.fit([(KNOWN[0], 1.0)] * 9, HERE)
 
     assert model.error.spearman == 0.0
     assert model.error.median == pytest.approx(0.0, abs=0.01)
 
 
-def test_calibration_times_the_models_and_leaves_out_the_broken():
+def test_calibration_times_models_and_leaves_out_broken_ones():
     models = [network(8, depth, expansion) for depth in (1, 2, 3) for expansion in (1, 2, 3)]
     broken = nn.Sequential(nn.Conv2d(3, 4, 3))
-    told = []
+    counts = []
 
-    model = LatencyModel.calibrate([*models[:4], broken, *models[4:]], SHAPE, repeats=5, progress=told.append)
+    model = LatencyModel.calibrate([*models[:4], broken, *models[4:]], SHAPE, repeats=5, progress=counts.append)
 
     assert model.error.count == 9
-    assert told == list(range(1, 11))
+    assert counts == list(range(1, 11))
     assert model.conditions.threads == 1
     assert model.predict(models[0], SHAPE) > 0
     assert set(model.coefficients) <= set(FEATURES)
 
 
-def test_a_calibration_of_which_too_little_is_left_names_the_first_cause():
+def test_a_calibration_with_too_few_networks_names_the_first_cause():
     with pytest.raises(CostError, match=r"0 of 2 could be timed: .*input of shape \(1, 1, 10, 10\)"):
         LatencyModel.calibrate([nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3)], SHAPE, repeats=1)
     with pytest.raises(CostError, match="0 of 0"):
         LatencyModel.calibrate([], SHAPE)
 
 
-def test_a_cost_model_gives_what_is_asked_in_that_order(fitted):
+def test_a_cost_model_keeps_the_order_of_names(fitted):
     names = ["latency_ms", "params", "flops"]
     costs = CostModel(names, SHAPE, fitted).costs(MODELS[4])
 
@@ -161,19 +161,19 @@ def test_a_cost_model_gives_what_is_asked_in_that_order(fitted):
     assert costs["flops"] == count(MODELS[4], SHAPE)["flops"]
 
 
-def test_a_cost_model_looks_only_as_far_as_it_must(monkeypatch, fitted):
+def test_a_cost_model_records_at_most_once_and_only_if_needed(monkeypatch, fitted):
     import nas_distill.costs.model as module
 
-    seen = []
-    monkeypatch.setattr(module, "trace", lambda *arguments: seen.append(1) or trace(*arguments))
+    calls = []
+    monkeypatch.setattr(module, "trace", lambda *arguments: calls.append(1) or trace(*arguments))
 
     CostModel(["params", "weight_bytes"], SHAPE).costs(MODELS[0])
-    assert seen == []
+    assert calls == []
     CostModel(["flops", "peak_activation_bytes", "latency_ms"], SHAPE, fitted).costs(MODELS[0])
-    assert seen == [1]
+    assert calls == [1]
 
 
-def test_a_cost_model_is_set_up_with_known_costs_alone(fitted):
+def test_a_cost_model_refuses_unknown_and_uncalibrated_costs(fitted):
     with pytest.raises(BudgetError, match="did you mean 'latency_ms'"):
         CostModel(["latency"], SHAPE, fitted)
     with pytest.raises(CostError, match="calibration"):

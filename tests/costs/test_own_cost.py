@@ -1,17 +1,17 @@
-"""Costs of a user's own, found by ``package.module:name``."""
+"""User-defined costs, found by ``package.module:name``."""
 
 import pytest
 from torch import nn
 
 from nas_distill.costs import Budget, Cost, CostModel, declare_cost, find_cost, format_cost
-from nas_distill.costs.model import Look
+from nas_distill.costs.model import CostSubject
 from nas_distill.utils.errors import BudgetError, ConfigError, CostError, TrustError
 from nas_distill.utils.references import only_known
 
 SHAPE = (3,)
 
 
-def test_it_stands_beside_the_built_in_ones(own):
+def test_an_own_cost_is_computed_beside_built_in_ones(own):
     model = nn.Linear(3, 2)
     costs = CostModel([Cost.find(own, {"picojoules": 1e9}), "params"], SHAPE).costs(model)
 
@@ -19,11 +19,11 @@ def test_it_stands_beside_the_built_in_ones(own):
     assert list(costs) == ["energy_mj", "params"]
 
 
-def test_a_function_without_a_decorator_will_do(own):
+def test_a_function_without_the_decorator_is_a_cost(own):
     found = Cost.find("my_costs:plain")
 
     assert (found.info.name, found.info.unit) == ("plain", "")
-    assert found.ask(Look(nn.Linear(3, 2), SHAPE)) == 2.0
+    assert found.compute(CostSubject(nn.Linear(3, 2), SHAPE)) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_function_without_a_decorator_will_do(own):
         ("raise", "failed: KeyError"),
     ],
 )
-def test_nonsense_is_one_sentence_that_names_the_cost(own, broken, said):
+def test_invalid_results_are_reported_with_the_cost_in_one_sentence(own, broken, said):
     with pytest.raises(CostError, match=f"'energy_mj' .*{said}") as caught:
         CostModel([Cost.find(own, {"broken": broken})], SHAPE).costs(nn.Linear(3, 2))
     assert "\n" not in str(caught.value)
@@ -48,17 +48,17 @@ def test_nonsense_is_one_sentence_that_names_the_cost(own, broken, said):
         ("my_costs:enrgy_mj", "energy_mj"),
     ],
 )
-def test_what_is_no_cost_is_refused(own, name, said):
+def test_references_to_other_objects_are_refused(own, name, said):
     with pytest.raises(ConfigError, match=said):
         find_cost(name)
 
 
-def test_a_wrong_option_is_refused(own):
+def test_an_invalid_option_is_refused(own):
     with pytest.raises(ConfigError, match=r"picojoules.*must be a number"):
         Cost.find(own, {"picojoules": "many"})
 
 
-def test_nothing_is_loaded_for_a_folder_that_is_not_trusted(own, tmp_path):
+def test_code_of_an_untrusted_folder_is_not_loaded(own, tmp_path):
     with only_known(tmp_path), pytest.raises(TrustError, match="my_costs:energy_mj"):
         Cost.find(own)
 
@@ -72,14 +72,14 @@ def test_amounts_of_a_declared_cost_have_its_unit():
         Budget.parse({"charge_uc": "5 kg"})
 
 
-def test_two_units_by_one_name_are_written_as_plain_numbers():
+def test_a_cost_with_two_declared_units_is_written_without_a_unit():
     declare_cost("charge_twice", "uC")
     declare_cost("charge_twice", "mC")
 
     assert format_cost("charge_twice", 12.345) == "12.3"
 
 
-def test_a_stored_budget_is_read_without_knowing_its_costs():
+def test_a_stored_budget_with_unknown_costs_is_restored():
     budget = Budget.restore({"never_heard_of": {"min": 1.0, "max": 2.0}})
 
     assert budget.fits({"never_heard_of": 1.5})

@@ -1,7 +1,7 @@
-"""Rules that hold for every deployment runtime, built in or a user's own.
+"""Conformance tests of every deployment runtime, built in or a user's own.
 
-``OWN_RUNTIMES=my_package.runtimes:MyRuntime python -m pytest tests/costs/test_runtime_conformance.py`` runs others
-through them too.
+``OWN_RUNTIMES=my_package.runtimes:MyRuntime python -m pytest tests/costs/test_runtime_conformance.py`` tests others
+too.
 """
 
 import os
@@ -58,7 +58,7 @@ def exported(runtime, tmp_path):
     return path
 
 
-def test_it_says_what_it_is(runtime):
+def test_a_runtime_has_a_name_a_version_and_a_suffix(runtime):
     assert all((runtime.name, runtime.title, runtime.version(), runtime.install))
     assert runtime.file_name.endswith(runtime.suffix)
     assert runtime.suffix.startswith(".")
@@ -72,7 +72,7 @@ def test_an_exported_file_computes_what_its_network_computes(runtime, exported):
     assert parity.same_predictions == 1.0
 
 
-def test_another_network_is_found_out(runtime, exported):
+def test_verification_detects_another_network(runtime, exported):
     other = network().eval()
     with torch.no_grad():
         other[0].weight.mul_(1.5)
@@ -81,7 +81,7 @@ def test_another_network_is_found_out(runtime, exported):
         verify_export(exported, other, batch(4), runtime=runtime)
 
 
-def test_a_batch_gives_a_row_of_outputs_per_sample(runtime, exported):
+def test_a_batch_has_one_row_of_outputs_per_sample(runtime, exported):
     loaded = runtime.load(exported, threads=1)
     inputs = batch(2).numpy()
     found = runtime.run(loaded, inputs)
@@ -91,13 +91,13 @@ def test_a_batch_gives_a_row_of_outputs_per_sample(runtime, exported):
     assert np.array_equal(found, runtime.run(loaded, inputs))
 
 
-def test_a_pass_takes_a_time(runtime, exported):
+def test_the_time_of_a_forward_pass_is_positive(runtime, exported):
     loaded = runtime.load(exported)
 
     assert runtime.time(loaded, batch(1).numpy()) > 0
 
 
-def test_the_network_and_the_threads_of_torch_are_left_as_they_were(runtime, tmp_path):
+def test_the_state_of_network_and_torch_threads_is_restored(runtime, tmp_path):
     module = network().train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     state, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -121,7 +121,7 @@ def test_nothing_is_printed_or_logged(runtime, tmp_path, capfd, caplog):
     assert not caplog.records
 
 
-def test_what_cannot_be_exported_is_one_sentence_and_leaves_no_file(runtime, tmp_path):
+def test_a_failed_export_is_reported_in_one_sentence_and_leaves_no_file(runtime, tmp_path):
     class Odd(nn.Module):
         def forward(self, x):
             raise RuntimeError("no way")
@@ -133,7 +133,7 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_no_file(runtime, tmp
     assert list(tmp_path.glob("*model*")) == []
 
 
-def test_a_damaged_file_is_one_sentence(runtime, tmp_path):
+def test_a_damaged_file_is_reported_in_one_sentence(runtime, tmp_path):
     path = tmp_path / runtime.file_name
     path.write_bytes(b"nonsense")
 
@@ -170,7 +170,7 @@ def test_integers_and_several_outputs_are_timed(runtime):
     assert time_module(Two(), (3,), repeats=2, dtype=torch.int64, runtime=runtime).p50_ms > 0
 
 
-def test_its_usage_runs(runtime, exported):
+def test_the_usage_code_runs(runtime, exported):
     code = runtime.usage("{path}", SHAPE).replace("{path}", str(exported))
     found: dict = {}
     exec(code, found)

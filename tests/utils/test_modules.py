@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.utils.modules import buffer_slots, preserved_buffers
+from nas_distill.utils.modules import buffer_slots, device_of, preserved_buffers
 
 
 class Counter(nn.Module):
@@ -23,6 +23,14 @@ class Counter(nn.Module):
 def network():
     shared = torch.zeros(2)
     return nn.Sequential(Counter(shared), Counter(shared), nn.BatchNorm1d(2))
+
+
+def test_the_device_is_that_of_parameters_or_else_of_buffers():
+    with torch.device("meta"):
+        weight, table = nn.Linear(2, 2), Counter(torch.zeros(2))
+
+    assert device_of(weight).type == device_of(table).type == "meta"
+    assert device_of(nn.ReLU()).type == "cpu"
 
 
 def test_a_shared_buffer_has_one_slot():

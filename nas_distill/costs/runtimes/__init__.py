@@ -1,4 +1,4 @@
-"""Deployment runtimes, one per file: how a network is written to a file, loaded, run and timed."""
+"""Deployment runtimes, one per file: export, loading, execution and timing of networks."""
 
 from nas_distill.costs.runtimes.runtime import DEFAULT, Runtime, find_runtime, runtime_names
 

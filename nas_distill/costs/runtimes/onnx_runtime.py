@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: one ONNX file with its weights and notes in it."""
+"""ONNX Runtime on the CPU: export to one ONNX file that contains weights and notes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas_distill.utils.files import atomic_path
 from nas_distill.utils.modules import quiet, root_cause
 
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
-LARGEST = 2**31 - 2**24  # protobuf holds no message of 2 GiB; some room for the graph itself
+LARGEST = 2**31 - 2**24  # a protobuf message is limited to 2 GiB; the rest is room for the graph itself
 
 
 _NUMPY: dict[str, Any] = {
@@ -34,7 +34,7 @@ _NUMPY: dict[str, Any] = {
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime on this machine's CPU, all graph optimisations on."""
+    """ONNX Runtime on this machine's CPU, with all graph optimisations."""
 
     name = "onnxruntime"
     title = "ONNX Runtime"
@@ -42,7 +42,7 @@ class OnnxRuntime(Runtime):
     install = "install the packages onnx, onnxscript and onnxruntime"
 
     def is_available(self) -> bool:
-        """Say whether ONNX Runtime and what torch's exporter needs are installed."""
+        """Return whether ONNX Runtime and the packages of torch's exporter are installed."""
         return all(find_spec(package) is not None for package in ("onnx", "onnxscript", "onnxruntime"))
 
     def version(self) -> str:
@@ -58,9 +58,9 @@ class OnnxRuntime(Runtime):
         export_onnx(module, input_shape, path, metadata=notes)
 
     def export_for_timing(self, module: nn.Module, inputs: Any, path: Path) -> None:
-        """Write ONNX of a fixed input shape by the older exporter; the newer one stands in where that one fails.
+        """Write ONNX for a fixed input shape by torch's older exporter, or by the newer one if that fails.
 
-        The older exporter takes a thirtieth of the newer one's time, and the runtime optimises both to the same
+        The older exporter takes a thirtieth of the newer one's time, and the runtime optimises both files to the same
         network.
         """
         with quiet():
@@ -70,11 +70,11 @@ class OnnxRuntime(Runtime):
                 _export_by_graph(module, inputs, path)
 
     def load(self, path: Path, *, threads: int = 1) -> Any:
-        """Return a session of a file of one input."""
+        """Return a session of a file whose network takes one input."""
         import onnxruntime
 
         if not path.is_file():
-            raise CostError(f"{path} does not exist, so {self.title} cannot load it.")
+            raise CostError(f"{path} does not exist; {self.title} cannot load it.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -83,12 +83,12 @@ class OnnxRuntime(Runtime):
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise CostError(f"{path} is no valid ONNX model ({first_line(error)}).") from error
+            raise CostError(f"{path} is not a valid ONNX model ({first_line(error)}).") from error
         inputs = session.get_inputs()
         if len(inputs) != 1:
-            raise CostError(f"{path} takes {len(inputs)} inputs, and only networks of one input are run.")
+            raise CostError(f"{path} takes {len(inputs)} inputs, but only networks with one input can run.")
         if inputs[0].type not in _NUMPY:
-            raise CostError(f"{path} takes an input of {inputs[0].type}, which is not run.")
+            raise CostError(f"{path} takes an input of type {inputs[0].type}, which is not supported.")
         return _Session(session, inputs[0].name, _NUMPY[inputs[0].type])
 
     def run(self, network: Any, inputs: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ class OnnxRuntime(Runtime):
         return network.dtype
 
     def usage(self, path: str, input_shape: Sequence[int]) -> str:
-        """Return four lines that run a file on zeros."""
+        """Return four lines of code that run a file on zeros."""
         shape = ", ".join(str(size) for size in input_shape)
         return (
             "import numpy as np, onnxruntime\n\n"
@@ -112,7 +112,7 @@ class OnnxRuntime(Runtime):
 
 @dataclass(frozen=True)
 class _Session:
-    """A loaded file."""
+    """An inference session with the name and dtype of its input."""
 
     session: Any
     name: str
@@ -140,28 +140,28 @@ def export_onnx(
     metadata: Mapping[str, Any] | None = None,
     opset: int | None = None,
 ) -> Path:
-    """Write ``module`` in eval mode to ``path``, whole or not at all, and return the path.
+    """Write ``module`` in eval mode to ``path`` atomically and return the path.
 
-    One file with its weights in it: input ``"input"`` float32 ``[batch, *input_shape]``, output ``"logits"`` float32
-    ``[batch, classes]``, any batch of at least 1. The module is left as it is, on whatever device.
+    The file contains the weights. Its input ``"input"`` is float32 ``[batch, *input_shape]``, its output ``"logits"``
+    float32 ``[batch, classes]``, for any batch of at least 1. The module may be on any device and is not changed.
 
     Args:
         module: the network.
         input_shape: of one sample, (C, H, W) for images.
-        path: ends in ``.onnx``; an older file there is replaced.
-        teacher: name of the teacher; this and the following are stored in the file (``read_metadata``).
+        path: ends in ``.onnx``; an existing file is replaced.
+        teacher: name of the teacher; this and the following arguments are stored in the file (``read_metadata``).
         architecture: hash of the architecture.
         normalisation: ``{"scale": s, "mean": [...], "std": [...]}``: inputs are ``(raw * scale - mean) / std``.
-        class_names: one a class, in the order of the logits.
+        class_names: one per class, in the order of the logits.
         metadata: further JSON values.
-        opset: version of the operators; None leaves it to torch.
+        opset: version of the operators; None takes torch's default.
 
     Raises:
-        ExportError: torch cannot export the network (the first cause is named), or the file cannot be written.
+        ExportError: torch cannot export the network (names the first cause), or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".onnx":
-        raise ExportError(f"{path} is no name for an ONNX file; let it end in .onnx.")
+        raise ExportError(f"{path} is not a valid name for an ONNX file; it must end in .onnx.")
     notes: dict[str, Any] = {
         "teacher": teacher,
         "architecture": architecture,
@@ -173,7 +173,9 @@ def export_onnx(
     texts = {key: _text(key, value, path) for key, value in notes.items() if value is not None}
     size = sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
     if size > LARGEST:
-        raise ExportError(f"{path} cannot be written: {size / 2**30:.1f} GiB of weights do not fit one file (2 GiB).")
+        raise ExportError(
+            f"{path} cannot be written: {size / 2**30:.1f} GiB of weights exceed the limit of a file (2 GiB)."
+        )
     try:
         with quiet():
             proto = _proto(module, tuple(input_shape), opset)
@@ -193,18 +195,18 @@ def export_onnx(
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {root_cause(error)}.") from error
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"{path} would be no valid ONNX model ({root_cause(error)}).") from error
+        raise ExportError(f"{path} would not be a valid ONNX model ({root_cause(error)}).") from error
     return path
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Return what ``export_onnx`` stored beside the graph, JSON values read back.
+    """Return the metadata that ``export_onnx`` stored, with JSON values parsed.
 
     Raises:
-        ExportError: the file is missing or no ONNX file.
+        ExportError: the file is missing or is not an ONNX file.
     """
     found = {entry.key: entry.value for entry in load_onnx(Path(path)).metadata_props}
-    # A teacher or a hash may look like a number, and is none.
+    # A teacher's name or a hash may look like a number, but is text.
     return {key: value if key in ("teacher", "architecture") else _value(value) for key, value in found.items()}
 
 
@@ -212,7 +214,7 @@ def load_onnx(path: Path) -> Any:
     """Return the file's ``onnx.ModelProto``.
 
     Raises:
-        ExportError: it is missing or no ONNX file.
+        ExportError: the file is missing or is not an ONNX file.
     """
     import onnx
 
@@ -221,12 +223,12 @@ def load_onnx(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ExportError(f"{path} does not exist.") from error
     except Exception as error:
-        raise ExportError(f"{path} is damaged or no ONNX file ({root_cause(error)}).") from error
+        raise ExportError(f"{path} is damaged or not an ONNX file ({root_cause(error)}).") from error
 
 
 def _proto(module: nn.Module, shape: tuple[int, ...], opset: int | None) -> Any:
     module = frozen_copy(module)
-    # Two samples: the exporter takes a batch of 1 for a constant. The one argument of forward may have any name.
+    # Two samples, since the exporter treats a batch of 1 as a constant. The argument of forward may have any name.
     example = torch.zeros(2, *shape)
     program = torch.onnx.export(
         module,
@@ -244,10 +246,10 @@ def _proto(module: nn.Module, shape: tuple[int, ...], opset: int | None) -> Any:
     for value in (*proto.graph.input, *proto.graph.output):
         dimensions = value.type.tensor_type.shape.dim
         if not dimensions or not dimensions[0].dim_param:
-            raise ValueError(f"'{value.name}' does not keep a batch of any size")
+            raise ValueError(f"'{value.name}' does not accept batches of any size")
     graph = proto.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        # Where in whose source a part came from is not what it computes.
+        # Source locations of parts are removed: they name the user's folders and do not affect the computation.
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     return proto
@@ -259,7 +261,7 @@ def _text(key: str, value: Any, path: Path) -> str:
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise ExportError(f"{path} cannot be written: its metadata '{key}' is no JSON value.") from error
+        raise ExportError(f"{path} cannot be written: its metadata '{key}' is not a JSON value.") from error
 
 
 def _value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""PyTorch itself as a runtime: a graph of ``torch.export``, run eagerly on the CPU."""
+"""PyTorch as a runtime: a graph of ``torch.export``, run eagerly on the CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTES = "notes.json"
 
 
 class PyTorch(Runtime):
-    """PyTorch on this machine's CPU: the graph's operators, one by one."""
+    """PyTorch on this machine's CPU, which runs the graph's operators one by one."""
 
     name = "pytorch"
     title = "PyTorch"
@@ -32,11 +32,11 @@ class PyTorch(Runtime):
 
     @property
     def file_name(self) -> str:
-        """``model-pytorch.pt2``: a student's folder may hold another graph, ``model.pt2``, that is safe to load."""
+        """``model-pytorch.pt2``, because ``model.pt2`` is the graph in a student's folder that is safe to load."""
         return f"model-{self.name}{self.suffix}"
 
     def is_available(self) -> bool:
-        """It always is."""
+        """Return True: PyTorch is always installed."""
         return True
 
     def version(self) -> str:
@@ -48,7 +48,7 @@ class PyTorch(Runtime):
     ) -> None:
         """Write a graph for batches of any size, with the notes beside it."""
         if path.suffix != self.suffix:
-            raise ExportError(f"{path} is no name for a graph of torch; let it end in {self.suffix}.")
+            raise ExportError(f"{path} is not a valid name for a torch.export graph; it must end in {self.suffix}.")
         known = {key: value for key, value in (notes or {}).items() if value is not None}
         try:
             with quiet(), torch.no_grad():
@@ -71,7 +71,7 @@ class PyTorch(Runtime):
             _save(torch.export.export(tensors_only(frozen_copy(module)), (inputs,)), path, {})
 
     def load(self, path: Path, *, threads: int = 1) -> Any:
-        """Return the graph of a file. Load files only that you have exported: torch unpickles a part of them."""
+        """Return the graph in a file. Load only files that you exported yourself: torch unpickles a part of them."""
         try:
             with quiet(), path.open("rb") as stream:
                 program = torch.export.load(stream)
@@ -79,9 +79,9 @@ class PyTorch(Runtime):
             dtypes = [node.meta["val"].dtype for node in program.graph.nodes if node.name in names]
             module = program.module()
         except Exception as error:
-            raise CostError(f"{path} is no graph of torch ({root_cause(error)}).") from error
+            raise CostError(f"{path} is not a torch.export graph ({root_cause(error)}).") from error
         if len(dtypes) != 1:
-            raise CostError(f"{path} takes {len(dtypes)} inputs, and only networks of one input are run.")
+            raise CostError(f"{path} takes {len(dtypes)} inputs, but only networks with one input can run.")
         return _Graph(module, torch.zeros((), dtype=dtypes[0]).numpy().dtype, threads)
 
     def run(self, network: Any, inputs: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ class PyTorch(Runtime):
             return _first(_forward(network, torch.from_numpy(inputs)))
 
     def time(self, network: Any, inputs: np.ndarray) -> float:
-        """Return the milliseconds of one forward pass, without what setting the threads takes."""
+        """Return the milliseconds of one forward pass, excluding the time to set the threads."""
         with _threads(network.threads):
             return super().time(_Graph(network.module, network.dtype, torch.get_num_threads()), inputs)
 
@@ -99,7 +99,7 @@ class PyTorch(Runtime):
         return network.dtype
 
     def usage(self, path: str, input_shape: Sequence[int]) -> str:
-        """Return four lines that run a file on zeros."""
+        """Return four lines of code that run a file on zeros."""
         shape = ", ".join(str(size) for size in input_shape)
         return (
             "import torch\n\n"
@@ -110,7 +110,7 @@ class PyTorch(Runtime):
 
 @dataclass(frozen=True)
 class _Graph:
-    """A loaded graph and the threads that it runs on."""
+    """A loaded graph and the number of threads that it runs on."""
 
     module: nn.Module
     dtype: Any
@@ -135,14 +135,15 @@ def _save(program: Any, path: Path, files: dict[str, str]) -> None:
 
 
 def _without_traces(program: Any) -> None:
-    """Remove stack traces: they name the user's folders, and are no part of what is computed."""
+    """Remove stack traces: they name the user's folders and do not affect the computation."""
     for node in program.graph.nodes:
         node.meta = {key: value for key, value in node.meta.items() if key in ("val", "tensor_meta")}
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Run a block on ``count`` threads of torch, which are otherwise those of the whole process."""
+    """Run a block with ``count`` threads for torch, a setting of the whole process, which is restored."""
+
     before = torch.get_num_threads()
     if before == count:
         yield

@@ -1,4 +1,4 @@
-"""The interface of a deployment runtime, and runtimes by name: built-in ones, and ``package.module:Class``."""
+"""Interface and registry of deployment runtimes: built-in ones, and the user's own as ``package.module:Class``."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 DEFAULT = "onnxruntime"
-"""The name of the runtime of a search that names none."""
+"""The runtime of a search that does not name one."""
 
 
 class Runtime(ABC):
     """A deployment runtime. Subclasses take no arguments and are picklable.
 
-    ``name`` is what search files call it, ``title`` what people do, ``suffix`` ends the names of its files, ``install``
-    says how to get it ("install the package onnxruntime").
+    ``name`` is its name in search files, ``title`` its name in text, ``suffix`` that of its files, ``install`` an
+    instruction such as "install the package onnxruntime".
     """
 
     name: ClassVar[str]
@@ -38,35 +38,35 @@ class Runtime(ABC):
 
     @property
     def file_name(self) -> str:
-        """The name of its file in a student's folder."""
+        """The name of the exported file in a student's folder."""
         return f"model{self.suffix}"
 
     @abstractmethod
     def is_available(self) -> bool:
-        """Say whether it is installed here."""
+        """Return whether the runtime is installed."""
 
     @abstractmethod
     def version(self) -> str:
-        """Return its version."""
+        """Return the runtime's version."""
 
     @abstractmethod
     def export(
         self, module: nn.Module, input_shape: Sequence[int], path: Path, notes: Mapping[str, Any] | None = None
     ) -> None:
-        """Write ``module`` in eval mode to ``path``, whole or not at all, for batches (B, *input_shape) of any B.
+        """Write ``module`` in eval mode to ``path`` atomically, for batches (B, *input_shape) of any B.
 
-        The module is left as it is, on whatever device. ``notes`` are JSON values to keep in the file.
+        The module may be on any device and is not changed. ``notes`` are JSON values to store in the file.
 
         Raises:
-            ExportError: it cannot be exported, or the file cannot be written.
+            ExportError: the module cannot be exported, or the file cannot be written.
         """
 
     @abstractmethod
     def load(self, path: Path, *, threads: int = 1) -> Any:
-        """Return the network of a file, for ``run`` and ``time``, on so many threads.
+        """Return the network in a file, for ``run`` and ``time`` on ``threads`` threads.
 
         Raises:
-            CostError: the file is damaged, or takes more than one input.
+            CostError: the file is damaged, or its network takes more than one input.
         """
 
     @abstractmethod
@@ -74,15 +74,15 @@ class Runtime(ABC):
         """Return the first output of a loaded network for a batch, (B, outputs)."""
 
     def time(self, network: Any, inputs: np.ndarray) -> float:
-        """Return the milliseconds of one forward pass; by the clock of this process unless a subclass knows better."""
+        """Return the milliseconds of one forward pass, by this process's clock unless a subclass overrides it."""
         began = time.perf_counter_ns()
         self.run(network, inputs)
         return (time.perf_counter_ns() - began) / 1e6
 
     def export_for_timing(self, module: nn.Module, inputs: Any, path: Path) -> None:
-        """Write a module on the CPU and in eval mode for inputs of the shape and dtype of the tensor ``inputs``.
+        """Write a module, on the CPU and in eval mode, for inputs of the shape and dtype of the tensor ``inputs``.
 
-        The file is only timed, so that a quicker export than ``export`` may stand here.
+        The file is only timed, so a subclass may use a faster export than ``export``.
         """
         self.export(module, tuple(inputs.shape[1:]), path)
 
@@ -91,11 +91,11 @@ class Runtime(ABC):
         return np.float32
 
     def usage(self, path: str, input_shape: Sequence[int]) -> str:
-        """Return Python code that loads a file and runs it, for a student's card; empty for none."""
+        """Return Python code for a student's card that loads the file ``path`` and runs it, or an empty string."""
         return ""
 
     def require(self) -> None:
-        """Raise CostError, which says what to install, where it is not available."""
+        """Raise CostError, with the install instruction, if the runtime is not available."""
         if not self.is_available():
             raise CostError(f"the runtime '{self.name}' ({self.title}) is not available here; {self.install}.")
 
@@ -104,22 +104,23 @@ def find_runtime(name: str, *, where: str = "latency.runtime", paths: Sequence[s
     """Return the runtime called ``name``, or the user's own of the form ``package.module:Class``.
 
     Raises:
-        ConfigError: there is none, or what was found is no runtime; names ``where``.
+        ConfigError: unknown runtime, or the reference is not a complete subclass of Runtime; names ``where``.
     """
     known = _built_in()
     if name in known:
         return known[name]()
     if not is_reference(name):
-        raise ConfigError(f"{where}: there is no runtime '{name}'{did_you_mean(name, known)}")
+        raise ConfigError(f"{where}: unknown runtime '{name}'{did_you_mean(name, known)}")
     found = load_reference(name, what=f"{where}: the runtime", paths=paths)
     if not (isinstance(found, type) and issubclass(found, Runtime)):
         raise ConfigError(f"{where}: '{name}' is not a subclass of nas_distill.costs.Runtime.")
     missing = [
-        word for word in ("name", "title", "suffix", "install") if not isinstance(getattr(found, word, None), str)
+        name for name in ("name", "title", "suffix", "install") if not isinstance(getattr(found, name, None), str)
     ]
     missing += sorted(found.__abstractmethods__)
     if missing:
-        raise ConfigError(f"{where}: the runtime '{name}' lacks {', '.join(missing)}.")
+        raise ConfigError(f"{where}: the runtime '{name}' lacks {', '.join(missing)}; define these in the class.")
+
     return found()
 
 
