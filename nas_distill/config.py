@@ -306,15 +306,15 @@ class PruningConfig(Section):
     """Dominance stopping at equal fidelity.
 
     ``margin`` (in units of quality, accuracy is a share of 1) is what a cheaper candidate must be ahead by; ``auto``
-    takes ``z`` standard deviations of the quality over ``probe_seeds`` seeds of one candidate. ``witnesses`` is how
-    many must be ahead, ``min_reports`` how many must have reported before.
+    takes ``z`` standard deviations of the quality over ``probe_seeds`` seeds of one candidate. At least
+    ``min_dominators`` candidates must be ahead, and ``min_reports`` must have reported before.
     """
 
     rule: Literal["dominance", "none"] = "dominance"
     margin: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(0.04, description="a number from 0, or auto")
     z: float = Field(1.0, ge=0)
     probe_seeds: int = Field(3, ge=2, le=1000)
-    witnesses: int = Field(1, ge=1)
+    min_dominators: int = Field(1, ge=1)
     min_reports: int = Field(1, ge=1)
     tolerance: float = Field(0.0, ge=0)
 

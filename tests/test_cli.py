@@ -226,7 +226,7 @@ def test_a_dry_run_shows_what_candidates_cost_and_keeps_nothing(cli, search_file
     before = sorted(tmp_path.rglob("*"))
     answer = cli("search", file, "--dry-run")
     assert (answer.code, answer.err) == (0, "")
-    for word in ("cheapest", "median", "dearest", "teacher", "budget", "fits", "flops *", "4 trials on 1 worker"):
+    for word in ("cheapest", "median", "largest", "teacher", "budget", "fits", "flops *", "4 trials on 1 worker"):
         assert word in answer.out, answer.out
     assert "trial 0" not in answer.out
     assert sorted(tmp_path.rglob("*")) == before

@@ -56,7 +56,7 @@ def bases(teacher: Path) -> list[Any]:
         "teacher": {**store, "combine": {"by": "mean"}},
         "search": {
             **SMALL["search"],
-            "pruning": {"margin": 0.01, "witnesses": 2},
+            "pruning": {"margin": 0.01, "min_dominators": 2},
             "scalar": {"cost": "flops", "target": "50%", "exponent": -0.07},
         },
         "score": {

@@ -86,7 +86,7 @@ class Controller:
         self._patience = patience
         self._began = clock()
         self._stopping = False
-        self._ended: str | None = None
+        self._end_reason: str | None = None
         self._flying: dict[str, Entry] = {}
         self._size = space.size()
         self._proposals = Proposals(
@@ -124,7 +124,7 @@ class Controller:
             BudgetError: nothing that was proposed fits the budget; names the limit that binds.
             RunError: candidate after candidate failed and none ever succeeded, or the journal cannot be written.
         """
-        while self._ended is None:
+        while self._end_reason is None:
             reason = self._reason_to_end()
             if reason is not None:
                 self._end(reason)
@@ -181,16 +181,16 @@ class Controller:
             RunError: no candidate came through to its end; gives the first cause.
         """
         if not self._stopping:
-            if self._ended is None and self._time_is_up():
+            if self._end_reason is None and self._time_is_up():
                 self._end(self._time_limit_reached)
-            if self._ended is not None:
-                self._journal.note(ended=self._ended)
-            if self._ended == self._time_limit_reached and not self._ledger.count("complete"):
+            if self._end_reason is not None:
+                self._journal.note(end_reason=self._end_reason)
+            if self._end_reason == self._time_limit_reached and not self._ledger.count("complete"):
                 raise RunError(
-                    f"{self._ended} before any candidate was trained to its end; resume with a longer "
+                    f"{self._end_reason} before any candidate was trained to its end; resume with a longer "
                     "search.time_limit_minutes (--resume)."
                 )
-            require_one(self._ledger, self._ended)
+            require_one(self._ledger, self._end_reason)
         return self.progress()
 
     def progress(self) -> Progress:
@@ -207,7 +207,7 @@ class Controller:
             elapsed_seconds=self._clock() - self._began,
             done_before=self._done_before,
             stopping=self._stopping,
-            ended=self._ended,
+            end_reason=self._end_reason,
         )
 
     # Deciding.
@@ -226,8 +226,8 @@ class Controller:
         return Stop(
             rung=result.rung,
             quality=result.quality,
-            witness=verdict.witness,
-            witness_quality=verdict.witness_quality,
+            dominated_by=verdict.dominated_by,
+            dominating_quality=verdict.dominating_quality,
             margin=verdict.margin,
             reason=verdict.reason,
         )
@@ -289,9 +289,9 @@ class Controller:
                 return self._proposals.insert(assembled, "assembled")
             if self._assembler.alone:
                 return None
-        sown = self._ledger.from_origin("seed")
+        sown = self._ledger.from_origin("first_candidate")
         if sown < len(self._seeds):
-            return self._proposals.insert(self._seeds[sown], "seed")
+            return self._proposals.insert(self._seeds[sown], "first_candidate")
         # The sampler has nothing left to give, or has not learned yet: what is unseen, and now and then the sampler.
         if self._ledger.barren >= REPEATS and len(self._ledger) % SAMPLER_TURN:
             architecture = self._proposals.unseen(self._ledger.seen, DRAWS)
@@ -331,7 +331,7 @@ class Controller:
     # Saying.
 
     def _end(self, reason: str) -> None:
-        self._ended = reason
+        self._end_reason = reason
         self._emit("ended", None, reason)
 
     def _emit_end(self, entry: Entry) -> None:

@@ -69,20 +69,21 @@ class History(Sequence[Report]):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate stops, and why.
+    """Decision of a rule on a candidate at a rung.
 
-    ``witness`` is the trial that beats it, with ``witness_quality`` at this rung, more than ``margin`` above; rules
-    that name nobody leave them None. ``reason`` is a clause to read, empty where the candidate goes on.
+    ``dominated_by`` is the number of the trial that dominates it, and ``dominating_quality`` that trial's quality at
+    this rung, more than ``margin`` higher; None under rules that compare with no single trial. ``reason`` is a clause
+    for users, empty where the candidate continues.
     """
 
     stop: bool
     margin: float = 0.0
-    witness: int | None = None
-    witness_quality: float | None = None
+    dominated_by: int | None = None
+    dominating_quality: float | None = None
     reason: str = ""
 
 
-GO_ON = Verdict(stop=False)
+CONTINUE = Verdict(stop=False)
 
 
 class Rule(Protocol):
@@ -107,30 +108,31 @@ class NoRule:
     def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
         """Let it go on."""
         _finite(quality)
-        return GO_ON
+        return CONTINUE
 
 
 @dataclass(frozen=True)
 class Dominance:
-    """Stop a candidate that ``witnesses`` others, none of which costs more, beat by more than ``margin``.
+    """Stop a candidate that ``min_dominators`` others, none of which costs more, beat by more than ``margin``.
 
-    ``costs`` names the cost objectives: a witness costs at most ``1 + tolerance`` times as much on every one
-    (``tolerance`` 0 for exact costs; the relative error for measured ones; one figure, or one a cost). ``margin``
-    (units of quality, about one standard deviation of it between seeds) is one figure, or one a rung. Ties go on:
-    ahead by exactly the margin is not enough. With fewer than ``min_reports`` others at the rung all go on.
+    ``costs`` names the cost objectives: a dominating candidate costs at most ``1 + tolerance`` times as much in each
+    (``tolerance`` 0 for exact costs, the relative error for measured ones; one figure, or one per cost). ``margin``
+    (units of quality, about one standard deviation of it between seeds) is one figure, or one per rung. A candidate
+    that is behind by exactly the margin continues. All continue at a rung that fewer than ``min_reports`` others have
+    reached.
     """
 
     costs: tuple[str, ...]
     margin: float | tuple[float, ...] = 0.0
-    witnesses: int = 1
+    min_dominators: int = 1
     min_reports: int = 1
     tolerance: float | Mapping[str, float] = field(default=0.0)
 
     def __post_init__(self) -> None:
         if not self.costs:
             raise ValueError("dominance needs at least one cost")
-        if self.witnesses < 1 or self.min_reports < 1:
-            raise ValueError("witnesses and min_reports are at least 1")
+        if self.min_dominators < 1 or self.min_reports < 1:
+            raise ValueError("min_dominators and min_reports are at least 1")
 
     def margin_at(self, rung: int) -> float:
         """Return the margin at a rung; the last one given holds for all rungs after it."""
@@ -146,27 +148,28 @@ class Dominance:
         qualities = figures[:, 0]
         finite = np.isfinite(qualities)
         if finite.sum() < self.min_reports:
-            return GO_ON
+            return CONTINUE
         limits = [costs[name] * (1 + self._tolerance(name)) for name in self.costs]
         ahead = finite & (figures[:, 1:] <= limits).all(axis=1)
-        if ahead.sum() < self.witnesses:
-            return GO_ON
+        if ahead.sum() < self.min_dominators:
+            return CONTINUE
         margin = self.margin_at(rung)
-        enough = np.partition(qualities[ahead], -self.witnesses)[-self.witnesses]
+        enough = np.partition(qualities[ahead], -self.min_dominators)[-self.min_dominators]
         if not enough > quality + margin:
-            return GO_ON
+            return CONTINUE
         # Best first; of equals the cheaper, then the earlier, so that the order of the history says nothing.
         best = sorted(
             (reports[int(place)] for place in np.flatnonzero(ahead & (qualities >= enough))),
             key=lambda report: (-report.quality, *(report.costs[name] for name in self.costs), report.number),
         )
-        witness = best[self.witnesses - 1]
+        dominator = best[self.min_dominators - 1]
+        lead = dominator.quality - quality
         return Verdict(
             stop=True,
             margin=margin,
-            witness=witness.number,
-            witness_quality=witness.quality,
-            reason=f"trial {witness.number} costs no more and is {witness.quality - quality:.4g} better at this rung",
+            dominated_by=dominator.number,
+            dominating_quality=dominator.quality,
+            reason=f"trial {dominator.number} costs no more and is {lead:.4g} better at this rung",
         )
 
     def _tolerance(self, name: str) -> float:
@@ -194,7 +197,7 @@ class QualityHalving:
         better = sum(other > quality for other in others)
         places = (len(others) + 1) / self.eta
         if better < max(1.0, places):
-            return GO_ON
+            return CONTINUE
         return Verdict(stop=True, reason=f"{better} of {len(others)} others are better at this rung")
 
 

@@ -245,7 +245,7 @@ class FinalistSource:
             architecture=leader.architecture,
             costs=leader.costs,
             taught=False,
-            short=leader.short,
+            score=leader.score,
             recipe=self._recipe,
         )
 
@@ -255,7 +255,7 @@ class FinalistSource:
             return best_finalist(taught)
         running = [entry for entry in taught if entry.qualities]
         if not running:
-            return max(taught, key=lambda entry: _finite(entry.short))
+            return max(taught, key=lambda entry: _finite(entry.score))
         epoch = min(len(entry.qualities) for entry in running) - 1
         return max(running, key=lambda entry: _finite(entry.qualities[epoch]))
 
@@ -292,14 +292,14 @@ class FinalistSource:
 
 def _as_finalist(record: TrialRecord, recipe: str) -> Finalist:
     # What a stopped candidate had reached is of an earlier rung, and does not compare.
-    short = record.final_quality if record.state == "complete" else None
+    score = record.final_quality if record.state == "complete" else None
     return Finalist(
         key=record.key,
         trial=record.number,
         architecture=record.architecture.to_dict(),
         costs=record.costs,
         taught=True,
-        short=short,
+        score=score,
         recipe=recipe,
     )
 

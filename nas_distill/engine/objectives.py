@@ -66,7 +66,7 @@ class Objectives:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The costs on which a witness of dominance must cost no more: all objectives, or the scalar's one."""
+        """Names of the costs that decide dominance: all cost objectives, or only the scalar's."""
         return self.costs if self.scalar is None else (self.scalar.cost,)
 
     def values(self, quality: float, costs: Mapping[str, float]) -> list[float]:
@@ -91,7 +91,7 @@ def make_rule(pruning: PruningConfig, objectives: Objectives, margin: float | tu
     return Dominance(
         costs=objectives.compared,
         margin=margin,
-        witnesses=pruning.witnesses,
+        min_dominators=pruning.min_dominators,
         min_reports=pruning.min_reports,
         tolerance=pruning.tolerance,
     )

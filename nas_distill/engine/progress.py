@@ -67,7 +67,7 @@ class Progress:
     elapsed_seconds: float
     seconds_left: float | None
     stopping: bool
-    ended: str | None
+    end_reason: str | None
     below: int = 0
 
     @property
@@ -85,7 +85,7 @@ def snapshot(
     elapsed_seconds: float,
     done_before: int,
     stopping: bool,
-    ended: str | None,
+    end_reason: str | None,
     below: int = 0,
 ) -> Progress:
     """Sum a ledger up.
@@ -115,7 +115,7 @@ def snapshot(
         seconds_left=left,
         below=below,
         stopping=stopping,
-        ended=ended,
+        end_reason=end_reason,
     )
 
 

@@ -167,8 +167,8 @@ def _rung_attribute(report: Rung, stop: Stop | None) -> dict[str, Any]:
     }
     if stop is not None:
         attribute["stop"] = {
-            "witness": stop.witness,
-            "witness_quality": stop.witness_quality,
+            "dominated_by": stop.dominated_by,
+            "dominating_quality": stop.dominating_quality,
             "margin": stop.margin,
             "reason": stop.reason,
         }

@@ -71,12 +71,12 @@ class Survey:
         return self.candidates[len(self.candidates) // 2]
 
     @property
-    def dearest(self) -> Candidate:
-        """The dearest candidate."""
+    def largest(self) -> Candidate:
+        """The largest candidate."""
         return self.candidates[-1]
 
     def spread(self, by: str) -> float:
-        """Return how many times the cost ``by`` of the typical candidate the dearest within the budget has."""
+        """Return how many times the cost ``by`` of the typical candidate the largest within the budget has."""
         typical = self.typical.costs[by]
         return max(1.0, self.fitting[-1].costs[by] / typical) if typical > 0 else 1.0
 
@@ -310,7 +310,7 @@ def trial_limit(config: SearchFile, data: Dataset, step: float | None = None, sp
         config: may say so itself, for short distillations; a longer training gets more in proportion to its steps.
         data: that is trained on.
         step: seconds of a typical training step, None where they are not known.
-        spread: how much dearer the dearest candidate within the budget is than the typical one.
+        spread: how much dearer the largest candidate within the budget is than the typical one.
     """
     minutes = config.search.trial_limit_minutes
 

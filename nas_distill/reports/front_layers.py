@@ -99,8 +99,11 @@ def quality_range(layers: Sequence[FrontLayers], others: Sequence[float]) -> tup
 
 
 @dataclass(frozen=True)
-class WitnessRow:
-    """What one trial stopped: ``stops`` by rung, ``seconds_saved`` by its victims; its own costs and last quality."""
+class DominatorRow:
+    """Trials that one trial stopped by dominating them: ``stops`` by rung, and the ``seconds_saved``.
+
+    ``costs`` and ``quality`` (the last one) are its own.
+    """
 
     number: int
     costs: Mapping[str, float]
@@ -114,19 +117,19 @@ class WitnessRow:
         return sum(self.stops.values())
 
 
-def witness_rows(records: Sequence[TrialRecord]) -> list[WitnessRow]:
-    """Return one row a trial that was the reason for stopping another, the busiest first."""
+def dominator_rows(records: Sequence[TrialRecord]) -> list[DominatorRow]:
+    """Return one row per trial that dominated another and so stopped it, by falling number of stops."""
     by_number = {record.number: record for record in records}
     stops: dict[int, dict[int, int]] = {}
     saved: dict[int, float] = {}
     for record in records:
-        if record.stop is not None and record.stop.witness is not None:
-            rungs = stops.setdefault(record.stop.witness, {})
+        if record.stop is not None and record.stop.dominated_by is not None:
+            rungs = stops.setdefault(record.stop.dominated_by, {})
             rungs[record.stop.rung] = rungs.get(record.stop.rung, 0) + 1
-            saved[record.stop.witness] = saved.get(record.stop.witness, 0.0) + record.seconds_saved
+            saved[record.stop.dominated_by] = saved.get(record.stop.dominated_by, 0.0) + record.seconds_saved
     rows = []
     for number, rungs in stops.items():
-        witness = by_number.get(number)
-        costs, quality = (witness.costs, witness.quality) if witness else ({}, None)
-        rows.append(WitnessRow(number, costs, quality, dict(sorted(rungs.items())), saved[number]))
+        dominator = by_number.get(number)
+        costs, quality = (dominator.costs, dominator.quality) if dominator else ({}, None)
+        rows.append(DominatorRow(number, costs, quality, dict(sorted(rungs.items())), saved[number]))
     return sorted(rows, key=lambda row: (-row.total, row.number))

@@ -19,7 +19,7 @@ class CostRow:
         name: of the cost.
         cheapest: this cost of the candidate that is cheapest by the first objective.
         median: of the one in the middle by the first objective; so the columns of a table are three candidates.
-        dearest: of the dearest by the first objective.
+        largest: of the largest by the first objective.
         teacher: the teacher's own.
         limit: the budget's, if there is one.
         fits: share of the sampled candidates within the limit.
@@ -30,7 +30,7 @@ class CostRow:
     name: str
     cheapest: float
     median: float
-    dearest: float
+    largest: float
     teacher: float | None = None
     limit: Limit | None = None
     fits: float | None = None

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from nas_distill.costs.budget import Limit
 from nas_distill.costs.registry import describe_cost
 from nas_distill.reports import formatting as words
-from nas_distill.reports.front_layers import FrontLayers, Point, front_layers, quality_range, witness_rows
+from nas_distill.reports.front_layers import FrontLayers, Point, dominator_rows, front_layers, quality_range
 from nas_distill.reports.importance import ImportanceReport
 from nas_distill.reports.model import FinalistResult, ModelResult
 from nas_distill.runs.records import TrialRecord
@@ -216,9 +216,9 @@ def rungs_figure(
     return figure
 
 
-def witness_figure(records: Sequence[TrialRecord], *, cost: str, most: int = 15, title: str = "") -> Figure:
-    """Draw how many trials each witness stopped, by rung; a witness costs no more and was clearly better there."""
-    rows = witness_rows(records)[:most]
+def dominator_figure(records: Sequence[TrialRecord], *, cost: str, most: int = 15, title: str = "") -> Figure:
+    """Draw how many trials were stopped by each trial that dominates them, by rung."""
+    rows = dominator_rows(records)[:most]
     figure = new_figure((SIZE[0], 2.4 + 0.38 * max(len(rows), 3)))
     axes = figure.subplots()
     rungs = sorted({rung for row in rows for rung in row.stops})
@@ -245,7 +245,7 @@ def witness_figure(records: Sequence[TrialRecord], *, cost: str, most: int = 15,
         say_nothing(axes, "nothing was stopped")
     elif len(rungs) > 1:
         axes.legend(frameon=False, loc="lower right")
-    finish(figure, title or "What each witness stopped", {}, bars=True)
+    finish(figure, title or "Stopped trials by the trial that dominates them", {}, bars=True)
     return figure
 
 

@@ -37,13 +37,13 @@ def cost_table(summary: CostSummary) -> RenderableType:
     """Return what is known before a search: what candidates cost, what share of them fits, how long it will take."""
     table = new_table(f"Space {summary.space}: {summary.size}", tightening=True)
     teacher, limits = any(row.teacher is not None for row in summary.rows), any(row.limit for row in summary.rows)
-    columns = ["cheapest", "median", "dearest"] + ["teacher"] * teacher + ["budget", "fits"] * limits
+    columns = ["cheapest", "median", "largest"] + ["teacher"] * teacher + ["budget", "fits"] * limits
     add_columns(table, ["cost"], columns)
     for column in table.columns:  # on a narrow terminal the limits wrap, between figures, and nothing else does
         column.no_wrap = str(column.header) != "budget"
     for row in summary.rows:
         cells = [row.name + (" *" if row.objective else "")]
-        cells += [words.cost(row.name, value) for value in (row.cheapest, row.median, row.dearest)]
+        cells += [words.cost(row.name, value) for value in (row.cheapest, row.median, row.largest)]
         cells += [words.cost(row.name, row.teacher)] * teacher
         if limits:
             cells += [words.limit(row.name, row.limit), _fits(row)]
@@ -82,7 +82,7 @@ def _cost_lines(summary: CostSummary) -> list[str]:
     if summary.conditions:
         lines.append(f"{LATENCY}: {summary.conditions}.")
     if any(row.objective for row in summary.rows):
-        lines.append("*: minimised beside quality; cheapest, median and dearest are by the first of these.")
+        lines.append("*: minimised beside quality; cheapest, median and largest are by the first of these.")
     return lines
 
 
@@ -166,18 +166,18 @@ def _why(record: TrialRecord) -> list[tuple[str, str]]:
     rows = []
     if record.stop is not None:
         rows.append(("stopped", record.stop.reason))
-        if record.stop.witness is not None and record.stop.witness_quality is not None:
-            ahead = words.points(record.stop.witness_quality - record.stop.quality)
+        if record.stop.dominated_by is not None and record.stop.dominating_quality is not None:
+            ahead = words.points(record.stop.dominating_quality - record.stop.quality)
             needed = f"{100 * record.stop.margin:.2f} points were needed"
-            witness = f"trial {record.stop.witness}, ahead by {ahead} at rung {record.stop.rung} ({needed})"
-            rows.append(("witness", witness))
+            dominator = f"trial {record.stop.dominated_by}, ahead by {ahead} at rung {record.stop.rung} ({needed})"
+            rows.append(("dominated by", dominator))
         rows.append(("saved", f"{words.duration(record.seconds_saved)} of training"))
     if record.cause:
         rows.append(("cause", record.cause))
     if record.duplicate_of is not None:
-        rows.append(("same as", f"trial {record.duplicate_of}"))
+        rows.append(("duplicate of", f"trial {record.duplicate_of}"))
     if record.retry_of is not None:
-        rows.append(("goes on with", f"trial {record.retry_of}"))
+        rows.append(("continues", f"trial {record.retry_of}"))
     rows.append(("proposed by", record.origin))
     return rows
 

@@ -15,10 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel
 
 from nas_distill.runs.chain import Chain, check_lines, seal
@@ -32,6 +28,9 @@ with warnings.catch_warnings():
     # Optuna imports a progress bar that warns in every notebook that lacks the widgets to draw it.
     warnings.filterwarnings("ignore", message="IProgress not found")
     import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
+    from optuna.trial import FrozenTrial, TrialState
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nas_distill.evaluate.intervals import RankCorrelation
 from nas_distill.utils.errors import RunError
 
-SCHEMA_VERSION = 2
-"""Version of the metadata that this package reads and writes. Version 1 had no field that told it."""
+SCHEMA_VERSION = 3
+"""Version of the run format that this package reads and writes. Version 1 had no field for it."""
 
 _VERSION_FIELD = "schema_version"
 _COMPUTES_SCORES = ("python", "nas-distill", "torch")
@@ -26,13 +26,13 @@ _COMPUTES_SCORES = ("python", "nas-distill", "torch")
 class Phase(StrEnum):
     """The phases of a search and of a calibration; the values are what users read, and keys of the timings."""
 
-    PRUNING_PLAN = "finding what can be cut"
+    PRUNING_PLAN = "pruning plan"
     LATENCY = "latency calibration"
     SURVEY = "survey of the space"
-    TEACHER_VALIDATION = "teacher on validation data"
+    TEACHER_VALIDATION = "teacher validation"
     TEACHER_STORE = "teacher store"
-    STEP_TIMING = "timing a candidate"
-    IMPORTANCE = "importance of the teacher's units"
+    STEP_TIMING = "step timing"
+    IMPORTANCE = "unit importance"
     BLOCKWISE = "blockwise distillation"
     NOISE_PROBE = "noise probe"
     SEARCH = "search"
@@ -40,7 +40,7 @@ class Phase(StrEnum):
     EXPORT = "export"
     EVALUATION = "evaluation"
     REPORT = "report"
-    DRAWING = "drawing architectures"
+    SAMPLING = "sampling architectures"
     CALIBRATION = "calibration"
     OTHER = "other"  # the time that no phase accounts for
 
@@ -101,7 +101,7 @@ class SurveyRecord(_Part):
     """The table of costs that is shown before a search.
 
     Attributes:
-        cheapest, median, dearest: costs of three candidates within the budget, by cost name.
+        cheapest, median, largest: costs of three candidates within the budget, by cost name.
         share: share of candidates within all limits; ``shares`` within each, by cost name.
         candidates: how many were looked at.
         estimated_seconds: estimated duration of search and full distillations; None if unknown.
@@ -111,7 +111,7 @@ class SurveyRecord(_Part):
 
     cheapest: dict[str, float]
     median: dict[str, float]
-    dearest: dict[str, float]
+    largest: dict[str, float]
     share: float
     shares: dict[str, float]
     candidates: int
@@ -157,7 +157,7 @@ class Finalist(_Part):
         architecture: nested values of its parameters.
         costs: by cost name.
         taught: False marks the baseline, which is trained on labels only.
-        short: score of its short distillation; None for a trial that was stopped.
+        score: quality after its short distillation; None for a trial that was stopped.
         quality: validation quality at its end, higher is better; None if it failed or has not ended.
         qualities: validation quality by epoch.
         seconds: training time.
@@ -171,7 +171,7 @@ class Finalist(_Part):
     architecture: dict[str, Any]
     costs: dict[str, float]
     taught: bool
-    short: float | None
+    score: float | None
     quality: float | None = None
     qualities: tuple[float, ...] = ()
     seconds: float = 0.0
@@ -260,7 +260,7 @@ class RunMetadata(_Part):
         store: the teacher's stored answers.
         blocks: blockwise distillation.
         block_weights: weights of local scores, fitted to assembled students.
-        objectives: names of the told values, in order.
+        objectives: names of the objectives, in order.
         budget: the limits, as ``Budget.to_dict`` writes them.
         reference: cost -> the reference of the hypervolume.
         first_candidates: the architectures tried before the sampler begins.
@@ -272,7 +272,7 @@ class RunMetadata(_Part):
         evaluation: the look at test data.
         timings: seconds by phase, over all sessions.
         phase: the current phase.
-        ended: why the trials ended, a sentence.
+        end_reason: why no more trials were started, a sentence.
         finished: whether there is nothing left to resume.
     """
 
@@ -304,7 +304,7 @@ class RunMetadata(_Part):
     evaluation: EvaluationRecord | None = None
     timings: dict[Phase, float] = {}
     phase: Phase | None = None
-    ended: str | None = None
+    end_reason: str | None = None
     finished: bool = False
 
     @classmethod

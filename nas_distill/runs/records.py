@@ -25,16 +25,16 @@ RUNG = "rung:"
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a trial was stopped: at ``rung`` it had ``quality``, and the rule's words are in ``reason``.
+    """The stop of a trial at ``rung``, where it had ``quality``; ``reason`` is the rule's clause for users.
 
-    ``witness`` is the number of a trial that costs no more and had ``witness_quality`` there, more than ``margin``
-    above; None for rules that name nobody.
+    ``dominated_by`` is the number of a trial that costs no more and had ``dominating_quality`` there, more than
+    ``margin`` higher; None under rules that compare with no single trial.
     """
 
     rung: int
     quality: float
-    witness: int | None
-    witness_quality: float | None
+    dominated_by: int | None
+    dominating_quality: float | None
     margin: float
     reason: str
 
@@ -124,13 +124,13 @@ class TrialRecord:
         return self.state in ("complete", "pruned", "failed")
 
     @property
-    def witness(self) -> int | None:
-        """Number of the trial that beat it, when it was stopped for one."""
-        return self.stop.witness if self.stop else None
+    def dominated_by(self) -> int | None:
+        """Number of the trial that dominates it, if it was stopped for one."""
+        return self.stop.dominated_by if self.stop else None
 
     @property
     def margin(self) -> float | None:
-        """The margin by which a witness had to be ahead, when it was stopped."""
+        """The margin by which the dominating trial had to be better, if it was stopped."""
         return self.stop.margin if self.stop else None
 
 
@@ -193,8 +193,8 @@ def _stop(rung: int, quality: float, values: Mapping[str, Any]) -> Stop:
     return Stop(
         rung=rung,
         quality=quality,
-        witness=_typed(values, "witness", int, optional=True),
-        witness_quality=_typed(values, "witness_quality", float, optional=True),
+        dominated_by=_typed(values, "dominated_by", int, optional=True),
+        dominating_quality=_typed(values, "dominating_quality", float, optional=True),
         margin=_typed(values, "margin", float),
         reason=_typed(values, "reason", str),
     )
@@ -265,8 +265,8 @@ def to_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
             **{name: record.costs.get(name) for name in costs},
             **{f"quality_at_rung_{rung}": record.rungs.get(rung) for rung in rungs},
             "seconds": record.seconds,
-            "witness": record.witness,
-            "witness_quality": record.stop.witness_quality if record.stop else None,
+            "dominated_by": record.dominated_by,
+            "dominating_quality": record.stop.dominating_quality if record.stop else None,
             "margin": record.margin,
             "violations": json.dumps(record.violations) if record.violations else None,
             "cause": record.cause,

@@ -153,7 +153,7 @@ class _Calibrating:
         own = {**self.problem.identity, **identity_of(networks=[count, whole_range])}
         if stored.exists():
             return read_networks(stored, own)
-        self.observer.phase(Phase.DRAWING)
+        self.observer.phase(Phase.SAMPLING)
         pricing = self._pricing()
         config = self.problem.config
         networks = draw_networks(

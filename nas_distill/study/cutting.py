@@ -181,7 +181,7 @@ def advise(survey: Survey, budget: Budget, cutting: Cutting | None) -> str | Non
     if survey.share >= _SCARCE:
         return None
     name = min(survey.shares, key=lambda name: survey.shares[name])
-    low, dearest = budget.limits[name].low, survey.dearest.costs[name]
+    low, largest = budget.limits[name].low, survey.largest.costs[name]
     below = low is not None and survey.median.costs[name] < low
     if cutting is None:
         remedy = f"{'dearer' if below else 'cheaper'} values of the space's parameters"
@@ -193,7 +193,7 @@ def advise(survey: Survey, budget: Budget, cutting: Cutting | None) -> str | Non
         remedy = f"smaller shares in 'widths'{finer}, 'kinds' of cheaper blocks"
     return (
         f"Only {words.percent(survey.share, 1)} of the candidates looked at are within the budget, mostly for '{name}' "
-        f"({budget.limits[name].text(name)}, and the dearest has {words.cost(name, dearest)}), so the search will look "
+        f"({budget.limits[name].text(name)}, and the largest has {words.cost(name, largest)}), so the search will look "
         f"long for each; what helps: {remedy}, or another budget."
     )
 

@@ -173,8 +173,8 @@ class ConsoleObserver:
         what = f"trial {finalist.trial} {'taught' if finalist.taught else 'on labels alone'}"
         if finalist.quality is not None:
             # One that was stopped early and is near the budget's limit has no short score.
-            scored = finalist.short is not None and math.isfinite(finalist.short)
-            short = "" if not scored else f" (short: {words.percent(finalist.short)})"
+            scored = finalist.score is not None and math.isfinite(finalist.score)
+            short = "" if not scored else f" (short: {words.percent(finalist.score)})"
             self._view.event(f"{what}: {words.percent(finalist.quality)} on validation data{short}")
         elif finalist.cause is not None:
             self._view.event(f"{what} failed: {finalist.cause}")

@@ -270,7 +270,7 @@ class Pipeline:
             survey=SurveyRecord(
                 cheapest=survey.cheapest.costs,
                 median=survey.median.costs,
-                dearest=survey.dearest.costs,
+                largest=survey.largest.costs,
                 share=survey.share,
                 shares=survey.shares,
                 candidates=len(survey.candidates),

@@ -48,7 +48,7 @@ def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, problem: 
             name=name,
             cheapest=survey.cheapest.costs[name],
             median=survey.median.costs[name],
-            dearest=survey.dearest.costs[name],
+            largest=survey.largest.costs[name],
             teacher=pricing.teacher.get(name),
             limit=pricing.budget.limits.get(name),
             fits=survey.shares.get(name),
@@ -108,7 +108,7 @@ def finalist_results(metadata: RunMetadata) -> tuple[FinalistResult, ...]:
         FinalistResult(
             trial=entry.trial,
             costs=entry.costs,
-            short=entry.short,
+            short=entry.score,
             full=entry.quality,
             chosen=winner is not None and entry.key == winner.key,
             cause=entry.cause,

@@ -58,7 +58,7 @@ class Run(StoredRun):
         """Return one row a trial, over-budget, stopped and failed ones included."""
         return to_frame(self.records)
 
-    def left_whole(self) -> pd.DataFrame:
+    def unpruned(self) -> pd.DataFrame:
         """Return what of the teacher no student is cut in: a row per module ("" is the network), with the reason.
 
         Empty where all can be cut, and where students are not cut from the teacher.

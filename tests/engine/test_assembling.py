@@ -26,7 +26,7 @@ def test_assembled_candidates_come_before_seeds_and_sampler(make_bench: Callable
     bench = small(make_bench, search=SearchConfig(trials=7, seeds=2))
     bench.run(assembler=Two(alone=False))
     origins = [record.origin for record in bench.records()]
-    assert origins[:5] == ["assembled", "assembled", "assembled", "seed", "seed"]
+    assert origins[:5] == ["assembled", "assembled", "assembled", "first_candidate", "first_candidate"]
     assert set(origins[5:]) == {"sampler"}
 
 
@@ -36,7 +36,7 @@ def test_an_assembler_alone_ends_the_search_with_its_last_candidate(make_bench: 
     controller = bench.run(assembler=assembler)
     records = bench.records()
     assert [record.origin for record in records] == ["assembled"] * 3
-    assert controller.conclude().ended == "there are no more assemblies of distilled blocks within the budget"
+    assert controller.conclude().end_reason == "there are no more assemblies of distilled blocks within the budget"
     assert assembler.told[-1] == pytest.approx([record.quality for record in records])
 
 

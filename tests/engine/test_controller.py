@@ -66,8 +66,8 @@ def test_exactly_the_requested_trials_are_trained(make_bench: Callable[..., Any]
     assert len(bench.evaluator.started) == len(set(bench.evaluator.started)) == 15
     progress = controller.conclude()
     assert (progress.requested, progress.done, progress.running, progress.waiting) == (15, 15, 0, 0)
-    assert progress.ended == "all 15 trials are done or under way"
-    assert read_metadata(bench.folder).ended == progress.ended
+    assert progress.end_reason == "all 15 trials are done or under way"
+    assert read_metadata(bench.folder).end_reason == progress.end_reason
 
 
 def test_no_architecture_is_trained_twice_or_over_budget(make_bench: Callable[..., Any]) -> None:
@@ -100,7 +100,7 @@ def test_every_candidate_trains_under_the_same_seed_and_settings(bench: Any) -> 
 def test_the_first_candidates_are_the_seeds(bench: Any) -> None:
     bench.run()
     records = bench.records()
-    assert [record.origin for record in records[:4]] == ["seed", "seed", "seed", "sampler"]
+    assert [record.origin for record in records[:4]] == [*["first_candidate"] * 3, "sampler"]
     assert records[0].architecture == bench.space.smallest()
     assert records[1].architecture == bench.space.largest()
     assert [Architecture(values) for values in read_metadata(bench.folder).first_candidates] == [
@@ -152,7 +152,7 @@ def test_a_completed_candidate_is_told_its_last_quality_and_its_costs(make_bench
     assert read_study(bench.folder).metric_names == ["quality", "params", "flops"]
 
 
-def test_a_dominated_candidate_is_stopped_and_its_witness_named(make_bench: Callable[..., Any]) -> None:
+def test_a_dominated_candidate_is_stopped_and_names_what_dominates_it(make_bench: Callable[..., Any]) -> None:
     bench = make_bench(search=SearchConfig(trials=6, seeds=3, pruning={"margin": 0.01}))
     with bench.controller() as controller:
         cheap, dear = next_work(controller), next_work(controller)
@@ -164,7 +164,7 @@ def test_a_dominated_candidate_is_stopped_and_its_witness_named(make_bench: Call
     record = bench.records()[1]
     assert record.state == "pruned"
     assert record.stop is not None
-    assert (record.witness, record.stop.witness_quality, record.margin, record.stop.rung) == (0, 0.5, 0.01, 0)
+    assert (record.dominated_by, record.stop.dominating_quality, record.margin, record.stop.rung) == (0, 0.5, 0.01, 0)
 
 
 def test_dominance_is_at_equal_fidelity_and_the_last_rung_is_not_judged(bench: Any) -> None:
@@ -181,7 +181,7 @@ def test_dominance_is_at_equal_fidelity_and_the_last_rung_is_not_judged(bench: A
     assert [record.state for record in bench.records()] == ["complete", "complete"]
 
 
-def test_a_failed_witness_was_real(bench: Any) -> None:
+def test_a_trial_that_fails_later_still_dominates(bench: Any) -> None:
     with bench.controller() as controller:
         cheap, dear = next_work(controller), next_work(controller)
         controller.report(cheap.key, result(0, 0.9))
@@ -208,7 +208,7 @@ def test_repeated_reports_get_the_first_answer(bench: Any) -> None:
 
 @pytest.mark.parametrize("rung", [0, 2])
 @pytest.mark.parametrize("quality", [math.nan, math.inf, -math.inf])
-def test_a_quality_that_is_not_finite_fails_and_is_no_witness(bench: Any, rung: int, quality: float) -> None:
+def test_a_quality_that_is_not_finite_fails_and_dominates_nothing(bench: Any, rung: int, quality: float) -> None:
     with bench.controller() as controller:
         cheap, dear = next_work(controller), next_work(controller)
         train(controller, cheap, *[0.1, 0.2][:rung])
@@ -296,7 +296,7 @@ def test_after_twenty_repeats_in_a_row_something_unseen_is_drawn(
         InProcessBackend().run(controller, bench.evaluator)
     origins = [record.origin for record in bench.records()]
     # And no twenty more before the next: the sampler has to bring something of its own first.
-    assert origins == ["seed", *["sampler"] * REPEATS, *["random"] * 3]
+    assert origins == ["first_candidate", *["sampler"] * REPEATS, *["random"] * 3]
     assert len({record.architecture for record in bench.records()}) == 4
 
 
@@ -304,7 +304,7 @@ def test_an_exhausted_space_ends_the_search_and_says_so(make_bench: Callable[...
     bench = small(make_bench, search=SearchConfig(trials=40))
     progress = bench.run().conclude()
     assert progress.done == 9
-    assert progress.ended == "all 9 architectures of the space have been tried"
+    assert progress.end_reason == "all 9 architectures of the space have been tried"
 
 
 # Failures.
@@ -371,7 +371,7 @@ def test_when_little_fits_the_search_ends_once_nothing_new_comes(make_bench: Cal
     bench = make_bench(budget=Budget.parse({"flops": 200}), options={"patience": 40}, search=SearchConfig(trials=30))
     progress = bench.run().conclude()
     assert 0 < progress.done < 30
-    assert progress.ended == "nothing new within the budget came up in 40 proposals"
+    assert progress.end_reason == "nothing new within the budget came up in 40 proposals"
 
 
 def test_an_error_in_a_listener_is_raised(bench: Any) -> None:
@@ -403,7 +403,7 @@ def test_stopping_interrupts_and_resuming_goes_on(make_bench: Callable[..., Any]
         assert controller.stopping
         assert controller.next() is None
         assert controller.conclude().waiting == 1
-    assert read_metadata(bench.folder).ended is None
+    assert read_metadata(bench.folder).end_reason is None
     interrupted = bench.records()[-1]
     assert (interrupted.state, interrupted.interrupted) == ("interrupted", "stopped")
     assert bench.folder.checkpoint(interrupted.key).exists()
@@ -474,7 +474,7 @@ def test_the_time_limit_ends_what_runs_as_interrupted_and_it_is_continued(make_b
         assert controller.next() is None
         controller.finish(running.key, Outcome("interrupted"))
         progress = controller.conclude()
-    assert progress.ended == "the time limit of 2 minutes is reached"
+    assert progress.end_reason == "the time limit of 2 minutes is reached"
     assert progress.complete == 1
     with bench.controller() as controller:
         assert next_work(controller).key == running.key
@@ -504,14 +504,14 @@ def test_a_full_disk_as_costs_are_counted_is_no_fault_of_a_candidate(make_bench:
 def story(bench: Any) -> list[Any]:
     """What a run comes to: for each proposal its architecture, state, rungs and whom it was stopped for."""
     latest = {record.index: record for record in bench.records()}
-    witness = {record.number: record.index for record in bench.records()}
+    index = {record.number: record.index for record in bench.records()}
     return [
         (
             record.architecture.to_json(),
             record.state,
             record.rungs,
             record.values,
-            record.witness is not None and witness[record.witness],
+            record.dominated_by is not None and index[record.dominated_by],
         )
         for _, record in sorted(latest.items())
     ]
@@ -556,8 +556,8 @@ def test_a_scalar_is_told_alone_and_pruning_looks_at_its_cost(make_bench: Callab
     for record, trial in zip(records, study.trials):
         if record.state == "complete":
             assert trial.values == objectives.values(record.final_quality, record.costs)
-        if record.witness is not None:
-            assert records[record.witness].costs["params"] <= record.costs["params"]
+        if record.dominated_by is not None:
+            assert records[record.dominated_by].costs["params"] <= record.costs["params"]
     assert any(record.state == "pruned" for record in records)
 
 
@@ -672,6 +672,6 @@ def test_a_space_with_one_feasible_architecture_ends_when_all_are_seen(
     progress = bench.run().conclude()
     records = bench.records()
     assert progress.done == 1
-    assert progress.ended == "all 72 architectures of the space have been tried, of which 1 is within the budget"
+    assert progress.end_reason == "all 72 architectures of the space have been tried, of which 1 is within the budget"
     assert len({record.architecture for record in records}) == 72
     assert len(records) < 72 + 72

@@ -12,6 +12,7 @@ import pytest
 from nas_distill.config import SearchConfig
 from nas_distill.costs.budget import Budget
 from nas_distill.engine.work import Outcome, RungResult
+from nas_distill.runs.chain import Chain, seal
 from nas_distill.runs.journal import open_journal, read_study
 from nas_distill.runs.records import read_records
 from nas_distill.utils.errors import RunError
@@ -76,9 +77,7 @@ def check_lines(bench: Any, lines: list[bytes], place: int) -> None:
     if number < count:  # the last one may as well never have been written
         assert f"line {number} is missing" in sentence(bench, lines[:place] + lines[number:])
         swapped = [*lines[:place], lines[number], lines[place], *lines[number + 1 :]]
-        assert f"line {number} stands where it does not belong: it was written as line {number + 1}" in (
-            sentence(bench, swapped)
-        )
+        assert f"line {number} is out of place: it was written as line {number + 1}" in (sentence(bench, swapped))
     assert f"line {number + 1} repeats line {number}" in sentence(bench, [*lines[:number], *lines[place:]])
 
 
@@ -121,7 +120,7 @@ def test_damage_to_any_line_is_found_and_named(searched: Any) -> None:
 def test_lines_far_from_their_place_and_gaps_are_named(searched: Any) -> None:
     lines = lines_of(searched)
     assert "lines 4 to 6 are missing" in sentence(searched, lines[:3] + lines[6:])
-    assert "line 4 stands where it does not belong: it was written as line 9" in (
+    assert "line 4 is out of place: it was written as line 9" in (
         sentence(searched, [*lines[:3], lines[8], *lines[4:8], lines[3], *lines[9:]])
     )
     assert "line 10 repeats line 2" in sentence(searched, [*lines[:9], lines[1], *lines[9:]])
@@ -129,18 +128,27 @@ def test_lines_far_from_their_place_and_gaps_are_named(searched: Any) -> None:
     assert "line 6 was changed" in sentence(searched, [*lines[:5], foreign, *lines[5:]])
 
 
-def test_of_an_earlier_version_a_lost_trial_is_found_by_the_keys_of_those_that_follow(searched: Any) -> None:
+def resealed(logs: list[dict[str, Any]]) -> str:
+    """Return a journal of entries as if they had been written in this order."""
+    end, lines = Chain(), []
+    for log in logs:
+        line, end = seal(log, end)
+        lines.append(json.dumps(line, separators=(",", ":")) + "\n")
+    return "".join(lines)
+
+
+def test_trials_that_do_not_follow_from_one_another_are_found_although_all_lines_are_intact(searched: Any) -> None:
     lines = [
-        json.dumps({name: value for name, value in json.loads(line).items() if name not in ("line", "digest")})
+        {name: value for name, value in json.loads(line).items() if name not in ("line", "digest")}
         for line in lines_of(searched)
     ]
-    begun = [place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4]
+    begun = [place for place, line in enumerate(lines) if line["op_code"] == 4]
     for place, following in pairwise(begun):
         lost, swapped, doubled = list(lines), list(lines), list(lines)
         del lost[place]
         swapped[place], swapped[following] = swapped[following], swapped[place]
         doubled.insert(place, doubled[place])
         for damaged in (lost, swapped, doubled):
-            searched.folder.journal.write_text("".join(line + "\n" for line in damaged))
+            searched.folder.journal.write_text(resealed(damaged))
             with pytest.raises(RunError, match=r"does not follow|not one of nas_distill's"):
                 read_records(read_study(searched.folder))

@@ -26,7 +26,7 @@ def histories(draw: st.DrawFn, least: int = 0) -> list[Report]:
 RULES: list[Rule] = [
     NoRule(),
     Dominance(("flops",)),
-    Dominance(("flops", "params"), margin=0.1, witnesses=2),
+    Dominance(("flops", "params"), margin=0.1, min_dominators=2),
     QualityHalving(3),
 ]
 
@@ -70,9 +70,11 @@ def test_a_history_that_grew_is_judged_as_the_list_of_its_reports(
 
 
 @quick
-@given(history=histories(), quality=qualities, margin=st.floats(0, 0.5), witnesses=st.integers(1, 3))
-def test_the_cheapest_is_never_stopped(history: list[Report], quality: float, margin: float, witnesses: int) -> None:
-    rule = Dominance(("flops", "params"), margin=margin, witnesses=witnesses)
+@given(history=histories(), quality=qualities, margin=st.floats(0, 0.5), min_dominators=st.integers(1, 3))
+def test_the_cheapest_is_never_stopped(
+    history: list[Report], quality: float, margin: float, min_dominators: int
+) -> None:
+    rule = Dominance(("flops", "params"), margin=margin, min_dominators=min_dominators)
     cheapest = min((entry.costs["flops"] for entry in history), default=1.0)
     assert not rule.judge(0, quality, {"flops": cheapest * 0.999, "params": 5.0}, history).stop
 
@@ -93,21 +95,21 @@ def test_it_stops_exactly_what_one_that_costs_no_more_beats_by_more_than_the_mar
     verdict = Dominance(("flops", "params"), margin=margin).judge(0, quality, own, history)
     assert verdict.stop == bool(beating)
     if verdict.stop:
-        witness = history[verdict.witness if verdict.witness is not None else -1]
-        assert witness in beating
-        assert witness.quality == verdict.witness_quality == max(entry.quality for entry in beating)
+        dominator = history[verdict.dominated_by if verdict.dominated_by is not None else -1]
+        assert dominator in beating
+        assert dominator.quality == verdict.dominating_quality == max(entry.quality for entry in beating)
         assert verdict.margin == margin
-        assert f"trial {witness.number} costs no more" in verdict.reason
+        assert f"trial {dominator.number} costs no more" in verdict.reason
 
 
 @quick
-@given(history=histories(least=1), flops=costs, quality=qualities, witnesses=st.integers(1, 4))
-def test_as_many_witnesses_as_asked_for_must_be_ahead(
-    history: list[Report], flops: float, quality: float, witnesses: int
+@given(history=histories(least=1), flops=costs, quality=qualities, min_dominators=st.integers(1, 4))
+def test_as_many_dominators_as_asked_for_must_be_ahead(
+    history: list[Report], flops: float, quality: float, min_dominators: int
 ) -> None:
     ahead = [entry for entry in history if entry.costs["flops"] <= flops and entry.quality > quality]
-    verdict = Dominance(("flops",), witnesses=witnesses).judge(0, quality, {"flops": flops}, history)
-    assert verdict.stop == (len(ahead) >= witnesses)
+    verdict = Dominance(("flops",), min_dominators=min_dominators).judge(0, quality, {"flops": flops}, history)
+    assert verdict.stop == (len(ahead) >= min_dominators)
 
 
 @quick
@@ -119,9 +121,7 @@ def test_with_too_few_reports_all_go_on(history: list[Report], flops: float, qua
 
 @quick
 @given(history=histories(), flops=costs, quality=qualities)
-def test_a_nan_in_the_history_is_no_witness_and_does_not_count(
-    history: list[Report], flops: float, quality: float
-) -> None:
+def test_a_nan_in_the_history_does_not_dominate_or_count(history: list[Report], flops: float, quality: float) -> None:
     rule = Dominance(("flops",), min_reports=2)
     with_nan = [*history, report(99, 0.1, math.nan)]
     own = {"flops": flops}
@@ -149,12 +149,12 @@ def test_a_measured_cost_may_be_a_little_above(tolerance: Any, stops: bool) -> N
     assert rule.judge(0, 0.1, {"flops": 100.0}, [report(0, 104, 0.9)]).stop is stops
 
 
-def test_of_equal_witnesses_the_cheapest_is_named() -> None:
+def test_of_equal_dominators_the_cheapest_is_named() -> None:
     history = [report(3, 2, 0.9), report(7, 1, 0.9), report(9, 1, 0.9)]
-    assert Dominance(("flops",)).judge(0, 0.1, {"flops": 2.0}, history).witness == 7
+    assert Dominance(("flops",)).judge(0, 0.1, {"flops": 2.0}, history).dominated_by == 7
 
 
-def test_one_that_is_dearer_on_any_cost_is_no_witness() -> None:
+def test_one_that_costs_more_in_any_cost_does_not_dominate() -> None:
     rule = Dominance(("flops", "params"))
     assert not rule.judge(0, 0.1, {"flops": 2.0, "params": 1.0}, [report(0, 1, 0.9, params=1.5)]).stop
 
@@ -177,7 +177,7 @@ def test_quality_halving_keeps_the_best_share_and_so_destroys_the_front() -> Non
     assert not Dominance(("flops",)).judge(0, 0.05, cheap, history).stop
 
 
-@pytest.mark.parametrize("wrong", [{"costs": ()}, {"costs": ("flops",), "witnesses": 0}])
+@pytest.mark.parametrize("wrong", [{"costs": ()}, {"costs": ("flops",), "min_dominators": 0}])
 def test_a_rule_without_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least"):
         Dominance(**wrong)

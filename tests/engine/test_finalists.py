@@ -174,7 +174,7 @@ def test_whatever_the_trials_were(found, count):
 
 def finalist(trial, quality, flops=10.0, **options):
     values = {"key": f"t{trial:05}", "architecture": {"width": trial}, "costs": {"flops": flops}, "taught": True}
-    return Finalist(**{**values, "trial": trial, "short": 0.5, "quality": quality, **options})
+    return Finalist(**{**values, "trial": trial, "score": 0.5, "quality": quality, **options})
 
 
 def test_the_best_is_the_taught_one_of_highest_quality_and_of_equals_the_cheaper():
@@ -272,7 +272,7 @@ def test_each_finalist_is_trained_once_and_then_the_leaders_baseline(make_source
         "t00001-labels": (0.6, False, None),
     }
     best = best_finalist(source.entries)
-    assert (best.trial, best.costs["flops"], best.short) == (1, 20.0, 0.8)
+    assert (best.trial, best.costs["flops"], best.score) == (1, 20.0, 0.8)
     assert (best.qualities, best.seconds, best.steps) == ((0.5, 0.9), 2.0, 20)
     assert list((tmp_path / "checkpoints").iterdir()) == []
 

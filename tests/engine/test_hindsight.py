@@ -30,7 +30,7 @@ def test_rungs_add_up():
     assert judged([[0.5, 0.4, 0.6, 0.7], [0.5, 0.6, 0.7, 0.6]], [0.6, 0.7, 0.8, 0.7], 0.0).stopped == 2
 
 
-def test_what_is_not_finite_is_neither_stopped_nor_a_witness():
+def test_qualities_that_are_not_finite_are_not_stopped_and_do_not_dominate():
     assert judged([[np.nan, 0.4, 0.6, np.inf]], [0.6, 0.7, 0.8, 0.9], 0.0).stopped == 0
 
 

@@ -39,7 +39,7 @@ def test_the_soft_reward_pays_for_being_cheaper_and_is_neutral_on_target() -> No
 def test_the_rule_is_that_of_the_search_file() -> None:
     objectives = Objectives(("flops",))
     assert make_rule(PruningConfig(rule="none"), objectives) == NoRule()
-    pruning = PruningConfig(margin=0.01, witnesses=2, min_reports=3, tolerance=0.05)
+    pruning = PruningConfig(margin=0.01, min_dominators=2, min_reports=3, tolerance=0.05)
     assert make_rule(pruning, objectives) == Dominance(("flops",), 0.01, 2, 3, 0.05)
     auto = PruningConfig(margin="auto")
     assert make_rule(auto, objectives, margin=(0.02, 0.01)) == Dominance(("flops",), (0.02, 0.01))

@@ -32,7 +32,7 @@ def test_an_open_proposal_is_bad_news_to_nobody_for_ever(bench: Any) -> None:
 def test_nsga2_breeds_from_inserted_and_from_stopped_candidates(bench: Any) -> None:
     found = proposals(bench, "nsga2")  # populations of four
     for index, architecture in enumerate([bench.space.smallest(), bench.space.largest()]):
-        assert found.insert(architecture, "seed").state["NSGAIISampler:generation"] == 0
+        assert found.insert(architecture, "first_candidate").state["NSGAIISampler:generation"] == 0
         found.settle(index, TrialState.PRUNED, [0.5, 100.0])
     for index in range(2, 4):
         settle(found, bench, found.ask(), index)
@@ -42,7 +42,7 @@ def test_nsga2_breeds_from_inserted_and_from_stopped_candidates(bench: Any) -> N
 def test_nsga2_counts_what_is_over_budget_and_no_repeats(bench: Any) -> None:
     found = proposals(bench, "nsga2")  # populations of four
     for index in range(3):
-        found.insert(bench.space.sample(np.random.default_rng(index)), "seed")
+        found.insert(bench.space.sample(np.random.default_rng(index)), "first_candidate")
         found.settle(index, TrialState.PRUNED, [0.0, 100.0], constraints={"flops": 0.5})
     repeated = found.ask()
     assert repeated.state["NSGAIISampler:generation"] == 0

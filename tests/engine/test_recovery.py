@@ -52,7 +52,7 @@ def death(bench: Any, append: int, moment: str) -> Iterator[list[int]]:
 
 
 def story(bench: Any) -> list[Any]:
-    """What a run comes to, whatever happened on the way: by proposal, with witnesses by proposal too."""
+    """Decisions of a run by proposal, with dominating trials by proposal too."""
     records = bench.records()
     latest = {record.index: record for record in records}
     index = {record.number: record.index for record in records}
@@ -63,7 +63,7 @@ def story(bench: Any) -> list[Any]:
             record.origin,
             record.rungs,
             record.values,
-            None if record.witness is None else index[record.witness],
+            None if record.dominated_by is None else index[record.dominated_by],
             None if record.duplicate_of is None else index[record.duplicate_of],
         )
         for _, record in sorted(latest.items())
@@ -245,12 +245,12 @@ def test_what_a_retry_has_reported_before_is_not_asked_again(make_bench: Callabl
         assert bench.folder.journal.stat().st_size == size
         other = controller.next()
         assert other == dear
-        # Its witness is a trial of this life, with what it had reported in the last.
+        # It is dominated by a trial of this session, by what that had reported in the last one.
         assert controller.report(cheap.key, RungResult(1, 30, 0.8, 3.0))
         assert not controller.report(dear.key, RungResult(1, 30, 0.7, 3.0))
         controller.finish(dear.key, Outcome("stopped"))
     record = bench.records()[3]
-    assert (record.state, record.witness, record.rungs) == ("pruned", 2, {0: 0.9, 1: 0.7})
+    assert (record.state, record.dominated_by, record.rungs) == ("pruned", 2, {0: 0.9, 1: 0.7})
 
 
 def test_a_trial_left_waiting_or_running_by_hand_does_not_survive(make_bench: Callable[..., Any]) -> None:

@@ -127,7 +127,7 @@ def test_a_resumed_search_proposes_what_the_uninterrupted_one_did(name: str, kil
     whole = proposals(name, nested())
     told = []
     for index in range(24):
-        told.append(whole.insert(nested().smallest(), "seed") if index == 0 else whole.ask())
+        told.append(whole.insert(nested().smallest(), "first_candidate") if index == 0 else whole.ask())
         if index % 4 != 2:  # some are still open
             settle(whole, told[-1], index)
     resumed = proposals(name, nested())

@@ -62,7 +62,7 @@ def test_candidates_go_from_the_smallest_to_the_largest(space):
     prices = [candidate.costs["flops"] for candidate in found.candidates]
     assert prices == sorted(prices)
     assert found.cheapest.architecture == space.smallest()
-    assert found.dearest.architecture == space.largest()
+    assert found.largest.architecture == space.largest()
     assert (prices[0], prices[-1]) == (16, 4800)
     assert found.median.costs["flops"] == prices[len(prices) // 2]
     hashes = [candidate.architecture.hash for candidate in found.candidates]

@@ -14,7 +14,7 @@ import nas_distill as nd
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "pareto_front.ipynb"
 RUN = ROOT / "runs" / "example"
-PICTURES = {"plot", "witnesses", "rungs", "importance", "tight-plot", "predict"}
+PICTURES = {"plot", "dominators", "rungs", "importance", "tight-plot", "predict"}
 
 
 def text(cell):
@@ -70,10 +70,10 @@ def test_the_report_is_of_the_runs_student(cells, run):
     assert f"{100 * report.student.evaluation.accuracy:.2f} %" in text(cells["report"])
 
 
-def test_every_stop_is_listed_with_its_witness(cells, run):
+def test_every_stop_is_listed_with_what_dominates_it(cells, run):
     stops = [record for record in run.records if record.stop is not None]
     for record in stops:
-        assert re.search(rf"^{record.number}\b.*\b{record.stop.witness}\b", text(cells["stopped"]), re.MULTILINE)
+        assert re.search(rf"^{record.number}\b.*\b{record.stop.dominated_by}\b", text(cells["stopped"]), re.MULTILINE)
     assert stops or "Nothing was stopped" in text(cells["stopped"])
 
 

@@ -68,8 +68,8 @@ def make_run(trials=60, *, seed=0, limit=2e6):
         qualities = [full - start + rng.normal(0, 0.012), full - start / 3.5 + rng.normal(0, 0.007), full]
         state, stop = "complete", None
         for rung in range(2):
-            witnesses = [r for r in records if rung in r.rungs and r.costs["flops"] <= flops]
-            best = max(witnesses, key=lambda r: r.rungs[rung], default=None)
+            others = [r for r in records if rung in r.rungs and r.costs["flops"] <= flops]
+            best = max(others, key=lambda r: r.rungs[rung], default=None)
             if best is not None and best.rungs[rung] > qualities[rung] + 0.005:
                 state = "pruned"
                 stop = Stop(

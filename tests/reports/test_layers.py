@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_distill.costs.budget import Limit
-from nas_distill.reports.front_layers import envelope, front_layers, quality_range, within, witness_rows
+from nas_distill.reports.front_layers import dominator_rows, envelope, front_layers, quality_range, within
 from nas_distill.runs.records import Stop
 
 POINTS = st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(0, 9).map(lambda q: q / 10)), max_size=25)
@@ -79,15 +79,15 @@ def test_the_range_holds_everything_that_is_near(run):
     assert quality_range([], []) != quality_range([], [0.9, 0.95])
 
 
-def test_witnesses_and_what_they_stopped(record):
-    def stopped(number, witness, rung):
-        stop = Stop(rung, 0.5, witness, 0.6, 0.01, "why")
+def test_dominators_and_what_they_stopped(record):
+    def stopped(number, dominator, rung):
+        stop = Stop(rung, 0.5, dominator, 0.6, 0.01, "why")
         return record(number, "pruned", qualities=(0.4, 0.5)[: rung + 1], stop=stop)
 
     records = [record(0), record(1), stopped(2, 1, 0), stopped(3, 1, 0), stopped(4, 1, 1), stopped(5, 0, 1)]
-    rows = witness_rows(records)
+    rows = dominator_rows(records)
     assert [(row.number, row.total, row.stops) for row in rows] == [(1, 3, {0: 2, 1: 1}), (0, 1, {1: 1})]
     assert rows[0].seconds_saved == pytest.approx(sum(records[n].seconds_saved for n in (2, 3, 4)))
     assert rows[0].quality == 0.8
     nobody = record(6, "pruned", stop=Stop(0, 0.5, None, None, 0.0, "a rule that names nobody"))
-    assert witness_rows([nobody]) == []
+    assert dominator_rows([nobody]) == []

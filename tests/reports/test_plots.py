@@ -10,7 +10,7 @@ from nas_distill.costs.budget import Limit
 from nas_distill.reports.front_layers import front_layers
 from nas_distill.reports.importance import Importance, ImportanceReport
 from nas_distill.reports.model import ModelResult
-from nas_distill.reports.plots import BLUE, front_figure, importance_figure, rungs_figure, save_figure, witness_figure
+from nas_distill.reports.plots import BLUE, dominator_figure, front_figure, importance_figure, rungs_figure, save_figure
 from nas_distill.utils.errors import RunError
 
 
@@ -150,11 +150,11 @@ def test_rungs_show_every_report_and_where_trials_were_stopped(run):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["11 %", "33 %", "100 %"]
 
 
-def test_witness_bars_add_up_to_what_was_stopped(run):
-    figure = witness_figure(run, cost="flops", most=100)
+def test_dominator_bars_add_up_to_what_was_stopped(run):
+    figure = dominator_figure(run, cost="flops", most=100)
     widths = sum(patch.get_width() for patch in figure.axes[0].patches)
-    assert widths == sum(record.witness is not None for record in run)
-    assert "nothing was stopped" in texts(witness_figure([], cost="flops"))
+    assert widths == sum(record.dominated_by is not None for record in run)
+    assert "nothing was stopped" in texts(dominator_figure([], cost="flops"))
 
 
 def test_importance_bars_are_in_order_and_say_what_they_rest_on():

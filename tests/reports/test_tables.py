@@ -64,7 +64,7 @@ def test_the_cost_table_says_what_is_known_before_the_search():
 
 def test_what_is_not_known_before_the_search_is_left_out():
     text = shown(cost_table(CostSummary("toy", "9", 9, (CostRow("params", 1, 2, 3),), trials=1, workers=1)))
-    assert row_of(text, "cost") == ["cost", "cheapest", "median", "dearest"]
+    assert row_of(text, "cost") == ["cost", "cheapest", "median", "largest"]
     assert "1 trial on 1 worker." in text
     assert "budget" not in text
 
@@ -117,7 +117,7 @@ def test_a_run_without_a_front_says_so():
     assert "no front" in shown(front_table([], ["flops"]))
 
 
-def test_a_stopped_trial_names_its_witness(record):
+def test_a_stopped_trial_names_what_dominates_it(record):
     stop = Stop(1, 0.80, 12, 0.83, 0.005, "trial 12 costs no more and was clearly better")
     text = shown(trial_table(record(7, "pruned", qualities=(0.7, 0.8), stop=stop, values={"a": "[red]", "b": 2})))
     assert "7: stopped early" in text
@@ -133,7 +133,7 @@ def test_other_ends_of_trials_say_why(record):
     failed = record(2, "failed", cause="ValueError: [bold] is no width")
     assert "cause         ValueError: [bold] is no width" in shown(trial_table(failed))
     assert "trial 1" in shown(trial_table(record(3, "duplicate", duplicate_of=1)))
-    assert "goes on with  trial 2" in shown(trial_table(record(4, retry_of=2)))
+    assert "continues     trial 2" in shown(trial_table(record(4, retry_of=2)))
 
 
 def test_the_end_compares_teacher_student_and_hard_labels(final):

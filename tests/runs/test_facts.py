@@ -38,7 +38,7 @@ def opened(folder: RunFolder) -> Journal:
 def test_metadata_comes_back_as_it_was_noted(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     finalist = Finalist(
-        key="t00000", trial=0, architecture={"w": [1]}, costs={"flops": 1.0}, taught=True, short=math.nan
+        key="t00000", trial=0, architecture={"w": [1]}, costs={"flops": 1.0}, taught=True, score=math.nan
     )
     with folder.lock():
         journal = opened(folder)
@@ -54,7 +54,7 @@ def test_metadata_comes_back_as_it_was_noted(tmp_path: Path) -> None:
     assert read.model_dump_json() == noted.model_dump_json()
     assert (read.margin, read.timings, read.phase) == ((0.1, 0.2), {Phase.SEARCH: 2.5}, None)
     assert next(iter(read.timings)) is Phase.SEARCH
-    assert math.isnan(read.finalists["t00000"].short or 0.0)
+    assert math.isnan(read.finalists["t00000"].score or 0.0)
     assert read.reference == {"flops": math.inf}
     assert read.latency == LatencyRecord(model=None, teacher_ms=None)  # looked for, and not there
     assert read.exports is read.evaluation is None
@@ -149,7 +149,10 @@ def test_an_invalid_field_of_this_version_is_named(tmp_path: Path, attributes, f
 
 
 def test_a_run_that_died_before_it_wrote_its_version_is_begun_again(tmp_path: Path) -> None:
-    folder = without_version(written(RunFolder(tmp_path), {}, trials=0))
+    folder = written(RunFolder(tmp_path), {}, trials=0)
+    lines = folder.journal.read_text().splitlines(keepends=True)
+    assert "schema_version" in lines.pop()
+    folder.journal.write_text("".join(lines))
     assert read_metadata(folder) == RunMetadata()
     with folder.lock():
         opened(folder).note(seed=3)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
+from nas_distill.runs.chain import Chain, seal
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import Journal, NotBegunError, mend, open_journal, read_metadata, read_study
 from nas_distill.utils.errors import RunError
@@ -86,32 +87,6 @@ def test_optuna_reads_a_sealed_journal_by_itself(folder: RunFolder) -> None:
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder.journal)))
     study = optuna.load_study(study_name="search", storage=storage)
     assert study.get_trials() == journal.study.get_trials()
-
-
-def unsealed(folder: RunFolder) -> list[bytes]:
-    """Take the seals off a journal, as earlier versions wrote it, and return its lines."""
-    lines = []
-    for line in folder.journal.read_bytes().splitlines():
-        log = {name: value for name, value in json.loads(line).items() if name not in ("line", "digest")}
-        lines.append(json.dumps(log, separators=(",", ":")).encode() + b"\n")
-    folder.journal.write_bytes(b"".join(lines))
-    return lines
-
-
-def test_a_journal_of_an_earlier_version_is_continued_and_sealed_by_what_follows(folder: RunFolder) -> None:
-    before = filled(folder).study.get_trials()
-    lines = unsealed(folder)
-    journal = opened(folder)
-    assert journal.study.get_trials() == before
-    journal.add(trial(index=3))
-    assert [found.user_attrs["index"] for found in read_study(folder).get_trials()] == [0, 1, 2, 3]
-    assert len(opened(folder).study.get_trials()) == 4
-    whole = folder.journal.read_bytes()
-    assert whole.startswith(b"".join(lines))
-    for place in range(len(lines)):
-        folder.journal.write_bytes(whole.replace(lines[place], b"", 1))
-        with pytest.raises(RunError, match="where the lines of an earlier version end"):
-            read_study(folder)
 
 
 @settings(deadline=None, max_examples=50)
@@ -195,7 +170,8 @@ def test_another_kind_of_search_is_refused(folder: RunFolder) -> None:
 
 
 def test_lines_that_do_not_follow_from_one_another_are_one_sentence(folder: RunFolder) -> None:
-    folder.journal.write_bytes(b'{"op_code":77}\n')
+    line, _ = seal({"op_code": 77}, Chain())
+    folder.journal.write_text(json.dumps(line, separators=(",", ":")) + "\n")
     for attempt in (opened, read_study):
         with pytest.raises(RunError, match="cannot be replayed"):
             attempt(folder)
@@ -244,6 +220,7 @@ def test_an_interrupt_in_the_middle_of_a_line_leaves_whole_lines(
 FILL = """
 import resource, signal, sys
 from nas_distill.utils.errors import RunError
+from nas_distill.runs.chain import Chain, seal
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import open_journal
 
@@ -253,7 +230,7 @@ with RunFolder(sys.argv[1]).lock() as folder:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5000, size + 5000))
     for index in range(1000):
         try:
-            journal.note(ended=f"{index} " + "x" * 100)
+            journal.note(end_reason=f"{index} " + "x" * 100)
         except RunError as error:
             print(index, error)
             break
@@ -265,9 +242,9 @@ def test_a_disk_that_really_refuses_leaves_whole_lines(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", FILL, str(path)], capture_output=True, text=True, check=True)
     number, _, sentence = run.stdout.strip().partition(" ")
     assert "cannot be written (File too large); what was recorded is kept." in sentence
-    kept = read_metadata(RunFolder(path)).ended
+    kept = read_metadata(RunFolder(path)).end_reason
     assert kept is not None
     assert int(kept.split()[0]) == int(number) - 1 > 10
     with RunFolder(path).lock() as folder:
         opened(folder).note(seed=1)
-    assert (read_metadata(RunFolder(path)).ended, read_metadata(RunFolder(path)).seed) == (kept, 1)
+    assert (read_metadata(RunFolder(path)).end_reason, read_metadata(RunFolder(path)).seed) == (kept, 1)

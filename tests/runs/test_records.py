@@ -12,7 +12,7 @@ from nas_distill.runs.pareto import front_hypervolume, front_records
 from nas_distill.runs.records import Rung, TrialRecord, read_records, to_frame, write_csv
 from nas_distill.utils.errors import RunError
 
-STOP = {"witness": 0, "witness_quality": 0.6, "margin": 0.01, "reason": "trial 0 costs no more"}
+STOP = {"dominated_by": 0, "dominating_quality": 0.6, "margin": 0.01, "reason": "trial 0 costs no more"}
 
 
 def rung(quality: float, share: float, stop: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -27,7 +27,12 @@ def trial(width: int, state: TrialState, values: list[float] | None = None, **at
         values=values,
         params={"width": width},
         distributions={"width": optuna.distributions.IntDistribution(8, 64, step=8)},
-        user_attrs={"architecture": {"width": width}, "origin": "seed", "costs": {"flops": 100.0 * width}, **attrs},
+        user_attrs={
+            "architecture": {"width": width},
+            "origin": "first_candidate",
+            "costs": {"flops": 100.0 * width},
+            **attrs,
+        },
     )
 
 
@@ -75,7 +80,7 @@ def test_a_record_says_what_happened(records: list[TrialRecord]) -> None:
     assert complete.seconds == 20
     assert complete.architecture.values == {"width": 8}
     assert stopped.stop is not None
-    assert (stopped.witness, stopped.margin, stopped.stop.rung, stopped.stop.quality) == (0, 0.01, 0, 0.5)
+    assert (stopped.dominated_by, stopped.margin, stopped.stop.rung, stopped.stop.quality) == (0, 0.01, 0, 0.5)
     assert (stopped.seconds, stopped.seconds_saved) == (5, 15)
     assert over.violations == {"flops": 0.5}
     assert over.quality is None
@@ -101,7 +106,7 @@ def test_the_csv_has_one_line_a_trial(records: list[TrialRecord], tmp_path: Path
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["trial"]) for row in rows] == list(range(9))
-    assert rows[1]["witness"] == "0"
+    assert rows[1]["dominated_by"] == "0"
     assert rows[8]["param:width"] == "48"
     assert rows[8]["quality_at_rung_0"] == ""
     write_csv([], path)

@@ -38,12 +38,12 @@ def progress(done=1, requested=4, running=0, stopping=False):
         elapsed_seconds=1.0,
         seconds_left=None,
         stopping=stopping,
-        ended=None,
+        end_reason=None,
     )
 
 
 def finalist(**changes):
-    content = {"key": "t00003", "trial": 3, "architecture": {}, "costs": {"flops": 1.0}, "taught": True, "short": 0.5}
+    content = {"key": "t00003", "trial": 3, "architecture": {}, "costs": {"flops": 1.0}, "taught": True, "score": 0.5}
     return Finalist(**{**content, **changes})
 
 
@@ -89,7 +89,7 @@ def test_finalists_are_told_epoch_by_epoch_with_the_time_left(told):
             finalist(key="t00003-labels", taught=False, quality=0.7, qualities=[0.7]), FinalProgress(4, 10, 2, None)
         )
         observer.finalist(finalist(key="t00004", trial=4, cause="worker died (Aborted)"), FinalProgress(4, 8, 2, 1.0))
-        observer.finalist(finalist(key="t00005", trial=5, short=float("nan"), quality=0.8), FinalProgress(8, 8, 2, 0.0))
+        observer.finalist(finalist(key="t00005", trial=5, score=float("nan"), quality=0.8), FinalProgress(8, 8, 2, 0.0))
     assert written().splitlines() == [
         "full distillation",
         "[1/10] trial 3 taught: 40.00 % after epoch 1 of 2; about 9 min 00 s left",

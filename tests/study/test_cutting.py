@@ -295,7 +295,7 @@ def test_candidates_are_assembled_of_distilled_blocks(
     assert 2 <= count <= 3
     assert origins[:count] == ["assembled"] * count
     assert (len(origins) == 5) == (strategy == "hybrid")
-    assert set(origins[count:]) <= ({"seed", "sampler"} if strategy == "hybrid" else set())
+    assert set(origins[count:]) <= ({"first_candidate", "sampler"} if strategy == "hybrid" else set())
     assembled = [record for record in run.records if record.origin == "assembled"]
     limit = run.budget.limits["flops"].high
     assert limit is not None
@@ -406,7 +406,7 @@ def test_what_makes_the_teacher_look_at_data_is_announced_first(
     run = nd.search(
         teacher=teacher, data=data, space="from_teacher", folder=tmp_path / "run", observer=listener, **settings
     )
-    validation, importance = "teacher on validation data", "importance of the teacher's units"
+    validation, importance = "teacher validation", "unit importance"
     assert begun == {"predict_logits": validation, "make_inheritance": importance}
     assert listener.heard[listener.heard.index(validation) + 1] == "step"
     assert {validation, importance} <= set(run.report().savings.phases)
@@ -422,7 +422,7 @@ class Fixed(Network):
 def test_a_run_says_what_was_left_whole(data: nd.Dataset, tmp_path: Path) -> None:
     space = {"from_teacher": {"multiple": 2, "samples": 64}}
     run = nd.search(teacher=Fixed(), data=data, space=space, folder=tmp_path / "run", **{**QUICK, "trials": 2})
-    left = nd.open_run(run.folder.path).left_whole()
+    left = nd.open_run(run.folder.path).unpruned()
     assert list(left["module"]) == ["stem"]
     assert "does not run" in left["reason"][0]
 

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PHASES = [
     "latency calibration",
     "survey of the space",
-    "teacher on validation data",
+    "teacher validation",
     "teacher store",
-    "timing a candidate",
+    "step timing",
     "search",
     "full distillation",
     "export",
@@ -82,7 +82,7 @@ def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, 
     if place != "export_finalists":
         assert resumed.metadata.exports == left.metadata.exports is not None
     if place == "write_run_card":
-        assert second.phases == ["survey of the space", "teacher store", "timing a candidate", "report"]
+        assert second.phases == ["survey of the space", "teacher store", "step timing", "report"]
         assert resumed.metadata.evaluation == left.metadata.evaluation is not None
 
 
