@@ -1,1 +1,1 @@
-"""Export of students: plain folders, graphs, ONNX, and parity checks."""
+"""Export of students: folders, ``torch.export`` graphs, and verification of exported files."""

@@ -75,7 +75,7 @@ _SIZES = """
 """
 
 _UNCHECKED = {("repeat_interleave", "Tensor"), ("repeat_interleave", "self_Tensor")}
-"""Overloads that write outside of their result for some arguments (negative repeats)."""
+"""Overloads that write outside their result for some arguments (negative repeats)."""
 
 ATEN = frozenset(" ".join((_POINTWISE, _LAYERS, _SHAPES, _REDUCTIONS, _PRODUCTS, _NEW_TENSORS, _SIZES)).split())
 _ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)", re.ASCII)
@@ -86,9 +86,9 @@ _ON_SIZES = re.compile(
 
 
 def is_allowed(target: object) -> bool:
-    """Say whether a graph may call ``target``, e.g. ``"torch.ops.aten.conv2d.default"``.
+    """Return whether a graph may call ``target``, e.g. ``"torch.ops.aten.conv2d.default"``.
 
-    An operator that works in place (``relu_``) is allowed where the one that does not is.
+    An in-place operator (``relu_``) is allowed if its out-of-place form is.
     """
     if not isinstance(target, str):
         return False
@@ -114,7 +114,7 @@ FIXED = {
 MODEL = "models/model.json"
 CONFIGS = {"weight": "data/weights/model_weights_config.json", "tensor": "data/constants/model_constants_config.json"}
 LARGEST_JSON = 2**26  # 64 MiB; the graph of ResNet-152 takes 1 MiB
-LONGEST_EXPRESSION = 2000  # characters; parsing takes a stack that grows with them
+LONGEST_EXPRESSION = 2000  # characters; the stack needed for parsing grows with them
 
 _TENSOR = re.compile(r"data/(weights/weight|constants/tensor)_\d{1,9}", re.ASCII)
 _IGNORED = re.compile(r"\.format_version|\.storage_alignment|\.data/serialization_id")
@@ -131,10 +131,10 @@ _REFUSED = ("as_graph", "as_operator", "as_custom_obj", "custom_obj", "token")
 
 
 def data_only(content: bytes) -> bytes:
-    """Return a fresh archive with the tensors and the graph of ``content``.
+    """Return a new archive with the tensors and the graph of ``content`` only.
 
     Raises:
-        ValueError: it holds anything but what a student's graph needs, or is damaged.
+        ValueError: the archive is damaged, or contains anything that the graph of a student does not need.
     """
     parts = _read(content)
     model = _json(parts, MODEL)
@@ -153,7 +153,7 @@ def data_only(content: bytes) -> bytes:
 
 
 def is_size(expression: Any) -> bool:
-    """Say whether a size, e.g. ``2*Symbol('s77', integer=True)``, is arithmetic on symbols and nothing more."""
+    """Return whether a size, e.g. ``2*Symbol('s77', integer=True)``, is only arithmetic on symbols."""
     if not isinstance(expression, str) or len(expression) > LONGEST_EXPRESSION:
         return False
     try:
@@ -186,11 +186,11 @@ def _is_arithmetic(node: ast.expr) -> bool:
 
 
 def _read(content: bytes) -> dict[str, bytes]:
-    """Return the parts by their names below the archive's folder."""
+    """Return the parts of an archive by their names below its folder."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         if not _is_single(content, archive):
-            raise ValueError("it holds more than one archive")
+            raise ValueError("it contains more than one archive")
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
             raise ValueError("a part of it is compressed or encrypted")
         if sum(entry.file_size for entry in entries) > len(content):
@@ -203,7 +203,7 @@ def _read(content: bytes) -> dict[str, bytes]:
             if name not in (*FIXED, MODEL, *CONFIGS.values()) and not (
                 _TENSOR.fullmatch(name) or _IGNORED.fullmatch(name)
             ):
-                raise ValueError(f"it holds '{_shown(name)}', which no student needs")
+                raise ValueError(f"it contains '{_shown(name)}', which no student needs")
             try:
                 parts[name] = archive.read(entry)
             except zipfile.BadZipFile:
@@ -212,14 +212,14 @@ def _read(content: bytes) -> dict[str, bytes]:
         if name not in parts:
             raise ValueError(f"it has no '{name}'")
         if parts[name] != expected and name != ".data/version":
-            raise ValueError(f"its '{name}' is not {expected.decode()!r}" if expected else "it holds pickled inputs")
+            raise ValueError(f"its '{name}' is not {expected.decode()!r}" if expected else "it contains pickled inputs")
     return parts
 
 
 def _is_single(content: bytes, archive: zipfile.ZipFile) -> bool:
-    """Say whether the file is one archive from its first byte to its last, whose end says where its contents begin."""
+    """Return whether the file is a single archive from first to last byte, with its directory where its end says."""
     signature, *_, start, comment = struct.unpack("<4sHHHHLLH", content[-22:])
-    starts = (archive.start_dir, 0xFFFFFFFF)  # the latter in archives of 4 GiB and more
+    starts = (archive.start_dir, 0xFFFFFFFF)  # the latter for archives of 4 GiB and more
     first = min((entry.header_offset for entry in archive.infolist()), default=0)
     return signature == b"PK\x05\x06" and comment == 0 and start in starts and first == 0
 
@@ -240,7 +240,7 @@ def _dump(value: Any) -> bytes:
 
 
 def _payloads(config: dict[str, Any], kind: str, parts: dict[str, bytes]) -> list[str]:
-    """Check the description of an archive's weights or constants; return the parts that hold their bytes."""
+    """Check the description of an archive's weights or constants; return the parts with their bytes."""
     if set(config) != {"config"} or not isinstance(config["config"], dict):
         raise ValueError(f"its list of {kind}s is damaged")
     folder = CONFIGS[kind].rpartition("/")[0]
@@ -266,24 +266,24 @@ def _payloads(config: dict[str, Any], kind: str, parts: dict[str, bytes]) -> lis
 
 def _check_graph(model: dict[str, Any]) -> None:
     if any(symbol for symbol in model.get("range_constraints", {}) if not _SYMBOL.fullmatch(symbol)):
-        raise ValueError("its ranges are of no sizes")
+        raise ValueError("its ranges are not of sizes")
     _check_texts(model)
 
 
 def _check_texts(value: Any, key: str = "") -> None:
-    """Check every text and every number of a graph, each by the key that it is found under."""
+    """Check all texts and numbers of a graph by the keys that they are stored under."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if not _NAME.fullmatch(name):
                 raise ValueError(f"'{_shown(name)}' is not a name")
             if name in _REFUSED:
-                raise ValueError(f"it holds '{name}'")
+                raise ValueError(f"it contains '{name}'")
             if name in _EMPTY and inner:
-                raise ValueError("it holds code" if name == "guards_code" else f"it holds {name}")
+                raise ValueError("it contains code" if name == "guards_code" else f"it contains {name}")
             if name == "target" and not is_allowed(inner):
                 raise ValueError(f"it calls '{_shown(inner)}', which is not an operator that a student needs")
             if name == "expr_str" and not is_size(inner):
-                raise ValueError(f"'{_shown(inner)}' is no size")
+                raise ValueError(f"'{_shown(inner)}' is not a size")
             _check_texts(inner, name)
     elif isinstance(value, list):
         for inner in value:
@@ -296,7 +296,7 @@ def _check_texts(value: Any, key: str = "") -> None:
 
 def _check_text(text: str, key: str) -> None:
     if key in ("target", "expr_str"):
-        return  # checked where they were found
+        return  # checked in _check_texts
     if key in ("in_spec", "out_spec"):
         _, spec = json.loads(text)
         _check_tree(spec)
@@ -308,31 +308,31 @@ def _check_text(text: str, key: str) -> None:
             raise ValueError(f"'{_shown(text)}' is not the name of a tensor")
     elif key in ("as_string", "as_strings"):
         if not _TEXT.fullmatch(text):
-            raise ValueError(f"it holds the text '{_shown(text)}'")
+            raise ValueError(f"it contains the text '{_shown(text)}'")
     elif key in ("as_float", "as_floats", "as_float_lists", "real", "imag"):
         if not _NUMBER.fullmatch(text):
             raise ValueError(f"'{_shown(text)}' is not a number")
     elif key == "torch_version":
         if not _VERSION.fullmatch(text):
-            raise ValueError("its version is not one of torch")
+            raise ValueError("its version is not a version of torch")
     elif key == "verifiers":
         if text not in ("", "ATEN", "TRAINING"):
-            raise ValueError(f"it is of the dialect '{_shown(text)}'")
+            raise ValueError(f"its dialect is '{_shown(text)}'")
     elif not _NAME.fullmatch(text) or keyword.iskeyword(text):
-        # Names become identifiers of the Python source that torch writes for a graph.
+        # Names become identifiers in the Python source that torch generates for a graph.
         raise ValueError(f"'{_shown(text)}' is not a name")
 
 
 def _check_tree(spec: Any) -> None:
-    """Check the structure of inputs or outputs: tuples, lists and dicts of tensors, keys as plain text."""
+    """Check the structure of inputs or outputs: tuples, lists and dicts of tensors, with plain text as keys."""
     if spec["type"] not in (None, "builtins.tuple", "builtins.list", "builtins.dict"):
-        raise ValueError("its inputs or outputs are of a kind of their own")
+        raise ValueError("its inputs or outputs are not tuples, lists or dicts of tensors")
     context = spec["context"]
     keys = json.loads(context) if isinstance(context, str) else context
     if keys is not None and not (isinstance(keys, list) and all(type(entry) in (str, int) for entry in keys)):
-        raise ValueError("its inputs or outputs are of a kind of their own")
+        raise ValueError("its inputs or outputs are not tuples, lists or dicts of tensors")
     if any(isinstance(entry, str) and not _NAME.fullmatch(entry) for entry in keys or []):
-        raise ValueError("its inputs or outputs are of a kind of their own")
+        raise ValueError("its inputs or outputs are not tuples, lists or dicts of tensors")
     for inner in spec["children_spec"]:
         _check_tree(inner)
 

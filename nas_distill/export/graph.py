@@ -1,4 +1,4 @@
-"""Students as ``torch.export`` graphs, for builders that cannot be imported."""
+"""Graphs of students (``torch.export``), for builders that cannot be imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas_distill.utils.modules import quiet, root_cause
 
 
 class StudentGraph(nn.Module):
-    """A student that was loaded as a graph: it predicts, for any batch size, and cannot be trained further."""
+    """A student loaded as a graph: it predicts for any batch size and cannot be trained further."""
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
@@ -32,28 +32,28 @@ class StudentGraph(nn.Module):
 
     @property
     def traced(self) -> nn.Module:
-        """The module that exporters trace in place of this one: tracing a graph inside another loses its weights."""
+        """The module for exporters to trace instead of this one: tracing a graph inside another loses its weights."""
         return self.graph
 
     def train(self, mode: bool = True) -> StudentGraph:
-        """Refuse training mode: a graph holds the eval behaviour alone.
+        """Refuse train mode, since a graph has eval behaviour only.
 
         Raises:
             ExportError: ``mode`` is True.
         """
         if mode:
             raise ExportError(
-                "This student was loaded as a graph, which can only predict; "
-                "give load_student its builder to train it further."
+                "This student was loaded as a graph, which can only predict; to train it further, pass its builder to "
+                "load_student."
             )
         return self
 
 
 def save_program(module: nn.Module, input_shape: Sequence[int], path: Path) -> None:
-    """Write ``module`` in eval mode as a graph for batches ``[B, *input_shape]`` of any B; the module stays as it is.
+    """Write ``module`` in eval mode as a graph for batches (B, *input_shape) of any B; the module is not changed.
 
     Raises:
-        ExportError: torch cannot trace it, or what it traced would not be read back.
+        ExportError: torch cannot trace the module, or the graph would be refused by ``load_program``.
     """
     try:
         content = data_only(_traced(module, tuple(input_shape)))
@@ -61,17 +61,17 @@ def save_program(module: nn.Module, input_shape: Sequence[int], path: Path) -> N
             _load(content)
     except Exception as error:
         raise ExportError(
-            f"{path} cannot be written: torch cannot make a graph of the student ({root_cause(error)})."
+            f"{path} cannot be written: torch cannot export the student as a graph ({root_cause(error)})."
         ) from error
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def load_program(path: Path) -> StudentGraph:
-    """Read a graph that ``save_program`` wrote, without unpickling or evaluating anything.
+    """Read a graph written by ``save_program``, without unpickling or evaluating anything.
 
     Raises:
-        ExportError: the file is missing, damaged, or holds more than a student's graph.
+        ExportError: the file is missing, damaged, or contains more than the graph of a student.
     """
     try:
         content = path.read_bytes()
@@ -91,7 +91,7 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:
         module = _without_weight_norm(frozen_copy(module))
         program = torch.export.export(module, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
         for node in program.graph.nodes:
-            # Stack traces name the user's folders, and are no part of what is computed.
+            # Stack traces contain names of the user's folders, and do not affect the result.
             node.meta = {key: value for key, value in node.meta.items() if key in ("val", "tensor_meta")}
         program._example_inputs = None
         program._guards_code = []
@@ -101,7 +101,7 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:
 
 
 def _without_weight_norm(module: nn.Module) -> nn.Module:
-    """Give layers under ``weight_norm`` their weights as they are; a graph may not call what computes them."""
+    """Replace ``weight_norm`` by the weights that it computes, since a graph may not call its operators."""
     for part in list(module.modules()):
         steps = getattr(part, "parametrizations", None)
         for name, chain in list(steps.items()) if isinstance(steps, nn.ModuleDict) else ():

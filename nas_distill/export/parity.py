@@ -1,4 +1,4 @@
-"""Whether an exported file computes what its network computes."""
+"""Verification of exported files: comparison of their outputs with those of the network."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Parity:
-    """How an exported file compares with its network on the same samples.
+    """Comparison of an exported file with its network on the same samples.
 
     Attributes:
         max_abs_difference: largest absolute difference of two logits, in units of logits; lower is better.
-        logit_scale: largest absolute logit of the network, what the difference is to be seen against.
-        same_predictions: share of samples with the same predicted class, or of a multi-label task with all labels the
-            same, in [0, 1]; higher is better. Where it differs the network itself is in a near tie: its two classes are
-            at most twice the tolerance apart. Of a regression 1.
-        count: samples compared.
-        batch_sizes: sizes of batches that were run, rising; 1 is always among them.
+        logit_scale: largest absolute logit of the network, the scale to compare the difference with.
+        same_predictions: share of samples with the same predicted class, or in a multi-label task with all labels the
+            same, in [0, 1]; higher is better. Predictions can differ only in a near tie, where the logits of the two
+            classes differ by at most twice the tolerance. For a regression it is 1.
+        count: number of samples compared.
+        batch_sizes: sizes of the batches that were run, ascending; 1 is always included.
     """
 
     max_abs_difference: float
@@ -54,21 +54,21 @@ def verify_export(
 
     Args:
         path: the file.
-        module: the network, on the CPU; left in the mode it is in.
-        inputs: one tensor of samples ``[N, ...]`` or batches of such, float32, as the network takes them. The first
-            sample also runs alone, so that two batch sizes are tried; give at least two samples.
-        runtime: of the file; the default one unless given.
+        module: the network, on the CPU; its mode is not changed.
+        inputs: one tensor of samples (N, ...) or an iterable of batches, float32, at least two samples. The first
+            sample also runs as a batch of one, so that two batch sizes are verified.
+        runtime: the runtime of the file; None for the default one.
         tolerance: the largest difference allowed, as a share of the network's largest absolute logit.
-        task: what the logits are of.
+        task: the task of the logits.
 
     Raises:
-        ExportError: the file is missing, is not valid or does not run; or a logit differs from the network's
-            by more than the tolerance. (Within it, no prediction can differ but in a near tie.)
+        ExportError: the file is missing, invalid or does not run, or a logit differs from the network's by more than
+            the tolerance. (Within the tolerance, predictions can differ only in a near tie.)
     """
     path = Path(path)
     batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if sum(len(batch) for batch in batches) < 2:
-        raise ExportError(f"{path} cannot be verified: that takes at least two samples.")
+        raise ExportError(f"{path} cannot be verified: at least two samples are needed.")
     batches = [batches[0][:1], *batches]
     chosen = runtime or find_runtime(DEFAULT)
     try:
@@ -80,7 +80,7 @@ def verify_export(
     wanted = predict_logits(module, batches)
     found = torch.cat([_run(chosen, network, batch, path) for batch in batches])
     sizes = tuple(sorted({len(batch) for batch in batches}))
-    # The sample that ran alone is checked like the rest, but counted once.
+    # The sample that also ran as a batch of one is compared twice, but counted once.
     return _compare(path, wanted, found, sizes, tolerance, task)
 
 
@@ -108,7 +108,7 @@ def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], 
     allowed = tolerance * (scale or 1.0)
     if difference > allowed:
         raise ExportError(
-            f"{path} does not compute what its network computes: logits differ by up to {difference:.3g}, "
+            f"{path} does not reproduce the outputs of its network: logits differ by up to {difference:.3g}, "
             f"{difference / (scale or 1.0):.2%} of their scale ({tolerance:.2%} is allowed)."
         )
     same = find_task(task).same_answers(wanted, found)[1:]

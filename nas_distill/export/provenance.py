@@ -1,7 +1,7 @@
-"""Provenance of a student: how it was trained, on which data, and what its quality was measured on.
+"""Provenance of a student: its training, its data, and the split that its quality was measured on.
 
-It is the ``provenance`` of a student's ``architecture.json``. Whoever chooses among the students of a run reads these
-fields; the names of folders are labels and carry no meaning.
+It is stored as ``provenance`` in a student's ``architecture.json``. Code that selects among the students of a run reads
+these fields; the names of folders are labels and carry no meaning.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from nas_distill.utils.validation import explain
 
 StudentKind = Literal["final", "labels", "assisted", "reborn", "mutual", "updated"]
 DISTILLED: tuple[StudentKind, ...] = ("final", "assisted", "reborn", "mutual")
-"""Kinds whose quality compares within a run: taught, and validated on the run's own data."""
+"""Kinds whose quality is comparable within a run: distilled, and validated on the run's own data."""
 
 
 class Provenance(BaseModel):
-    """How a student came to be.
+    """Provenance record of a student.
 
     Attributes:
         kind: ``final`` (full distillation from the run's teacher), ``labels`` (the same training on labels only),
-            ``assisted`` (taught by a larger student of the run), ``reborn`` (taught by its former self), ``mutual``
-            (students teaching each other beside the teacher), ``updated`` (a student trained further on other data).
-        key: the student's name in its run.
-        trial: key of its trial's training.
-        teacher: name of the run's teacher, if that taught it.
-        students: keys of the students that taught it.
+            ``assisted`` (taught by a larger student of the run), ``reborn`` (taught by its previous generation),
+            ``mutual`` (mutual learning beside the teacher), ``updated`` (a student trained further on other data).
+        key: name of the student in its run.
+        trial: key of the training of its trial.
+        teacher: name of the run's teacher; None if it did not teach this student.
+        students: keys of the students that taught this one.
         recipe: digest of the training's settings and seed.
-        data: fingerprint of the training and validation data; None where it is not known.
-        data_name: name of that data.
-        measure: what ``quality`` is, e.g. ``accuracy``.
+        data: fingerprint of the training and validation data; None if unknown.
+        data_name: name of the data.
+        measure: the metric of ``quality``, e.g. ``accuracy``.
         quality: at most 1; higher is better; None before the training has ended.
-        split: the split of that data which ``quality`` was measured on.
+        split: the split of the data that ``quality`` was measured on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,16 +55,16 @@ class Provenance(BaseModel):
 
 
 def read_provenance(spec: Mapping[str, Any], path: Path) -> Provenance:
-    """Return the provenance that a student's ``architecture.json`` holds.
+    """Return the provenance in a student's ``architecture.json``.
 
-    Students of earlier versions have none; theirs is put together from their metadata, as far as that tells it.
+    Students of earlier versions have no such record; it is derived from their metadata as far as possible.
 
     Args:
-        spec: the file's content.
+        spec: the content of the file.
         path: the file, for messages.
 
     Raises:
-        ExportError: it is invalid, or neither it nor the metadata tell how the student was trained.
+        ExportError: the record is invalid, or is missing and cannot be derived from the metadata.
     """
     stored = spec.get("provenance")
     if stored is not None:
@@ -76,13 +76,11 @@ def read_provenance(spec: Mapping[str, Any], path: Path) -> Provenance:
 
 
 def _earlier(metadata: Mapping[str, Any], path: Path) -> Provenance:
-    """Return the provenance of a student that was written before there were such records."""
+    """Return the provenance of a student of an earlier version, derived from its metadata."""
     key = metadata.get("key")
     quality = metadata.get("validation_accuracy", metadata.get("validation_quality"))
     if not isinstance(key, str) or not isinstance(quality, int | float) or "taught" not in metadata:
-        raise ExportError(
-            f"{path} does not tell how its student was trained, so it cannot be compared with others; distil it again."
-        )
+        raise ExportError(f"{path} has no provenance, so its student cannot be compared with others; distil it again.")
     former = metadata.get("updated_from")
     kind: StudentKind = "final"
     if former is not None:
@@ -91,7 +89,7 @@ def _earlier(metadata: Mapping[str, Any], path: Path) -> Provenance:
         kind = "mutual"
     elif not metadata["taught"]:
         kind = "labels"
-    elif "-front-" in key:  # in those days only the name told
+    elif "-front-" in key:  # earlier versions recorded this in the name only
         kind = "assisted"
     elif "-self-" in key:
         kind = "reborn"

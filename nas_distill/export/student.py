@@ -31,7 +31,7 @@ LARGEST_SPEC = 2**26  # 64 MiB
 WEIGHTS, SPEC, PROGRAM = "model.safetensors", "architecture.json", "model.pt2"
 
 
-_KINDS: dict[str, Any] = {
+_TYPES: dict[str, Any] = {
     "builder": str,
     "importable": bool,
     "keywords": dict | None,
@@ -56,25 +56,25 @@ def save_student(
     provenance: Provenance | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a student's folder, each file whole or absent, ``architecture.json`` last; return the folder.
+    """Write a student's folder, each file atomically, ``architecture.json`` last; return the folder.
 
     Args:
-        folder: made if missing; an older student in it is replaced. If the builder cannot be imported by name and torch
-            cannot make a graph of the network either, ``program_error`` in ``architecture.json`` says why, and
-            ``load_student`` needs to be given the builder.
-        module: the network, on any device; left as it is.
-        architecture: what it was built from.
-        space: names the builder and its fixed arguments.
-        input_shape: of one sample, (C, H, W) for images.
-        num_classes: the length of its logits.
+        folder: created if missing; an older student in it is replaced. If the builder cannot be imported by name and
+            torch cannot export the network as a graph either, ``program_error`` in ``architecture.json`` gives the
+            reason, and ``load_student`` needs the builder as an argument.
+        module: the network, on any device; it is not changed.
+        architecture: the parameters that the network was built from.
+        space: gives the builder and its fixed arguments.
+        input_shape: shape of one sample, (C, H, W) for images.
+        num_classes: number of logits.
         normalisation: ``{"scale": s, "mean": [...], "std": [...]}``: inputs are ``(raw * scale - mean) / std``.
-        class_names: one a class, in the order of the logits.
-        provenance: how it was trained.
+        class_names: one per class, in the order of the logits.
+        provenance: how the network was trained.
         metadata: further JSON values to keep, such as seconds and seed.
 
     Raises:
-        ExportError: the weights are no plain tensors, or a value is no JSON.
-        StorageError: a file cannot be written (the disk is full, say).
+        ExportError: the weights are not plain tensors, or a value cannot be written as JSON.
+        StorageError: a file cannot be written, for example because the disk is full.
     """
     folder = Path(folder)
     shape = [int(size) for size in input_shape]
@@ -108,14 +108,14 @@ def save_student(
         with atomic_path(folder / WEIGHTS) as temporary:
             save_file(_plain_weights(module, folder / WEIGHTS), temporary, metadata={"architecture": architecture.hash})
         (folder / PROGRAM).unlink(missing_ok=True)
-        if not spec["importable"] or _is_beside(space, reference):
+        if not spec["importable"] or _is_local(space, reference):
             spec |= _save_graph(module, shape, folder / PROGRAM)
         write_json(folder / SPEC, spec)
         if spec["importable"]:
             remember_builder(reference, builder)
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"The student cannot be written to {folder} ({root_cause(error)}); mend that, then resume."
+            f"The student cannot be written to {folder} ({root_cause(error)}); fix that, then resume."
         ) from error
     return folder
 
@@ -129,19 +129,18 @@ def load_student(
 ) -> nn.Module:
     """Return the student of a folder in eval mode on the CPU.
 
-    ``builder`` replaces the one that the folder names, and is called with the same keywords (with the searched values
-    alone where the fixed arguments could not be written as JSON); ``paths`` are folders to find its module in. Where
-    the folder's builder is not imported, the student is loaded from its graph (``model.pt2``) if it has one: a
-    warning says so, because such a module predicts and cannot be trained further.
+    ``builder`` replaces the builder that the folder names, and is called with the same keywords (with the searched
+    values only, if the fixed arguments could not be written as JSON). ``paths`` are folders to find its module in. If
+    the folder's builder is not imported, the student is loaded from its graph (``model.pt2``), if it has one, with a
+    warning, because such a module predicts and cannot be trained further.
 
-    Without ``trust``, nothing that the folder holds runs as code: nothing is unpickled or evaluated, no file is
-    written, none is read outside of the folder, and of the builders that it may name, only the networks of nas_distill
-    and those that this process has used itself are called. With ``trust``, the builder that it names is imported and
-    called.
+    Without ``trust``, no content of the folder runs as code: nothing is unpickled or evaluated, no file is written, no
+    file outside the folder is read, and the only builders called are those of nas_distill and those that this process
+    has already used. With ``trust``, the builder that the folder names is imported and called.
 
     Raises:
-        ExportError: a file is missing or damaged, the builder is unknown or not trusted and there is no graph, or the
-            weights do not fit its network.
+        ExportError: a file is missing or damaged, the builder is unknown or not trusted and the folder has no graph, or
+            the weights do not fit the network.
     """
     folder = Path(folder)
     spec = load_spec(folder, links=trust)
@@ -160,36 +159,36 @@ def load_student(
         return _from_graph(spec, graph, folder)
     with nullcontext() if trust else only_known(folder):
         network = _build(make, spec, folder)
-    _fill(network, _file(folder, WEIGHTS, links=trust), spec["hash"])
+    _load_weights(network, _file(folder, WEIGHTS, links=trust), spec["hash"])
     return network.eval()
 
 
 def load_spec(folder: str | Path, *, links: bool = True) -> dict[str, Any]:
-    """Read a student's ``architecture.json``; its keys are those that ``save_student`` writes.
+    """Read a student's ``architecture.json``, with the keys that ``save_student`` writes.
 
-    ``links``: whether the file may be a link out of the folder.
+    ``links``: whether the file may be a link to a place outside the folder.
 
     Raises:
-        ExportError: it is missing, damaged, too large, or of a newer format.
+        ExportError: the file is missing, damaged, too large, or of another format.
     """
     path = Path(folder) / SPEC
     try:
         spec = json.loads(plain_file(Path(folder), SPEC, largest=LARGEST_SPEC, links=links).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ExportError(f"{folder} holds no student: it has no {SPEC}.") from error
+        raise ExportError(f"{folder} does not contain a student: {SPEC} is missing.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {root_cause(error)}.") from error
     needed = ("builder", "importable", "keywords", "values", "hash", "input_shape", "num_classes", "program")
     missing = [key for key in needed if not isinstance(spec, dict) or key not in spec]
     if missing:
-        raise ExportError(f"{path} is no student's: '{missing[0]}' is missing.")
+        raise ExportError(f"{path} does not describe a student: '{missing[0]}' is missing.")
     if spec.get("format") != FORMAT:
-        raise ExportError(f"{path} is of format {spec.get('format')}, and this version of nas_distill reads {FORMAT}.")
-    for key, kinds in _KINDS.items():
-        if not isinstance(spec[key], kinds):
+        raise ExportError(f"{path} has format {spec.get('format')}; this version of nas_distill reads format {FORMAT}.")
+    for key, expected in _TYPES.items():
+        if not isinstance(spec[key], expected):
             raise ExportError(f"{path} is damaged: '{key}' is a {type(spec[key]).__name__}.")
     if not all(type(size) is int for size in spec["input_shape"]):
-        raise ExportError(f"{path} is damaged: 'input_shape' does not hold whole numbers.")
+        raise ExportError(f"{path} is damaged: 'input_shape' must contain whole numbers.")
     checked: dict[str, Any] = spec
     return checked
 
@@ -207,12 +206,12 @@ def _graph(spec: Mapping[str, Any], folder: Path, *, links: bool) -> Path | None
     if spec["program"] is None:
         return None
     if spec["program"] != PROGRAM:
-        raise ExportError(f"{folder / SPEC} is damaged: its 'program' can only be {PROGRAM}.")
+        raise ExportError(f"{folder / SPEC} is damaged: 'program' can only be {PROGRAM}.")
     return _file(folder, PROGRAM, links=links)
 
 
 def _reference(space: SearchSpace) -> tuple[str, Callable[..., Any] | None, bool]:
-    """Return the builder's name, the builder, and whether another program can import it by that name."""
+    """Return the builder's reference, the builder, and whether other programs can import it by that reference."""
     reference = describe(space.builder)
     try:
         found = load_reference(reference, what="the builder", paths=space.paths)
@@ -222,8 +221,8 @@ def _reference(space: SearchSpace) -> tuple[str, Callable[..., Any] | None, bool
     return reference, made, found is not None and found is made and not reference.startswith("__main__:")
 
 
-def _is_beside(space: SearchSpace, reference: str) -> bool:
-    """Say whether the builder's module is a file in one of the space's own folders, not an installed package."""
+def _is_local(space: SearchSpace, reference: str) -> bool:
+    """Return whether the builder's module is a file in one of the space's folders, not an installed package."""
     name = reference.partition(":")[0]
     if name.partition(".")[0] == "nas_distill":
         return False
@@ -236,7 +235,7 @@ def _is_beside(space: SearchSpace, reference: str) -> bool:
 def _keywords(
     builder: Callable[..., Any] | None, values: dict[str, Any], arguments: dict[str, Any], data: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return everything the builder is called with, as ``SearchSpace.build`` does: ``data`` only what it takes."""
+    """Return all keywords of the builder's call, as in ``SearchSpace.build``; of ``data``, only those it accepts."""
     try:
         parameters = inspect.signature(builder).parameters.values() if builder is not None else None
     except (TypeError, ValueError):
@@ -248,7 +247,7 @@ def _keywords(
 
 
 def _save_graph(module: nn.Module, shape: Sequence[int], path: Path) -> dict[str, str]:
-    """Save the network as a graph if torch can; what was trained is worth keeping either way."""
+    """Save the network as a graph if torch can export it; otherwise return the reason, so that its weights are kept."""
     try:
         save_program(module, shape, path)
     except ExportError as error:
@@ -266,23 +265,23 @@ def _is_json(value: Any) -> bool:
 
 def _plain_weights(module: nn.Module, path: Path) -> dict[str, Tensor]:
     state = module.state_dict()
-    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise ExportError(f"{path} cannot be written: '{odd[0]}' in the network's state is no tensor.")
-    # Copies: safetensors refuses tensors that share memory, and tied weights do.
+    invalid = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if invalid:
+        raise ExportError(f"{path} cannot be written: '{invalid[0]}' in the network's state is not a tensor.")
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
 def _from_graph(spec: Mapping[str, Any], graph: Path | None, folder: Path) -> nn.Module:
     if graph is None:
         raise ExportError(
-            f"{folder} names the builder '{spec['builder']}', which cannot be imported by name, and holds no graph "
-            f"of the student ({spec.get('program_error')}); give load_student a builder."
+            f"{folder} names the builder '{spec['builder']}', which cannot be imported by name, and has no graph of "
+            f"the student ({spec.get('program_error')}); pass a builder to load_student."
         )
     network = load_program(graph)
     warnings.warn(
         f"the builder '{spec['builder']}' was not imported, so the student of {folder} was loaded as a graph: it "
-        "predicts and cannot be trained further (for that, give load_student a builder, or trust=True)",
+        "predicts and cannot be trained further (for that, pass a builder or trust=True to load_student)",
         stacklevel=3,
     )
     return network
@@ -292,16 +291,18 @@ def _resolve(builder: Callable[..., Any] | str, folder: Path, paths: Sequence[st
     if not isinstance(builder, str):
         return builder
     if builder.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
-        raise ExportError(f"{folder / SPEC} names '{builder}' as its builder, which is no builder of networks.")
+        raise ExportError(f"{folder / SPEC} names '{builder}' as its builder, which is not a builder of networks.")
     try:
         found = load_reference(builder, what=f"{folder / SPEC}: the builder", paths=paths)
     except TrustError as error:
         raise ExportError(
-            f"{folder / SPEC} names the builder '{builder}', whose code would run: give load_student that builder, or "
-            "trust=True if you trust the folder."
+            f"{folder / SPEC} names the builder '{builder}', whose code would run: pass that builder to load_student, "
+            "or trust=True if you trust the folder."
         ) from error
     except ConfigError as error:
-        raise ExportError(f"{str(error).rstrip('.')}; give load_student a builder, or the paths to find it.") from error
+        raise ExportError(
+            f"{str(error).rstrip('.')}; pass a builder to load_student, or the paths to find it."
+        ) from error
     if not callable(found):
         raise ExportError(f"{folder / SPEC} names '{builder}' as its builder, which cannot be called.")
     builds: Callable[..., Any] = found
@@ -311,10 +312,10 @@ def _resolve(builder: Callable[..., Any] | str, folder: Path, paths: Sequence[st
 def _build(builder: Callable[..., Any], spec: Mapping[str, Any], folder: Path) -> nn.Module:
     keywords = spec["keywords"] if spec["keywords"] is not None else spec["values"]
     shape = tuple(spec["input_shape"])
-    given = {key: shape if key == "input_shape" else value for key, value in keywords.items()}
+    keywords = {key: shape if key == "input_shape" else value for key, value in keywords.items()}
     try:
         with seeded_torch(0, "load-student"):
-            network = builder(**given)
+            network = builder(**keywords)
     except TrustError as error:
         raise ExportError(f"{folder / SPEC}: {error}") from error
     except Exception as error:
@@ -324,21 +325,21 @@ def _build(builder: Callable[..., Any], spec: Mapping[str, Any], folder: Path) -
     return network
 
 
-def _fill(network: nn.Module, path: Path, architecture: str) -> None:
+def _load_weights(network: nn.Module, path: Path, architecture: str) -> None:
     try:
         weights = load_file(path)
     except FileNotFoundError as error:
         raise ExportError(f"{path} does not exist.") from error
     except (OSError, SafetensorError, ValueError) as error:
-        raise ExportError(f"{path} is damaged or no safetensors file: {root_cause(error)}.") from error
+        raise ExportError(f"{path} is damaged or not a safetensors file: {root_cause(error)}.") from error
     expected = network.state_dict()
     for name in [*expected, *weights]:
         if name not in weights or name not in expected:
-            where = "is missing in it" if name not in weights else "has no place in the network"
+            where = "is missing in the file" if name not in weights else "does not exist in the network"
             raise ExportError(f"{path} does not fit architecture {architecture}: '{name}' {where}.")
         if expected[name].shape != weights[name].shape:
             raise ExportError(
-                f"{path} does not fit architecture {architecture}: '{name}' is of shape {tuple(weights[name].shape)}, "
+                f"{path} does not fit architecture {architecture}: '{name}' has shape {tuple(weights[name].shape)}, "
                 f"and the network needs {tuple(expected[name].shape)}."
             )
     try:

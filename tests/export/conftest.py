@@ -1,4 +1,4 @@
-"""One small trained network and its exported file, for all tests: exporting takes seconds."""
+"""One small trained network and its exported file, shared by all tests because exporting takes seconds."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ SHAPE = (1, 8, 8)
 
 
 class Net(nn.Module):
-    """With what an exporter must get right: frozen statistics, dropout, a shape taken from the input."""
+    """Network with what an exporter must get right: frozen statistics, dropout, a shape taken from the input."""
 
     def __init__(self):
         super().__init__()
@@ -37,7 +37,7 @@ def network():
 
 @pytest.fixture(scope="session")
 def before(network):
-    """The network as it is before it is exported: in training, with its statistics frozen."""
+    """State and modes of the network before export: in train mode, with frozen statistics."""
     network.train()
     network.norm.eval()
     state = {name: value.clone() for name, value in network.state_dict().items()}

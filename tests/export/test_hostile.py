@@ -1,4 +1,4 @@
-"""Student folders of a stranger that try to run code, write a file or hang: each is refused with an error."""
+"""Hostile student folders, which try to run code, write a file or hang: each is refused with an error."""
 
 import ast
 import copy
@@ -26,7 +26,7 @@ SHAPE = (1, 8, 8)
 
 
 class Marked:
-    """Unpickling it makes the canary."""
+    """Object whose unpickling creates the canary folder."""
 
     def __init__(self, path):
         self.path = path
@@ -37,7 +37,7 @@ class Marked:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """The bytes of a graph as torch itself writes it."""
+    """A network, its saved graph, and the bytes that torch itself writes for it."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36 * 4, 3))
@@ -103,7 +103,7 @@ def with_constants(change):
 
 
 def two_tables(content, canary):
-    """Two archives in one file: Python's zipfile finds the clean table of contents, torch's reader the other one."""
+    """Two archives in one file: Python's zipfile finds the clean table of contents, torch's reader the hostile one."""
     good = parts_of(content)
     evil = packed({**good, "data/sample_inputs/model.pt": pickled(canary)})
     good = packed({**good, "data/sample_inputs/model.pt": b""})
@@ -116,15 +116,15 @@ def two_tables(content, canary):
     bad_entries, bad_table, count = split(evil)
     entries, table, _ = split(good)
     assert len(bad_table) == len(table)
-    place = len(bad_entries)
-    shift = len(entries) + len(table)  # what zipfile adds to each offset, from where the last table is and claims to be
+    start = len(bad_entries)
+    shift = len(entries) + len(table)  # zipfile adds it to each offset: the last table's real less its stated position
     at = 0
     while at < len(table):
         name, extra, comment = struct.unpack("<HHH", table[at + 28 : at + 34])
         (offset,) = struct.unpack("<L", table[at + 42 : at + 46])
-        table[at + 42 : at + 46] = struct.pack("<L", place + len(bad_table) + offset - shift)
+        table[at + 42 : at + 46] = struct.pack("<L", start + len(bad_table) + offset - shift)
         at += 46 + name + extra + comment
-    end = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, count, count, len(table), place, 0)
+    end = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, count, count, len(table), start, 0)
     return bad_entries + bytes(bad_table) + entries + bytes(table) + end
 
 
@@ -137,7 +137,7 @@ def compressed(content, canary):
 
 
 def overlapping(content, canary):
-    """Entries that share their bytes, so that a small file holds gigabytes."""
+    """Entries that share their bytes, so that a small file unpacks to gigabytes."""
     archive = bytearray(
         packed({**parts_of(content), **{f"data/weights/weight_{i}": b"\0" * 4096 for i in range(10, 90)}})
     )
@@ -162,16 +162,16 @@ def from_file(graph, canary):
 
 
 def memory_outside(graph, canary):
-    """Read a million numbers from where a batch is, as a tensor that claims to be as large."""
+    """Read a million numbers beyond a batch, through a tensor that claims that size."""
     node = graph["graph"]["nodes"][2]
     source = next(entry for entry in node["inputs"] if "as_tensor" in entry["arg"])
     node["target"] = "torch.ops.aten._reshape_alias.default"
-    given = {"size": {"as_ints": [10**6]}, "stride": {"as_ints": [1]}}
-    node["inputs"] = [{**source, "name": "self"}, *({"name": key, "arg": arg, "kind": 1} for key, arg in given.items())]
+    sizes = {"size": {"as_ints": [10**6]}, "stride": {"as_ints": [1]}}
+    node["inputs"] = [{**source, "name": "self"}, *({"name": key, "arg": arg, "kind": 1} for key, arg in sizes.items())]
 
 
 def renamed(old, new):
-    """Give an input of the graph another name wherever it is used."""
+    """Rename an input of the graph wherever it is used."""
 
     def change(model, canary):
         text = json.dumps(model).replace(json.dumps(old), json.dumps(new.format(canary=canary)))
@@ -210,7 +210,7 @@ def opaque(parts, canary):
 
 
 def hidden_opaque(parts, canary):
-    """The pickle has the name of a tensor, and the path that leads to it begins like that of an opaque object."""
+    """A pickle with the name of a tensor, at a path that begins like that of an opaque object."""
     parts["data/constants/tensor_0"] = pickle.dumps(Marked(canary))
     config = json.loads(parts["data/constants/model_constants_config.json"])
     path = "opaque_obj_0/../tensor_0"
@@ -264,7 +264,7 @@ ARCHIVES = {
         "pickled inputs",
     ),
     "pickled weight": (with_weights(pickled_weight), "weights are pickled"),
-    "old kind of weights": (
+    "legacy weights": (
         with_parts(lambda parts, canary: parts.update({"data/weights/model.pt": pickled(canary)})),
         r"data/weights/model\.pt",
     ),
@@ -280,12 +280,12 @@ ARCHIVES = {
         with_parts(lambda parts, canary: parts.update({"models/other.json": parts["models/model.json"]})),
         "which no student needs",
     ),
-    "old kind of archive": (
+    "legacy archive": (
         lambda content, canary: packed({"x": b""}).replace(b"archive/x", b"version/x"),
         "no student",
     ),
     "file as a tensor": (with_graph(from_file), r"aten\.from_file"),
-    "memory outside of a tensor": (with_graph(memory_outside), r"aten\._reshape_alias"),
+    "memory outside a tensor": (with_graph(memory_outside), r"aten\._reshape_alias"),
     "function of torch": (call("torch.os.mkdir"), r"torch\.os\.mkdir"),
     "save": (call("torch.ops.aten.save.default"), r"aten\.save"),
     "other namespace": (call("torch.ops.inductor.resize_storage_bytes_.default"), "inductor"),
@@ -311,20 +311,20 @@ ARCHIVES = {
         ),
         "is not a name",
     ),
-    "module of an enumeration": (with_graph(enumeration), "of a kind of their own"),
-    "code as a size": (size("__import__('os').mkdir({canary!r})"), "is no size"),
-    "method of a size": (size("Symbol('s0').func"), "is no size"),
-    "tower of powers": (size("9**9**9**9"), "is no size"),
-    "endless sum": (size("+".join(["s0"] * 10**5)), "is no size"),
-    "deep brackets": (size("(" * 900 + "s0" + ")" * 900), "is no size"),
+    "module of an enumeration": (with_graph(enumeration), "not tuples, lists or dicts"),
+    "code as a size": (size("__import__('os').mkdir({canary!r})"), "is not a size"),
+    "method of a size": (size("Symbol('s0').func"), "is not a size"),
+    "tower of powers": (size("9**9**9**9"), "is not a size"),
+    "endless sum": (size("+".join(["s0"] * 10**5)), "is not a size"),
+    "deep brackets": (size("(" * 900 + "s0" + ")" * 900), "is not a size"),
     "code as a guard": (
         with_json(
             "models/model.json",
             lambda model, canary: model.update(guards_code=[f"__import__('os').mkdir({str(canary)!r})"]),
         ),
-        "holds code",
+        "contains code",
     ),
-    "deep nesting": (with_json("models/model.json", nested), "holds code|RecursionError"),
+    "deep nesting": (with_json("models/model.json", nested), "contains code|RecursionError"),
     "endless counter": (
         with_json(
             "models/model.json",
@@ -382,13 +382,13 @@ def student(tmp_path, monkeypatch):
 
 
 def names(builder, **keywords):
-    """Let a student name a builder; ``{canary}`` in a keyword is the path of the canary."""
+    """Return an attack that names a builder; ``{canary}`` in a keyword is the path of the canary."""
 
     def attack(folder, canary):
-        given = {
+        values = {
             key: value.format(canary=canary) if isinstance(value, str) else value for key, value in keywords.items()
         }
-        edit(folder, builder=builder, importable=True, keywords=given)
+        edit(folder, builder=builder, importable=True, keywords=values)
 
     return attack
 
@@ -422,7 +422,7 @@ def a_link(name):
 
 def endless_file(folder, canary):
     with (folder / "architecture.json").open("rb+") as stream:
-        stream.truncate(2**33)  # takes no room on disk
+        stream.truncate(2**33)  # sparse: takes no disk space
 
 
 def graph_elsewhere(folder, canary):
@@ -441,8 +441,8 @@ def pickled_graph(folder, canary):
 
 COMMAND = "mkdir {canary}"
 FOLDERS = {
-    "os": (names("os:system", command=COMMAND), "no builder"),
-    "posix": (names("posix:system", command=COMMAND), "no builder"),
+    "os": (names("os:system", command=COMMAND), "not a builder"),
+    "posix": (names("posix:system", command=COMMAND), "not a builder"),
     "module in torch": (names("torch:os.system", command=COMMAND), "trust=True"),
     "module in nas_distill": (names("nas_distill.utils.files:os.makedirs", name="{canary}"), "trust=True"),
     "module in a network's module": (names("nas_distill.models.resnet:torch.os.mkdir", path="{canary}"), "trust=True"),
@@ -460,7 +460,7 @@ FOLDERS = {
     "class of torch": (names("torch.nn:Linear", in_features=1, out_features=1), "trust=True"),
     "installed package": (names("cloudpickle:loads", data="{canary}"), "trust=True"),
     "module beside": (module_beside, "trust=True"),
-    "module that acts on import": (names("antigravity:geohash"), "no builder|trust=True"),
+    "module that acts on import": (names("antigravity:geohash"), "not a builder|trust=True"),
     "teacher of a cut student": (
         names("nas_distill.pruning.build:build", teacher="torch:os.mkdir", arguments={"path": "{canary}"}, plan={}),
         "trust=True",
@@ -469,11 +469,11 @@ FOLDERS = {
         names("nas_distill.pruning.build:build", teacher="beside:build", paths=["."], plan={}),
         "trust=True",
     ),
-    "dotted module": (names("os.path:os.system", command=COMMAND), "no builder"),
+    "dotted module": (names("os.path:os.system", command=COMMAND), "not a builder"),
     "no reference": (names("torch.os.system('x')"), "not of the form"),
     "builder of another kind": (lambda folder, canary: edit(folder, builder=["os:system"]), "'builder' is a list"),
     "graph elsewhere": (graph_elsewhere, "'program' can only be"),
-    "pickle as weights": (a_pickle, "no safetensors file"),
+    "pickle as weights": (a_pickle, "not a safetensors file"),
     "pickle as a graph": (pickled_graph, "is not the graph of a student"),
     "pipe as a description": (a_pipe("architecture.json"), "not a regular file"),
     "pipe as weights": (a_pipe("model.safetensors"), "not a regular file"),
@@ -495,7 +495,7 @@ FOLDERS = {
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_hostile_folder_is_refused(student, canary, monkeypatch, name):
     attack, said = FOLDERS[name]
-    monkeypatch.syspath_prepend(str(student.parent))  # as where the folder was unpacked in the current directory
+    monkeypatch.syspath_prepend(str(student.parent))  # as if the folder had been unpacked in the current directory
     before = set(sys.modules)
     attack(student, canary)
     try:
@@ -508,11 +508,11 @@ def test_a_hostile_folder_is_refused(student, canary, monkeypatch, name):
         assert not canary.exists()
 
 
-def test_a_student_of_our_own_networks_needs_no_trust(student):
+def test_a_student_of_a_built_in_network_needs_no_trust(student):
     assert isinstance(load_student(student), nn.Module)
 
 
-def test_a_graph_stands_in_for_a_builder_that_is_not_trusted(student, canary, clean):
+def test_a_graph_replaces_a_builder_that_is_not_trusted(student, canary, clean):
     (student / "model.pt2").write_bytes(clean[1])
     edit(student, program="model.pt2")
     module_beside(student, canary)
@@ -522,7 +522,7 @@ def test_a_graph_stands_in_for_a_builder_that_is_not_trusted(student, canary, cl
     assert not canary.exists()
 
 
-def test_trust_imports_what_the_folder_names(student, canary, monkeypatch):
+def test_trust_imports_the_builder_that_the_folder_names(student, canary, monkeypatch):
     monkeypatch.syspath_prepend(str(student.parent))
     module_beside(student, canary)
     with pytest.raises(ExportError, match="returned a NoneType"):
@@ -542,10 +542,10 @@ UNPICKLERS = {
     "nas_distill/engine/backends/inline.py",
     "nas_distill/engine/child.py",
     "nas_distill/engine/fork_server.py",
-}  # of what the search's own workers are sent, or sent
+}  # data exchanged with the search's own workers
 
 
-def test_nothing_in_the_package_reads_a_pickle():
+def test_the_package_reads_no_untrusted_pickle():
     root = Path(nas_distill.__file__).parents[1]
     for path in sorted((root / "nas_distill").rglob("*.py")):
         text = path.read_text(encoding="utf-8")

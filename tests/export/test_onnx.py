@@ -19,7 +19,7 @@ from nas_distill.utils.modules import quiet, root_cause
 SHAPE = (1, 8, 8)
 
 
-def test_the_runtime_computes_the_same_for_any_batch(network, exported):
+def test_the_runtime_reproduces_the_network_for_any_batch_size(network, exported):
     session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
     assert [entry.name for entry in session.get_inputs()] == ["input"]
     assert [entry.name for entry in session.get_outputs()] == ["logits"]
@@ -30,18 +30,18 @@ def test_the_runtime_computes_the_same_for_any_batch(network, exported):
         np.testing.assert_allclose(logits, predict_logits(network, [x]).numpy(), atol=1e-5)
 
 
-def test_the_file_stands_alone_and_names_its_dimensions(exported):
+def test_the_file_is_self_contained_and_names_its_dimensions(exported):
     assert [path.name for path in exported.parent.iterdir()] == ["student.onnx"]
     model = onnx.load(exported, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
-    (given,), (result,) = model.graph.input, model.graph.output
-    shape = [dim.dim_param or dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    (source,), (result,) = model.graph.input, model.graph.output
+    shape = [dim.dim_param or dim.dim_value for dim in source.type.tensor_type.shape.dim]
     assert shape == ["batch", 1, 8, 8]
     assert [dim.dim_param or dim.dim_value for dim in result.type.tensor_type.shape.dim] == ["batch", 5]
     assert b"site-packages" not in exported.read_bytes()
 
 
-def test_what_it_is_stands_in_the_file(exported):
+def test_the_file_contains_its_metadata(exported):
     assert read_metadata(exported) == {
         "teacher": "fashion teacher",
         "architecture": "0123456789abcdef",
@@ -52,7 +52,7 @@ def test_what_it_is_stands_in_the_file(exported):
     }
 
 
-def test_the_module_is_left_as_it_was(network, exported, before):
+def test_exporting_does_not_change_the_module(network, exported, before):
     assert [module.training for module in network.modules()] == before["modes"]
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert all(torch.equal(value, before["state"][name]) for name, value in network.state_dict().items())
@@ -102,7 +102,7 @@ class Raises(nn.Module):
     ("module", "said"),
     [(Branches(), "data-dependent"), (Fixed(), "any size"), (Raises(), "KeyError: 'stage 3 is missing'")],
 )
-def test_a_network_that_cannot_be_exported_names_the_first_cause_and_leaves_the_older_file(module, said, tmp_path):
+def test_a_failed_export_reports_the_root_cause_and_keeps_the_older_file(module, said, tmp_path):
     (tmp_path / "s.onnx").write_bytes(b"an older file")
     with pytest.raises(ExportError, match=said) as error:
         export_onnx(module, (3,), tmp_path / "s.onnx")
@@ -112,7 +112,7 @@ def test_a_network_that_cannot_be_exported_names_the_first_cause_and_leaves_the_
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older file"]
 
 
-def test_a_place_that_cannot_be_written_and_an_odd_name_are_errors(tmp_path, exported, monkeypatch):
+def test_unwritable_paths_and_invalid_names_are_errors(tmp_path, exported, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     monkeypatch.setattr("nas_distill.costs.runtimes.onnx_runtime._proto", lambda *_: onnx.load(exported))
@@ -124,14 +124,14 @@ def test_a_place_that_cannot_be_written_and_an_odd_name_are_errors(tmp_path, exp
         export_onnx(net, (4,), tmp_path / "s.onnx", metadata={"note": object()})
 
 
-def test_weights_beyond_what_one_file_holds_are_refused_before_any_work(tmp_path):
+def test_weights_beyond_the_size_limit_of_a_file_are_refused_first(tmp_path):
     with torch.device("meta"):
         net = nn.Linear(2**15, 2**14)
     with pytest.raises(ExportError, match=r"2\.0 GiB of weights"):
         export_onnx(net, (2**15,), tmp_path / "s.onnx")
 
 
-def test_metadata_of_no_onnx_file_is_an_error(tmp_path):
+def test_reading_metadata_of_another_file_is_an_error(tmp_path):
     with pytest.raises(ExportError, match="does not exist"):
         read_metadata(tmp_path / "none.onnx")
     (tmp_path / "s.onnx").write_bytes(b"\x80\x04 not protobuf")
@@ -139,7 +139,7 @@ def test_metadata_of_no_onnx_file_is_an_error(tmp_path):
         read_metadata(tmp_path / "s.onnx")
 
 
-def test_quiet_gives_everything_back(capsys, caplog):
+def test_quiet_restores_output_warnings_and_loggers(capsys, caplog):
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with quiet():
@@ -149,12 +149,12 @@ def test_quiet_gives_everything_back(capsys, caplog):
     with pytest.raises(ValueError, match="through"), quiet():
         raise ValueError("through")
     assert logger.level == level
-    print("seen")
-    assert capsys.readouterr() == ("seen\n", "")
+    print("shown")
+    assert capsys.readouterr() == ("shown\n", "")
     assert caplog.text == ""
 
 
-def test_the_first_cause_is_one_line():
+def test_the_root_cause_is_one_line():
     outer = RuntimeError("outer\nlines")
     outer.__cause__ = KeyError("deep")
     assert root_cause(outer) == "KeyError: 'deep'"

@@ -107,8 +107,8 @@ class Shapes(nn.Module):
         x = x.squeeze(1).permute(0, 2, 1).contiguous() * self.größe + self.table.unsqueeze(0).expand(count, -1, -1)
         mask = (x > 0) & (x < 9) | ~(x == 3)
         x = torch.where(mask, x, torch.zeros_like(x)) + torch.flip(x, [1]).roll(1, 2) + x.cumsum(1)
-        values, places = x.topk(3, dim=-1)
-        x = torch.cat([values, x.gather(-1, places), x.sort(-1).values[..., ::2]], -1)
+        values, indices = x.topk(3, dim=-1)
+        x = torch.cat([values, x.gather(-1, indices), x.sort(-1).values[..., ::2]], -1)
         a, b = x.split([4, 6], -1)
         a = torch.stack([a, a], 1).view(count, -1) + torch.div(a.sum(), 3, rounding_mode="floor")
         b = b.repeat(1, 2, 1).reshape(count * 2, -1)[:count] + torch.bmm(b, b.mT).flatten(1).norm(dim=1, keepdim=True)
@@ -120,7 +120,7 @@ SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in (Convolutions, To
 
 
 @pytest.mark.parametrize("kind", [Activations, Signal, Shapes, *SLOW])
-def test_ordinary_networks_come_back_from_their_graph(tmp_path, kind):
+def test_ordinary_networks_survive_a_round_trip_through_a_graph(tmp_path, kind):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = kind()
@@ -131,7 +131,7 @@ def test_ordinary_networks_come_back_from_their_graph(tmp_path, kind):
     torch.testing.assert_close(load_program(tmp_path / "model.pt2")(x), expected)
 
 
-def test_every_operator_of_the_list_exists():
+def test_every_allowed_operator_exists():
     assert not [name for name in ATEN if not hasattr(torch.ops.aten, name)]
 
 
@@ -167,7 +167,7 @@ def test_every_operator_of_the_list_exists():
         ["torch.ops.aten.add.Tensor"],
     ],
 )
-def test_anything_else_is_refused(target):
+def test_other_targets_are_refused(target):
     assert not is_allowed(target)
 
 

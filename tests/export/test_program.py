@@ -29,7 +29,7 @@ def rewrite(path, change):
 
 
 def test_a_rewritten_archive_still_loads(saved):
-    # So that the refusals below are of what was changed, not of the rewriting.
+    # Shows that the refusals below are caused by the changes, not by the rewriting.
     network, path = saved
     rewrite(path, lambda parts: None)
     x = torch.randn(3, 1, 8, 8)
@@ -45,7 +45,7 @@ def test_a_graph_saves_as_a_graph_again(saved, tmp_path):
     torch.testing.assert_close(load_program(tmp_path / "again.pt2")(x), network(x))
 
 
-def test_it_holds_no_paths_of_this_machine(saved):
+def test_a_graph_contains_no_paths_of_this_machine(saved):
     _, path = saved
     content = path.read_bytes()
     assert b"site-packages" not in content
@@ -78,7 +78,7 @@ def test_a_damaged_or_missing_graph_is_an_error(saved, tmp_path):
         "s0 < 9",
     ],
 )
-def test_sizes_are_plain(text):
+def test_arithmetic_on_symbols_is_a_size(text):
     assert is_size(text)
 
 
@@ -108,5 +108,5 @@ def test_sizes_are_plain(text):
         "1.5",
     ],
 )
-def test_anything_else_is_no_size(text):
+def test_other_expressions_are_not_sizes(text):
     assert not is_size(text)

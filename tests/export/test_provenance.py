@@ -1,4 +1,4 @@
-"""Provenance records, and those of students that were written before there were any."""
+"""Provenance records, and those derived for students of earlier versions."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from nas_distill.utils.errors import ExportError
 FILE = Path("students/t00001/architecture.json")
 
 
-def test_a_record_is_read_as_it_was_written():
+def test_a_record_survives_a_round_trip():
     record = Provenance(kind="mutual", key="t00001-a", trial="t00001", students=("t00002-a",), quality=0.5, data="ab")
     assert read_provenance({"provenance": record.model_dump(mode="json")}, FILE) == record
 
@@ -46,13 +46,13 @@ def test_an_invalid_record_is_refused(content, said):
         ),
     ],
 )
-def test_students_of_earlier_versions_are_told_by_their_metadata(metadata, kind, trial):
+def test_provenance_of_earlier_versions_is_derived_from_metadata(metadata, kind, trial):
     earlier = {"validation_accuracy": 0.9, "taught": True, "seed": 1, "epochs": 10.0}
     found = read_provenance({"metadata": {**earlier, **metadata}}, FILE)
     assert (found.kind, found.trial, found.quality) == (kind, trial, 0.9)
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"key": "t00001", "taught": True}, {"validation_accuracy": 1}])
-def test_a_student_that_does_not_tell_is_refused(metadata):
-    with pytest.raises(ExportError, match="does not tell how its student was trained"):
+def test_a_student_without_provenance_is_refused(metadata):
+    with pytest.raises(ExportError, match="has no provenance"):
         read_provenance({"metadata": metadata}, FILE)
