@@ -10,7 +10,8 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -107,6 +108,7 @@ def _annotation(parameter: inspect.Parameter, target: Callable[..., Any]) -> Any
         return parameter.annotation
     function = inspect.unwrap(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     try:
-        return eval(parameter.annotation, getattr(function, "__globals__", {}))
+        single = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+        return get_type_hints(single, getattr(function, "__globals__", {}), include_extras=True)[parameter.name]
     except Exception:
         return Any
