@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from nas_distill.calibration.advice import Advice, advise, taught_budgets
+from nas_distill.calibration.advice import Advice, advise, distilled_kinds
 from nas_distill.calibration.report import difference_text, figure, ranking_table
 from nas_distill.calibration.sampling import Network
 from nas_distill.calibration.scores import (
@@ -115,8 +115,8 @@ def _about(readings: Sequence[Reading], networks: Sequence[Network], config: Sea
 
 
 def _questions(studies: Mapping[str, Study]) -> str:
-    shortest = min(epochs for study in studies.values() for epochs in taught_budgets(study))
-    longest = max(epochs for study in studies.values() for epochs in taught_budgets(study))
+    shortest = min(epochs for study in studies.values() for epochs in distilled_kinds(study))
+    longest = max(epochs for study in studies.values() for epochs in distilled_kinds(study))
     budgets = sorted({shortest, longest})
     rows: list[list[str]] = []
     said: list[str] = []
@@ -185,7 +185,7 @@ def _ceiling_text(studies: Mapping[str, Study]) -> str:
         top = _first([rank(study, score) for score in ceiling(study)])
         labels = {seed: values for seed, values in study.target.items() if seed != 0}
         cross = rank(study, Score("labels", {None: study.labels[0]}), labels or None) if study.labels else None
-        gained = study.merit() - study.labels[0] if study.labels else np.array([np.nan])
+        gained = study.full_quality() - study.labels[0] if study.labels else np.array([np.nan])
         said.append(
             f"`{space}`: one seed's full distillation ranks another's with τ = {_tau(top)} "
             f"({_tau(top, band=True)} among those of about equal cost); qualities differ by "
@@ -219,7 +219,7 @@ def _band_text(studies: Mapping[str, Study], budgets: Sequence[float]) -> str:
 def _worth(studies: Mapping[str, Study], advice: Mapping[str, Advice]) -> str:
     rows = []
     for space, study in studies.items():
-        for epochs, kind in taught_budgets(study).items():
+        for epochs, kind in distilled_kinds(study).items():
             found = _ranked(study, kind)
             if found is not None:
                 rows.append([space, f"{epochs:.4g}", figure(found.tau), figure(found.band), f"{found.recall:.0%}",
@@ -263,13 +263,13 @@ def _finalists(studies: Mapping[str, Study]) -> str:
     """What is lost by distilling only the best few in full, by short score and cost, over many budgets."""
     rows = []
     for space, study in studies.items():
-        for kind in taught_budgets(study).values():
-            short, merit = study.column(kind, study.length(kind)), study.merit()
-            known = np.isfinite(short) & np.isfinite(merit)
+        for kind in distilled_kinds(study).values():
+            short, full_quality = study.column(kind, study.length(kind)), study.full_quality()
+            known = np.isfinite(short) & np.isfinite(full_quality)
             for slope in SLOPES:
                 expected = short[known] + slope * np.log2(study.flops[known])
-                lost = _lost(expected, merit[known], study.flops[known])
-                rank_of_both = kendalltau(expected, merit[known]).statistic
+                lost = _lost(expected, full_quality[known], study.flops[known])
+                rank_of_both = kendalltau(expected, full_quality[known]).statistic
                 rows.append([space, kind, f"{slope:g}", f"{rank_of_both:.2f}", *(f"{100 * loss:.2f}" for loss in lost)])
     headers = ["space", "score", "slope", "τ", *(f"best {count}" for count in PICKS)]
     return "\n\n".join(
@@ -284,13 +284,13 @@ def _finalists(studies: Mapping[str, Study]) -> str:
     )
 
 
-def _lost(expected: Floats, merit: Floats, flops: Floats) -> list[float]:
+def _lost(expected: Floats, full_quality: Floats, flops: Floats) -> list[float]:
     """Return for each of ``PICKS`` the quality that the best so many by ``expected`` miss, a mean over budgets."""
     losses = []
     for limit in np.sort(flops)[FEWEST_WITHIN - 1 :]:
         within = np.flatnonzero(flops <= limit)
         order = within[np.argsort(-expected[within], kind="stable")]
-        losses.append([merit[within].max() - merit[order[:count]].max() for count in PICKS])
+        losses.append([full_quality[within].max() - full_quality[order[:count]].max() for count in PICKS])
     return [float(loss) for loss in np.mean(losses, axis=0)]
 
 

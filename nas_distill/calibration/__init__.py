@@ -1,1 +1,1 @@
-"""Calibration: how well short scores predict quality after full distillation, and what follows for a search."""
+"""The calibration study: how well short scores predict quality after full distillation, and advice for a search."""

@@ -1,4 +1,4 @@
-"""Replay of the stopping rule over finished trainings."""
+"""Replay of the dominance rule over finished trainings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from nas_distill.runs.pareto import non_dominated
 
 
 @dataclass(frozen=True)
-class Hindsight:
-    """Of ``count`` candidates, ``front`` of which ended on the front: how many a rule stopped, how many of the front.
+class ReplayResult:
+    """Candidates that the dominance rule would have stopped.
 
-    ``loss`` is the most that stopping any of the front cost: its final quality less the best that is left of what
-    costs no more (0 where none was stopped; never below 0).
+    Attributes:
+        count: candidates.
+        front: candidates on the front of final quality and costs.
+        stopped: candidates that the rule stops.
+        front_stopped: members of the front that it stops.
+        loss: the largest loss of final quality by stopping a member of the front: its quality less the best quality
+            among the remaining candidates that cost no more. 0 where none was stopped, never below 0.
     """
 
     count: int
@@ -27,17 +32,23 @@ class Hindsight:
     loss: float
 
 
-def in_hindsight(
+def replay_pruning(
     costs: Sequence[Mapping[str, float]],
     rungs: Sequence[ArrayLike],
     final: ArrayLike,
     margin: float,
     names: Sequence[str],
-) -> Hindsight:
-    """Judge candidates at ``rungs`` (one array [N] of qualities each) by ``margin``, as if all had reported before.
+) -> ReplayResult:
+    """Apply the dominance rule to candidates at each rung, as if all others had already reported.
 
-    That is the hardest case for a candidate: in a search it meets only those that came before it. ``costs`` [N] and
-    ``final`` quality [N] say who ends on the front; ``names`` are the cost objectives.
+    That is the hardest case for a candidate: in a search it is compared only with earlier ones.
+
+    Args:
+        costs: costs by name, per candidate [N].
+        rungs: qualities [N] per rung.
+        final: quality [N] after full distillation; with ``costs`` it defines the front.
+        margin: of the rule, in units of quality.
+        names: the cost objectives.
     """
     ends = np.asarray(final, dtype=float)
     paid = np.array([[cost[name] for name in names] for cost in costs], dtype=float)
@@ -46,14 +57,14 @@ def in_hindsight(
     stopped = np.zeros(len(ends), dtype=bool)
     for rung, qualities in enumerate(rungs):
         values = np.asarray(qualities, dtype=float)
-        reports = [Report(place, cost, float(value)) for place, (cost, value) in enumerate(zip(costs, values))]
-        for place, report in enumerate(reports):
+        reports = [Report(index, cost, float(value)) for index, (cost, value) in enumerate(zip(costs, values))]
+        for index, report in enumerate(reports):
             if np.isfinite(report.quality):
-                others = reports[:place] + reports[place + 1 :]
-                stopped[place] |= rule.judge(rung, report.quality, report.costs, others).stop
+                others = reports[:index] + reports[index + 1 :]
+                stopped[index] |= rule.judge(rung, report.quality, report.costs, others).stop
     loss = 0.0
-    for place in map(int, np.flatnonzero(front & stopped)):
-        left = ends[~stopped & (paid <= paid[place]).all(axis=1) & np.isfinite(ends)]
-        # The cheapest is never stopped, but another objective may leave nothing below a candidate.
-        loss = max(loss, float(ends[place] - left.max()) if len(left) else float(ends[place]))
-    return Hindsight(len(ends), int(front.sum()), int(stopped.sum()), int((front & stopped).sum()), loss)
+    for index in map(int, np.flatnonzero(front & stopped)):
+        left = ends[~stopped & (paid <= paid[index]).all(axis=1) & np.isfinite(ends)]
+        # The cheapest is never stopped, but with several costs no remaining candidate may be cheaper in all of them.
+        loss = max(loss, float(ends[index] - left.max()) if len(left) else float(ends[index]))
+    return ReplayResult(len(ends), int(front.sum()), int(stopped.sum()), int((front & stopped).sum()), loss)

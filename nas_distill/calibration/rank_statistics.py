@@ -1,4 +1,4 @@
-"""Rank statistics: correlations, top-k recall and regret of one figure against another."""
+"""Rank statistics of a score and a target: top-k recall, regret, leave-one-out fits and the slope of cost."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MISSING = 0.05
 """Share of bootstrap draws without a slope above which none is advised."""
 
 
-def near(costs: ArrayLike, factor: float) -> NDArray[np.bool_]:
-    """Return which pairs [N, N] of networks cost about the same: less than ``factor`` apart (a pair of one never)."""
+def similar_cost_pairs(costs: ArrayLike, factor: float) -> NDArray[np.bool_]:
+    """Return the mask [N, N] of pairs of networks whose costs differ by less than ``factor``; the diagonal is False."""
     logs = np.log(np.asarray(costs, dtype=float))
     close = np.abs(np.subtract.outer(logs, logs)) < math.log(factor)
     np.fill_diagonal(close, False)
@@ -26,26 +26,26 @@ def near(costs: ArrayLike, factor: float) -> NDArray[np.bool_]:
 def top_recall(score: ArrayLike, target: ArrayLike, k: int) -> float:
     """Return the share of the target's best ``k`` that is among the score's best ``k``; higher is better.
 
-    Where several tie for the last places, each holds its share of them.
+    Networks that tie for the last places share them equally.
     """
-    return float((_places(_floats(score), k) * _places(_floats(target), k)).sum() / k)
+    return float((_top_shares(_floats(score), k) * _top_shares(_floats(target), k)).sum() / k)
 
 
 def regret(score: ArrayLike, target: ArrayLike) -> float:
-    """Return what taking the score's best costs in target, against the target's best (0 is best).
+    """Return the target's best value less its value for the network of the best score (0 is best).
 
-    Of several best, each would have been as likely a choice.
+    Where several networks have the best score, their target values are averaged.
     """
     values, aims = _floats(score), _floats(target)
     return float(aims.max() - aims[values == values.max()].mean())
 
 
 def leave_one_out(features: Sequence[ArrayLike], target: ArrayLike) -> Array:
-    """Return for each network what a linear least-squares fit on all others predicts of it [N].
+    """Return the leave-one-out predictions [N] of a linear least-squares fit.
 
-    ``features``: one array [N] each; a constant is added. By the hat matrix: the residual over one less the leverage.
-    A fit is not flattered by it; a useless one is even punished, as what is left of the mean without a network is the
-    lower, the higher the network itself.
+    ``features``: an array [N] per feature; a constant is added. Computed from the hat matrix, as the residual divided
+    by one minus the leverage. The predictions are not biased in favour of the fit. Features without information are
+    even penalised, because the mean of the others is the lower, the higher the network that is left out.
 
     Raises:
         ValueError: there are too few networks to leave one out.
@@ -54,7 +54,7 @@ def leave_one_out(features: Sequence[ArrayLike], target: ArrayLike) -> Array:
     columns = [np.ones(len(aims))]
     for feature in map(_floats, features):
         spread = float(feature.std())
-        if spread > 0:  # what is the same for all tells nothing, and would make the fit singular
+        if spread > 0:  # a constant feature has no information and would make the fit singular
             columns.append((feature - feature.mean()) / spread)
     matrix = np.column_stack(columns)
     if len(aims) <= matrix.shape[1] + 1:
@@ -66,13 +66,14 @@ def leave_one_out(features: Sequence[ArrayLike], target: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class CostSlope:
-    """How much a doubling of the cost is worth beside a short score.
+    """The gain in expected quality per doubling of the cost, beside a short score.
 
-    ``slope``: in units of quality, so that ``score + slope * log2(cost)`` ranks as the least-squares fit of both does.
-    ``error_with``, ``error_without``: root mean square error of quality left one out, with cost and score and with the
-    score only; lower is better. ``interval``: 95 % bootstrap interval of the slope, over the draws of networks that
-    have one; None where none has. ``missing``: share of the draws that have none, since in them the score does not
-    raise quality.
+    Attributes:
+        slope: in units of quality; ``score + slope * log2(cost)`` ranks networks as the least-squares fit of both does.
+        error_with: root mean square leave-one-out error of quality predicted by score and cost; lower is better.
+        error_without: the same for the score only.
+        interval: 95 % bootstrap interval of the slope, over the draws that have one; None where none has.
+        missing: share of the draws without a slope, because quality does not rise with the score in them.
     """
 
     slope: float
@@ -83,12 +84,12 @@ class CostSlope:
 
     @property
     def helps(self) -> bool:
-        """Whether cost and score together tell the quality of a network that was left out better than the score."""
+        """True where cost and score together predict left-out networks better than the score only."""
         return self.slope > 0 and self.error_with < self.error_without
 
     @property
     def sure(self) -> bool:
-        """Whether the slope is known well enough to choose by: above 0, and to within about its own size."""
+        """True where the slope is known well enough to choose by: above 0, and to within about its own size."""
         if self.interval is None or self.missing > MISSING:
             return False
         low, high = self.interval
@@ -96,7 +97,8 @@ class CostSlope:
 
 
 def cost_slope(score: ArrayLike, cost: ArrayLike, target: ArrayLike) -> CostSlope | None:
-    """Fit quality by a short score [N] and the logarithm of a cost [N]; None where the score does not raise it.
+    """Fit quality by a short score [N] and the logarithm of a cost [N]; None where quality does not rise with the
+    score.
 
     Raises:
         ValueError: there are too few networks to leave one out.
@@ -106,15 +108,15 @@ def cost_slope(score: ArrayLike, cost: ArrayLike, target: ArrayLike) -> CostSlop
         float(np.sqrt(np.mean((leave_one_out(features, aims) - aims) ** 2)))
         for features in ([values, doublings], [values])
     ]
-    whole = float(_slopes(values, doublings, aims, np.ones((1, len(aims))))[0])
-    if math.isnan(whole):
+    slope = float(_slopes(values, doublings, aims, np.ones((1, len(aims))))[0])
+    if math.isnan(slope):
         return None
     draws = _slopes(values, doublings, aims, bootstrap_weights(len(aims)))
-    return CostSlope(whole, errors[0], errors[1], percentile_interval(draws), float(np.isnan(draws).mean()))
+    return CostSlope(slope, errors[0], errors[1], percentile_interval(draws), float(np.isnan(draws).mean()))
 
 
 def _slopes(score: Array, doublings: Array, target: Array, weights: Array) -> Array:
-    """Return the slope [D] of samples in which network i comes up ``weights[d, i]`` times; NaN where there is none."""
+    """Return the slope [D] of bootstrap samples that contain network i ``weights[d, i]`` times; NaN where undefined."""
     columns = np.column_stack([score, doublings, target])
     means = weights @ columns / weights.sum(axis=1, keepdims=True)
     centred = columns[None] - means[:, None]
@@ -127,9 +129,9 @@ def _slopes(score: Array, doublings: Array, target: Array, weights: Array) -> Ar
 
 
 def seed_deviation(seeds: Sequence[ArrayLike]) -> float | None:
-    """Return the standard deviation of quality between seeds, pooled over networks; ``seeds``: one array [N] a seed.
+    """Return the standard deviation of quality between seeds, pooled over networks; ``seeds``: an array [N] per seed.
 
-    None with fewer than two seeds or without a network that has two.
+    None with fewer than two seeds, or where no network has them all.
     """
     if len(seeds) < 2:
         return None
@@ -138,10 +140,10 @@ def seed_deviation(seeds: Sequence[ArrayLike]) -> float | None:
     return float(np.sqrt(table.var(axis=0, ddof=1).mean())) if table.shape[1] else None
 
 
-def _places(values: Array, k: int) -> Array:
-    """Return each one's share [N] of the best ``k`` places."""
+def _top_shares(values: Array, k: int) -> Array:
+    """Return each network's share [N] of the best ``k`` places."""
     if not 1 <= k <= len(values):
-        raise ValueError(f"the best {k} of {len(values)} networks")
+        raise ValueError(f"the best {k} of {len(values)} networks cannot be chosen")
     threshold = np.sort(values)[-k]
     sure, tied = values > threshold, values == threshold
     return np.array(sure + tied * (k - sure.sum()) / tied.sum(), dtype=float)

@@ -1,4 +1,4 @@
-"""Trainings of a calibration: sampled architectures under short and full schedules."""
+"""Trainings of a calibration: sampled architectures with short and full schedules."""
 
 from __future__ import annotations
 
@@ -34,10 +34,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of training every network: ``kind`` names it in the table.
+    """A kind of training that every network gets.
 
-    It is read after each of ``readings`` (epochs, rising to ``training.epochs``), under ``seeds`` seeds of the series
-    ``series`` (trainings of one series share first weights, order and views), with the teacher or on labels alone.
+    Attributes:
+        kind: its name in the table.
+        training: the settings.
+        readings: epochs after which it is measured, rising to ``training.epochs``.
+        teacher: True with the teacher, False on labels only.
+        seeds: number of trainings per network.
+        series: trainings of the same series and seed share initial weights, sample order and views.
     """
 
     kind: str
@@ -49,12 +54,12 @@ class Recipe:
 
     @property
     def epochs(self) -> float:
-        """Epochs over all its seeds."""
+        """Epochs per network, over all seeds."""
         return self.training.epochs * self.seeds
 
 
 def short_kind(teaching: str, epochs: float) -> str:
-    """Return the kind of a short run with a schedule of its own, such as ``kd@1``."""
+    """Return the kind of a short run with its own schedule, such as ``kd@1``."""
     return f"{teaching}@{epochs:.4g}"
 
 
@@ -67,7 +72,7 @@ def recipe(
     seeds: int = 1,
     series: str = "short",
 ) -> Recipe:
-    """Return a recipe that is read at those ``budgets`` (epochs) that lie within it, and at its end."""
+    """Return a recipe that is measured at its end and at those ``budgets`` (epochs) that come before it."""
     readings = [epochs for epochs in sorted(set(budgets)) if epochs < training.epochs * (1 - 1e-9)]
     return Recipe(kind, training, (*readings, training.epochs), teacher, seeds, series)
 
@@ -75,10 +80,10 @@ def recipe(
 def standard_recipes(
     score: TrainingConfig, final: TrainingConfig, budgets: Sequence[float], *, seeds: int = 2
 ) -> list[Recipe]:
-    """Return the full distillation under ``seeds`` seeds, full training on labels, and short runs of each budget.
+    """Return the full distillation with ``seeds`` seeds, full training on labels, and short runs per budget.
 
-    A short run anneals within its own budget, taught (``kd@r``) and on labels (``ce@r``); one more (``kd-constant``)
-    has a constant rate, and is read at each budget up to the largest.
+    A short run anneals within its own budget, with the teacher (``kd@r``) and on labels (``ce@r``). A further one
+    (``kd-constant``) has a constant learning rate and is measured at each budget up to the largest.
     """
     short = {epochs: score.model_copy(update={"epochs": epochs}) for epochs in sorted(set(budgets))}
     largest = max(short)
@@ -93,9 +98,10 @@ def standard_recipes(
 
 
 class CalibrationSource:
-    """Hands out what a table lacks, network by network, so that a table that is cut short has whole ones; a WorkSource.
+    """Work source of the trainings that a table lacks (implements ``engine.work.WorkSource``).
 
-    A training that was begun in another session starts anew: of what it reported then, nothing was kept.
+    Trainings come network by network, so that an interrupted table has complete networks. A training that another
+    session began starts again, because its reports were not stored.
     """
 
     def __init__(
@@ -118,7 +124,7 @@ class CalibrationSource:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
     def stop(self) -> None:
-        """Hand out no more, and let what is in flight end as interrupted."""
+        """Start no more trainings; those in flight end as interrupted."""
         self.stopping = True
 
     def next(self) -> Work | None:
@@ -140,14 +146,14 @@ class CalibrationSource:
         )
 
     def report(self, key: str, result: RungResult) -> bool:
-        """Note a result; nothing is stopped for it. What is reported again after a worker's death is noted once."""
+        """Record a result; a rung that is reported again after a worker's death is recorded once. Stop no training."""
         results = self._open[key][3]
         if result.rung == len(results):
             results.append(result)
         return True
 
     def finish(self, key: str, outcome: Outcome) -> None:
-        """Add a training that came to its end, good or bad, to the table."""
+        """Add a training that completed or failed to the table; one that was interrupted is not added."""
         network, entry, index, results = self._open.pop(key)
         shutil.rmtree(self._checkpoints / key, ignore_errors=True)
         if outcome.kind in ("interrupted", "stopped"):
@@ -189,11 +195,18 @@ def draw_networks(
     rng: np.random.Generator,
     whole_range: bool = False,
 ) -> list[Network]:
-    """Return up to ``count`` different architectures within the budget, spread evenly over the log of cost ``by``.
+    """Return up to ``count`` different architectures within the budget, spread evenly over the logarithm of a cost.
 
-    They are named ``<space>-<place>`` from cheap to dear, and come in an order of which every beginning is spread too.
-    Fewer come back where the space holds fewer; those that cannot be built are left out. ``whole_range``: also those
-    that are not within the budget.
+    They are named ``<space>-<index>`` by rising cost. Their order is such that every prefix is spread too. There are
+    fewer where the space has fewer; architectures that cannot be built are left out.
+
+    Args:
+        space: the space to sample.
+        pricing: costs of architectures, and the budget.
+        count: architectures.
+        by: the cost over which they are spread.
+        rng: of the draw.
+        whole_range: include architectures that are over the budget.
     """
     half = _POOL * count // 2
     drawn = [space.smallest(), space.largest(), *space.spread(half, rng), *(space.sample(rng) for _ in range(half))]
@@ -202,30 +215,30 @@ def draw_networks(
         found = pricing.known(architecture)
         if found is not None and found[by] > 0 and (whole_range or pricing.budget.fits(found)):
             priced.append((architecture, found))
-    places = spread_places([found[by] for _, found in priced], count)
+    chosen = log_spaced_indices([found[by] for _, found in priced], count)
     name = re.sub(r"[^\w.]+", "-", space.name).strip("-") or "space"
-    named = [Network(f"{name}-{place:02d}", *priced[chosen]) for place, chosen in enumerate(places)]
-    return [named[place] for place in halving_order(len(named))]
+    named = [Network(f"{name}-{rank:02d}", *priced[index]) for rank, index in enumerate(chosen)]
+    return [named[rank] for rank in halving_order(len(named))]
 
 
-def spread_places(values: Sequence[float], count: int) -> list[int]:
-    """Return places of up to ``count`` of ``values`` (all positive), rising, as even on a log scale as they allow."""
+def log_spaced_indices(values: Sequence[float], count: int) -> list[int]:
+    """Return indices of up to ``count`` of ``values`` (positive), by rising value, as even as possible in log scale."""
     if not len(values):
         return []
     logs = np.log(np.asarray(values, dtype=float))
     left = list(np.argsort(logs, kind="stable"))
     chosen: list[int] = []
     for aim in np.linspace(logs.min(), logs.max(), min(count, len(left))):
-        place = min(left, key=lambda place: abs(logs[place] - aim))
-        left.remove(place)
-        chosen.append(int(place))
-    return sorted(chosen, key=lambda place: (logs[place], place))
+        index = min(left, key=lambda index: abs(logs[index] - aim))
+        left.remove(index)
+        chosen.append(int(index))
+    return sorted(chosen, key=lambda index: (logs[index], index))
 
 
 def halving_order(count: int) -> list[int]:
-    """Return 0 to ``count`` - 1 in an order of which every beginning is spread: the ends, then the widest gap's middle.
+    """Return 0 to ``count`` - 1 in an order of which every prefix is spread: both ends, then middles of widest gaps.
 
-    Of gaps as wide, the one furthest from what came last.
+    Of equally wide gaps, the one furthest from the previous index comes first.
     """
     order = [0, count - 1] if count > 1 else list(range(count))
     while len(order) < count:

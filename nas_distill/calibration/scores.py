@@ -1,4 +1,4 @@
-"""Scores from a table of trainings, and how well each ranks networks."""
+"""Scores from a table of trainings, and their rank correlation with full quality."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FEWEST = 4
 
 
 class Figure(StrEnum):
-    """The figures that are read of a training; the values are fields of ``Reading``."""
+    """Figures of a reading that are scores; the values are fields of ``Reading``."""
 
     QUALITY = "quality"  # of the averaged weights
     LAST = "last"  # quality of the last weights
@@ -30,10 +30,10 @@ class Figure(StrEnum):
 
 
 class Study:
-    """The readings of the networks of one space, as arrays over its ``networks`` (NaN where there is none).
+    """Readings of the networks of a space, as arrays [N] over ``networks`` (NaN where a reading is missing).
 
-    ``flops`` and ``params`` [N]; ``target``: quality after full distillation by seed, ``labels``: after full training
-    on labels alone.
+    ``flops`` and ``params`` [N]; ``target``: quality after full distillation by seed; ``labels``: quality after full
+    training on labels only by seed.
     """
 
     def __init__(self, readings: Sequence[Reading]) -> None:
@@ -41,13 +41,13 @@ class Study:
         self.readings = list(readings)
         self.networks = sorted({entry.network for entry in readings})
         costs = {entry.network: (entry.flops, entry.params) for entry in readings}
-        self.flops, self.params = (np.array([costs[name][place] for name in self.networks]) for place in (0, 1))
+        self.flops, self.params = (np.array([costs[name][column] for name in self.networks]) for column in (0, 1))
         self.target = self._full(FULL)
         self.labels = self._full(LABELS)
         self.failed = {entry.training for entry in readings if entry.cause}
 
     def column(self, kind: str, epochs: float, figure: str = Figure.QUALITY, seed: int = 0) -> Array:
-        """Return a figure of a kind of training after so many epochs [N]."""
+        """Return a figure [N] of a kind of training after ``epochs``."""
         found = [self._index.get((name, kind, seed, epochs)) for name in self.networks]
         return np.array([math.nan if entry is None else getattr(entry, figure) for entry in found], dtype=float)
 
@@ -56,11 +56,11 @@ class Study:
         return list(dict.fromkeys(entry.kind for entry in self.readings))
 
     def epochs(self, kind: str) -> list[float]:
-        """Return after how many epochs a kind was read, rising."""
+        """Return the epochs at which a kind was measured, rising."""
         return sorted({entry.epochs for entry in self.readings if entry.kind == kind})
 
     def length(self, kind: str) -> float:
-        """Return how many epochs a kind has."""
+        """Return the length of a kind in epochs."""
         return self.epochs(kind)[-1]
 
     def seeds(self, kind: str) -> list[int]:
@@ -68,12 +68,12 @@ class Study:
         return sorted({entry.seed for entry in self.readings if entry.kind == kind})
 
     def seconds(self, kind: str, epochs: float) -> float | None:
-        """Return the seconds of training up to a reading, mean over networks and seeds."""
+        """Return the seconds of training up to a reading, averaged over networks and seeds."""
         found = np.array([self.column(kind, epochs, "seconds", seed) for seed in self.seeds(kind)])
         return float(np.nanmean(found)) if found.size and np.isfinite(found).any() else None
 
-    def merit(self) -> Array:
-        """Return quality after full distillation, mean over the seeds [N]; NaN where one is missing."""
+    def full_quality(self) -> Array:
+        """Return quality [N] after full distillation, averaged over the seeds; NaN where one is missing."""
         return np.mean(list(self.target.values()), axis=0) if self.target else np.full(len(self.networks), math.nan)
 
     def noise(self) -> float | None:
@@ -85,7 +85,7 @@ class Study:
 
 
 def by_space(readings: Sequence[Reading]) -> dict[str, Study]:
-    """Return one study for each space; a network is called ``<space>-<place>``."""
+    """Return a study per space; networks are named ``<space>-<index>``."""
     spaces: dict[str, list[Reading]] = {}
     for entry in readings:
         spaces.setdefault(entry.network.rpartition("-")[0], []).append(entry)
@@ -94,11 +94,15 @@ def by_space(readings: Sequence[Reading]) -> dict[str, Study]:
 
 @dataclass(frozen=True)
 class Score:
-    """A figure that ranks networks, higher meaning better: ``values`` [N] by the seed of the full training it is of.
+    """A figure that ranks networks; higher is better.
 
-    None instead of a seed for what is of no full training. ``seconds``: what it costs, mean over the networks.
-    ``fitted``: the values are fitted to the target together with log FLOPs and log parameters, by leave-one-out.
-    ``figure`` and ``early`` tell read-outs of a training apart: what is read, and whether it is before the end.
+    Attributes:
+        name: in tables.
+        values: [N] by the seed of the full training that they are read from, by None for any other source.
+        seconds: training time that the score needs, averaged over the networks.
+        fitted: the values are fitted to the target together with log FLOPs and log parameters, by leave-one-out.
+        figure: the figure that is read from a training; None for scores that are not.
+        early: it is read before the end of the training.
     """
 
     name: str
@@ -109,18 +113,28 @@ class Score:
     early: bool = False
 
     def with_costs(self) -> Score:
-        """Return the fit of this score and the costs together."""
+        """Return the score of a fit by this score and the costs."""
         return Score(f"{self.name} + log costs (fit)", self.values, self.seconds, fitted=True)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well a score ranks ``count`` networks; every figure is a mean over full trainings of other seeds.
+    """Agreement of a score's ranking with that of full quality, averaged over full trainings of other seeds.
 
-    ``tau``: Kendall's tau-b, ``interval`` its 95 % bootstrap interval, ``band`` tau over pairs less than a factor
-    ``BAND`` apart in FLOPs; ``recall`` of the best fifth (``top`` networks); ``regret`` of its pick in quality (0 is
-    best); ``seconds`` and ``share`` of a full distillation's that it costs; ``figure`` and ``early`` as of the score.
-    None where it cannot be said.
+    Attributes:
+        name: of the score.
+        count: networks.
+        tau: Kendall's tau-b; None where it is undefined.
+        interval: 95 % bootstrap interval of tau.
+        band: tau over the pairs that are less than a factor ``BAND`` apart in FLOPs.
+        top: size of the best fifth.
+        recall: share of the best ``top`` networks that are among the score's best ``top``; higher is better.
+        regret: loss of quality by taking the score's best network; 0 is best.
+        seconds: training time that the score needs per network.
+        share: the same as a share of a full distillation's time.
+        figure: as of ``Score``.
+        early: as of ``Score``.
+        draws: tau per bootstrap draw.
     """
 
     name: str
@@ -139,7 +153,7 @@ class Ranking:
 
 
 def all_scores(study: Study) -> list[Score]:
-    """Return every score that the table holds: free ones, fits, and each read-out of each short training."""
+    """Return all scores of a study: costs, fits, and each read-out of each short training."""
     free = [
         Score("FLOPs", {None: np.log(study.flops)}, 0.0),
         Score("parameters", {None: np.log(study.params)}, 0.0),
@@ -156,9 +170,9 @@ def all_scores(study: Study) -> list[Score]:
 
 
 def read_out(study: Study, kind: str, epochs: float | None = None, figure: Figure = Figure.QUALITY) -> Score:
-    """Return a score: what a kind of training has reached after ``epochs`` (its end unless given).
+    """Return a figure of a kind of training after ``epochs`` (its end unless given) as a score.
 
-    The sum of the training loss over the steps is a score with its sign turned (TSE, Ru et al. 2021).
+    The sum of the training loss over the steps is negated (TSE; Ru et al., 2021).
     """
     reached = study.length(kind) if epochs is None else epochs
     sign = -1.0 if figure is Figure.LOSS else 1.0
@@ -175,20 +189,20 @@ def read_out(study: Study, kind: str, epochs: float | None = None, figure: Figur
 
 
 def read_out_name(study: Study, kind: str, epochs: float, figure: Figure) -> str:
-    """Return how a read-out is called, such as ``kd@3, read at 1, last weights``."""
+    """Return the name of a read-out, such as ``kd@3, read at 1, last weights``."""
     name = kind if epochs == study.length(kind) else f"{kind}, read at {epochs:.4g}"
     return name + {Figure.QUALITY: "", Figure.LAST: ", last weights", Figure.LOSS: ", TSE"}[figure]
 
 
 def gain(study: Study, epochs: str) -> Score:
-    """Return the score KD - CE of the short runs of a budget, as their kinds write it."""
+    """Return the score KD - CE of the short runs of a budget; ``epochs`` as in their kinds."""
     taught, plain = read_out(study, f"kd@{epochs}"), read_out(study, f"ce@{epochs}")
     paid = None if taught.seconds is None or plain.seconds is None else taught.seconds + plain.seconds
     return Score(f"kd-ce@{epochs}", {None: taught.values[None] - plain.values[None]}, paid)
 
 
 def ceiling(study: Study) -> list[Score]:
-    """Return the full distillation as a score of its other seeds; nothing where there is one seed."""
+    """Return the full distillation as a score for its other seeds; empty with fewer than two seeds."""
     if len(study.target) < 2:
         return []
     values: dict[int | None, Array] = dict(study.target.items())
@@ -198,9 +212,10 @@ def ceiling(study: Study) -> list[Score]:
 def rank(
     study: Study, score: Score, target: Mapping[int, Array] | None = None, among: np.ndarray | None = None
 ) -> Ranking | None:
-    """Say how well a score ranks networks by ``target`` (by seed; full distillation unless given).
+    """Compare a score's ranking of networks with that by ``target`` (by seed; full distillation unless given).
 
-    Networks that lack a value or a target are left out; None with fewer than four left. ``among`` [N] leaves out more.
+    Networks without a value or a target are left out, as are those outside of the mask ``among`` [N]. None where fewer
+    than four remain.
     """
     pairs = _pairs(score, study.target if target is None else target)
     if not pairs:
@@ -215,7 +230,7 @@ def rank(
     shown = [(values[known], aim[known]) for values, aim in pairs]
     if score.fitted:
         shown = [(ranking.leave_one_out([values, *costs], aim), aim) for values, aim in shown]
-    weights, close = bootstrap_weights(count), ranking.near(study.flops[known], BAND)
+    weights, close = bootstrap_weights(count), ranking.similar_cost_pairs(study.flops[known], BAND)
     draws = _mean([weighted_taus(values, aim, weights) for values, aim in shown])
     top = max(1, round(count / _TOP))
     full = study.seconds(FULL, study.length(FULL)) if study.target else None
@@ -238,21 +253,21 @@ def rank(
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one score ranks than another: tau's difference and its 95 % interval, paired over networks."""
+    """Difference of two scores' taus, and its 95 % interval, paired over networks; above 0 the first ranks better."""
 
     tau: float
     interval: tuple[float, float]
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """True where the interval excludes 0."""
         return self.interval[0] > 0 or self.interval[1] < 0
 
 
 def difference(
     study: Study, one: Score | None, other: Score | None, target: Mapping[int, Array] | None = None
 ) -> Difference | None:
-    """Return how much better ``one`` ranks than ``other``, on those networks that have both; None if nothing is known.
+    """Return tau of ``one`` less tau of ``other``, over the networks that have both; None where either is undefined.
 
     ``target`` is full distillation unless given.
     """
@@ -267,9 +282,9 @@ def difference(
 
 
 def common(study: Study, scores: Sequence[Score], target: Mapping[int, Array] | None = None) -> NDArray[np.bool_]:
-    """Return which networks [N] have a value of each score and the full trainings that it is held against."""
-    held = [_pairs(score, study.target if target is None else target) for score in scores]
-    masks = [_known(pairs) for pairs in held if pairs]
+    """Return the mask [N] of networks with a value of each score and of the full trainings that it is compared with."""
+    compared = [_pairs(score, study.target if target is None else target) for score in scores]
+    masks = [_known(pairs) for pairs in compared if pairs]
     return np.array(np.all(masks, axis=0), dtype=bool) if masks else np.ones(len(study.networks), dtype=bool)
 
 

@@ -1,4 +1,4 @@
-"""Table of finished trainings: one line per reading, complete after every training."""
+"""The table of finished trainings, a CSV file with one line per reading, written after every training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nas_distill.utils.files import write_text
 
 @dataclass(frozen=True)
 class Reading:
-    """What one training of ``network`` had reached after ``epochs`` of its ``of`` epochs.
+    """The state of a training of ``network`` after ``epochs`` of its ``of`` epochs.
 
-    ``kind`` and ``seed`` (an index) name the training. ``quality`` and ``last``: validation accuracy (higher is better)
-    of the averaged and of the last weights; ``loss``: the sum of the training loss over all steps so far; ``seconds``:
-    training time so far. NaN where there is none. A training that failed has one reading, with its ``cause``.
+    ``kind`` and ``seed`` (an index) identify the training. ``quality`` and ``last``: validation quality (higher is
+    better) of the averaged and of the last weights; ``loss``: the sum of the training loss over all steps so far;
+    ``seconds``: training time so far. A missing figure is NaN. A failed training has one reading, with its ``cause``.
     """
 
     network: str
@@ -39,12 +39,12 @@ class Reading:
 
     @property
     def training(self) -> tuple[str, str, int]:
-        """Which training it is of."""
+        """The key of its training: network, kind and seed."""
         return self.network, self.kind, self.seed
 
     @property
     def final(self) -> bool:
-        """Whether it is the last of its training."""
+        """True for the last reading of its training."""
         return bool(self.cause) or self.epochs == self.of
 
 
@@ -52,13 +52,13 @@ COLUMNS = tuple(field.name for field in fields(Reading))
 
 
 class TrainingTable:
-    """The readings in one CSV file, by training."""
+    """Readings of finished trainings in a CSV file, to which whole trainings are appended."""
 
     def __init__(self, path: Path) -> None:
-        """Open a table, or begin one; what is torn at its end is cut off.
+        """Open or create a table; an incomplete training at its end is removed.
 
         Raises:
-            RunError: the file is no such table.
+            RunError: the file is not such a table.
         """
         self.path = path
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -74,40 +74,44 @@ class TrainingTable:
 
     @property
     def readings(self) -> list[Reading]:
-        """Everything in the table, in the order in which it was finished."""
+        """All readings, in the order in which they were added."""
         return list(self._readings)
 
     def append(self, readings: Sequence[Reading]) -> None:
-        """Add a whole training, its last reading at the end; on the disk when this returns."""
+        """Append all readings of a finished training, in order; flushed to disk on return.
+
+        Raises:
+            ValueError: the last reading is not the end of the training.
+        """
         if not readings or not readings[-1].final:
-            raise ValueError("a training is added when it is finished")
+            raise ValueError("only a finished training can be added")
         cells = [_cells(reading) for reading in readings]
         with self.path.open("a", encoding="utf-8", newline="") as stream:
             stream.write(_lines(cells))
             stream.flush()
             os.fsync(stream.fileno())
-        self._readings += map(_reading, cells)  # as the table has them, so that reading it back changes nothing
+        self._readings += map(_reading, cells)  # rounded as in the file, so that reading it back changes nothing
         self._finished.add(readings[-1].training)
 
 
 def parse_readings(text: str, *, source: str) -> list[Reading]:
-    """Return the readings of a table's text, without a torn last line.
+    """Return the readings of a table's text, without an incomplete last line.
 
     Raises:
-        RunError: it is no table of trainings; names the line.
+        RunError: it is not a table of trainings; names the line.
     """
-    whole = text[: text.rfind("\n") + 1]
-    rows = list(csv.reader(io.StringIO(whole)))
+    complete = text[: text.rfind("\n") + 1]
+    rows = list(csv.reader(io.StringIO(complete)))
     if not rows:
         return []
     if tuple(rows[0]) != COLUMNS:
-        raise RunError(f"{source} is no table of trainings (its first line names other columns); move it away.")
+        raise RunError(f"{source} is not a table of trainings: its first line names other columns. Move the file away.")
     found = []
     for number, row in enumerate(rows[1:], start=2):
         try:
             found.append(_reading(row))
         except (ValueError, TypeError) as error:
-            raise RunError(f"{source}: line {number} is no reading of a training; move the file away.") from error
+            raise RunError(f"{source}: line {number} is not a reading of a training. Move the file away.") from error
     return found
 
 

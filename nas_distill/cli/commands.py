@@ -432,10 +432,10 @@ def calibrate(
     if as_json:
         print_json(found.to_dict())
     elif not quiet:
-        _say_calibration(found)
+        _print_calibration(found)
 
 
-def _say_calibration(found: Calibration) -> None:
+def _print_calibration(found: Calibration) -> None:
     from rich.table import Table
 
     from nas_distill.calibration.report import figure

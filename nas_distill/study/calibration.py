@@ -1,4 +1,4 @@
-"""The calibration study of a search: ``nas-distill calibrate``."""
+"""The calibration study of a search file's space: ``nas-distill calibrate``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nas_distill.calibration.advice import MARGINS, Advice, Stopping, advise, stopping, taught_budgets
+from nas_distill.calibration.advice import MARGINS, Advice, StoppingResult, advise, distilled_kinds, replay_stopping
 from nas_distill.calibration.report import figure, ranking_figure, ranking_table
 from nas_distill.calibration.sampling import CalibrationSource, Network, Recipe, draw_networks, standard_recipes
 from nas_distill.calibration.scores import CEILING, Ranking, Study, all_scores, rank, read_out
@@ -17,7 +17,7 @@ from nas_distill.costs.latency import LATENCY
 from nas_distill.engine.backends import make_backend
 from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.survey import trial_limit
-from nas_distill.reports import formatting as words
+from nas_distill.reports import formatting
 from nas_distill.reports.formatting import markdown_table
 from nas_distill.reports.plots import save_figure
 from nas_distill.runs.folder import RunFolder
@@ -25,8 +25,7 @@ from nas_distill.runs.journal import identity_of
 from nas_distill.runs.metadata import Phase
 from nas_distill.spaces import Architecture
 from nas_distill.study.interruption import InterruptedSearchError, Interruption, interruptible, run_stoppably
-from nas_distill.study.latency import calibrate as calibrate_latency
-from nas_distill.study.latency import time_teacher
+from nas_distill.study.latency import fit_latency_predictor, time_teacher
 from nas_distill.study.observer import Observer, Silent
 from nas_distill.study.problem import SearchProblem
 from nas_distill.study.signals import teacher_signal
@@ -47,9 +46,17 @@ _TABLE, _NETWORKS, _REPORT, _PICTURE, _ADVICE = (
 
 @dataclass(frozen=True)
 class Calibration:
-    """A finished calibration: its ``folder``, how each score ranks, what stopping would have done, and the advice.
+    """A finished calibration.
 
-    ``target_noise``: standard deviation of full quality between seeds; ``failed``: how many trainings failed.
+    Attributes:
+        folder: of the results.
+        networks: architectures that were trained.
+        trainings: trainings in the table, failed ones included.
+        failed: trainings that failed.
+        target_noise: standard deviation of full quality between seeds.
+        rankings: the ranking of each score.
+        stoppings: the replayed dominance rule, per margin, rung and length.
+        advice: for a search.
     """
 
     folder: Path
@@ -58,17 +65,17 @@ class Calibration:
     failed: int
     target_noise: float | None
     rankings: tuple[Ranking, ...]
-    stoppings: tuple[Stopping, ...]
+    stoppings: tuple[StoppingResult, ...]
     advice: Advice | None
 
     @property
     def report(self) -> Path:
-        """The report for people."""
+        """Path of the report, in Markdown."""
         return self.folder / _REPORT
 
     @property
     def advice_file(self) -> Path:
-        """What a search takes by the key ``calibration``."""
+        """Path of the advice, for the key ``calibration`` of a search file."""
         return self.folder / _ADVICE
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,32 +111,34 @@ def calibrate(
     observer: Observer | None = None,
     **settings: Any,
 ) -> Calibration:
-    """Train ``count`` architectures of a search file's space short and in full, and say how one tells the other.
+    """Train ``count`` architectures of a space with short and full schedules, and compare their rankings.
 
     Args:
-        file: a search file: its ``score`` says how long the longest short run is, and its rungs which shorter ones
-            there are; its ``final`` is the full distillation.
+        file: a search file. Its ``score`` sets the longest short run, its rungs set the shorter ones, and its ``final``
+            is the full distillation.
         count: architectures, spread over the logarithm of the first cost objective; at least 8.
-        whole_range: draw from the whole space and not from what is within the budget.
-        folder: where results go; beside the file, named after it with ``-calibration``, unless given.
-        resume: go on with what is there.
-        observer: is told what happens.
+        whole_range: draw from the whole space, not only from architectures within the budget.
+        folder: of the results; beside the file, named after it with ``-calibration``, unless given.
+        resume: continue the calibration in that folder.
+        observer: gets progress.
         settings: as of ``search``.
 
     Raises:
-        NasDistillError: what is wrong, in a sentence; everything that was finished is kept.
+        NasDistillError: an input is invalid, or a training cannot run; finished trainings are kept.
     """
     observer = observer or Silent()
     if count < FEWEST:
-        raise ConfigError(f"--count {count} is too few to say anything of a ranking; give at least {FEWEST}.")
+        raise ConfigError(f"--count {count} is too few for a ranking; give at least {FEWEST}.")
     problem, base = prepare(file, settings=settings)
-    place = RunFolder(base.with_name(f"{base.name}-calibration") if folder is None else Path(folder))
-    _may_write(place, resume)
-    with interruptible() as interruption, disk_errors(place.path), place.lock():
-        return _Calibrating(problem, place, observer, interruption).run(count, whole_range)
+    results = RunFolder(base.with_name(f"{base.name}-calibration") if folder is None else Path(folder))
+    _require_writable(results, resume)
+    with interruptible() as interruption, disk_errors(results.path), results.lock():
+        return _CalibrationRun(problem, results, observer, interruption).run(count, whole_range)
 
 
-class _Calibrating:
+class _CalibrationRun:
+    """A calibration in progress in a folder."""
+
     def __init__(
         self, problem: SearchProblem, folder: RunFolder, observer: Observer, interruption: Interruption
     ) -> None:
@@ -137,7 +146,7 @@ class _Calibrating:
         self.path = folder.path
 
     def run(self, count: int, whole_range: bool) -> Calibration:
-        """Draw, train, report."""
+        """Draw and train networks, then write the results."""
         self.observer.note(f"Calibration: {self.path}")
         try:
             networks = self._networks(count, whole_range)
@@ -148,7 +157,7 @@ class _Calibrating:
         return write_calibration(self.problem, self.path, networks, table)
 
     def _networks(self, count: int, whole_range: bool) -> list[Network]:
-        """Return the networks that were drawn when this calibration began, or draw them."""
+        """Return the stored networks of this calibration, or draw them."""
         stored = self.path / _NETWORKS
         own = {**self.problem.identity, **identity_of(networks=[count, whole_range])}
         if stored.exists():
@@ -166,17 +175,17 @@ class _Calibrating:
         )
         if len(networks) < FEWEST:
             raise BudgetError(
-                f"only {len(networks)} architectures within the budget were found, and a calibration takes at least "
+                f"Only {len(networks)} architectures within the budget were found, and a calibration needs at least "
                 f"{FEWEST}; widen the budget, or give --whole-range."
             )
         write_networks(stored, networks, own)
         return networks
 
     def _pricing(self) -> Pricing:
-        if LATENCY not in self.problem.asked_costs:
+        if LATENCY not in self.problem.required_costs:
             return self.problem.pricing()
         self.observer.phase(Phase.LATENCY)
-        latency, teacher = calibrate_latency(self.problem, self.observer.step), time_teacher(self.problem)
+        latency, teacher = fit_latency_predictor(self.problem, self.observer.step), time_teacher(self.problem)
         return self.problem.pricing(latency, None if teacher is None else teacher.p50_ms)
 
     def _train(self, networks: list[Network], table: TrainingTable) -> None:
@@ -203,11 +212,11 @@ class _Calibrating:
             raise InterruptedSearchError(self._how_to_resume())
 
     def _how_to_resume(self) -> str:
-        return f"Stopped. What is finished is kept in {self.path}; the same command with --resume goes on."
+        return f"Stopped. Finished trainings are kept in {self.path}; continue with the same command and --resume."
 
 
 def recipes_of(problem: SearchProblem) -> list[Recipe]:
-    """Return how each network of a search file's calibration is trained."""
+    """Return the recipes of the trainings that each network gets."""
     score, final = problem.config.score, problem.config.final
     budgets = [share * score.training.epochs for share in score.rungs if share > 0]
     return standard_recipes(score.training, final.training, budgets)
@@ -216,10 +225,10 @@ def recipes_of(problem: SearchProblem) -> list[Recipe]:
 def write_calibration(
     problem: SearchProblem, folder: Path, networks: list[Network], table: TrainingTable
 ) -> Calibration:
-    """Work out what a table of trainings says, and write report, picture and advice.
+    """Analyse a table of trainings, and write report, picture and advice.
 
     Raises:
-        RunError: too few trainings came through to say anything.
+        RunError: too few trainings completed for a ranking.
     """
     study = Study(table.readings)
     costs = {network.name: network.costs for network in networks}
@@ -229,8 +238,8 @@ def write_calibration(
     advice = advise(study, paid, names)
     if advice is None:
         causes = [entry.cause for entry in study.readings if entry.cause]
-        why = f"the first failure was: {causes[0].rstrip('.')}" if causes else "too few architectures were trained"
-        raise RunError(f"too few trainings came through to say how scores rank; {why}.")
+        why = f"the first failure was: {causes[0].rstrip('.')}" if causes else "train more architectures"
+        raise RunError(f"Too few trainings completed to rank scores; {why}.")
     calibration = Calibration(
         folder=folder,
         networks=len(study.networks),
@@ -241,7 +250,7 @@ def write_calibration(
         stoppings=tuple(all_stoppings(study, paid, names)),
         advice=advice,
     )
-    panels = [read_out(study, kind) for kind in taught_budgets(study).values()]
+    panels = [read_out(study, kind) for kind in distilled_kinds(study).values()]
     save_figure(
         ranking_figure(
             study,
@@ -256,11 +265,11 @@ def write_calibration(
     return calibration
 
 
-def all_stoppings(study: Study, costs: list[Mapping[str, float]], names: tuple[str, ...]) -> list[Stopping]:
-    """Return what each margin would have done at each rung of each kind of short run."""
+def all_stoppings(study: Study, costs: list[Mapping[str, float]], names: tuple[str, ...]) -> list[StoppingResult]:
+    """Return the replayed dominance rule for each margin at each rung of each kind of short run."""
     found = [
-        stopping(study, kind, [epochs], margin, costs, names)
-        for kind in taught_budgets(study).values()
+        replay_stopping(study, kind, [epochs], margin, costs, names)
+        for kind in distilled_kinds(study).values()
         for epochs in study.epochs(kind)
         for margin in MARGINS
         if epochs < study.length(kind)
@@ -268,8 +277,8 @@ def all_stoppings(study: Study, costs: list[Mapping[str, float]], names: tuple[s
     return [entry for entry in found if entry is not None]
 
 
-def stopping_table(entries: list[Stopping] | tuple[Stopping, ...]) -> str:
-    """Return what margins would have done as a Markdown table."""
+def stopping_table(entries: list[StoppingResult] | tuple[StoppingResult, ...]) -> str:
+    """Return replayed margins as a Markdown table."""
     rows = [
         [
             f"kd@{entry.epochs:.4g}",
@@ -286,7 +295,7 @@ def stopping_table(entries: list[Stopping] | tuple[Stopping, ...]) -> str:
 
 
 def write_networks(path: Path, networks: list[Network], own: Mapping[str, str]) -> None:
-    """Keep what was drawn, and a digest of everything that its trainings depend on."""
+    """Write the drawn networks, and digests of all that their trainings depend on."""
     entries = [
         {"name": network.name, "costs": dict(network.costs), "architecture": network.architecture.to_dict()}
         for network in networks
@@ -295,10 +304,10 @@ def write_networks(path: Path, networks: list[Network], own: Mapping[str, str]) 
 
 
 def read_networks(path: Path, own: Mapping[str, str]) -> list[Network]:
-    """Return what was drawn.
+    """Read the drawn networks.
 
     Raises:
-        RunError: the file is damaged, or of trainings that do not compare with those of ``own``.
+        RunError: the file is damaged, or its digests differ from ``own``, so that trainings would not be comparable.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -307,25 +316,25 @@ def read_networks(path: Path, own: Mapping[str, str]) -> list[Network]:
             Network(entry["name"], Architecture(entry["architecture"]), entry["costs"]) for entry in content["networks"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read; begin anew in another folder (--folder).") from error
+        raise RunError(f"{path} cannot be read; start again in another folder (--folder).") from error
     differ = sorted(name for name in {*known, *own} if known.get(name) != own.get(name))
     if differ:
         raise RunError(
-            f"{path.parent} was begun with another {', '.join(repr(name) for name in differ)}, so its trainings do not "
-            "compare; undo the change to resume it, or calibrate in another folder (--folder)."
+            f"{path.parent} was started with another {', '.join(repr(name) for name in differ)}, so trainings are not "
+            "comparable; undo the change to resume it, or calibrate in another folder (--folder)."
         )
     return networks
 
 
-def _may_write(folder: RunFolder, resume: bool) -> None:
+def _require_writable(folder: RunFolder, resume: bool) -> None:
     if (folder.path / _NETWORKS).exists():
         if not resume:
             raise RunError(
-                f"{folder.path} holds a calibration; --resume goes on with it, --folder names another place."
+                f"{folder.path} contains a calibration; continue it with --resume, or give another folder (--folder)."
             )
         return
     if folder.path.is_dir() and any(path != folder.lock_file for path in folder.path.iterdir()):
-        raise RunError(f"{folder.path} holds something else than a calibration; give an empty folder (--folder).")
+        raise RunError(f"{folder.path} is not empty and is not a calibration; give an empty folder (--folder).")
 
 
 def _report(problem: SearchProblem, study: Study, calibration: Calibration) -> str:
@@ -334,30 +343,29 @@ def _report(problem: SearchProblem, study: Study, calibration: Calibration) -> s
     ceiling = next((entry.tau for entry in calibration.rankings if entry.name == CEILING), None)
     trained = calibration.trainings - calibration.failed
     parts = [
-        f"# How far short distillations may be trusted: {problem.space.name} on {problem.data.name}",
-        f"{calibration.networks} architectures from {words.cost('flops', study.flops.min())} to "
-        f"{words.cost('flops', study.flops.max())} multiply-adds, {trained} trainings"
+        f"# Rank correlation of short and full distillation: {problem.space.name} on {problem.data.name}",
+        f"{calibration.networks} architectures from {formatting.cost('flops', study.flops.min())} to "
+        f"{formatting.cost('flops', study.flops.max())} multiply-adds, {trained} trainings"
         + (f" ({calibration.failed} more failed)" if calibration.failed else "")
         + f"; a full distillation has {config.final.training.epochs:g} epochs. Quality is "
         f"{problem.task.quality_name} on {len(problem.data.val):,} validation samples. "
-        "Between seeds a full distillation differs by "
-        f"{words.percent(calibration.target_noise)} "
-        f"(standard deviation), and one seed's ranks another's with τ = {figure(ceiling)}: no score can be asked for "
-        "more.",
+        "The standard deviation of full quality between seeds is "
+        f"{formatting.percent(calibration.target_noise)}. Full distillations of two seeds rank each other with "
+        f"τ = {figure(ceiling)}, which bounds what a score can reach.",
         "![Short and full](calibration.png)",
         "## Advice",
         "\n".join(f"- {reason}" for reason in advice.reasons),
-        f"A search takes this by `calibration: {calibration.folder.name}/{_ADVICE}` in its file, or `--calibration`.",
-        "## How each score ranks full distillation",
+        f"A search uses this with `calibration: {calibration.folder.name}/{_ADVICE}` in its file, or `--calibration`.",
+        "## Rank correlation of each score with full distillation",
         ranking_table(calibration.rankings),
-        "τ: Kendall's τ-b, with its bootstrap interval over architectures; `kd@r` and `ce@r`: a run of r epochs with a "
-        "schedule of its own, taught or on labels; `kd-constant`: one run at a constant rate; `full, read at r`: the "
-        "full distillation on its way, held against the other seed; TSE: the sum of training losses, its sign turned; "
-        "fit: least squares on the score and the logarithms of FLOPs and parameters, each architecture predicted from "
-        "the others; regret: what picking the score's best costs.",
-        "## What stopping early would have done",
-        "Had all reported at the rung before: how many the dominance rule stops, how many of those that end on the "
-        "front, and what the worst of these stops costs against what is left.",
+        "τ: Kendall's τ-b, with its bootstrap interval over architectures; `kd@r` and `ce@r`: a run of r epochs with "
+        "its own schedule, by distillation or on labels; `kd-constant`: a run at a constant learning rate; `full, read "
+        "at r`: the full distillation after r epochs, compared with the other seed; TSE: the negated sum of training "
+        "losses; fit: least squares on the score and the logarithms of FLOPs and parameters, each architecture "
+        "predicted from the others; regret: the loss of quality by taking the score's best.",
+        "## Replay of early stopping",
+        "If all others had reported at the rung before: the networks that the dominance rule stops, how many of them "
+        "are on the front, and the largest loss of quality by such a stop compared with the networks that remain.",
         stopping_table(calibration.stoppings),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Latency in a search: the predictor that is fitted before it, and timings of candidates, networks and the teacher."""
+"""Latency in a search: the predictor fitted before it, and timings of candidates, networks and the teacher."""
 
 from __future__ import annotations
 
@@ -18,35 +18,34 @@ from nas_distill.utils.seeds import numpy_rng
 
 
 def networks_to_time(problem: SearchProblem) -> int:
-    """Return how many candidates are timed before the search; 0 where latency is left out."""
-    return problem.config.latency.calibrate or (30 if LATENCY in problem.asked_costs else 0)
+    """Return the number of candidates that are timed before the search; 0 where latency is not used."""
+    return problem.config.latency.calibrate or (30 if LATENCY in problem.required_costs else 0)
 
 
-def calibrate(
+def fit_latency_predictor(
     problem: SearchProblem, on_step: Callable[[int, int], None], candidates: Candidates | None = None
 ) -> LatencyModel | None:
-    """Time candidates from small to large and fit the latency predictor; None where latency is left out.
+    """Time candidates from small to large and fit the latency predictor; None where latency is not used.
 
-    Of a space with fewer architectures than a fit needs, each is timed more than once.
-
-    Run it while nothing else does.
+    In a space with fewer architectures than the fit needs, each is timed more than once. Call it only while nothing
+    else runs.
 
     Raises:
-        CostError: latency is asked for, but too few candidates could be timed.
+        CostError: a limit or an objective needs latency, but too few candidates could be timed.
     """
     config = problem.config
-    asked = LATENCY in problem.asked_costs
+    required = LATENCY in problem.required_costs
     count = networks_to_time(problem)
     builder, shape = candidates or problem.candidates(), problem.input_shape
     chosen = problem.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
     if chosen and len(chosen) < FEWEST <= count:
-        chosen = [chosen[place % len(chosen)] for place in range(FEWEST)]
+        chosen = [chosen[index % len(chosen)] for index in range(FEWEST)]
 
     def prepared() -> Iterator[Prepared | NasDistillError]:
         for architecture in chosen:
             try:
                 yield builder.look(architecture, prepare, shape, config.latency.batch, None, problem.runtime)
-            except BuildError as error:  # such candidates fail when their turn comes
+            except BuildError as error:  # it fails when it is proposed
                 yield error
 
     try:
@@ -58,13 +57,13 @@ def calibrate(
             **_settings(config.latency),
         )
     except CostError:
-        if asked:
+        if required:
             raise
         return None
 
 
 def time_candidate(problem: SearchProblem, candidates: Candidates, architecture: Architecture) -> LatencySample:
-    """Time an architecture's network as the search file says; run it while nothing else does.
+    """Time an architecture's network with the search file's settings; call it only while nothing else runs.
 
     Raises:
         BuildError: it cannot be built or exported.
@@ -79,7 +78,7 @@ def time_candidate(problem: SearchProblem, candidates: Candidates, architecture:
 
 
 def time_network(problem: SearchProblem, module: nn.Module) -> LatencySample:
-    """Time a network as the search file says; run it while nothing else does.
+    """Time a network with the search file's settings; call it only while nothing else runs.
 
     Raises:
         CostError: it cannot be exported, or does not run.
@@ -92,13 +91,13 @@ def _settings(latency: LatencyConfig) -> dict[str, Any]:
 
 
 def time_teacher(problem: SearchProblem) -> LatencySample | None:
-    """Time the teacher; None where it cannot be exported, which is no reason not to search."""
+    """Time the teacher; None where it cannot be exported, which does not prevent a search."""
     try:
         return time_network(problem, problem.teacher.module)
     except CostError:
         return None
 
 
-def restore_latency(stored: Mapping[str, Any] | None) -> LatencyModel | None:
-    """Return the predictor that a run's journal holds."""
+def restore_latency_predictor(stored: Mapping[str, Any] | None) -> LatencyModel | None:
+    """Return the predictor stored in a run's journal."""
     return None if stored is None else LatencyModel.from_dict(stored)

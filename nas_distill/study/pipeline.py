@@ -50,7 +50,7 @@ from nas_distill.study.assembling import LibraryAssembler, describe_alternatives
 from nas_distill.study.cutting import advise, describe_cutting, keep_findings, untrained_weights
 from nas_distill.study.finish import evaluate_once, export_finalists, screened_finalists
 from nas_distill.study.interruption import InterruptedSearchError, Interruption, run_stoppably
-from nas_distill.study.latency import calibrate, networks_to_time, restore_latency, time_teacher
+from nas_distill.study.latency import fit_latency_predictor, networks_to_time, restore_latency_predictor, time_teacher
 from nas_distill.study.observer import Observer
 from nas_distill.study.problem import SearchProblem
 from nas_distill.study.run import Run, write_picture, write_run_card
@@ -187,10 +187,10 @@ class Pipeline:
         """Calibrate latency, unless the journal holds it, and count the teacher."""
         stored = None if journal is None else journal.metadata.latency
         if stored is not None:
-            latency, measured = restore_latency(stored.model), stored.teacher_ms
+            latency, measured = restore_latency_predictor(stored.model), stored.teacher_ms
         else:
             with self._phase(journal, Phase.LATENCY, needed=networks_to_time(self.problem) > 0):
-                latency = calibrate(self.problem, self.observer.step, self.candidates)
+                latency = fit_latency_predictor(self.problem, self.observer.step, self.candidates)
                 sample = time_teacher(self.problem) if latency is not None else None
                 measured = None if sample is None else sample.p50_ms
             if journal is not None:

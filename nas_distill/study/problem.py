@@ -96,7 +96,7 @@ class SearchProblem:
         return LossTerms.of(training.loss, task=self.data.task, paths=self.paths)
 
     @property
-    def asked_costs(self) -> set[str]:
+    def required_costs(self) -> set[str]:
         """The costs that a limit or an objective asks for."""
         search = self.config.search
         return {
@@ -161,7 +161,7 @@ class SearchProblem:
             CostError: the deployment runtime is not installed.
         """
         self.runtime.require()
-        for name in sorted(self.asked_costs - {cost.info.name for cost in self.costs}):
+        for name in sorted(self.required_costs - {cost.info.name for cost in self.costs}):
             cost_info(name)
         _ = self._limits, self.objectives
 

@@ -7,7 +7,7 @@ import pytest
 from nas_distill.config import SearchFile
 from nas_distill.costs.registry import counted_names
 from nas_distill.spaces import SearchSpace
-from nas_distill.study.latency import calibrate, restore_latency
+from nas_distill.study.latency import fit_latency_predictor, restore_latency_predictor
 from nas_distill.study.problem import SearchProblem
 from nas_distill.teacher import freeze
 from nas_distill.utils.errors import BudgetError, CostError
@@ -29,9 +29,9 @@ def problem(given):
 
 def test_the_costs_asked_for_are_those_of_limits_and_objectives(problem):
     given = problem(budget={"params": 1}, search={"costs": ["flops", "latency_ms"]})
-    assert given.asked_costs == {"params", "flops", "latency_ms"}
+    assert given.required_costs == {"params", "flops", "latency_ms"}
     scalar = problem(search={"scalar": {"cost": "weight_bytes", "target": "1KiB"}})
-    assert "weight_bytes" in scalar.asked_costs
+    assert "weight_bytes" in scalar.required_costs
 
 
 @pytest.mark.parametrize(
@@ -74,23 +74,23 @@ def test_costs_of_an_architecture_are_counted_the_same_each_time(problem):
 
 
 def test_latency_is_left_out_unless_it_is_asked_for_or_calibrated(problem):
-    assert calibrate(problem(latency={"calibrate": 0}), lambda done, total: None) is None
-    assert restore_latency(None) is None
+    assert fit_latency_predictor(problem(latency={"calibrate": 0}), lambda done, total: None) is None
+    assert restore_latency_predictor(None) is None
 
 
 def test_a_space_of_too_few_networks_is_no_error_unless_latency_is_asked_for(problem):
     few = problem(latency={"calibrate": 4, "repeats": 5})
-    assert calibrate(few, lambda done, total: None) is None
+    assert fit_latency_predictor(few, lambda done, total: None) is None
     asked = replace(few, config=few.config.model_copy(update={"budget": {"latency_ms": 1.0}}))
     with pytest.raises(CostError, match="at least 8 timed networks"):
-        calibrate(asked, lambda done, total: None)
+        fit_latency_predictor(asked, lambda done, total: None)
 
 
 @pytest.mark.parametrize("widths", [[4], [4, 8, 16]])
 def test_a_space_with_few_architectures_is_timed_as_a_whole(given, problem, widths):
     few = problem(latency={"calibrate": 30, "repeats": 5}, budget={"latency_ms": 5.0})
     few = replace(few, space=SearchSpace.from_dict({"width": widths, "depth": [1]}, builder=given["builder"]))
-    latency = calibrate(few, lambda done, total: None)
+    latency = fit_latency_predictor(few, lambda done, total: None)
     assert latency.error.count == 8
     assert few.pricing(latency, 1.0)(few.space.largest())["latency_ms"] > 0
 
@@ -101,9 +101,9 @@ def test_a_calibration_predicts_and_is_restored(given, problem):
         problem(latency={"calibrate": 9, "repeats": 5}), space=SearchSpace.from_dict(content, builder=given["builder"])
     )
     steps = []
-    latency = calibrate(wide, lambda done, total: steps.append((done, total)))
+    latency = fit_latency_predictor(wide, lambda done, total: steps.append((done, total)))
     assert steps[-1] == (9, 9)
     pricing = wide.pricing(latency, 1.0)
     assert pricing(wide.space.largest())["latency_ms"] > 0
-    again = wide.pricing(restore_latency(latency.to_dict()), 1.0)
+    again = wide.pricing(restore_latency_predictor(latency.to_dict()), 1.0)
     assert again(wide.space.largest()) == pricing(wide.space.largest())

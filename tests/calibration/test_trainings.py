@@ -1,4 +1,4 @@
-"""The table of trainings: what is appended is there, what is torn is dropped."""
+"""The table of trainings: appended trainings are read back, incomplete ones are dropped."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ def path(tmp_path):
     return table.path
 
 
-def test_what_is_appended_is_read_back(path):
+def test_appended_trainings_are_read_back(path):
     table = TrainingTable(path)
     assert ("n-00", "full", 0) in table
     assert ("n-01", "full", 0) in table
@@ -34,26 +34,26 @@ def test_what_is_appended_is_read_back(path):
     assert failed.cause == "it said: a, b and c"
 
 
-def test_what_was_appended_is_as_it_will_be_read(path):
+def test_appended_readings_equal_those_read_back(path):
     table = TrainingTable(path)
     table.append(training("n-02"))
     assert [str(entry) for entry in table.readings] == [str(entry) for entry in TrainingTable(path).readings]
 
 
 @pytest.mark.parametrize("cut", range(1, 100, 7))
-def test_a_torn_end_costs_one_training_and_nothing_else(path, cut):
+def test_a_truncated_file_loses_only_its_last_training(path, cut):
     table = TrainingTable(path)
-    whole = len(table.readings)
+    before = len(table.readings)
     table.append(training("n-02"))
     path.write_bytes(path.read_bytes()[:-cut])
     mended = TrainingTable(path)
-    assert len(mended.readings) == whole
+    assert len(mended.readings) == before
     assert ("n-02", "full", 0) not in mended
     mended.append(training("n-02"))
-    assert len(TrainingTable(path).readings) == whole + 2
+    assert len(TrainingTable(path).readings) == before + 2
 
 
-def test_a_file_cut_within_its_first_line_is_begun_anew(path):
+def test_a_file_truncated_in_its_header_is_created_again(path):
     path.write_text("network,flo")
     assert TrainingTable(path).readings == []
     assert path.read_text().startswith("network,flops,")
@@ -62,16 +62,16 @@ def test_a_file_cut_within_its_first_line_is_begun_anew(path):
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "\n", "network,flops\n"])
 def test_another_file_is_refused(path, text):
     path.write_text(text)
-    with pytest.raises(RunError, match="no table of trainings"):
+    with pytest.raises(RunError, match="not a table of trainings"):
         TrainingTable(path)
 
 
 def test_a_damaged_line_is_named(path):
     path.write_text(path.read_text().replace("n-00,1000000", "n-00,many"))
-    with pytest.raises(RunError, match="line 2 is no reading"):
+    with pytest.raises(RunError, match="line 2 is not"):
         TrainingTable(path)
 
 
-def test_half_a_training_is_not_added(path):
+def test_an_unfinished_training_cannot_be_added(path):
     with pytest.raises(ValueError, match="finished"):
         TrainingTable(path).append(training("n-02")[:1])

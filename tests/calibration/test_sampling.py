@@ -1,4 +1,4 @@
-"""What a calibration trains, in which order, and what it keeps."""
+"""Trainings of a calibration: recipes, order, results and resumption."""
 
 import math
 
@@ -11,8 +11,8 @@ from nas_distill.calibration.sampling import (
     Network,
     draw_networks,
     halving_order,
+    log_spaced_indices,
     recipe,
-    spread_places,
     standard_recipes,
 )
 from nas_distill.calibration.trainings import TrainingTable
@@ -25,8 +25,8 @@ from nas_distill.spaces import Architecture, SearchSpace
 from nas_distill.utils.seeds import numpy_rng
 
 NETWORKS = [
-    Network(f"net-{place:02d}", Architecture({"width": place}), {"flops": 10.0 * place, "params": 5.0})
-    for place in (1, 2)
+    Network(f"net-{width:02d}", Architecture({"width": width}), {"flops": 10.0 * width, "params": 5.0})
+    for width in (1, 2)
 ]
 RECIPES = standard_recipes(TrainingConfig(epochs=3), TrainingConfig(epochs=6), [1.0, 3.0])
 
@@ -64,7 +64,7 @@ class Trains:
         pass
 
 
-def test_every_way_of_training_is_there():
+def test_the_standard_recipes_have_all_kinds():
     kinds = {entry.kind: entry for entry in RECIPES}
     assert set(kinds) == {"full", "full-labels", "kd@1", "kd@3", "ce@1", "ce@3", "kd-constant"}
     assert kinds["full"].readings == kinds["full-labels"].readings == (1.0, 3.0, 6)
@@ -76,11 +76,11 @@ def test_every_way_of_training_is_there():
     assert kinds["kd@1"].training.epochs == 1.0
 
 
-def test_a_budget_that_is_longer_than_the_training_is_no_reading():
+def test_a_budget_beyond_the_training_is_not_a_reading():
     assert recipe("some", TrainingConfig(epochs=2), [1, 2, 3]).readings == (1, 2)
 
 
-def test_networks_come_one_after_the_other_with_all_of_their_trainings(make):
+def test_all_trainings_of_a_network_come_before_the_next_network(make):
     source = make()
     works = []
     while (work := source.next()) is not None:
@@ -97,10 +97,10 @@ def test_networks_come_one_after_the_other_with_all_of_their_trainings(make):
     assert full.rungs == pytest.approx((1 / 6, 1 / 2, 1))
 
 
-def test_everything_ends_in_the_table_and_a_second_source_has_nothing_to_do(make, table, tmp_path):
-    told = []
-    InProcessBackend().run(make(on_done=lambda *said: told.append(said)), Trains())
-    assert told[-1][:2] == (16, 16)
+def test_finished_trainings_are_in_the_table_and_not_repeated(make, table, tmp_path):
+    progress = []
+    InProcessBackend().run(make(on_done=lambda *done: progress.append(done)), Trains())
+    assert progress[-1][:2] == (16, 16)
     full = [entry for entry in table.readings if entry.training == ("net-02", "full", 1)]
     assert [(entry.epochs, entry.quality, entry.last, entry.loss) for entry in full] == [
         (1.0, 0.0, 0.5, 2.0), (3.0, 1.0, 0.5, 2.0), (6.0, 2.0, 0.5, 2.0)
@@ -112,7 +112,7 @@ def test_everything_ends_in_the_table_and_a_second_source_has_nothing_to_do(make
     assert (again.done, again.total) == (16, 16)
 
 
-def test_a_failed_training_is_kept_with_its_cause_and_not_tried_again(make, table):
+def test_a_failed_training_is_recorded_with_its_cause_and_not_repeated(make, table):
     def fail(work, rung):
         if work.key == "net-01-kd@3-0" and rung == 1:
             raise ValueError("no luck")
@@ -125,7 +125,7 @@ def test_a_failed_training_is_kept_with_its_cause_and_not_tried_again(make, tabl
     assert make().next() is None
 
 
-def test_what_was_interrupted_is_done_again_from_its_beginning(make, table, tmp_path):
+def test_an_interrupted_training_starts_again(make, table, tmp_path):
     source = make()
     InProcessBackend().run(source, Trains(lambda work, rung: work.key == "net-01-full-1" and source.stop()))
     assert [entry.training[2] for entry in table.readings] == [0, 0, 0]
@@ -136,7 +136,7 @@ def test_what_was_interrupted_is_done_again_from_its_beginning(make, table, tmp_
     assert again.done == 1
 
 
-def test_what_a_replaced_worker_tells_again_is_noted_once(make, table):
+def test_a_rung_reported_again_by_a_replaced_worker_is_recorded_once(make, table):
     source = make()
     work = source.next()
     for rung in (0, 1, 1, 2):
@@ -146,7 +146,7 @@ def test_what_a_replaced_worker_tells_again_is_noted_once(make, table):
 
 
 @given(st.integers(0, 60))
-def test_an_order_has_everyone_once_and_every_beginning_is_spread(count):
+def test_every_prefix_of_the_halving_order_is_spread(count):
     order = halving_order(count)
     assert sorted(order) == list(range(count))
     for length in range(2, count + 1):
@@ -154,14 +154,14 @@ def test_an_order_has_everyone_once_and_every_beginning_is_spread(count):
         assert max(gaps) <= 2 * min(gaps) + 1
 
 
-def test_places_are_even_on_a_log_scale():
+def test_log_spaced_indices_are_even_on_a_log_scale():
     values = [1, 1.1, 1.2, 10, 11, 100, 990, 1000]
-    assert [values[place] for place in spread_places(values, 4)] == [1, 10, 100, 1000]
-    assert spread_places(values, 20) == list(range(8))
-    assert spread_places([], 3) == []
+    assert [values[index] for index in log_spaced_indices(values, 4)] == [1, 10, 100, 1000]
+    assert log_spaced_indices(values, 20) == list(range(8))
+    assert log_spaced_indices([], 3) == []
 
 
-def test_networks_are_drawn_within_the_budget_and_named_from_cheap_to_dear():
+def test_networks_are_drawn_within_the_budget_and_named_by_rising_cost():
     space = SearchSpace.from_dict(
         {"name": "my space", "builder": "some:build", "parameters": {"width": {"int": [1, 100]}}}
     )
