@@ -1,4 +1,4 @@
-"""Datasets: splits of samples and seeded views of them."""
+"""Datasets: splits of samples, and seeded views (augmentation) of them."""
 
 from nas_distill.data.dataset import Dataset, SplitName
 from nas_distill.data.loaders import load_dataset

@@ -1,4 +1,4 @@
-"""Dataset: three splits of one task, and batches of seeded views from them."""
+"""Dataset: training, validation and test splits of one task, and batches of seeded views."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from nas_distill.tasks import find_task, infer_task
 from nas_distill.utils.errors import DataError
 
 SplitName = Literal["train", "val", "test"]
-_SPLIT_WORDS: dict[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
+_SPLIT_TITLES: dict[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A task: one class a sample, several labels, or numbers (``task``).
+    """Samples and labels of a task: one class per sample, several labels, or numbers (``task``).
 
-    ``train`` is learnt from, ``val`` scores and chooses, ``test`` (may be None) is looked at once, at the end. uint8
-    samples are scaled to [0, 1]; then ``mean`` and ``std`` (one number a channel, axis 0 of a sample), where given,
-    standardise them. Float samples are taken as they are unless ``mean`` and ``std`` are given.
+    ``train`` is for training, ``val`` for scores and choices; ``test`` (may be None) is evaluated once, at the end.
+    uint8 samples are scaled to [0, 1], then standardised by ``mean`` and ``std`` (one number per channel, axis 0 of a
+    sample) if given. Float samples are not changed unless ``mean`` and ``std`` are given.
 
-    ``num_classes``: how many numbers a network returns: classes, labels or targets; ``classes`` are their names.
-    Targets of a regression are taken as they are, and so is what networks return; best are targets of a size near 1.
+    ``num_classes`` is the number of outputs of a network: classes, labels or targets; ``classes`` are their names.
+    Neither targets nor outputs of a regression are scaled; targets of a magnitude near 1 train best.
 
     Raises:
-        DataError: an empty split, labels out of range, NaN, shapes that differ, views that the samples do not allow.
+        DataError: an empty split, labels out of range, NaN, different shapes, or views that do not fit the samples.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Dataset:
     task: str = "classification"
 
     def __post_init__(self) -> None:
-        where, kind = f"Data '{self.name}'", find_task(self.task)
+        where, task = f"Data '{self.name}'", find_task(self.task)
         for name in self.splits:
-            here, part = f"{where}, {_SPLIT_WORDS[name]} split", self.split(name)
+            here, part = f"{where}, {_SPLIT_TITLES[name]} split", self.split(name)
             check_samples(part, self.train, self.task, here)
-            kind.check(part.y, self.num_classes, where, here)
+            task.check(part.y, self.num_classes, where, here)
         if self.classes is not None and len(self.classes) != self.num_classes:
-            raise DataError(f"{where}: {len(self.classes)} {kind.output} names for {self.num_classes} {kind.outputs}.")
+            raise DataError(f"{where}: {len(self.classes)} {task.output} names for {self.num_classes} {task.outputs}.")
         if (self.mean is None) != (self.std is None):
             raise DataError(f"{where}: give both 'mean' and 'std', or neither.")
         for key, values in (("mean", self.mean), ("std", self.std)):
@@ -85,23 +85,23 @@ class Dataset:
         name: str = "tensors",
         seed: int = 0,
     ) -> Dataset:
-        """Make a Dataset of tensors or arrays.
+        """Create a Dataset from tensors or arrays.
 
         Args:
-            x: (N, ...) samples; uint8 stays uint8, all else becomes float32.
-            y: (N,) integer labels from 0; (N, K) zeros and ones, for samples that may have several of K labels; or
-                (N, K) numbers, the targets of a regression.
-            val: a share of ``x`` to split off (stratified by class, seeded), or (x, y) of their own.
-            test: likewise; None leaves the test split out.
-            num_classes: where class labels do not show it (the largest label + 1).
-            mean: one a channel; standardises after uint8 has been scaled to [0, 1].
-            std: one a channel.
-            views: augmentation; none unless given.
-            classes: their names.
-            task: ``classification``, ``multilabel`` or ``regression``, where ``y`` does not show it; (N,) numbers may
-                be named a regression of one target.
-            name: for messages and records.
-            seed: of the split.
+            x: (N, ...) samples; uint8 stays uint8, all other types become float32.
+            y: (N,) integer labels from 0; (N, K) zeros and ones, for samples with any number of K labels; or (N, K)
+                numbers, the targets of a regression.
+            val: share of ``x`` to split off (stratified by class, seeded), or separate (x, y).
+            test: likewise; None for no test split.
+            num_classes: number of outputs; by default the largest class label + 1, or the number of columns.
+            mean: one number per channel; standardises after uint8 has been scaled to [0, 1].
+            std: one number per channel.
+            views: augmentation; none by default.
+            classes: names of the outputs.
+            task: ``classification``, ``multilabel`` or ``regression``, if ``y`` is ambiguous; ``regression`` for (N,)
+                numbers, a regression of one target.
+            name: name in messages and records.
+            seed: seed of the split.
 
         Raises:
             DataError: see the class.
@@ -109,7 +109,7 @@ class Dataset:
         x, y = to_array(x, f"Data '{name}': x"), to_array(y, f"Data '{name}': y")
         if task is None:
             task = infer_task(y, f"Data '{name}'")
-        kind = find_task(task, where=f"Data '{name}'")
+        rules = find_task(task, where=f"Data '{name}'")
         train = make_split(x, y, f"Data '{name}'", task)
         test_split = None
         if isinstance(test, tuple | list):
@@ -121,7 +121,7 @@ class Dataset:
         else:
             train, val_split = split_off(train, val, seed, "val", name)
         if num_classes is None:
-            num_classes = kind.count_outputs([part.y for part in (train, val_split, test_split) if part is not None])
+            num_classes = rules.count_outputs([part.y for part in (train, val_split, test_split) if part is not None])
         return cls(
             name=name,
             train=train,
@@ -142,7 +142,7 @@ class Dataset:
 
     @property
     def splits(self) -> tuple[SplitName, ...]:
-        """Names of the splits there are."""
+        """Names of the existing splits."""
         return ("train", "val") if self.test is None else ("train", "val", "test")
 
     def split(self, name: SplitName) -> Split:
@@ -156,9 +156,9 @@ class Dataset:
         """Return a batch.
 
         Args:
-            split: which split.
-            index: (B,) int64 places in it.
-            view: a view's number (training samples only), or None for the samples as they are.
+            split: name of the split.
+            index: (B,) int64 indices of samples in it.
+            view: number of a view (training samples only), or None for the unchanged samples.
 
         Returns:
             x (B, ...) float32, standardised; y (B,) int64 classes, or (B, K) float32 labels or targets.
@@ -170,11 +170,11 @@ class Dataset:
         return self._standardise(chosen), y[index]
 
     def batches(self, split: SplitName, batch_size: int = 500) -> list[Tensor]:
-        """Return the places of a split in order, in pieces of ``batch_size``."""
+        """Return the indices of a split in order, in batches of ``batch_size``."""
         return list(torch.arange(len(self.split(split))).split(batch_size))
 
     def inputs(self, split: SplitName) -> Iterator[Tensor]:
-        """Yield a split's inputs in order, as they are, in the pieces of ``batches``."""
+        """Yield a split's inputs without augmentation, in the batches of ``batches``."""
         return (self.batch(split, index)[0] for index in self.batches(split))
 
     def labels(self, split: SplitName) -> Tensor:
@@ -182,11 +182,11 @@ class Dataset:
         return self._tensors(split)[1]
 
     def with_views(self, views: Views) -> Dataset:
-        """Return the same data under other views."""
+        """Return the same data with other views."""
         return replace(self, views=views)
 
     def standardised_by(self, mean: float | Sequence[float], std: float | Sequence[float]) -> Dataset:
-        """Return the same data under another ``mean`` and ``std``: one number per channel, or one for all."""
+        """Return the same data with another ``mean`` and ``std``: one number per channel, or one for all."""
         channels = self.input_shape[0]
         values = [
             (float(given),) * channels if isinstance(given, int | float) else tuple(map(float, given))
@@ -196,7 +196,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 (hex) of samples, labels and standardisation; views are not in it."""
+        """SHA-256 (hexadecimal) of samples, labels and standardisation, without views."""
         digest = hashlib.sha256()
         for name in self.splits:
             part = self.split(name)
@@ -208,19 +208,19 @@ class Dataset:
         return digest.hexdigest()
 
     def as_task(self, task: str | None) -> Dataset:
-        """Return the same data as those of another task with the same kind of labels; None changes nothing.
+        """Return the same data as a Dataset of another task with the same type of labels; None changes nothing.
 
         Raises:
-            DataError: the labels are not such as that task has.
+            DataError: the labels do not fit that task.
         """
         if task in (None, self.task):
             return self
         if not find_task(task, where=f"Data '{self.name}'").fits(self.train.y):
-            raise DataError(f"Data '{self.name}' is a {self.task}, not a {task}.")
+            raise DataError(f"Data '{self.name}' has labels of the task {self.task}, not {task}.")
         return replace(self, task=task)
 
     def normalisation(self) -> dict[str, Any]:
-        """Return how a raw sample becomes a network's input, for whoever deploys a student."""
+        """Return the conversion of raw samples to network inputs, as values for a deployed student."""
         return {
             "scale": 1 / 255 if self.train.x.dtype == np.uint8 else 1.0,
             "mean": None if self.mean is None else list(self.mean),
@@ -229,7 +229,7 @@ class Dataset:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        # Caches hold tensors over this process's memory; a worker makes its own over shared memory.
+        # Cached tensors use this process's memory; a worker creates its own over shared memory.
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def _tensors(self, split: SplitName) -> tuple[Tensor, Tensor]:

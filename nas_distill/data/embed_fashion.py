@@ -12,7 +12,7 @@ from nas_distill.utils.seeds import numpy_rng
 
 
 def choose(labels: np.ndarray, counts: list[int], name: str) -> list[np.ndarray]:
-    """Draw disjoint balanced subsets: for each entry of ``counts``, that many of every class; places in order."""
+    """Draw disjoint balanced subsets: for each entry of ``counts``, that many of each class; indices in order."""
     rng = numpy_rng(0, "embedded", name)
     members = [rng.permutation(np.flatnonzero(labels == label)) for label in range(10)]
     starts = np.cumsum([0, *counts])

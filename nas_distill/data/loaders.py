@@ -33,18 +33,18 @@ def load_dataset(
     """Load a data set.
 
     Args:
-        name: ``fashion-mnist``, ``digits``, a ``.npz`` file with arrays x and y (or x_train, y_train and, where there
-            are any, x_val, y_val, x_test, y_test), or ``package.module:function``.
-        root: folder of IDX files, for the whole ``fashion-mnist``.
-        val: share to split off where the source has no validation split.
-        views: augmentation in place of the source's own.
-        arguments: passed to the function.
-        paths: folders where relative files and modules are looked for.
-        task: ``classification``, ``multilabel`` or ``regression``, where the labels do not show it.
-        seed: of splits.
+        name: ``fashion-mnist``, ``digits``, a ``.npz`` file with arrays x and y (or x_train, y_train and optionally
+            x_val, y_val, x_test, y_test), or ``package.module:function``.
+        root: folder of IDX files, for the complete ``fashion-mnist``.
+        val: share to split off if the source has no validation split.
+        views: augmentation that replaces the source's own.
+        arguments: keyword arguments of the function.
+        paths: folders in which relative files and modules are searched.
+        task: ``classification``, ``multilabel`` or ``regression``, if the labels are ambiguous.
+        seed: seed of splits.
 
     Raises:
-        DataError: the name is unknown, or what it names cannot be used.
+        DataError: the name is unknown, or its data are invalid.
     """
     if root is not None and name != "fashion-mnist":
         raise DataError(f"'root' belongs to fashion-mnist; data '{name}' does not take it.")
@@ -66,7 +66,7 @@ def load_dataset(
             raise DataError(f"Data function {name} failed ({first_line(error)}).") from error
         return as_dataset(result, name=name, val=val, views=views, task=task, seed=seed)
     raise DataError(
-        f"Data '{name}' is no .npz file, no package.module:function, and no built-in set{did_you_mean(name, BUILT_IN)}"
+        f"Data '{name}' is not a .npz file, package.module:function, or built-in set{did_you_mean(name, BUILT_IN)}"
     )
 
 
@@ -79,19 +79,19 @@ def as_dataset(
     task: str | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Make a Dataset of what a user has.
+    """Create a Dataset from any supported source.
 
     Args:
         source: a Dataset, a mapping of arrays (as in a ``.npz``), (x, y), a torch map-style dataset of (sample, label),
             or a mapping ``{"train": ..., "val": ..., "test": ...}`` of such datasets.
-        name: for messages.
-        val: share to split off where there is no validation split.
-        views: augmentation in place of the source's own.
-        task: ``classification``, ``multilabel`` or ``regression``, where the labels do not show it.
-        seed: of splits.
+        name: name in messages.
+        val: share to split off if the source has no validation split.
+        views: augmentation that replaces the source's own.
+        task: ``classification``, ``multilabel`` or ``regression``, if the labels are ambiguous.
+        seed: seed of splits.
 
     Raises:
-        DataError: it is none of these, or its content cannot be used.
+        DataError: the source is of another type, or its content is invalid.
     """
     if isinstance(source, Dataset):
         return (source if views is None else source.with_views(views)).as_task(task)
@@ -111,7 +111,7 @@ def as_dataset(
 
 
 def _collect(source: Any, where: str) -> tuple[Any, Any]:
-    """Read a map-style dataset (or (x, y)) into arrays, once."""
+    """Read a map-style dataset, or (x, y), into arrays."""
     if isinstance(source, tuple) and len(source) == 2:
         return source
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")) or isinstance(source, Mapping | str):
@@ -123,9 +123,9 @@ def _collect(source: Any, where: str) -> tuple[Any, Any]:
         raise DataError(f"{where} is empty.")
     samples: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    for place in range(len(source)):
+    for index in range(len(source)):
         try:
-            item = source[place]
+            item = source[index]
             if isinstance(item, Mapping):
                 raise TypeError(f"it is a {type(item).__name__} with keys {', '.join(map(str, item))}")
             x, y = item
@@ -140,14 +140,14 @@ def _collect(source: Any, where: str) -> tuple[Any, Any]:
             if labels and label.size != labels[0].size:
                 raise ValueError(f"it has {label.size} labels, and the first has {labels[0].size}")
         except Exception as error:  # the user's own code
-            raise DataError(f"{where}: item {place} is not (sample, label) ({first_line(error)}).") from error
+            raise DataError(f"{where}: item {index} is not (sample, label) ({first_line(error)}).") from error
         samples.append(sample)
         labels.append(label if label.size > 1 else label.reshape(()))
     return np.stack(samples), np.stack(labels)
 
 
 def _sample(x: Any) -> np.ndarray:
-    """Return a sample as an array; a Pillow image, whose colours come last, as (C, H, W)."""
+    """Return a sample as an array; a Pillow image, whose channels are last, as (C, H, W)."""
     array = to_array(x, "the sample")
     if type(x).__module__.partition(".")[0] == "PIL":
         return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
@@ -165,7 +165,7 @@ def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, options: Mapp
             return None
         for key in (f"x_{split}", f"y_{split}"):
             if key not in arrays:
-                raise DataError(f"Data '{name}' has no array '{key}' beside its partner.")
+                raise DataError(f"Data '{name}' has no array '{key}'; give both x and y of the {split} split.")
         return arrays[f"x_{split}"], arrays[f"y_{split}"]
 
     return Dataset.from_tensors(arrays[x_key], arrays[y_key], val=pair("val") or val, test=pair("test"), **options)
@@ -173,11 +173,11 @@ def _from_arrays(arrays: Mapping[str, Any], name: str, val: float, options: Mapp
 
 def _load_npz(path: Path, val: float, views: Views | None, task: str | None, seed: int) -> Dataset:
     try:
-        # NumPy leaves a file that it opened itself open when it is no archive.
+        # NumPy does not close a file that it opened itself if that is not an archive.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except Exception as error:  # a damaged archive raises from zipfile, zlib or NumPy, whichever meets the damage
-        raise DataError(f"{path} is not a whole .npz file of plain arrays ({first_line(error)}).") from error
+    except Exception as error:  # a damaged archive raises errors of zipfile, zlib or NumPy
+        raise DataError(f"{path} is not a valid .npz file of plain arrays ({first_line(error)}).") from error
     return _from_arrays(arrays, path.name, val, {"views": views, "task": task, "name": path.name, "seed": seed})
 
 
@@ -186,4 +186,4 @@ def _find(name: str, paths: Sequence[Path]) -> Path:
     for path in tried:
         if path.exists():
             return path
-    raise DataError(f"Data: {name} does not exist (looked at {', '.join(str(path) for path in tried)}).")
+    raise DataError(f"Data: {name} does not exist (searched: {', '.join(str(path) for path in tried)}).")

@@ -16,10 +16,10 @@ from nas_distill.utils.seeds import numpy_rng, torch_generator
 
 
 def as_tensor_readonly(array: np.ndarray) -> Tensor:
-    """Return a tensor over the array's memory; nobody may write to it.
+    """Return a tensor over the array's memory, which must not be written to.
 
     Workers read one copy of the data from shared memory, which is read-only. Torch warns that it cannot enforce this;
-    that one warning is silenced here, and nowhere is such a tensor written in place.
+    only that warning is suppressed here. No code writes to such a tensor.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
@@ -28,10 +28,10 @@ def as_tensor_readonly(array: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples ``x`` (N, ...), uint8 or float32, and their labels ``y``; both are read-only from here on.
+    """Samples ``x`` (N, ...), uint8 or float32, and their labels ``y``, as read-only views.
 
     ``y``: (N,) int64 classes, or (N, K) float32 labels or targets.
-    The memory is shared with the arrays given; whoever changes those changes the data behind its fingerprint's back.
+    The memory is shared with the given arrays; changing those invalidates the fingerprint of the data.
     """
 
     x: np.ndarray
@@ -48,12 +48,12 @@ class Split:
 
 
 def make_split(x: Any, y: Any, where: str, task: str = "classification") -> Split:
-    """Make a Split of tensors, arrays or nested lists; ``where`` begins the message of an error.
+    """Create a Split from tensors, arrays or nested lists; ``where`` begins error messages.
 
-    uint8 samples stay so, all other numbers become float32.
+    uint8 samples stay uint8, all other numbers become float32.
 
     Raises:
-        DataError: they are no numbers, labels are not such as the task has, or their counts differ.
+        DataError: values are not numbers, labels do not fit the task, or the numbers of samples and labels differ.
     """
     samples, labels = to_array(x, f"{where}: x"), to_array(y, f"{where}: y")
     if samples.ndim < 2:
@@ -62,26 +62,26 @@ def make_split(x: Any, y: Any, where: str, task: str = "classification") -> Spli
     if samples.dtype.kind not in "iufb":
         raise DataError(f"{where}: x is {samples.dtype}; it must be numbers.")
     if samples.dtype != np.uint8:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the Dataset refuses that
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the Dataset refuses those
             samples = samples.astype(np.float32, copy=False)
     return Split(np.ascontiguousarray(samples), np.ascontiguousarray(targets))
 
 
 def check_samples(part: Split, train: Split, task: str, where: str) -> None:
-    """Refuse samples that are of another kind than the training split's, or hold NaN.
+    """Check that samples have the training split's shape and type, and are finite.
 
     Raises:
-        DataError: see above; or the split is empty or not of the types that a Split for ``task`` has.
+        DataError: they do not; or the split is empty or does not have the types of a Split for ``task``.
     """
     x, y = part.x, part.y
     kind = find_task(task)
     if x.dtype not in (np.uint8, np.float32) or not kind.fits(y):
         raise DataError(
-            f"{where}: samples are {x.dtype} and labels {y.dtype} of shape {y.shape}; a Split for {task} holds uint8 "
-            f"or float32 and {kind.stored_as}, which Dataset.from_tensors sees to."
+            f"{where}: samples are {x.dtype} and labels {y.dtype} of shape {y.shape}; a Split for {task} must have "
+            f"uint8 or float32 samples and labels {kind.stored_as}. Create it with Dataset.from_tensors."
         )
     if x.ndim < 2 or len(x) != len(y):
-        raise DataError(f"{where}: samples of shape {x.shape} do not go with {len(y)} labels.")
+        raise DataError(f"{where}: samples of shape {x.shape} do not match {len(y)} labels.")
     if len(part) == 0:
         raise DataError(f"{where} is empty.")
     if x.shape[1:] != train.x.shape[1:]:
@@ -92,14 +92,14 @@ def check_samples(part: Split, train: Split, task: str, where: str) -> None:
         raise DataError(f"{where}: samples of shape {x.shape[1:]} have no values.")
     if x.dtype != np.uint8 and not np.isfinite(x).all():
         bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(part), -1)).all(axis=1))[0])
-        raise DataError(f"{where}: sample {bad} holds NaN or infinity; remove or mend it.")
+        raise DataError(f"{where}: sample {bad} holds NaN or infinity; remove or correct it.")
 
 
 def to_array(values: Any, what: str) -> np.ndarray:
     """Return tensors (of any device and type) or array-likes as a NumPy array; ``what`` names them in an error.
 
     Raises:
-        DataError: rows differ in length, or the values are not numbers that NumPy knows.
+        DataError: rows differ in length, or NumPy cannot convert the values.
     """
     try:
         if isinstance(values, Tensor):
@@ -110,12 +110,12 @@ def to_array(values: Any, what: str) -> np.ndarray:
         raise DataError(f"{what} cannot be read as an array ({first_line(error)}).") from error
 
 
-def split_off(whole: Split, share: float, seed: int, purpose: str, name: str) -> tuple[Split, Split]:
-    """Split a share off, seeded; return (rest, part), both in the order of ``whole``.
+def split_off(split: Split, share: float, seed: int, purpose: str, name: str) -> tuple[Split, Split]:
+    """Split off a stratified share, seeded; return (rest, part), both in the order of ``split``.
 
-    ``part`` has round(N * share) samples, and of a class with n samples n * share rounded up or down: each class gets
-    the whole part of its due, and what is missing then goes to the largest remainders (of equals, by lot). Samples with
-    several labels or with targets count as one class.
+    ``part`` has round(N * share) samples, and n * share of a class with n samples, rounded up or down: each class gets
+    the integer part of its quota, and the missing samples go to the classes with the largest remainders (ties in random
+    order). Samples with several labels or with targets count as one class.
 
     Raises:
         DataError: the share is not between 0 and 1.
@@ -123,33 +123,33 @@ def split_off(whole: Split, share: float, seed: int, purpose: str, name: str) ->
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise DataError(f"Data '{name}': '{purpose}' is {share!r}; it must be a share between 0 and 1, or (x, y).")
     rng = numpy_rng(seed, "split", purpose)
-    strata = whole.y if whole.y.ndim == 1 else np.zeros(len(whole), dtype=np.int64)
+    strata = split.y if split.y.ndim == 1 else np.zeros(len(split), dtype=np.int64)
     classes, sizes = np.unique(strata, return_counts=True)
-    due = sizes * share
-    counts = np.floor(due).astype(int)
-    missing = round(len(whole) * share) - int(counts.sum())
-    lot = rng.permutation(len(classes))
-    by_remainder = lot[np.argsort((counts - due)[lot], kind="stable")]
+    quotas = sizes * share
+    counts = np.floor(quotas).astype(int)
+    missing = round(len(split) * share) - int(counts.sum())
+    order = rng.permutation(len(classes))
+    by_remainder = order[np.argsort((counts - quotas)[order], kind="stable")]
     counts[by_remainder[:missing]] += 1
-    chosen = np.zeros(len(whole), dtype=bool)
+    chosen = np.zeros(len(split), dtype=bool)
     for label, count in zip(classes, counts):
         chosen[rng.permutation(np.flatnonzero(strata == label))[:count]] = True
-    return Split(whole.x[~chosen], whole.y[~chosen]), Split(whole.x[chosen], whole.y[chosen])
+    return Split(split.x[~chosen], split.y[~chosen]), Split(split.x[chosen], split.y[chosen])
 
 
 def random_indices(total: int, count: int, seed: int = 0, *names: str | int) -> Tensor:
-    """Return ``count`` places of a split of ``total`` samples at random; all of them, shuffled, where there are fewer.
+    """Return ``count`` random indices of a split of ``total`` samples; all of them, shuffled, if it has fewer.
 
-    Never the first ones: a split may be sorted by class. Who draws fewer under the same seed and names gets a part of
-    what others get, so that what is measured on them is of the same samples.
+    The first samples are not representative, since a split may be sorted by class. A smaller draw with the same seed
+    and names is a prefix of a larger one, so measurements use common samples.
 
     Args:
-        total: samples in the split.
-        count: how many are wanted.
-        seed: left at 0, what is measured depends on the data alone and not on the seed of a search.
-        names: of the choice, where it must not be the usual one.
+        total: number of samples in the split.
+        count: number of samples to draw.
+        seed: with the default 0, measurements depend only on the data, not on the seed of a search.
+        names: name of the random stream, for a draw other than the common one.
 
     Returns:
-        (min(count, total),) int64, no place twice.
+        (min(count, total),) int64, without repetition.
     """
     return torch.randperm(total, generator=torch_generator(seed, *(names or ("drawn",))))[:count]

@@ -1,7 +1,7 @@
-"""Seeded augmentation: a fixed set of views of every training sample, applied to whole batches.
+"""Seeded augmentation: a fixed set of views of each training sample, applied to batches.
 
-View ``v`` of sample ``i`` is a function of (seed, v, i) and the number of samples only, so a teacher's stored answer
-to it stays true whoever asks, in whatever order and company.
+View ``v`` of sample ``i`` depends only on (seed, v, i) and the number of samples, not on the batch or the order of
+calls. So a teacher's stored answer to a view is valid for every training.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ ViewFunction = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Views:
-    """``count`` views: each shifts by up to ``pad`` places (zeros come in) and, if ``flip``, mirrors half of them.
+    """A set of ``count`` views, each a shift by up to ``pad`` positions, padded with zeros, and a mirror with ``flip``.
 
-    An int ``pad`` is for every axis but the channels (axis 0 of a sample with several axes): both of an image
-    (C, H, W), the one of a series (C, L) or (L,). A tuple is for the last axes, one number per axis: ``(3, 0)`` shifts
-    a spectrogram (C, F, T) or (F, T) in frequency only. ``flip`` mirrors the last axis of an image.
+    An int ``pad`` applies to every axis but the channels (axis 0 of a sample with several axes): to both axes of an
+    image (C, H, W), to the one of a series (C, L) or (L,). A tuple applies to the last axes, one number per axis:
+    ``(3, 0)`` shifts a spectrogram (C, F, T) or (F, T) only in frequency. ``flip`` mirrors half of the images along
+    their last axis.
 
-    ``function``, called after shift and mirror, returns a changed sample of the same shape and dtype. It is called with
-    one sample and a ``torch.Generator``, from which it takes all its random numbers; a name ``package.module:function``
-    is looked for in the folders ``paths`` too.
+    ``function`` is called after shift and mirror with one sample and a ``torch.Generator``, from which it takes all its
+    random numbers; it returns a changed sample of the same shape and dtype. A name ``package.module:function`` is also
+    searched in the folders ``paths``.
 
-    Without ``pad``, ``flip`` and ``function`` there is one view, the sample itself (so ``count`` becomes 1).
+    Without ``pad``, ``flip`` and ``function`` the only view is the sample itself, and ``count`` becomes 1.
 
     Raises:
-        DataError: ``count`` is below 1, ``pad`` below 0, or ``function`` is no function and no name of one.
+        DataError: ``count`` is below 1, ``pad`` is below 0, or ``function`` is neither a function nor the name of one.
     """
 
     count: int = 1
@@ -63,7 +64,7 @@ class Views:
         if not isinstance(self.function, str | None) and not callable(self.function):
             raise DataError(f"Views: 'function' is a {type(self.function).__name__}; give a function, or its name.")
         if self.identity:
-            # More of the same would only make a teacher answer the same question again.
+            # Further identical views would only repeat the teacher's work.
             object.__setattr__(self, "count", 1)
 
     @property
@@ -72,7 +73,7 @@ class Views:
         return not any(self._pads) and not self.flip and self.function is None
 
     def recipe(self) -> dict[str, Any]:
-        """Return what defines the views, as JSON values, for a fingerprint; of a function its name and its code."""
+        """Return the definition of the views as JSON values, for fingerprints; of a function its name and code."""
         pad = list(self.pad) if isinstance(self.pad, tuple) else self.pad
         recipe: dict[str, Any] = {"count": self.count, "pad": pad, "flip": self.flip, "seed": self.seed}
         if self.function is None:
@@ -80,7 +81,7 @@ class Views:
         return {**recipe, "function": self._name, "code": self._code}
 
     def text(self) -> str:
-        """Describe the views in a few words."""
+        """Return a short description of the views."""
         parts = []
         if any(self._pads):
             by_axis = f" along the last {len(self._pads)} axes" if isinstance(self.pad, tuple) else " pixels"
@@ -92,14 +93,14 @@ class Views:
         return f"{self.count} seeded views: {', '.join(parts)}" if parts else "the samples as they are"
 
     def check(self, x: Tensor, where: str) -> None:
-        """Check that samples of this shape can be shifted, mirrored and changed as these views say.
+        """Check that the views can be applied to samples of this shape.
 
         Args:
-            x: one sample, as data hold it.
-            where: begins messages.
+            x: one sample, as stored in a Dataset.
+            where: start of messages.
 
         Raises:
-            DataError: they cannot; or the function fails, or changes shape, dtype, or its answer to the same sample.
+            DataError: they cannot; or the function fails, changes shape or dtype, or is not reproducible.
         """
         shape = tuple(x.shape)
         axes = self._axes(len(shape))
@@ -110,18 +111,18 @@ class Views:
         for pad, size in zip(self._pads_of(len(shape)), shape[len(shape) - axes :]):
             if pad >= size:
                 raise DataError(
-                    f"{where}: views shift by up to {pad}, which moves samples of shape {shape} out of sight; lower "
-                    "'pad'."
+                    f"{where}: views shift by up to {pad}, which moves all values out of samples of shape {shape}; "
+                    "lower 'pad'."
                 )
         if self.function is None:
             return
-        first, second = (self._changed(x[None], torch.zeros(1, dtype=torch.int64), 0, where) for _ in range(2))
+        first, second = (self._transformed(x[None], torch.zeros(1, dtype=torch.int64), 0, where) for _ in range(2))
         if first.is_floating_point() and not bool(torch.isfinite(first).all()):
             raise DataError(f"{where}: the view function {self._name} returns NaN or infinity.")
         if not torch.equal(first, second):
             raise DataError(
                 f"{where}: the view function {self._name} gives different results for the same sample and generator; "
-                "take every random number from the generator that it is given."
+                "take all random numbers from the generator that it is given."
             )
 
     def apply(self, x: Tensor, index: Tensor, view: int, samples: int) -> Tensor:
@@ -129,25 +130,25 @@ class Views:
 
         Args:
             x: (B, ...), any dtype.
-            index: (B,) int64, the samples' places in the training set.
-            view: which view, from 0; ``count`` only says how many are in use.
+            index: (B,) int64 indices of the samples in the training set.
+            view: number of the view, from 0; it may exceed ``count``, the number of views in use.
             samples: size of the training set.
 
         Raises:
-            DataError: the function fails, or returns another shape or dtype.
+            DataError: the function fails, or changes shape or dtype.
         """
         if self.identity:
             return x
         if any(self._pads) or self.flip:
-            x = self._moved(x, index, view, samples)
-        return x if self.function is None else self._changed(x, index, view, "Views")
+            x = self._shifted(x, index, view, samples)
+        return x if self.function is None else self._transformed(x, index, view, "Views")
 
     @property
     def _pads(self) -> tuple[int, ...]:
         return self.pad if isinstance(self.pad, tuple) else (self.pad,)
 
     def _axes(self, dimensions: int) -> int:
-        """Return how many of a sample's last axes are shifted."""
+        """Return the number of a sample's last axes that are shifted."""
         return (
             len(self._pads) if isinstance(self.pad, tuple) and len(self.pad) <= dimensions else max(dimensions - 1, 1)
         )
@@ -155,29 +156,29 @@ class Views:
     def _pads_of(self, dimensions: int) -> tuple[int, ...]:
         return self.pad if isinstance(self.pad, tuple) else (self.pad,) * self._axes(dimensions)
 
-    def _moved(self, x: Tensor, index: Tensor, view: int, samples: int) -> Tensor:
+    def _shifted(self, x: Tensor, index: Tensor, view: int, samples: int) -> Tensor:
         pads = self._pads_of(x.dim() - 1)
-        shifts, mirrored = _draw(self.seed, pads, view, samples)
+        shifts, mirrored = _random_shifts(self.seed, pads, view, samples)
         batch, sizes = len(x), x.shape[x.dim() - len(pads) :]
-        # One flat gather from the padded batch moves each value once.
+        # One gather from the flattened padded batch moves each value once.
         padded = functional.pad(x, [pad for pad in reversed(pads) for _ in range(2)])
-        places = torch.zeros(1, 1, dtype=torch.int64)
+        positions = torch.zeros(1, 1, dtype=torch.int64)
         for axis, (pad, size) in enumerate(zip(pads, sizes)):
             along = torch.arange(size).expand(batch, size)
             if self.flip and axis == len(pads) - 1:
                 along = torch.where(mirrored[index, None], size - 1 - along, along)
             along = along + shifts[index, axis : axis + 1]
-            places = (places[:, :, None] * (size + 2 * pad) + along[:, None, :]).view(batch, -1)
+            positions = (positions[:, :, None] * (size + 2 * pad) + along[:, None, :]).view(batch, -1)
         rest = x.shape[1 : x.dim() - len(pads)].numel()
         flat = padded.reshape(batch, rest, -1)
-        return flat.gather(2, places[:, None, :].expand(batch, rest, places.shape[1])).view(x.shape)
+        return flat.gather(2, positions[:, None, :].expand(batch, rest, positions.shape[1])).view(x.shape)
 
-    def _changed(self, x: Tensor, index: Tensor, view: int, where: str) -> Tensor:
-        """Return a batch as the function changes it, sample by sample, so that none depends on the others."""
+    def _transformed(self, x: Tensor, index: Tensor, view: int, where: str) -> Tensor:
+        """Return a batch after the function, applied per sample, so that samples do not depend on each other."""
         function, results = self._callable, []
-        for sample, place in zip(x, index.tolist()):
+        for sample, number in zip(x, index.tolist()):
             try:
-                result = function(sample.clone(), torch_generator(self.seed, "view", view, place))
+                result = function(sample.clone(), torch_generator(self.seed, "view", view, number))
             except Exception as error:  # the user's own code
                 raise DataError(f"{where}: the view function {self._name} failed ({first_line(error)}).") from error
             if not isinstance(result, Tensor) or result.shape != sample.shape or result.dtype != sample.dtype:
@@ -196,7 +197,7 @@ class Views:
             return self.function
         found: ViewFunction = load_reference(self.function, what="data.views.function", paths=self.paths)
         if not callable(found):
-            raise DataError(f"Views: {self.function} is no function.")
+            raise DataError(f"Views: {self.function} is not a function.")
         return found
 
     @property
@@ -208,7 +209,7 @@ class Views:
 
     @cached_property
     def _code(self) -> str:
-        # Taken once and carried along: a worker that gets a pickled function may not have its source.
+        # Computed once and pickled with the views: a worker that gets a pickled function may not have its source.
         function: Any = self._callable
         try:
             source = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
@@ -217,7 +218,7 @@ class Views:
         return text_digest(source, 16)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A function that is known by name is imported again, since its module may not be known where this goes.
+        # A function given by name is imported again, since its module may not be importable when it is unpickled.
         if self.function is None:
             return {**self.__dict__}
         kept = {**self.__dict__, "_code": self._code}
@@ -227,8 +228,8 @@ class Views:
 
 
 @lru_cache(maxsize=4)
-def _draw(seed: int, pads: tuple[int, ...], view: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Return shifts (samples, axes), from 0 to twice the padding, and which samples are mirrored (samples,)."""
+def _random_shifts(seed: int, pads: tuple[int, ...], view: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Return shifts (samples, axes), from 0 to twice the padding, and a mask of mirrored samples (samples,)."""
     generator = torch_generator(seed, "view", view)
     if len(set(pads)) == 1:
         shifts = torch.randint(0, 2 * pads[0] + 1, (samples, len(pads)), generator=generator)

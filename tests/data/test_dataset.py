@@ -31,7 +31,7 @@ def test_bytes_are_scaled_and_standardised_by_channel():
     np.testing.assert_allclose(got[0].numpy(), by_rule, atol=1e-6)
 
 
-def test_without_mean_bytes_are_only_scaled_and_floats_are_left():
+def test_without_mean_bytes_are_scaled_and_floats_unchanged():
     got, _ = make().batch("val", torch.arange(2))
     assert float(got.max()) <= 1
     assert float(got.max()) > 0.9
@@ -41,13 +41,13 @@ def test_without_mean_bytes_are_only_scaled_and_floats_are_left():
     assert data.normalisation()["scale"] == 1.0
 
 
-def test_floats_are_standardised_where_asked():
+def test_floats_are_standardised_by_given_mean_and_std():
     x = np.arange(40, dtype=np.float64).reshape(20, 2)
     data = make(x, val=(x, np.arange(20) % 4), mean=(1, 2), std=(2, 4))
     np.testing.assert_allclose(data.batch("train", torch.arange(20))[0].numpy(), (x - [1, 2]) / [2, 4])
 
 
-def test_view_none_leaves_samples_and_a_view_changes_training_samples():
+def test_only_batches_of_a_view_are_augmented():
     x = pixels()
     data = make(x, val=(x, np.arange(20) % 4), views=Views(count=2, pad=2, flip=True))
     everything = torch.arange(20)
@@ -73,7 +73,7 @@ def test_a_batch_is_a_copy(dtype):
 
 
 def test_read_only_arrays_work_without_a_warning():
-    # That the warning becomes an error is pytest's setting; that it would come is torch's.
+    # Torch would raise the warning, and the settings of pytest turn it into an error.
     x, y = pixels(), np.arange(20) % 4
     x.flags.writeable = y.flags.writeable = False
     data = make(x, y, val=(x, y), views=Views(count=1, pad=1))
@@ -90,7 +90,7 @@ def test_batches_cover_a_split_in_order():
     assert torch.equal(torch.cat(list(data.inputs("val"))), data.batch("val", torch.arange(23))[0])
 
 
-def test_a_pickle_leaves_caches_behind():
+def test_a_pickle_has_no_caches():
     data = make(views=Views(count=2, pad=1), mean=(0.1, 0.2), std=(1, 1), classes=["a", "b", "c", "d"])
     plain = len(pickle.dumps(data))
     first = data.batch("train", torch.arange(3), 1)
@@ -102,7 +102,7 @@ def test_a_pickle_leaves_caches_behind():
     assert torch.equal(again.batch("train", torch.arange(3), 1)[0], first[0])
 
 
-def test_the_fingerprint_changes_with_anything_in_the_data_and_not_with_views():
+def test_the_fingerprint_depends_on_data_but_not_on_views():
     x, y = pixels(), np.arange(20) % 4
     options = {"val": (x[:8], y[:8]), "test": (x[:6], y[:6]), "mean": (0.1, 0.2), "std": (1.0, 2.0), "num_classes": 4}
     base = make(x, y, **options)
@@ -130,7 +130,7 @@ def test_the_fingerprint_changes_with_anything_in_the_data_and_not_with_views():
     assert len({data.fingerprint for data in [base, *others]}) == len(others) + 1
 
 
-def test_shares_are_split_off_one_after_the_other():
+def test_test_and_validation_shares_are_split_off_in_turn():
     data = make(pixels(100), val=0.25, test=0.2)
     assert data.splits == ("train", "val", "test")
     assert [len(data.split(name)) for name in data.splits] == [60, 20, 20]
@@ -152,7 +152,7 @@ def test_classes_are_counted_over_all_splits():
     assert data.num_classes == 3
 
 
-def test_data_sets_can_be_compared_and_be_keys():
+def test_datasets_are_comparable_and_hashable():
     data = make()
     assert data == data
     assert data != make()
@@ -189,19 +189,19 @@ BAD = [
     ({"classes": ["a"]}, "1 class names for 4 classes"),
     ({"x": np.zeros((20, 3)), "views": Views(flip=True)}, "views with flip need images"),
     ({"x": np.zeros((20, 3)), "views": Views(pad=(1, 1))}, "shift 2 axes, but a sample has shape"),
-    ({"views": Views(pad=6)}, "out of sight; lower 'pad'"),
+    ({"views": Views(pad=6)}, "lower 'pad'"),
 ]
 
 
 @pytest.mark.parametrize(("options", "message"), BAD, ids=[message for _, message in BAD])
-def test_data_that_cannot_be_used(options, message):
+def test_invalid_data_is_refused(options, message):
     with pytest.raises(DataError, match=f"^Data 'mine'.*{message}") as caught:
         make(**{"name": "mine", **options})
     assert str(caught.value).endswith((".", ")."))
     assert "\n" not in str(caught.value)
 
 
-def test_the_sample_with_the_nan_is_named():
+def test_a_sample_with_nan_is_named():
     x = np.zeros((20, 3), dtype=np.float32)
     x[13, 1] = np.inf
     with pytest.raises(DataError, match="sample 13 holds"):
@@ -218,7 +218,7 @@ def test_the_sample_with_the_nan_is_named():
         (np.zeros(4, np.float32), np.zeros(4, np.int64)),
     ],
 )
-def test_a_split_put_together_by_hand_is_checked_too(x, y):
+def test_a_split_created_directly_is_checked(x, y):
     good = Split(np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1]))
     with pytest.raises(DataError, match="training split: samples"):
         Dataset("mine", Split(x, y), good, None, 2)

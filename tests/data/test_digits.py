@@ -3,7 +3,7 @@ import numpy as np
 from nas_distill.data import Views, load_dataset
 
 
-def test_digits_are_split_evenly_and_spread_over_bytes():
+def test_digits_are_stratified_and_scaled_to_bytes():
     data = load_dataset("digits")
     assert [len(data.split(name)) for name in data.splits] == [1150, 288, 359]
     assert data.input_shape == (1, 8, 8)
@@ -18,7 +18,7 @@ def test_digits_are_split_evenly_and_spread_over_bytes():
     assert load_dataset("digits", views=Views(pad=2)).views == Views(pad=2)
 
 
-def test_their_figures_standardise_them():
+def test_mean_and_std_standardise_digits():
     data = load_dataset("digits")
     x = data.train.x / 255
     assert abs(x.mean() - data.mean[0]) < 0.01

@@ -7,7 +7,7 @@ from nas_distill.data.splits import random_indices
 
 
 @given(st.integers(0, 300), st.integers(0, 400), st.integers(0, 5))
-def test_no_place_comes_twice_and_fewer_are_a_part_of_more(total, count, seed):
+def test_indices_are_distinct_and_smaller_draws_are_prefixes(total, count, seed):
     places = random_indices(total, count, seed)
     assert places.dtype == torch.int64
     assert len(places) == min(count, total)
@@ -16,14 +16,14 @@ def test_no_place_comes_twice_and_fewer_are_a_part_of_more(total, count, seed):
     assert torch.equal(places, random_indices(total, total, seed)[:count])
 
 
-def test_a_split_that_is_sorted_by_class_is_drawn_from_evenly():
+def test_a_split_sorted_by_class_is_drawn_evenly():
     labels = np.repeat(np.arange(10), 100)
     counts = np.bincount(labels[random_indices(1000, 200)], minlength=10)
     assert counts.min() >= 10
     assert counts.max() <= 30
 
 
-def test_what_is_drawn_follows_seed_and_names_and_not_the_global_generator():
+def test_indices_depend_on_seed_and_names_but_not_on_the_global_generator():
     torch.manual_seed(1)
     first = random_indices(100, 100)
     torch.manual_seed(2)

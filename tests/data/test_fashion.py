@@ -30,30 +30,30 @@ def test_the_embedded_subset_is_small_balanced_and_disjoint(subset):
         assert split.x.shape == (count * 10, 1, 28, 28)
         assert split.x.dtype == np.uint8
         assert np.bincount(split.y).tolist() == [count] * 10
-    # Fashion-MNIST has the same image twice here and there: a handful, not a split that overlaps.
+    # Fashion-MNIST has a few duplicate images, so a handful is not an overlap of splits.
     assert len(rows(subset.train) & rows(subset.val)) <= 2
     assert subset.classes == CLASSES
     assert subset.num_classes == len(CLASSES)
 
 
-def test_its_licence_is_beside_it():
+def test_the_embedded_subset_has_its_licence():
     assert "Permission is hereby granted" in (PACKED.parent / "NOTICE").read_text()
 
 
-def test_its_figures_standardise_it(subset):
+def test_mean_and_std_standardise_the_images(subset):
     x = subset.train.x / 255
     assert abs(x.mean() - subset.mean[0]) < 0.01
     assert abs(x.std() - subset.std[0]) < 0.01
 
 
-def test_views_may_be_replaced():
+def test_default_views_can_be_replaced():
     views = Views(count=2, pad=1)
     assert load_dataset("fashion-mnist", views=views).views == views
     assert load_dataset("fashion-mnist").views.count > 1
 
 
 @pytest.mark.skipif(not ROOT.exists(), reason="Debian's dataset-fashion-mnist is not installed")
-def test_the_whole_set_has_the_same_validation_images(subset):
+def test_the_complete_set_has_the_same_validation_images(subset):
     whole = load_dataset("fashion-mnist", root=str(ROOT))
     assert [len(whole.split(name)) for name in whole.splits] == [58_000, 2_000, 10_000]
     assert np.array_equal(whole.val.x, subset.val.x)
@@ -67,7 +67,7 @@ def test_the_whole_set_has_the_same_validation_images(subset):
         assert np.array_equal(official[archive["val_index"]][:, None], whole.val.x)
 
 
-def test_balanced_subsets_are_disjoint_and_repeatable():
+def test_balanced_subsets_are_disjoint_and_reproducible():
     labels = np.random.default_rng(0).integers(0, 10, 2000)
     first, second = choose(labels, [20, 30], "train")
     assert not set(first) & set(second)
@@ -85,7 +85,7 @@ def idx(array):
 
 
 def write_root(folder, **changed):
-    """Write files of the right names, with too few images, or what ``changed`` says."""
+    """Write files with the right names but too few images, or the contents in ``changed``."""
     images, labels = np.zeros((10, 28, 28), np.uint8), np.zeros(10, np.uint8)
     for name, array in (("train-images-idx3", images), ("train-labels-idx1", labels)):
         (folder / f"{name}-ubyte").write_bytes(idx(array))
@@ -95,7 +95,7 @@ def write_root(folder, **changed):
     return folder
 
 
-def test_plain_and_gzipped_files_read_alike(tmp_path):
+def test_plain_and_gzipped_files_give_equal_data(tmp_path):
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     (tmp_path / "a").write_bytes(idx(array))
     (tmp_path / "b.gz").write_bytes(gzip.compress(idx(array)))
@@ -111,9 +111,9 @@ WHOLE = idx(np.zeros((3, 2, 2), np.uint8))
     [b"", b"\0\0", b"\0\0\x08\x03", WHOLE[:10], WHOLE[:-1], WHOLE + b"\0", b"\0\0\x0d" + WHOLE[3:], b"P5 28 28 255\n",
      b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x08\xff" + b"\0" * 50],
 )  # fmt: skip
-def test_a_file_that_is_not_whole_is_refused(tmp_path, content):
+def test_an_incomplete_file_is_refused(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(DataError, match="a is not a whole IDX file of bytes"):
+    with pytest.raises(DataError, match="a is not a complete IDX file of bytes"):
         read_idx(tmp_path, "a")
 
 
@@ -126,15 +126,15 @@ def test_a_damaged_gzip_file_is_refused(tmp_path):
             read_idx(tmp_path, str(index))
 
 
-def test_a_root_that_is_not_there_or_lacks_a_file(tmp_path):
+def test_a_missing_root_or_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         load_dataset("fashion-mnist", root="nowhere", paths=[tmp_path])
-    with pytest.raises(DataError, match=r"holds no train-images-idx3-ubyte\.gz; 'root' must be a folder"):
+    with pytest.raises(DataError, match=r"has no file train-images-idx3-ubyte\.gz; 'root' must be a folder"):
         load_dataset("fashion-mnist", root=str(tmp_path))
 
 
 def test_another_set_in_the_same_format_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"train files hold 60,000 images .* \(10, 28, 28\) and \(10,\)"):
+    with pytest.raises(DataError, match=r"train files contain 60,000 images .* \(10, 28, 28\) and \(10,\)"):
         load_dataset("fashion-mnist", root=str(write_root(tmp_path)))
     other = {
         "train_images_idx3": idx(np.zeros((60_000, 28, 28), np.uint8)),

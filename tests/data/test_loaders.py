@@ -16,7 +16,7 @@ Y = np.arange(20) % 4
 
 
 class Pairs(torch.utils.data.Dataset):
-    """A map-style dataset, as users have them."""
+    """A map-style dataset like those of users."""
 
     def __init__(self, items):
         self.items = items
@@ -32,7 +32,7 @@ def pairs(x=X, y=Y):
     return Pairs([(torch.from_numpy(sample), int(label)) for sample, label in zip(x, y)])
 
 
-# What a source may be.
+# Types of sources.
 
 
 def test_a_map_style_dataset_becomes_arrays():
@@ -42,7 +42,7 @@ def test_a_map_style_dataset_becomes_arrays():
     assert data.name == "mine"
 
 
-def test_labels_may_be_tensors_and_samples_arrays_or_lists():
+def test_tensors_arrays_and_lists_are_accepted():
     data = as_dataset(Pairs([([float(label), 0.0], torch.tensor([label])) for label in Y]))
     assert data.input_shape == (2,)
     assert data.num_classes == 4
@@ -55,7 +55,7 @@ def test_splits_of_a_dict_are_kept():
     assert as_dataset({"train": pairs()}, val=0.5).splits == ("train", "val")
 
 
-def test_a_pair_and_a_mapping_of_arrays():
+def test_a_pair_and_a_mapping_of_arrays_become_datasets():
     assert len(as_dataset((X, Y), val=0.2).val) == 4
     assert as_dataset((torch.zeros(8, 2, requires_grad=True), torch.arange(8) % 2)).input_shape == (2,)
     data = as_dataset({"x_train": X, "y_train": Y, "x_val": X[:4], "y_val": Y[:4], "x_test": X[:8], "y_test": Y[:8]})
@@ -63,7 +63,7 @@ def test_a_pair_and_a_mapping_of_arrays():
     assert len(as_dataset({"x": X, "y": Y}, val=0.5).train) == 10
 
 
-def test_a_dataset_is_taken_as_it_is_but_for_views():
+def test_only_views_of_a_dataset_are_replaced():
     data = Dataset.from_tensors(X, Y)
     assert as_dataset(data) is data
     views = Views(count=2, pad=1)
@@ -111,14 +111,14 @@ WRONG = [
     ({}, "has no array 'x'; it has none"),
     ({"x": X}, "has no array 'y'; it has x"),
     ({"x_train": X, "y": Y}, "has no array 'y_train'; it has x_train, y"),
-    ({"x": X, "y": Y, "x_val": X}, "has no array 'y_val' beside its partner"),
+    ({"x": X, "y": Y, "x_val": X}, "has no array 'y_val'; give both"),
     ((X, Y[:3]), r"y has shape \(3,\)"),
     (((X, Y), (X, Y)), "x cannot be read as an array"),
 ]
 
 
 @pytest.mark.parametrize(("source", "message"), WRONG, ids=[message for _, message in WRONG])
-def test_what_cannot_be_a_dataset(source, message):
+def test_an_invalid_source_is_refused(source, message):
     with pytest.raises(DataError, match=message) as caught:
         as_dataset(source, name="mine")
     assert "\n" not in str(caught.value)
@@ -128,17 +128,19 @@ def test_what_cannot_be_a_dataset(source, message):
 
 
 @pytest.mark.parametrize("name", ["fashion", "fashon-mnist", "digit", "mnist", "my.npy", "a/b.csv", ""])
-def test_an_unknown_name_says_what_names_there_are(name):
-    with pytest.raises(DataError, match=f"^Data '{name}' is no .npz file.*(did you mean|known: digits, fashion-mnist)"):
+def test_an_unknown_name_lists_known_ones(name):
+    with pytest.raises(
+        DataError, match=f"^Data '{name}' is not a .npz file.*(did you mean|known: digits, fashion-mnist)"
+    ):
         load_dataset(name)
 
 
-def test_a_misspelt_name_suggests_the_near_one():
+def test_a_misspelt_name_gets_a_suggestion():
     with pytest.raises(DataError, match="did you mean 'fashion-mnist'"):
         load_dataset("fashion_mnist")
 
 
-def test_options_that_a_built_in_set_does_not_take():
+def test_options_of_other_sources_are_refused():
     with pytest.raises(DataError, match="'root' belongs to fashion-mnist"):
         load_dataset("digits", root="somewhere")
     with pytest.raises(DataError, match=r"'arguments' are for a function package.module:function"):
@@ -147,7 +149,7 @@ def test_options_that_a_built_in_set_does_not_take():
 
 @pytest.fixture
 def user(monkeypatch):
-    """A module of the user's own."""
+    """A module of the user."""
     module = types.ModuleType("user_data")
     monkeypatch.setitem(sys.modules, "user_data", module)
     return module
@@ -175,13 +177,13 @@ def fail():
         (42, "failed .*not callable"),
     ],
 )
-def test_a_function_that_does_not_give_data(user, function, message):
+def test_a_function_that_does_not_return_data_is_refused(user, function, message):
     user.make = function
     with pytest.raises(DataError, match=message):
         load_dataset("user_data:make")
 
 
-def test_a_function_that_is_not_there(user):
+def test_a_missing_function_is_refused(user):
     user.load = lambda: (X, Y)
     with pytest.raises(ConfigError, match="data: module 'user_data' has no 'laod'; did you mean 'load'"):
         load_dataset("user_data:laod")
@@ -190,7 +192,7 @@ def test_a_function_that_is_not_there(user):
 # From a file.
 
 
-def test_a_file_is_looked_for_beside_the_search_file_first(tmp_path, monkeypatch):
+def test_the_folder_of_the_search_file_is_searched_first(tmp_path, monkeypatch):
     here, beside = tmp_path / "here", tmp_path / "beside"
     for folder, count in ((here, 8), (beside, 20)):
         folder.mkdir()
@@ -201,8 +203,8 @@ def test_a_file_is_looked_for_beside_the_search_file_first(tmp_path, monkeypatch
     assert len(load_dataset(str(here / "mine.npz"), paths=[beside], val=0.25).train) == 6
 
 
-def test_a_missing_file_is_said_with_where_it_was_looked_for(tmp_path):
-    with pytest.raises(DataError, match=r"none\.npz does not exist \(looked at .*none\.npz, none\.npz\)"):
+def test_a_missing_file_is_reported_with_the_paths_searched(tmp_path):
+    with pytest.raises(DataError, match=r"none\.npz does not exist \(searched: .*none\.npz, none\.npz\)"):
         load_dataset("none.npz", paths=[tmp_path])
 
 
@@ -236,15 +238,15 @@ def write_damaged(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "flipped", "pickle", "object array", "npy"])
-def test_a_file_that_is_damaged_or_holds_code(tmp_path, monkeypatch, kind):
+def test_a_file_with_damage_or_code_is_refused(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     write_damaged(tmp_path / "mine.npz", kind)
-    with pytest.raises(DataError, match=r"mine\.npz is not a whole \.npz file of plain arrays"):
+    with pytest.raises(DataError, match=r"mine\.npz is not a valid \.npz file of plain arrays"):
         load_dataset("mine.npz")
     assert not (tmp_path / "was_run").exists()
 
 
-def test_a_file_with_other_arrays(tmp_path):
+def test_a_file_with_other_arrays_is_refused(tmp_path):
     np.savez(tmp_path / "mine.npz", images=X, labels=Y)
     with pytest.raises(DataError, match=r"Data 'mine\.npz' has no array 'x'; it has images, labels"):
         load_dataset("mine.npz", paths=[tmp_path])

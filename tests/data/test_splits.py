@@ -13,13 +13,13 @@ labels_of_many_kinds = st.lists(st.integers(1, 40), min_size=1, max_size=6).map(
 
 
 def numbered(labels):
-    """Samples whose first value is their place."""
+    """Samples whose first value is their index."""
     return make_split(np.arange(len(labels), dtype=np.float32)[:, None], labels, "x")
 
 
 @settings(max_examples=150, deadline=None)
 @given(labels_of_many_kinds, st.floats(0.01, 0.99), st.integers(0, 5), st.randoms())
-def test_a_carved_share_is_disjoint_balanced_and_repeatable(labels, share, seed, random):
+def test_a_share_is_disjoint_stratified_and_reproducible(labels, share, seed, random):
     random.shuffle(labels)
     whole = numbered(labels)
     rest, part = split_off(whole, share, seed, "val", "x")
@@ -27,7 +27,7 @@ def test_a_carved_share_is_disjoint_balanced_and_repeatable(labels, share, seed,
     places = np.concatenate([rest.x, part.x])[:, 0]
     assert sorted(places) == list(range(len(labels)))
     for piece in (rest, part):
-        assert (np.diff(piece.x[:, 0]) > 0).all()  # in the order of the whole
+        assert (np.diff(piece.x[:, 0]) > 0).all()  # in the original order
         assert np.array_equal(whole.y[piece.x[:, 0].astype(int)], piece.y)
     for label, size in zip(*np.unique(labels, return_counts=True)):
         assert abs((part.y == label).sum() - size * share) < 1
@@ -35,20 +35,20 @@ def test_a_carved_share_is_disjoint_balanced_and_repeatable(labels, share, seed,
     assert np.array_equal(again.x, part.x)
 
 
-def test_rare_classes_do_not_push_a_large_one_into_the_share():
+def test_rare_classes_do_not_enlarge_the_quota_of_a_large_one():
     labels = np.concatenate([np.zeros(1000, int), np.arange(1, 1001)])
     _, part = split_off(numbered(labels), 0.2, 0, "val", "x")
     assert (part.y == 0).sum() == 200
 
 
-def test_seed_and_purpose_give_other_shares():
+def test_the_share_depends_on_seed_and_purpose():
     whole = numbered(np.arange(200) % 2)
     drawn = [split_off(whole, 0.5, *how, "x")[1].x.tobytes() for how in [(0, "val"), (1, "val"), (0, "test")]]
     assert len(set(drawn)) == 3
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), True, None, "0.2"])
-def test_what_is_no_share(share):
+def test_an_invalid_share_is_refused(share):
     with pytest.raises(DataError, match=r"'val' is .*; it must be a share between 0 and 1, or"):
         split_off(numbered(np.arange(10) % 2), share, 0, "val", "mine")
 
@@ -64,7 +64,7 @@ def test_what_is_no_share(share):
         (np.zeros((4, 4))[:, ::-2], np.array([0, 1] * 4)[::2] * 0 + [0, 1, 0, 1]),
     ],
 )
-def test_whatever_holds_numbers_will_do(x, y):
+def test_tensors_arrays_and_nested_lists_become_splits(x, y):
     split = make_split(x, y, "x")
     assert (split.x.dtype, split.y.dtype) == (np.float32, np.int64)
     assert split.x.dtype.isnative
@@ -80,14 +80,14 @@ def test_bytes_stay_bytes_and_share_memory():
     assert np.shares_memory(split.x, x)
 
 
-def test_a_splits_arrays_cannot_be_written_to():
+def test_arrays_of_a_split_are_read_only():
     x = np.zeros((4, 2), dtype=np.float32)
     split = Split(x, np.zeros(4, dtype=np.int64))
     with pytest.raises(ValueError, match="read-only"):
         split.x[0] = 1
     with pytest.raises(ValueError, match="read-only"):
         split.y[0] = 1
-    x[0] = 1  # the caller's own array is as it was
+    x[0] = 1  # the caller's array stays writeable
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_splits_arrays_cannot_be_written_to():
         (torch.zeros(2, 2).to_sparse(), np.zeros(2), "x cannot be read as an array"),
     ],
 )
-def test_what_cannot_be_a_split(x, y, message):
+def test_invalid_samples_and_labels_are_refused(x, y, message):
     with pytest.raises(DataError, match=f"^Here: {message}") as caught:
         make_split(x, y, "Here")
     assert "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ from nas_distill.utils.seeds import torch_generator
 
 
 def one_by_one(views, x, index, view, samples):
-    """The slow reading of what a view is: mirror or not, then cut H x W out of the zero-padded image."""
+    """A slow reference of views: an optional mirror, then a crop H x W of the zero-padded image."""
     generator = torch_generator(views.seed, "view", view)
     shifts = torch.randint(0, 2 * views.pad + 1, (samples, 2), generator=generator)
     mirrored = torch.rand(samples, generator=generator) < 0.5
@@ -39,7 +39,7 @@ def one_by_one(views, x, index, view, samples):
     dtype=st.sampled_from([torch.uint8, torch.float32]),
     index=st.lists(st.integers(0, 9), min_size=1, max_size=6),
 )
-def test_whole_batches_get_what_each_sample_would(pad, flip, channels, height, width, view, dtype, index):
+def test_views_of_batches_equal_views_of_single_samples(pad, flip, channels, height, width, view, dtype, index):
     views, places = Views(count=2, pad=pad, flip=flip, seed=3), torch.tensor(index)
     x = torch.randint(0, 256, (10, channels, height, width), generator=torch.Generator().manual_seed(0)).to(dtype)[
         places
@@ -53,11 +53,11 @@ def images(samples=12):
     return torch.randint(0, 256, (samples, 1, 6, 6), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
 
 
-def test_a_view_of_a_sample_does_not_depend_on_its_company_or_on_what_was_drawn_before():
+def test_a_view_of_a_sample_does_not_depend_on_the_batch_or_earlier_draws():
     views, x, everything = Views(count=3, pad=2, flip=True), images(), torch.arange(12)
     whole = views.apply(x, everything, 1, 12)
     torch.manual_seed(99)
-    for other in (5, 0, 2, 1, 77):  # more views than are remembered
+    for other in (5, 0, 2, 1, 77):  # more views than are cached
         views.apply(x, everything, other, 12)
     order = torch.tensor([7, 3, 3, 11])
     assert torch.equal(views.apply(x[order], order, 1, 12), whole[order])
@@ -66,17 +66,17 @@ def test_a_view_of_a_sample_does_not_depend_on_its_company_or_on_what_was_drawn_
 
 def test_views_seeds_and_samples_differ():
     views, everything = Views(count=3, pad=2, flip=True), torch.arange(12)
-    x = images(1).expand(12, 1, 6, 6)  # the same image in all places
+    x = images(1).expand(12, 1, 6, 6)  # the same image at all indices
     seen = views.apply(x, everything, 0, 12)
     assert len({part.numpy().tobytes() for part in seen}) > 6
     assert not torch.equal(seen, views.apply(x, everything, 1, 12))
     assert not torch.equal(seen, Views(count=3, pad=2, flip=True, seed=1).apply(x, everything, 0, 12))
 
 
-def test_every_shift_and_both_sides_occur_about_equally_often():
+def test_shifts_and_mirrors_are_uniformly_distributed():
     views, count = Views(count=1, pad=1, flip=True), 4000
     x = torch.zeros(count, 1, 5, 5, dtype=torch.uint8)
-    x[:, :, 2, 2], x[:, :, 2, 3] = 1, 2  # a mark whose place and direction can be read
+    x[:, :, 2, 2], x[:, :, 2, 3] = 1, 2  # a mark that shows shift and direction
     seen = views.apply(x, torch.arange(count), 0, count)
     ones = seen.eq(1).flatten(1).int().argmax(1)
     mirrored = seen.flatten(1).roll(1, dims=1).gather(1, ones[:, None]).squeeze(1).eq(2)
@@ -87,7 +87,7 @@ def test_every_shift_and_both_sides_occur_about_equally_often():
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_without_shift_and_mirror_a_view_is_the_sample_and_there_is_one(dtype):
+def test_without_shift_and_mirror_the_only_view_is_the_sample(dtype):
     views, x = Views(count=4), torch.ones(3, 7).to(dtype)
     assert views.identity
     assert views.count == 1
@@ -95,7 +95,7 @@ def test_without_shift_and_mirror_a_view_is_the_sample_and_there_is_one(dtype):
     assert views.apply(x, torch.arange(3), 0, 3) is x
 
 
-def test_a_recipe_tells_views_apart_and_makes_them_again():
+def test_a_recipe_identifies_and_reproduces_views():
     views = Views(count=3, pad=2, flip=True, seed=5)
     assert Views(**views.recipe()) == views
     others = [Views(4, 2, True, 5), Views(3, 1, True, 5), Views(3, 2, False, 5), Views(3, 2, True, 6)]
@@ -103,7 +103,7 @@ def test_a_recipe_tells_views_apart_and_makes_them_again():
 
 
 def shifted(sample, shifts):
-    """The slow reading of a shift of the last axes: what comes in is zero."""
+    """A slow reference of zero-padded shifts of the last axes."""
     result = torch.zeros_like(sample)
     ahead = sample.dim() - len(shifts)
     into, out = [slice(None)] * ahead, [slice(None)] * ahead
@@ -143,7 +143,7 @@ def test_samples_are_shifted_by_axis(shape, pad, axes):
     assert torch.equal(views.apply(x[order], order, 1, count), seen[order])
 
 
-def test_equal_shifts_by_axis_are_those_of_one_number():
+def test_equal_shifts_per_axis_equal_those_of_one_number():
     x, everything = images(), torch.arange(12)
     one, two = (Views(count=2, pad=pad, flip=True).apply(x, everything, 1, 12) for pad in (2, (2, 2)))
     assert torch.equal(one, two)
@@ -153,7 +153,7 @@ def noisy(sample, generator):
     return sample + torch.rand(sample.shape, generator=generator)
 
 
-def restless(sample, generator):
+def unseeded(sample, generator):
     return sample + torch.rand(sample.shape)
 
 
@@ -170,7 +170,7 @@ def dataset(function, **options):
     return Dataset.from_tensors(x, np.arange(12) % 2, views=Views(count=2, function=function, **options))
 
 
-def test_a_function_of_the_users_is_a_view_of_each_sample():
+def test_a_user_function_is_applied_per_sample():
     views, x, everything = Views(count=2, function=noisy), torch.zeros(12, 1, 6, 6), torch.arange(12)
     seen = views.apply(x, everything, 0, 12)
     assert len({part.numpy().tobytes() for part in seen}) == 12
@@ -185,17 +185,17 @@ def test_a_function_of_the_users_is_a_view_of_each_sample():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (restless, "gives different results"),
+        (unseeded, "gives different results"),
         (shrunk, r"returned torch.float32 of shape \(1, 6, 5\)"),
         (failing, "failed .*no such band"),
     ],
 )
-def test_a_function_that_makes_no_view_is_refused(function, message):
+def test_an_invalid_view_function_is_refused(function, message):
     with pytest.raises(DataError, match=message):
         dataset(function)
 
 
-def test_a_function_by_name_and_its_code_are_in_the_recipe(tmp_path):
+def test_the_recipe_has_a_functions_name_and_code(tmp_path):
     recipes = []
     for number, body in enumerate(["sample * 2", "sample * 3"]):
         name = f"users_views_{number}"
@@ -218,6 +218,6 @@ def test_a_function_by_name_and_its_code_are_in_the_recipe(tmp_path):
         ({"function": "noisy"}, "package.module"),
     ],
 )
-def test_views_that_cannot_be(options, message):
+def test_invalid_views_are_refused(options, message):
     with pytest.raises(DataError, match=message):
         Views(**options)

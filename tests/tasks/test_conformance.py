@@ -170,7 +170,7 @@ def test_built_in_data_are_also_those_of_a_users_own_task(own):
 
     assert digits.task == own
     assert digits.fingerprint != load_dataset("digits").fingerprint
-    with pytest.raises(DataError, match="is a classification, not a regression"):
+    with pytest.raises(DataError, match="the task classification, not regression"):
         load_dataset("digits", task="regression")
 
 

@@ -129,7 +129,7 @@ def test_what_cannot_be_learnt_or_judged_is_refused(y, keys, message):
 
 def test_a_split_of_other_types_is_refused():
     split = Split(X, NUMBERS.astype(np.float32))
-    with pytest.raises(DataError, match=r"a Split for classification holds .* \(N,\) int64"):
+    with pytest.raises(DataError, match=r"a Split for classification must have .* \(N,\) int64"):
         Dataset("mine", split, split, None, 2)
     classes = Split(X, np.arange(20) % 2)
     with pytest.raises(DataError, match=r"a Split for regression holds .* \(N, K\) float32"):
@@ -159,7 +159,7 @@ def test_rows_of_labels_are_read_from_a_dataset_of_pairs_and_from_arrays(tmp_pat
 
 
 def test_a_task_that_is_not_that_of_the_data_is_refused():
-    with pytest.raises(DataError, match="'digits' is a classification, not a regression"):
+    with pytest.raises(DataError, match="'digits' has labels of the task classification, not regression"):
         load_dataset("digits", task="regression")
     with pytest.raises(DataError, match="multi-label task are 0 or 1"):
         as_dataset(Dataset.from_tensors(X, NUMBERS), task="multilabel")
