@@ -74,7 +74,8 @@ def test_a_wheel_holds_all_that_the_package_reads(wheel):
         names = set(archive.namelist())
     spaces = {path.name for path in (ROOT / "search_spaces").glob("*.yaml")}
     assert spaces
-    assert {f"nas_distill/space/shipped/{name}" for name in spaces} <= names
+    assert {f"nas_distill/spaces/shipped/{name}" for name in spaces} <= names
+    assert "nas_distill/py.typed" in names
     assert {"nas_distill/data/embedded/fashion-mnist.npz", "nas_distill/data/embedded/NOTICE"} <= names
     shipped = ROOT / "nas_distill" / "teacher" / "shipped"
     teachers = {path.relative_to(ROOT).as_posix() for path in shipped.rglob("*") if path.is_file()}
