@@ -1,1 +1,1 @@
-"""Structured pruning: students that are cut from the teacher and start with its weights."""
+"""Structured pruning: students that are pruned from the teacher and inherit its weights."""

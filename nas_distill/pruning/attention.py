@@ -1,4 +1,4 @@
-"""Torch's multi-head attention with fewer heads, or between narrower tokens, than its own class can have."""
+"""Multi-head attention after pruning: with fewer heads or narrower tokens than torch's own class allows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nas_distill.utils.layers import qkv, scores
 
 
 class NarrowedAttention(nn.MultiheadAttention):
-    """Multi-head attention in which heads times their width need not be the width of the tokens.
+    """Multi-head attention whose number of heads times their width need not equal the width of the tokens.
 
-    It is called as torch's is, keeps its weights under the same names, and is a subclass so that what knows torch's
-    attention (taps, encoder layers) knows this one; torch's fused encoder layer passes it by.
+    It has the calling convention and the weight names of torch's attention, and is a subclass, so that taps and encoder
+    layers recognise it. Torch's fused encoder layer is not used with it.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class NarrowedAttention(nn.MultiheadAttention):
         dropout: float = 0.0,
         batch_first: bool = False,
     ) -> None:
-        nn.Module.__init__(self)  # the parent's own would make weights of the usual shapes
+        nn.Module.__init__(self)  # the parent's constructor would make weights of the usual shapes
         self.embed_dim = self.kdim = self.vdim = embed_dim
         self.num_heads, self.head_dim = num_heads, head_dim
         self.dropout, self.batch_first = dropout, batch_first
-        self._qkv_same_embed_dim = False  # keeps torch's fused encoder layer away
+        self._qkv_same_embed_dim = False  # disables torch's fused encoder layer
         self.bias_k = self.bias_v = None
         self.add_zero_attn = False
         inner = num_heads * head_dim
@@ -45,14 +45,14 @@ class NarrowedAttention(nn.MultiheadAttention):
 
     @classmethod
     def of(cls, module: nn.MultiheadAttention) -> NarrowedAttention:
-        """Return an attention that does what ``module`` does and shares its weights.
+        """Return an attention that is equivalent to ``module`` and shares its weights.
 
         Raises:
-            SpaceError: keys or values are of another width than queries, or it adds keys of its own.
+            SpaceError: keys or values differ from queries in width, or the attention adds keys of its own.
         """
         if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
             raise SpaceError("an attention with kdim, vdim, add_bias_kv or add_zero_attn cannot be cut.")
-        with torch.device("meta"):  # weights are not drawn, since they are the module's
+        with torch.device("meta"):  # weights are not drawn, since those of the module replace them
             new = cls(
                 module.embed_dim,
                 module.num_heads,
@@ -83,7 +83,7 @@ class NarrowedAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend; arguments and results are those of ``torch.nn.MultiheadAttention``."""
+        """Compute attention; arguments and results are those of ``torch.nn.MultiheadAttention``."""
         q, k, v = qkv(self, query, key, value)
         mask = self._mask(q, key_padding_mask, attn_mask)
         rate = self.dropout if self.training else 0.0
@@ -101,7 +101,7 @@ class NarrowedAttention(nn.MultiheadAttention):
         return made if self.batch_first else made.transpose(0, 1), weights
 
     def _mask(self, q: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        """Return what is added to the scores, broadcastable to (B, heads, N, N); None if nothing is hidden."""
+        """Return the summand of the scores, broadcastable to (B, heads, N, N); None if nothing is masked."""
         parts = []
         if mask is not None:
             # Torch takes (N, N), or (B * heads, N, N).
@@ -112,21 +112,21 @@ class NarrowedAttention(nn.MultiheadAttention):
 
 
 def _added(mask: Tensor, q: Tensor) -> Tensor:
-    """A bool mask hides where it is True; any other is added as it is."""
+    """Return a mask as a summand of the scores: -inf where a bool mask is True; other masks are not changed."""
     if mask.dtype != torch.bool:
         return mask.to(q.dtype)
     return torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(mask, -math.inf)
 
 
 def as_encoder_layer(new: nn.Module, old: nn.Module) -> nn.Module:
-    """Let ``new`` stand in for ``old`` in torch's TransformerEncoder, which asks its first layer for this."""
+    """Return ``new`` with the attributes that torch's TransformerEncoder reads from its first layer, ``old``."""
     if isinstance(old, nn.TransformerEncoderLayer):
         setattr(new, "self_attn", SimpleNamespace(batch_first=old.self_attn.batch_first))  # noqa: B010
     return new
 
 
-def forgo_nested(module: nn.Module) -> None:
-    """Keep torch's encoders from tensors with padding cut out, which only its own layers of usual shapes take."""
+def disable_nested_tensors(module: nn.Module) -> None:
+    """Disable nested tensors in torch's encoders, in place; only torch's own layers of usual shapes accept them."""
     for part in module.modules():
         if isinstance(part, nn.TransformerEncoder):
             part.use_nested_tensor = False

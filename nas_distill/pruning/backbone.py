@@ -1,4 +1,4 @@
-"""The backbone of a network: its blocks, found or named by hand, their signatures, and which can be dropped."""
+"""The backbone of a network: its blocks (found, or named by the user), their signatures, and the droppable ones."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from nas_distill.utils.layers.hooks import Hooks
 _ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 
 
-class Sums(TorchFunctionMode):
-    """Writes down the sums of features in forward passes of ``module`` while it is open.
+class SumRecorder(TorchFunctionMode):
+    """Recorder of sums of features in forward passes of ``module``; a context manager.
 
     Attributes:
-        added: the sums of two maps, of whatever dimensions, or two token sequences: the innermost module in whose
-            forward pass it was taken, and both addends.
+        added: for each sum of two maps (of any number of dimensions) or of two token sequences, the innermost module
+            in whose forward pass it was computed, and both addends.
         direct: modules whose first argument is a tensor.
         padded: modules that pad the channels of (B, C, H, W) maps, in the order of the forward pass.
     """
@@ -42,18 +42,18 @@ class Sums(TorchFunctionMode):
         self._open: list[str] = []
         self._hooks = Hooks()
 
-    def residual(self, name: str) -> bool:
+    def is_residual(self, name: str) -> bool:
         """Say whether the module called ``name`` adds features itself."""
         return any(holder == name for holder, _, _ in self.added)
 
-    def around(self, name: str, made: Tensor) -> bool:
-        """Say whether a module around the one called ``name`` adds ``made``, which that returns, to something else."""
+    def is_addend(self, name: str, made: Tensor) -> bool:
+        """Say whether a module around the one called ``name`` adds its output ``made`` to something else."""
         return any(
             (made is one or made is other) and (not holder or name.startswith(f"{holder}."))
             for holder, one, other in self.added
         )
 
-    def __enter__(self) -> Sums:
+    def __enter__(self) -> SumRecorder:
         self._hooks.__enter__()
         for name, part in self._module.named_modules():
 
@@ -94,10 +94,17 @@ HOW_TO_NAME = "name its blocks in the order of the forward pass, as in space: {f
 
 @dataclass(frozen=True)
 class BlockSignature:
-    """A block as it was called: from a tensor with ``inputs`` channels to one with ``outputs``.
+    """The shapes of a block's call: from a tensor with ``inputs`` channels to one with ``outputs`` channels.
 
-    ``same``: both are of one shape. ``signed``: what it returns has negative values. ``branch``: what it returns is
-    added to what went beside it, so that it is not a part of the backbone that could be passed over.
+    Attributes:
+        module: dotted name.
+        inputs, outputs: numbers of channels.
+        stride: see ``Block.stride``.
+        tokens: it maps (B, N, D) tokens, not maps.
+        dims: dimensions of its maps; 1 for tokens.
+        same: input and output have the same shape.
+        signed: the output has negative values.
+        branch: the output is added to a parallel path, so the block is not a part of the backbone that can be skipped.
     """
 
     module: str
@@ -112,30 +119,31 @@ class BlockSignature:
 
     @property
     def axis(self) -> int:
-        """Where the channels are."""
+        """The dimension of the channels."""
         return -1 if self.tokens else 1
 
 
 def find_backbone(
-    module: nn.Module, recording: Recording, sums: Sums, names: Sequence[str] | None = None
+    module: nn.Module, recording: Recording, sums: SumRecorder, names: Sequence[str] | None = None
 ) -> list[BlockSignature]:
-    """Return the blocks of the backbone in the order of the forward pass; none where there is no backbone.
+    """Return the blocks of the backbone in the order of the forward pass; an empty list if there is no backbone.
 
-    A block is an entry of a Sequential or ModuleList that has parts, is called once, and maps feature maps to feature
-    maps or tokens to tokens. Entries with residual blocks in lists of their own are stages: those blocks are meant. In
-    a network without such blocks, convolutions in a Sequential are the blocks. In a network that has neither, several
-    attributes of one module that are called one after the other are the blocks: those with parts, or convolutions.
+    A block is an entry of a Sequential or ModuleList that has submodules, is called once, and maps feature maps to
+    feature maps or tokens to tokens. An entry that contains residual blocks in lists of its own is a stage: its
+    residual blocks are the blocks. In a network without such blocks, convolutions in a Sequential are the blocks. In a
+    network that has neither, several attributes of one module that are called one after the other are the blocks:
+    those with submodules, or convolutions.
 
     Args:
         module: the network.
         recording: of its forward pass.
         sums: of the same pass.
-        names: the blocks, where a user names them.
+        names: the blocks, if the user names them.
 
     Raises:
-        SpaceError: what is named is no block.
+        SpaceError: a name is not that of a block.
     """
-    passes = _Passes(recording, sums)
+    passes = _ModuleCalls(recording, sums)
     if names is not None:
         return _named(module, passes, names)
     blocks = (
@@ -147,10 +155,10 @@ def find_backbone(
     return sorted(blocks, key=lambda block: passes.start(block.module))
 
 
-class _Passes:
-    """What passes through the modules that are called once."""
+class _ModuleCalls:
+    """The calls of modules that are called exactly once."""
 
-    def __init__(self, recording: Recording, sums: Sums) -> None:
+    def __init__(self, recording: Recording, sums: SumRecorder) -> None:
         calls: dict[str, list[Call]] = {}
         for call in recording.calls:
             calls.setdefault(call.name, []).append(call)
@@ -163,11 +171,11 @@ class _Passes:
     def end(self, name: str) -> int:
         return self._once[name].ended
 
-    def residual(self, name: str) -> bool:
-        return self._sums.residual(name)
+    def is_residual(self, name: str) -> bool:
+        return self._sums.is_residual(name)
 
     def signature(self, name: str) -> BlockSignature | None:
-        """Return a module as a block; None if it is none."""
+        """Return the signature of a module as a block; None if it cannot be a block."""
         call = self._once.get(name)
         if call is None or call.input is None or call.output is None or name not in self._sums.direct:
             return None
@@ -185,23 +193,23 @@ class _Passes:
             dims=given.dim() - 2,
             same=given.shape == made.shape,
             signed=bool((made < 0).any()),
-            branch=self._sums.around(name, made),
+            branch=self._sums.is_addend(name, made),
         )
 
 
 def _stride(given: Sequence[int], made: Sequence[int]) -> int:
-    """Return the stride of a convolution with padding between maps of two sizes; 0 if there is none."""
+    """Return the stride with which a padded convolution maps one size to the other; 0 if there is none."""
     stride = round(given[0] / made[0])
     return stride if stride and tuple(made) == tuple(-(-size // stride) for size in given) else 0
 
 
 def _is_of_sequences(module: nn.Module) -> bool:
-    """Convolutions of sequences take (B, C, L); inside of transformers they are beside linear layers."""
+    """Say whether a module maps (B, C, L) sequences: it has 1-D convolutions and no linear layers (transformers do)."""
     parts = list(module.modules())
     return any(isinstance(part, nn.Conv1d) for part in parts) and not any(isinstance(part, nn.Linear) for part in parts)
 
 
-def _inside(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> list[BlockSignature]:
+def _inside(module: nn.Module, prefix: str, passes: _ModuleCalls, *, parts: bool) -> list[BlockSignature]:
     found: list[BlockSignature] = []
     listed = isinstance(module, nn.Sequential | nn.ModuleList)
     for name, child in module.named_children():
@@ -214,8 +222,8 @@ def _inside(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> 
     return found
 
 
-def _attributes(module: nn.Module, prefix: str, passes: _Passes, *, parts: bool) -> list[BlockSignature]:
-    """Return the blocks of a chain of attributes: the outermost module with two or more such parts has them."""
+def _attributes(module: nn.Module, prefix: str, passes: _ModuleCalls, *, parts: bool) -> list[BlockSignature]:
+    """Return the blocks of a chain of attributes, those of the outermost module with two or more candidates."""
     children = [(f"{prefix}{name}", child) for name, child in module.named_children()]
     possible = [passes.signature(path) for path, child in children if _is_block(child, parts)]
     chain: list[BlockSignature] = []
@@ -235,19 +243,19 @@ def _is_block(module: nn.Module, parts: bool) -> bool:
     return any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
-def _is_stage(module: nn.Module, path: str, passes: _Passes) -> bool:
-    """Say whether there are residual blocks in a list inside of a module, which adds nothing itself."""
-    if passes.residual(path):
+def _is_stage(module: nn.Module, path: str, passes: _ModuleCalls) -> bool:
+    """Say whether a module is a stage: it adds nothing itself, and a list inside of it has residual blocks."""
+    if passes.is_residual(path):
         return False
     parts = module.named_modules(prefix=path)
     lists = [(name, part) for name, part in parts if isinstance(part, nn.Sequential | nn.ModuleList)]
     entries = (join(name, index) for name, part in lists for index, _ in part.named_children())
-    return any(passes.residual(entry) and passes.signature(entry) is not None for entry in entries)
+    return any(passes.is_residual(entry) and passes.signature(entry) is not None for entry in entries)
 
 
-def _named(module: nn.Module, passes: _Passes, names: Sequence[str]) -> list[BlockSignature]:
+def _named(module: nn.Module, passes: _ModuleCalls, names: Sequence[str]) -> list[BlockSignature]:
     if not names:
-        raise SpaceError(f"blocks names no block; {HOW_TO_NAME}.")
+        raise SpaceError(f"blocks is empty; {HOW_TO_NAME}.")
     known = [name for name, _ in module.named_modules() if name]
     found: list[BlockSignature] = []
     for name in names:
@@ -256,8 +264,8 @@ def _named(module: nn.Module, passes: _Passes, names: Sequence[str]) -> list[Blo
         block = passes.signature(name)
         if block is None:
             raise SpaceError(
-                f"blocks: '{name}' is no block: it must be called once in a forward pass, with a tensor as its first "
-                "argument, and map feature maps (B, C, H, W) to feature maps or tokens (B, N, D) to tokens."
+                f"blocks: '{name}' is not a block: a block must be called once in a forward pass, with a tensor as its "
+                "first argument, and map feature maps (B, C, H, W) to feature maps or tokens (B, N, D) to tokens."
             )
         if found and passes.start(name) < passes.end(found[-1].module):
             raise SpaceError(f"blocks: '{name}' does not come after '{found[-1].module}' in the forward pass.")
@@ -270,17 +278,19 @@ def find_blocks(
 ) -> list[Block]:
     """Return the plan's blocks.
 
-    A boundary's channels are of the groups with which they get fewer: ``narrowed`` has for each group what cutting it
-    does to the blocks' boundaries.
+    The channels at a boundary belong to the groups whose cut narrows them: ``narrowed`` has the effect of cutting each
+    group on the boundaries of blocks, by the group's name.
     """
     blocks = []
     for signature in backbone:
-        returned = verifier.seen[signature.module].returned
-        given = {group.name: narrowed[group.name][signature.module][0] for group in groups}
-        made = {group.name: narrowed[group.name][signature.module][1] for group in groups}
-        input, inputs = _governed(given, signature.inputs)
-        output, outputs = _governed(made, signature.outputs)
-        if returned not in (None, 1):  # nothing else can stand where several values are taken
+        returned = verifier.block_values[signature.module].returned
+        input, inputs = _boundary_group(
+            {group.name: narrowed[group.name][signature.module][0] for group in groups}, signature.inputs
+        )
+        output, outputs = _boundary_group(
+            {group.name: narrowed[group.name][signature.module][1] for group in groups}, signature.outputs
+        )
+        if returned not in (None, 1):  # a replacement returns one value
             output, outputs = None, 0
         blocks.append(
             Block(
@@ -297,10 +307,10 @@ def find_blocks(
                 dims=signature.dims,
             )
         )
-    return _dropping(blocks, groups, verifier)
+    return _with_verified_drops(blocks, groups, verifier)
 
 
-def _governed(narrowed: Mapping[str, bool | None], channels: int) -> tuple[str | None, int]:
+def _boundary_group(narrowed: Mapping[str, bool | None], channels: int) -> tuple[str | None, int]:
     """Return a boundary's group, and its channels in the teacher; 0 if they are not those of one group in order."""
     groups = {name: aligned for name, aligned in narrowed.items() if aligned is not None}
     if not groups:
@@ -308,12 +318,12 @@ def _governed(narrowed: Mapping[str, bool | None], channels: int) -> tuple[str |
     return (next(iter(groups)), channels) if list(groups.values()) == [True] else (None, 0)
 
 
-def _dropping(blocks: Sequence[Block], groups: Sequence[Group], verifier: Verifier) -> list[Block]:
-    """Return the blocks; only those are droppable without all of which the network runs."""
-    gone = [block for block in blocks if block.droppable]
-    if gone and not verifier.check_drops(gone, groups):
-        gone = []
+def _with_verified_drops(blocks: Sequence[Block], groups: Sequence[Group], verifier: Verifier) -> list[Block]:
+    """Return the blocks; droppable ones are limited to a set without which the network runs."""
+    dropped = [block for block in blocks if block.droppable]
+    if dropped and not verifier.check_drops(dropped, groups):
+        dropped = []
         for block in blocks:
-            if block.droppable and verifier.check_drops([*gone, block], groups):
-                gone.append(block)
-    return [replace(block, droppable=block in gone) for block in blocks]
+            if block.droppable and verifier.check_drops([*dropped, block], groups):
+                dropped.append(block)
+    return [replace(block, droppable=block in dropped) for block in blocks]

@@ -1,4 +1,4 @@
-"""Builders of the space of students cut from a teacher, and the exact costs of a cut."""
+"""Builders of students cut from a teacher, and the exact costs of a cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from nas_distill.costs.counting import count
 from nas_distill.pruning.plan import Cut, KeptUnits, Plan
 from nas_distill.pruning.shortcuts import rewrite
-from nas_distill.pruning.slots import length, parts_of
+from nas_distill.pruning.slots import length, tensors_of
 from nas_distill.pruning.space import decode
 from nas_distill.pruning.surgery import prune, structure_of
 from nas_distill.utils.errors import BuildError
@@ -31,24 +31,24 @@ def build(
     num_classes: int = 10,
     **values: Any,
 ) -> nn.Module:
-    """Build a student: the teacher's structure, cut, with random weights. The teacher's weights are not needed.
+    """Build a student: the teacher's structure, pruned, with random weights. The teacher's weights are not needed.
 
     Weights are those of the teacher's own initialisation, scaled so that layers with fewer inputs than the teacher's
-    keep the variance of their outputs. Those of a student that inherits are filled in by ``WeightInheritance``.
+    keep the variance of their outputs. ``WeightInheritance`` fills in those of a student that inherits.
 
     Args:
-        teacher: its builder, ``package.module:function``.
-        plan: what can be cut from it, as ``Plan.to_dict`` writes it.
-        arguments: what the teacher's builder is called with, besides ``input_shape`` and ``num_classes`` if it takes
-            them.
-        paths: folders where its module is looked for.
+        teacher: the teacher's builder, ``package.module:function``.
+        plan: the pruning plan, as ``Plan.to_dict`` returns it.
+        arguments: keywords of the teacher's builder, besides ``input_shape`` and ``num_classes`` if it takes them.
+        paths: folders in which the builder's module is searched.
         input_shape: (channels, height, width).
         num_classes: number of logits.
-        values: of the architecture, as ``CutSpace.encode`` writes it; what is missing is not cut.
+        values: parameters of the architecture, as ``CutSpace.encode`` returns them; groups and blocks that are missing
+            are not cut.
 
     Raises:
         ConfigError: the teacher's builder cannot be imported.
-        BuildError: it returns no module.
+        BuildError: it does not return a module.
         SpaceError: the values do not fit the plan.
     """
     make = load_reference(teacher, what="the teacher's builder", paths=paths)
@@ -60,15 +60,17 @@ def build(
             keywords.setdefault(key, value)
     module = make(**keywords)
     if not isinstance(module, nn.Module):
-        raise BuildError(f"the teacher's builder {teacher} made a {type(module).__name__}, no torch.nn.Module.")
+        raise BuildError(
+            f"the teacher's builder {teacher} returned a {type(module).__name__}; it must return a torch.nn.Module."
+        )
     return _student(module, Plan.from_dict(plan), values)
 
 
 class CutBuilder:
-    """Builds students of a teacher that is given as a module: it keeps a copy, and no builder is called.
+    """Builder of students of a teacher that is given as a module, which it copies; no user builder is called.
 
-    A copy's weights are drawn again for each student by its layers' own ``reset_parameters``; parameters that stand
-    belong to no layer are drawn from a normal distribution with the teacher's mean and deviation. Picklable.
+    Weights are drawn again for each student by the layers' own ``reset_parameters``; parameters outside of such layers
+    are drawn from a normal distribution with the teacher's mean and standard deviation. Picklable.
     """
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
@@ -78,7 +80,7 @@ class CutBuilder:
     def __call__(
         self, *, input_shape: Sequence[int] | None = None, num_classes: int | None = None, **values: Any
     ) -> nn.Module:
-        """Build a student; see ``build``. Its input and its classes are those of the module."""
+        """Build a student; see ``build``. Input shape and classes are those of the module."""
         module = copy.deepcopy(self.module)
         redraw(module)
         return _student(module, self.plan, values)
@@ -86,7 +88,7 @@ class CutBuilder:
 
 def redraw(module: nn.Module) -> None:
     """Draw all weights again, in place, from torch's global generator."""
-    # Parts first: a module may set what its parts have drawn, as torch's attention does.
+    # Submodules first: a module may overwrite the weights that its submodules have drawn, as torch's attention does.
     for part in reversed(list(module.modules())):
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
         if callable(reset):
@@ -101,21 +103,21 @@ def redraw(module: nn.Module) -> None:
 def count_cut(
     module: nn.Module, plan: Plan, cut: Cut, input_shape: Sequence[int], names: Iterable[str] | None = None
 ) -> dict[str, float]:
-    """Return the exact costs of a student, as ``cost.count`` counts them; lower is better.
+    """Return the exact costs of a student, as ``costs.count`` counts them; lower is better.
 
-    They depend on the structure only: weights are shared with the teacher where nothing is cut.
+    They depend only on the structure: weights are shared with the teacher where nothing is cut.
 
     Args:
-        module: the teacher, or its structure; left as it is.
-        plan: what can be cut from it.
+        module: the teacher, or its structure; not changed.
+        plan: its pruning plan.
         cut: the student.
         input_shape: of one sample, without the batch.
-        names: of counted costs; all that are counted unless given.
+        names: of counted costs; all if None.
 
     Raises:
-        BudgetError: unknown cost name.
-        CostError: the student cannot be recorded.
-        SpaceError: the cut is of another plan.
+        BudgetError: a cost name is unknown.
+        CostError: the forward pass of the student cannot be traced.
+        SpaceError: the cut does not fit the plan.
     """
     with seeded_torch(0, "costs"):
         student = prune(structure_of(module), plan, cut.units(plan))
@@ -127,16 +129,16 @@ def _student(module: nn.Module, plan: Plan, values: Mapping[str, Any]) -> nn.Mod
     before = _inputs(module, plan, kept)
     prune(module, plan, kept)
     for name, inputs in before.items():
-        for part in parts_of(module, name, "in"):
+        for part in tensors_of(module, name, "in"):
             with torch.no_grad():
                 part.tensor.mul_(math.sqrt(inputs / part.tensor.shape[part.axis]))
     return module
 
 
 def _inputs(module: nn.Module, plan: Plan, kept: KeptUnits) -> dict[str, int]:
-    """Return how many inputs the layers have that will have fewer, but for those in blocks that are replaced.
+    """Return the number of inputs of each layer that will have fewer, except for layers in replaced blocks.
 
-    Shortcuts are left out too: each of their outputs is one input, however many there are.
+    Rewritten shortcuts are excluded too: each of their outputs copies one input, whatever the number of inputs.
     """
     replaced = tuple(f"{plan.blocks[index].module}." for index in kept.replacements)
     replaced += tuple(f"{one.module}." for one in plan.rewrites)

@@ -1,4 +1,4 @@
-"""Orders in which blocks are dropped, for spaces in which the depth of a student is a number."""
+"""Orders in which blocks are dropped, for spaces with a depth parameter."""
 
 from __future__ import annotations
 
@@ -18,74 +18,75 @@ from nas_distill.pruning.statistics import batch_norms
 from nas_distill.pruning.surgery import prune
 from nas_distill.utils.modules import device_of
 
-LOOKED_AT = 256
-"""Samples by which blocks are ordered: one batch."""
+MAX_SAMPLES = 256
+"""Largest number of samples that order the blocks: one batch."""
 
 
 def depth_order(
     module: nn.Module, plan: Plan, data: Dataset, *, by: Literal["redundancy", "position"], samples: int = 2048
 ) -> tuple[int, ...]:
-    """Return the indices of the droppable blocks, the one that goes first at the front.
+    """Return the indices of the droppable blocks in the order in which they are dropped.
 
     Args:
-        module: the teacher; left as it is.
+        module: the teacher; not changed.
         plan: its blocks.
-        data: of its training samples, ``samples`` drawn ones are looked at, ``LOOKED_AT`` at most.
-        by: ``redundancy`` takes away one block after the other, each time the one that adds least to the logits'
-            divergence from the teacher's; ``position`` keeps what is left evenly spaced over the depth (as DistilBERT
-            takes every other layer; Sanh et al., 2019, arXiv:1910.01108).
-        samples: how many.
+        data: the data set; only its training split is used.
+        by: ``redundancy`` drops one block after the other, each time the one that adds least to the divergence of the
+            logits from the teacher's; ``position`` keeps the remaining blocks evenly spaced over the depth (as
+            DistilBERT takes every other layer; Sanh et al., 2019, arXiv:1910.01108).
+        samples: number of training samples drawn, at most ``MAX_SAMPLES``.
     """
     droppable = [index for index, block in enumerate(plan.blocks) if block.droppable]
     if by == "position":
-        return spaced_out(droppable)
-    index = random_indices(len(data.train), min(samples, LOOKED_AT))
+        return evenly_spaced_order(droppable)
+    index = random_indices(len(data.train), min(samples, MAX_SAMPLES))
     x = data.batch("train", index)[0].to(device_of(module))
     wanted = _log_probabilities(copy.deepcopy(module), x)
 
-    def divergence(gone: Sequence[int]) -> float:
-        shorter = prune(copy.deepcopy(module), plan, KeptUnits(units={}, replacements=dict.fromkeys(gone, DROPPED)))
+    def divergence(dropped: Sequence[int]) -> float:
+        shorter = prune(copy.deepcopy(module), plan, KeptUnits(units={}, replacements=dict.fromkeys(dropped, DROPPED)))
         return float(functional.kl_div(_log_probabilities(shorter, x), wanted, reduction="batchmean", log_target=True))
 
     return _greedy(droppable, divergence)
 
 
 def _greedy(blocks: Sequence[int], divergence: Callable[[Sequence[int]], float]) -> tuple[int, ...]:
-    """Return the blocks in the order in which each adds least to the divergence, measuring few of the combinations.
+    """Return the blocks in greedy order: each one adds least to the divergence. Few combinations are measured.
 
-    What a block adds hardly falls as others go, so an old measurement is taken for a lower bound: in each round only
-    those are measured again whose bound is below what was measured in it (Minoux, 1978, of submodular functions).
+    The divergence that a block adds hardly falls as others are dropped, so an old measurement serves as a lower bound:
+    each round measures only the blocks whose bound is below its best measurement (lazy greedy; Minoux, 1978, for
+    submodular functions).
     """
     added = dict.fromkeys(blocks, -math.inf)
-    gone: list[int] = []
+    dropped: list[int] = []
     before = 0.0
     while added:
         measured: dict[int, float] = {}
         while (nearest := min(added, key=lambda block: (added[block], block))) not in measured:
-            measured[nearest] = divergence([*gone, nearest])
+            measured[nearest] = divergence([*dropped, nearest])
             added[nearest] = measured[nearest] - before
         before = measured[nearest]
-        gone.append(nearest)
+        dropped.append(nearest)
         del added[nearest]
-    return tuple(gone)
+    return tuple(dropped)
 
 
-def spaced_out(droppable: Sequence[int]) -> tuple[int, ...]:
-    """Return which goes first, second, ...: each time the one whose going leaves the others closest to even spacing.
+def evenly_spaced_order(droppable: Sequence[int]) -> tuple[int, ...]:
+    """Return the order of drops in which each drop leaves the remaining blocks as evenly spaced as possible.
 
-    The first and the last stay longest.
+    The first and the last block are dropped last.
     """
-    gone: list[int] = []
-    while len(gone) < len(droppable):
-        left = [block for block in droppable if block not in gone]
+    dropped: list[int] = []
+    while len(dropped) < len(droppable):
+        left = [block for block in droppable if block not in dropped]
         inner = left[1:-1] or left[::-1]
         gaps = {block: left[left.index(block) + 1] - left[left.index(block) - 1] for block in inner if len(left) > 2}
-        gone.append(min(inner, key=lambda block: (gaps.get(block, 0), block)) if gaps else inner[0])
-    return tuple(gone)
+        dropped.append(min(inner, key=lambda block: (gaps.get(block, 0), block)) if gaps else inner[0])
+    return tuple(dropped)
 
 
 def _log_probabilities(copied: nn.Module, x: Tensor) -> Tensor:
-    """Return log-probabilities, with batch norm by the statistics of ``x``, as those of a cut network do not fit."""
+    """Return log-probabilities; batch norm uses the statistics of ``x``, since stored ones do not fit a cut network."""
     copied.eval()
     for norm in batch_norms([copied]):
         norm.train()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from nas_distill.costs.undisturbed import noise
-from nas_distill.pruning.backbone import BlockSignature, Sums, find_backbone, find_blocks
+from nas_distill.pruning.backbone import BlockSignature, SumRecorder, find_backbone, find_blocks
 from nas_distill.pruning.graph import ChannelUnions, longest_prefix, read_graph
 from nas_distill.pruning.groups import attention_groups, form_groups
 from nas_distill.pruning.plan import Group, Plan, Unpruned
@@ -29,16 +29,16 @@ def find_plan(
 ) -> Plan:
     """Return the plan of ``module``: verified groups, the backbone's blocks, and modules that stay unpruned.
 
-    ``module`` is as before afterwards.
+    ``module`` is not changed.
 
     Args:
         module: the teacher.
         input_shape: of one sample, (C, H, W) for images.
-        blocks: dotted names of the backbone's blocks in the order of the forward pass, where they are not found.
-        samples: (B, ...) samples on which layers that are rewritten must equal the teacher's; noise unless given.
+        blocks: dotted names of the backbone's blocks in the order of the forward pass; None finds them.
+        samples: (B, ...) samples on which rewritten layers must equal the teacher's; noise if None.
 
     Raises:
-        SpaceError: the network cannot be copied, it fails on such a sample, or what is named is no block.
+        SpaceError: the network cannot be copied or fails on such a sample, or a name in ``blocks`` is not a block.
     """
     copied = _copied(module)
     x = noise(copied, (SAMPLES, *input_shape), torch_generator(0, "cut", "find"))
@@ -50,13 +50,13 @@ def find_plan(
     order = _order(copied, recording)
     once = _once(copied, recording)
     padded = [Unpruned(name, _PADDED) for name in sums.padded]
-    del recording, sums  # they hold all that passed through the network
+    del recording, sums  # they keep every activation of the network
     try:
         verifier = Verifier(copied, input_shape, {block.module: block.axis for block in backbone})
     except Exception as error:
         raise SpaceError(
-            f"what can be cut from the teacher cannot be verified, since it fails with random weights "
-            f"({first_line(error, 120)})."
+            f"the teacher cannot be pruned: it fails with random weights, which verification of the pruning plan "
+            f"needs ({first_line(error, 120)})."
         ) from error
     proposed, unread = _propose(copied, input_shape, order, once)
     inside = {group.name: block for group in proposed if (block := _inside(group, backbone)) is not None}
@@ -67,8 +67,8 @@ def find_plan(
 
 
 _PADDED = (
-    "it pads channels in its own forward, so the widths on both sides of it stay; with the padding in a module of its "
-    "own, called once, it is replaced by an equal convolution that can be cut"
+    "it pads channels in its forward method, so the widths on both sides of it cannot change; move the padding to a "
+    "module of its own, called once, to have it replaced by an equivalent convolution that can be cut"
 )
 
 
@@ -76,28 +76,26 @@ def _copied(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module).cpu()
     except Exception as error:
-        raise SpaceError(
-            f"students cannot be cut from a teacher that cannot be copied ({first_line(error)})."
-        ) from error
+        raise SpaceError(f"the teacher cannot be pruned: copy.deepcopy of it fails ({first_line(error)}).") from error
 
 
-def _record(module: nn.Module, x: Tensor) -> tuple[Recording, Sums]:
+def _record(module: nn.Module, x: Tensor) -> tuple[Recording, SumRecorder]:
     try:
-        with Sums(module) as sums:
+        with SumRecorder(module) as sums:
             return record(module, x), sums
     except TrainingError as error:
-        raise SpaceError(f"what can be cut from the teacher cannot be found: {error}") from error
+        raise SpaceError(f"no pruning plan of the teacher can be found: {error}") from error
 
 
 def _order(module: nn.Module, recording: Recording) -> dict[str, int]:
-    """Return the names of modules, by the place of their first call, and after them those of parameters."""
+    """Return the position of each module name by its first call, followed by the names of parameters."""
     called = sorted(recording.calls, key=lambda call: call.started)
     names = [*(call.name for call in called), *(name for name, _ in module.named_parameters())]
-    return {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return {name: position for position, name in enumerate(dict.fromkeys(names))}
 
 
 def _once(module: nn.Module, recording: Recording) -> list[str]:
-    """Return the names of the modules without parts that are called once, in the order of the forward pass."""
+    """Return the names of the leaf modules that are called exactly once, in the order of the forward pass."""
     counts: dict[str, int] = {}
     for call in sorted(recording.calls, key=lambda call: call.started):
         if not any(True for _ in call.module.children()):
@@ -116,14 +114,14 @@ def _propose(
     try:
         unions, unpruned = read()
     except Exception as error:
-        # torch-pruning tries in two ways, of which the first one's error is the cause.
+        # torch-pruning tries two ways; the error of the first one is the cause.
         first = error.__context__
         cause = first_line(first if isinstance(first, Exception) else error, 120)
         part = longest_prefix(once, read)
         if part is None:
-            return heads, [Unpruned("", f"torch-pruning cannot read its graph, so of it only heads are cut ({cause})")]
+            return heads, [Unpruned("", f"torch-pruning cannot read its graph, so only heads are cut ({cause})")]
         name, (unions, unpruned) = part
-        reason = f"torch-pruning cannot read the network from here on, so only what comes before is cut ({cause})"
+        reason = f"torch-pruning cannot read the network from here on, so only layers before it are cut ({cause})"
         unpruned = [*unpruned, Unpruned(name, reason)]
     groups = [*form_groups(module, unions, order), *heads]
     return sorted(groups, key=lambda group: order.get(group.name.partition(":")[0], len(order))), unpruned

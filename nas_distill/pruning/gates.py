@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.pruning.plan import Slot
-from nas_distill.pruning.slots import parts_of
+from nas_distill.pruning.slots import tensors_of
 from nas_distill.utils.layers.hooks import Hooks
 
 Gates = dict[str, Tensor]
@@ -23,21 +23,21 @@ Gates = dict[str, Tensor]
 class GatedNetwork:
     """A network whose units are multiplied by gates of 1 where layers read them.
 
-    The gate of a unit sits on the inputs of the layers that read it. Where a layer is never called as a module (the
-    output projection inside torch's attention), it sits on the weights that read the unit instead; the derivative is
-    the same, since both are linear. A group that no layer with weights reads has its gates on the weights that make it.
+    The gate of a unit multiplies the inputs of the layers that read it. Where a layer is never called as a module (the
+    output projection inside torch's attention), it multiplies the weights that read the unit instead; the derivative
+    is the same, since both are linear. If no layer with weights reads a group, gates multiply the weights that make it.
 
     Args:
-        module: a copy of the network, in eval mode; its weights are taken as constants.
-        slots: for each group's name the slots whose gates count.
-        example: (B, ...) inputs, which show what layers are called.
+        module: a copy of the network, in eval mode; its weights are constants.
+        slots: by the name of the group, the slots that have gates.
+        example: (B, ...) inputs of a forward pass that shows which layers are called.
     """
 
     def __init__(self, module: nn.Module, slots: Mapping[str, Sequence[Slot]], example: Tensor) -> None:
         self._module = module
         self._ones = {name: torch.ones(len(own[0].indices) if own else 0).to(example) for name, own in slots.items()}
         reading = [slot for own in slots.values() for slot in own if _on_inputs(module, slot)]
-        self.output_shape, called = self._look(example, {slot.module for slot in reading})
+        self.output_shape, called = self._trace(example, {slot.module for slot in reading})
         self._on_inputs: dict[str, list[tuple[str, Slot]]] = {}
         self._on_weights: dict[str, list[tuple[str, int, Slot]]] = {}
         for group, own in slots.items():
@@ -45,7 +45,7 @@ class GatedNetwork:
                 if slot.module in called and slot.side == "in":
                     self._on_inputs.setdefault(slot.module, []).append((group, slot))
                     continue
-                for part in parts_of(module, slot.module, slot.side):
+                for part in tensors_of(module, slot.module, slot.side):
                     if isinstance(part.tensor, nn.Parameter):
                         name = next(key for key, one in module.named_parameters() if one is part.tensor)
                         self._on_weights.setdefault(name, []).append((group, part.axis, slot))
@@ -59,10 +59,11 @@ class GatedNetwork:
             directions: (B, *output_shape), one direction per sample.
 
         Returns:
-            For each group's name (B, units). One backward pass serves all samples; where torch cannot vectorise the
-            network's operations over samples, there is one pass per sample.
+            By the name of the group, (B, units). One backward pass serves all samples; where torch cannot vectorise
+            the network's operations over samples, there is one pass per sample.
         """
-        # Attention's fused kernel cannot be vectorised; what else cannot is only slower, which is nobody's concern.
+        # Attention's fused kernel cannot be vectorised. Other operations that cannot are only slower, so the warning
+        # is of no use to the user.
         with self._hooked() as along, sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
             if self._vmapped:
@@ -85,8 +86,8 @@ class GatedNetwork:
         found = torch.autograd.grad(value, list(gates.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(gates, found, strict=True))
 
-    def _look(self, example: Tensor, names: set[str]) -> tuple[torch.Size, set[str]]:
-        """Return the shape of one sample's output, and those of the named modules that are called."""
+    def _trace(self, example: Tensor, names: set[str]) -> tuple[torch.Size, set[str]]:
+        """Return the shape of one sample's output, and the subset of ``names`` whose modules are called."""
         called: set[str] = set()
         with torch.no_grad(), Hooks(self._module) as hooks:
             for name in names:
@@ -95,7 +96,7 @@ class GatedNetwork:
 
     @contextmanager
     def _hooked(self) -> Iterator[Callable[[Gates, Tensor, Tensor], Tensor]]:
-        """Give the function whose gradient is wanted: of the gates, one sample and its direction."""
+        """Yield the function to differentiate; its arguments are the gates, one sample and its direction."""
         current: Gates = {}
 
         def along(gates: Gates, x: Tensor, direction: Tensor) -> Tensor:
@@ -105,13 +106,13 @@ class GatedNetwork:
             return result
 
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[Any, Any]:
-            gated: dict[int, Tensor] = {}  # what is the same tensor stays the same one
+            gated: dict[int, Tensor] = {}  # arguments that are one tensor stay one tensor
 
-            def gate(given: Any) -> Any:
-                if id(given) not in gated:
+            def gate(values: Any) -> Any:
+                if id(values) not in gated:
                     axis = -1 - len(layer.kernel_size) if isinstance(layer, _ConvNd) else -1
-                    gated[id(given)] = self._multiplied(given, axis, self._on_inputs[name], current)
-                return gated[id(given)]
+                    gated[id(values)] = self._multiplied(values, axis, self._on_inputs[name], current)
+                return gated[id(values)]
 
             inputs = ("query", "key", "value") if isinstance(layer, nn.MultiheadAttention) else ("input",)
             changed = {key: gate(value) if key in inputs else value for key, value in kwargs.items()}
@@ -133,19 +134,19 @@ class GatedNetwork:
         return weight
 
     @staticmethod
-    def _multiplied(given: Tensor, axis: int, slots: Sequence[tuple[str, Slot]], gates: Gates) -> Tensor:
-        """Return ``given`` with each unit's places along ``axis`` multiplied by the unit's gate."""
-        axis %= given.dim()
-        factor = torch.ones(given.shape[axis], dtype=given.dtype, device=given.device)
+    def _multiplied(values: Tensor, axis: int, slots: Sequence[tuple[str, Slot]], gates: Gates) -> Tensor:
+        """Return ``values`` with the indices of each unit along ``axis`` multiplied by the unit's gate."""
+        axis %= values.dim()
+        factor = torch.ones(values.shape[axis], dtype=values.dtype, device=values.device)
         for group, slot in slots:
-            places = torch.tensor([place for unit in slot.indices for place in unit], device=given.device)
-            units = torch.tensor([unit for unit, own in enumerate(slot.indices) for _ in own], device=given.device)
-            factor = factor.index_put((places,), gates[group][units])
-        return given * factor.view(-1, *[1] * (given.dim() - axis - 1))
+            indices = torch.tensor([index for unit in slot.indices for index in unit], device=values.device)
+            units = torch.tensor([unit for unit, own in enumerate(slot.indices) for _ in own], device=values.device)
+            factor = factor.index_put((indices,), gates[group][units])
+        return values * factor.view(-1, *[1] * (values.dim() - axis - 1))
 
 
 def _on_inputs(module: nn.Module, slot: Slot) -> bool:
-    """Say whether gates may sit on the inputs of the module that reads: it reads them by weights."""
+    """Say whether gates may multiply the inputs of a slot's module: it must read them by weights."""
     if slot.side != "in":
         return False
     return isinstance(module.get_submodule(slot.module), _ConvNd | nn.Linear | nn.MultiheadAttention | nn.RNNBase)

@@ -1,8 +1,7 @@
-"""Dependency graphs of channels: which channels of which layers belong together, read from torch-pruning.
+"""Dependency graphs of channels that must be removed together, read from torch-pruning.
 
-Fang et al., "DepGraph: Towards Any Structural Pruning", 2023 (arXiv:2301.12900). The graph treats what it does not know
-as acting on each element only, so what is read from it is a proposal, which ``pruning/verification.py`` compares with
-the network.
+Fang et al., "DepGraph: Towards Any Structural Pruning", 2023 (arXiv:2301.12900). The graph treats unknown operations
+as element-wise, so its groups are proposals, which ``pruning/verification.py`` compares with the network.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ class Channel(NamedTuple):
 
 @dataclass
 class ChannelUnions:
-    """A union-find over channels. Closed ones, and all that they are joined with, are never cut (the logits)."""
+    """A union-find over channels. Closed channels (the logits), and all channels joined with them, are never cut."""
 
     _parent: dict[Channel, Channel] = field(default_factory=dict)
     _closed: set[Channel] = field(default_factory=set)
 
     def join(self, *channels: Channel) -> None:
-        """Say that ``channels`` stay or go together."""
+        """Join ``channels``: they are kept or removed together."""
         first = self._root(channels[0])
         for channel in channels[1:]:
             self._parent[self._root(channel)] = first
 
     def close(self, channel: Channel) -> None:
-        """Say that ``channel`` must stay."""
+        """Mark ``channel`` as one that must be kept."""
         self._root(channel)
         self._closed.add(channel)
 
@@ -74,9 +73,10 @@ Read = TypeVar("Read")
 
 
 class RecurrentStandIn(nn.Module):
-    """Stands in for a recurrent layer (GRU, LSTM, RNN) while a graph is read: it reads the same inputs at each step.
+    """Linear substitute for a recurrent layer (GRU, LSTM, RNN) while a graph is read.
 
-    Its outputs have the layer's shapes. Nothing that they lead to may be cut.
+    It reads the same inputs at each step, and its outputs have the layer's shapes. Channels that depend on its outputs
+    must not be cut.
     """
 
     def __init__(self, layer: nn.RNNBase) -> None:
@@ -91,7 +91,7 @@ class RecurrentStandIn(nn.Module):
         self.inside = nn.Linear(layer.input_size, width, device=like.device, dtype=like.dtype)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Map (B, N, in), as the layer orders them, to outputs and last states of the layer's shapes."""
+        """Map (B, N, in), in the layer's order of dimensions, to outputs and last states of the layer's shapes."""
         made: Tensor = self.inside(x)
         last = made.mean(-2 if x.dim() == 2 else int(self.batch_first))
         hidden = torch.stack([last[..., : self.state]] * self.copies)
@@ -100,8 +100,8 @@ class RecurrentStandIn(nn.Module):
         return made, (hidden, hidden[..., :1].expand(*hidden.shape[:-1], self.memory))
 
 
-def stand_in(module: nn.Module) -> dict[nn.Module, str]:
-    """Replace the recurrent layers of ``module``, in place; return the linear layers inside of theirs, with names."""
+def replace_recurrent(module: nn.Module) -> dict[nn.Module, str]:
+    """Replace the recurrent layers of ``module`` in place; return the linear layers of the substitutes, with names."""
     found: dict[nn.Module, str] = {}
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.RNNBase):
@@ -113,8 +113,8 @@ def stand_in(module: nn.Module) -> dict[nn.Module, str]:
     return found
 
 
-class Until(nn.Module):
-    """The part of a network's forward pass before the one call of a module: it returns what that is given."""
+class Prefix(nn.Module):
+    """The part of a network's forward pass before the only call of a module; it returns that module's input."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
         super().__init__()
@@ -142,11 +142,11 @@ class _ReachedError(Exception):
 
 
 def longest_prefix(names: list[str], read: Callable[[str], Read]) -> tuple[str, Read] | None:
-    """Return the last of ``names`` before whose call the network can be read, and what is read; None if none can.
+    """Return the last of ``names`` before which the network can be read, and the result; None if there is none.
 
     Args:
         names: modules that are called once, in the order of their calls.
-        read: reads what comes before one of them, and raises where it cannot.
+        read: reads the network before the call of one of them, and raises if it cannot.
     """
     best: tuple[str, Read] | None = None
     low, high = 0, len(names) - 1
@@ -164,15 +164,15 @@ def longest_prefix(names: list[str], read: Callable[[str], Read]) -> tuple[str, 
 def read_graph(
     module: nn.Module, input_shape: Sequence[int], until: str | None = None
 ) -> tuple[ChannelUnions, list[Unpruned]]:
-    """Return the channels of all layers of ``module``, those that belong together joined, and what cannot be followed.
+    """Return the channels of all layers of ``module``, dependent ones joined, and modules that cannot be followed.
 
-    ``module`` is a copy for this purpose only: it is set to eval mode, its weights to take gradients, and its recurrent
-    layers are replaced. Their inputs may be cut, and nothing of what they make. With ``until``, the name of a module,
-    only what comes before its call is read. Whatever torch-pruning raises of the whole graph is the caller's to catch.
+    ``module`` must be a copy made for this purpose: it is set to eval mode, its weights require gradients, and its
+    recurrent layers are replaced. Inputs of recurrent layers may be cut, their outputs not. With ``until``, the name
+    of a module, only the layers before its call are read. Errors of torch-pruning about the whole graph are not caught.
     """
     import torch_pruning
 
-    stand_ins = stand_in(module)
+    stand_ins = replace_recurrent(module)
     module.eval().requires_grad_(True)
     names: dict[Any, str] = {part: name for name, part in module.named_modules()}
     names |= {weight: name for name, weight in module.named_parameters()}
@@ -182,7 +182,7 @@ def read_graph(
     def size_of(name: str, side: Side) -> int:
         return length(recurrent[name], "", side) if name in recurrent else length(module, name, side)
 
-    read = module if until is None else Until(module, until)
+    read = module if until is None else Prefix(module, until)
     device = device_of(module)
     x = noise(module, (1, *input_shape), torch.Generator().manual_seed(0)).to(device)
     counts: list[int] = []
@@ -215,7 +215,7 @@ def read_graph(
     unions = ChannelUnions()
     dimensions = {(channel.module, channel.side) for _, channel in reader.pairs}
     sizes = {(name, side): size_of(name, side) for name, side in dimensions}
-    # A dimension that is too short for what is said of it is another one: of tokens, say, where channels are meant.
+    # A dimension that is too short for a reported position is not the channel dimension (but that of tokens, say).
     mistaken = {
         (channel.module, channel.side)
         for _, channel in reader.pairs
@@ -232,9 +232,9 @@ def read_graph(
 
 
 class _Reader:
-    """Follows output channels through torch-pruning's graph, each by itself.
+    """Follows output channels through torch-pruning's graph, each channel separately.
 
-    The graph's own groups cannot be taken: where two channels of a layer lead to one, as in gates, they keep one.
+    The graph's own groups cannot be used: where two channels of a layer lead to one, as in gates, they keep only one.
     """
 
     def __init__(self, graph: Any, names: dict[Any, str], logits: int | None) -> None:
@@ -244,16 +244,16 @@ class _Reader:
         self.closed: list[Channel] = []
 
     def close(self, name: str, size: int) -> None:
-        """Keep the ``size`` output channels of a module unpruned, with all that they lead to."""
-        self.closed += [Channel(name, "out", place) for place in range(size)]
+        """Keep the ``size`` output channels of a module unpruned, and all channels that depend on them."""
+        self.closed += [Channel(name, "out", position) for position in range(size)]
 
     def follow(self, root: Any, size: int) -> None:
-        """Pair each of the ``size`` output channels of ``root`` with all that it leads to, and what leads to those."""
+        """Pair each of the ``size`` output channels of ``root`` with all channels that must be removed with it."""
         from torch_pruning._helpers import _HybridIndex
 
-        own = {Channel(self._names[root.module], "out", place) for place in range(size)}
+        own = {Channel(self._names[root.module], "out", position) for position in range(size)}
         if own <= self._reached:
-            return  # whatever they lead to was paired with what led to them
+            return  # their dependents were paired when these channels were reached
         start = self._graph.get_pruner_of_module(root.module).prune_out_channels
         seen: dict[tuple[Any, str], set[tuple[int, int]]] = {}
         stack = [(root, start, [_HybridIndex(idx=index, root_idx=index) for index in range(size)])]
@@ -265,9 +265,9 @@ class _Reader:
             if not fresh:
                 continue
             self._note(node, function.__name__, fresh, self._names[root.module])
-            # Channels of another number end here where an operation sums over them (products with class vectors, say):
-            # those may be cut.
-            # Of a part of the network, nothing is known of what comes behind.
+            # A number of channels other than that of the logits reaches the output where an operation sums over them
+            # (products with class vectors, say): those may be cut. For a prefix of the network, the layers behind it
+            # are unknown, so every output channel is closed.
             if node.type.name == "OUTPUT" and self._logits in (None, size):
                 self.closed += [Channel(self._names[root.module], "out", index.root_idx) for index in fresh]
             for dependency in node.dependencies:
@@ -290,11 +290,11 @@ class _Reader:
 
 
 def _sides(name: str, module: Any, function: str) -> list[tuple[str, Side]]:
-    """Return the dimensions that one of torch-pruning's functions means."""
+    """Return the dimensions that one of torch-pruning's pruning functions changes."""
     if isinstance(module, nn.MultiheadAttention):
         return [(name, "in"), (f"{name}.out_proj", "out")]
-    whole = isinstance(module, _ConvNd) and module.groups == module.out_channels > 1
-    if isinstance(module, _ConvNd | nn.Linear) and not whole and function == "prune_in_channels":
+    depthwise = isinstance(module, _ConvNd) and module.groups == module.out_channels > 1
+    if isinstance(module, _ConvNd | nn.Linear) and not depthwise and function == "prune_in_channels":
         return [(name, "in")]
     return [(name, "out")]
 
@@ -305,11 +305,11 @@ def _join_groups(name: str, part: nn.Module, unions: ChannelUnions) -> None:
         ins, outs = part.in_channels // part.groups, part.out_channels // part.groups
         depthwise = part.groups == part.out_channels
         for group in range(part.groups):
-            members = [Channel(name, "out", group * outs + place) for place in range(outs)]
+            members = [Channel(name, "out", group * outs + offset) for offset in range(outs)]
             if not depthwise:
-                members += [Channel(name, "in", group * ins + place) for place in range(ins)]
+                members += [Channel(name, "in", group * ins + offset) for offset in range(ins)]
             unions.join(*members)
     elif isinstance(part, nn.GroupNorm) and part.num_groups > 1:
         size = part.num_channels // part.num_groups
         for group in range(part.num_groups):
-            unions.join(*(Channel(name, "out", group * size + place) for place in range(size)))
+            unions.join(*(Channel(name, "out", group * size + offset) for offset in range(size)))

@@ -1,4 +1,4 @@
-"""Groups of units: channels that are part of the same dimensions in the same way, and attention heads."""
+"""Groups of prunable units: channels that occur in the same dimensions of layers, and attention heads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.pruning.graph import Channel, ChannelUnions
 from nas_distill.pruning.plan import ChannelIndices, Group, Kind, Side, Slot
-from nas_distill.pruning.slots import heads_of, length, named, parts_of
+from nas_distill.pruning.slots import heads_of, length, named, tensors_of
 
 
-def form_groups(module: nn.Module, unions: ChannelUnions, place: Mapping[str, int]) -> list[Group]:
+def form_groups(module: nn.Module, unions: ChannelUnions, order: Mapping[str, int]) -> list[Group]:
     """Return the groups of two or more units, in the order in which the forward pass makes them; ``block`` is not set.
 
-    ``place`` has, by name, positions in the forward pass: of modules, and of parameters that are in none of torch's
+    ``order`` maps names to positions in the forward pass: those of modules, and of parameters outside of torch's own
     layers.
     """
     found: dict[tuple[tuple[str, Side, int], ...], list[list[Channel]]] = {}
@@ -32,34 +32,34 @@ def form_groups(module: nn.Module, unions: ChannelUnions, place: Mapping[str, in
         makers = [name for name, side, _ in key if side == "out" and _makes(module, name)]
         if len(units) < 2 or not makers:
             continue
-        maker = min(makers, key=lambda name: place.get(name, len(place)))
+        maker = min(makers, key=lambda name: order.get(name, len(order)))
         units.sort(key=lambda unit: _first(unit, maker))
         slots = tuple(
-            Slot(name, side, tuple(_places(unit, name, side) for unit in units))
-            for name, side, _ in sorted(key, key=lambda slot: (place.get(slot[0], len(place)), slot[1] == "in"))
+            Slot(name, side, tuple(_indices(unit, name, side) for unit in units))
+            for name, side, _ in sorted(key, key=lambda slot: (order.get(slot[0], len(order)), slot[1] == "in"))
         )
         groups.append(Group(maker, _kind(module, maker), len(units), slots, None))
-    groups.sort(key=lambda group: (place.get(group.name, len(place)), group.slots[0].indices))
+    groups.sort(key=lambda group: (order.get(group.name, len(order)), group.slots[0].indices))
     return _unique(groups)
 
 
 def _implied(module: nn.Module, channel: Channel) -> bool:
-    """A grouped convolution's input channels follow from its output channels."""
+    """Say whether a channel follows from others: a grouped convolution's inputs follow from its outputs."""
     return channel.side == "in" and isinstance(part := named(module, channel.module), _ConvNd) and part.groups > 1
 
 
 def _makes(module: nn.Module, name: str) -> bool:
-    """Say whether a module makes channels of other ones, and does not only pass them on."""
-    if not parts_of(module, name, "in") and not isinstance(named(module, name), nn.Embedding):
+    """Say whether a module computes new channels from others, instead of only passing them on."""
+    if not tensors_of(module, name, "in") and not isinstance(named(module, name), nn.Embedding):
         return False
-    return bool(parts_of(module, name, "out"))
+    return bool(tensors_of(module, name, "out"))
 
 
 def _first(unit: Sequence[Channel], maker: str) -> int:
     return min(channel.position for channel in unit if channel.module == maker and channel.side == "out")
 
 
-def _places(unit: Sequence[Channel], name: str, side: Side) -> tuple[int, ...]:
+def _indices(unit: Sequence[Channel], name: str, side: Side) -> tuple[int, ...]:
     return tuple(channel.position for channel in unit if channel.module == name and channel.side == side)
 
 
@@ -68,7 +68,7 @@ def _kind(module: nn.Module, maker: str) -> Kind:
 
 
 def _unique(groups: Sequence[Group]) -> list[Group]:
-    """One module may make the units of several groups; all but the first are numbered."""
+    """Number the names of all but the first group of a module, so that names are unique."""
     seen: dict[str, int] = {}
     named = []
     for group in groups:
@@ -79,7 +79,7 @@ def _unique(groups: Sequence[Group]) -> list[Group]:
 
 
 def attention_groups(module: nn.Module) -> list[Group]:
-    """Return a group of heads for each of torch's attentions whose projections are one matrix; blocks are not set."""
+    """Return one group of heads per torch attention whose projections are one matrix; ``block`` is not set."""
     found = []
     for name, part in module.named_modules():
         if not isinstance(part, nn.MultiheadAttention) or part.in_proj_weight is None or part.num_heads < 2:
@@ -87,14 +87,14 @@ def attention_groups(module: nn.Module) -> list[Group]:
         inner, width = part.num_heads * part.head_dim, part.head_dim
         columns = tuple(tuple(range(head * width, (head + 1) * width)) for head in range(part.num_heads))
         # Rows of the projection: all queries, all keys, all values.
-        rows = tuple(tuple(third * inner + place for third in range(3) for place in own) for own in columns)
+        rows = tuple(tuple(third * inner + column for third in range(3) for column in own) for own in columns)
         slots = (Slot(name, "out", rows), Slot(f"{name}.out_proj", "in", columns))
         found.append(Group(name, "heads", part.num_heads, slots, None))
     return found
 
 
 def as_heads(module: nn.Module, group: Group) -> Group | None:
-    """Return ``group`` with whole heads as units, if a module around its layers says how many there are."""
+    """Return ``group`` with attention heads as units; None unless a module around its layers states their number."""
     holder = _holder(module, group.name)
     heads = heads_of(module.get_submodule(holder)) if holder is not None else 0
     if holder is None or heads < 2 or group.size % heads or group.size == heads:
@@ -106,7 +106,7 @@ def as_heads(module: nn.Module, group: Group) -> Group | None:
 
 
 def as_flattened(module: nn.Module, group: Group) -> Iterator[Group]:
-    """Yield the group with its units read in runs, then in strides, where they are flattened into one layer."""
+    """Yield the group with units as runs, then as strides, of the inputs of layers that read them flattened."""
     runs: dict[Slot, int] = {}
     for slot in group.slots:
         if slot.side == "in" and isinstance(named(module, slot.module), nn.Linear | nn.RNNBase):
@@ -129,12 +129,12 @@ def as_flattened(module: nn.Module, group: Group) -> Iterator[Group]:
 
 def _merged(indices: ChannelIndices, run: int) -> ChannelIndices:
     return tuple(
-        tuple(place for one in indices[first : first + run] for place in one) for first in range(0, len(indices), run)
+        tuple(index for one in indices[first : first + run] for index in one) for first in range(0, len(indices), run)
     )
 
 
 def _holder(module: nn.Module, name: str) -> str | None:
-    """Return the nearest module around ``name`` that says how many heads it has."""
+    """Return the nearest module around ``name`` that states a number of heads."""
     path: Sequence[str] = name.split(".")[:-1]
     while path:
         if heads_of(module.get_submodule(".".join(path))):

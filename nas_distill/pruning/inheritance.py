@@ -1,4 +1,4 @@
-"""Weight inheritance: students begin with the weights of the teacher's most important units."""
+"""Weight inheritance: initial weights of students from the teacher's most important units, and the cached plan."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from nas_distill.utils.seeds import seeded_torch
 
 @dataclass(frozen=True)
 class WeightInheritance:
-    """Gives students their initial weights from a teacher's. Made by ``make_inheritance``. Picklable.
+    """The teacher's weights as initial weights of its students; made by ``make_inheritance``. Picklable.
 
     Attributes:
-        module: the teacher, with its shortcuts rewritten as the plan says.
+        module: the teacher, with its shortcuts rewritten by the plan.
         space: of its students.
         data: of the search.
-        orders: the units of each group, the most important first, so that narrower students keep a part of the units
+        orders: the units of each group, the most important first, so that narrower students keep a subset of the units
             of wider ones.
-        samples: training samples by which batch-norm statistics are recalibrated.
-        moments: of the inputs of the layers that are reconstructed when they lose some of them.
+        samples: number of training samples that recalibrate batch-norm statistics.
+        moments: input moments of the layers to reconstruct, by name.
     """
 
     module: nn.Module
@@ -52,36 +52,36 @@ class WeightInheritance:
 
     @property
     def plan(self) -> Plan:
-        """What can be cut from the teacher."""
+        """The pruning plan of the teacher."""
         return self.space.plan
 
     def fill(self, student: nn.Module, architecture: Architecture) -> None:
-        """Give a student its initial weights, in place, if its architecture starts from inherited ones.
+        """Give a student its inherited weights, in place, if its architecture starts from such.
 
-        Replacements of blocks inherit nothing: they keep the weights that they have.
+        Replacements of blocks inherit nothing and keep their own weights.
         """
         if self.inherit(student, self.space.decode(architecture)):
             self.recalibrate_batch_norm(student)
 
     def inherit(self, student: nn.Module, cut: Cut) -> bool:
-        """Give a student the teacher's weights and say whether it inherits; ``recalibrate_batch_norm`` is to follow."""
+        """Give a student the teacher's weights; return whether it inherits. Call ``recalibrate_batch_norm`` next."""
         if cut.start != INHERITED:
             return False
-        with seeded_torch(0, "heir"):  # what is drawn for replacements gives way to the student's own
+        with seeded_torch(0, "inheritance"):  # weights drawn for replacements are overwritten by the student's own
             student.load_state_dict(self.pruned_teacher(cut, student).state_dict())
         return True
 
     def recalibrate_batch_norm(self, student: nn.Module) -> None:
-        """Estimate a student's batch-norm statistics again, once all its weights are in place."""
+        """Estimate a student's batch-norm statistics again, after all its weights are set."""
         recalibrate_batch_norm(student, self.data, self.samples)
 
     def pruned_teacher(self, cut: Cut, student: nn.Module | None = None) -> nn.Module:
-        """Return the teacher, cut, in eval mode; batch-norm statistics are those of the kept channels.
+        """Return a pruned copy of the teacher in eval mode; batch-norm statistics are those of the kept channels.
 
         Args:
             cut: of the teacher.
-            student: has the weights of replaced blocks; without it they are drawn from torch's global generator, which
-                the caller seeds.
+            student: the source of the weights of replaced blocks; if None, they are drawn from torch's global
+                generator, which the caller seeds.
         """
         kept = cut.units(self.plan, self.orders)
         pruned = copy.deepcopy(self.module)
@@ -98,9 +98,9 @@ class WeightInheritance:
 def make_inheritance(
     teacher: Teacher, space: CutSpace, data: Dataset, config: FromTeacherConfig, *, seed: int = 0
 ) -> WeightInheritance:
-    """Order the units of the teacher's groups by importance, and measure the moments that reconstruction takes.
+    """Order the units of the teacher's groups by importance, and measure the moments that reconstruction needs.
 
-    Looks at ``config.samples`` training samples for each of the two.
+    Each of the two uses ``config.samples`` training samples.
     """
     plan = space.plan
     module = rewrite(copy.deepcopy(teacher.module).cpu(), plan.rewrites)
@@ -113,22 +113,23 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What the space of a teacher's students is made of.
+class CachedPlan:
+    """The results of analysing a teacher, which a file in the run's folder keeps.
 
     Attributes:
-        plan: what can be cut.
-        order: indices of the droppable blocks, the one that goes first at the front; None where depth is no number.
+        plan: the pruning plan.
+        order: indices of the droppable blocks in the order in which they are dropped; None without a depth order.
     """
 
     plan: Plan
     order: tuple[int, ...] | None
 
 
-def origin_of(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> dict[str, Any] | None:
-    """Return all that findings depend on as JSON values; None where that cannot be told, so that none may be kept.
+def plan_cache_key(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> dict[str, Any] | None:
+    """Return everything that a cached plan depends on as JSON values; None if the plan must not be cached.
 
-    That is where the code of a class is in no file, as in a notebook: a change of its ``forward`` would go unseen.
+    That is the case if the source of a class is not in a file, as in a notebook: a change of its ``forward`` would not
+    be noticed.
     """
     code = _code(teacher.module)
     if code is None:
@@ -145,32 +146,32 @@ def origin_of(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> di
     }
 
 
-def read_findings(path: Path, expected: dict[str, Any]) -> Findings | None:
-    """Return what a file holds; None if it is missing or damaged, or if its origin is another one."""
+def read_cached_plan(path: Path, key: dict[str, Any]) -> CachedPlan | None:
+    """Return the plan in a file; None if the file is missing or damaged, or has another key."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("sha256") != json_digest(content) or content["origin"] != json.loads(json.dumps(expected)):
+        if content.pop("sha256") != json_digest(content) or content["origin"] != json.loads(json.dumps(key)):
             return None
         order = content["order"]
-        return Findings(Plan.from_dict(content["plan"]), None if order is None else tuple(order))
+        return CachedPlan(Plan.from_dict(content["plan"]), None if order is None else tuple(order))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SpaceError):
         return None
 
 
-def write_findings(path: Path, findings: Findings, origin: dict[str, Any]) -> None:
-    """Write findings and their origin into a file, atomically.
+def write_cached_plan(path: Path, cached: CachedPlan, key: dict[str, Any]) -> None:
+    """Write a plan and its key into a file, atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    order = None if findings.order is None else list(findings.order)
-    content = {"origin": origin, "order": order, "plan": findings.plan.to_dict()}
-    # On one line: indented, the places of units would take a line each.
+    order = None if cached.order is None else list(cached.order)
+    content = {"origin": key, "order": order, "plan": cached.plan.to_dict()}
+    # On one line: with indentation, each index of a unit would take a line.
     write_text(path, json.dumps({"sha256": json_digest(content), **content}) + "\n")
 
 
 def _code(module: nn.Module) -> str | None:
-    """Return a digest of the files that the classes of a network are written in; None if one is in no file."""
+    """Return a digest of the source files of a network's classes; None if a class has no source file."""
     classes = {base for part in module.modules() for base in type(part).__mro__ if base.__module__ != "builtins"}
     try:
         files = {inspect.getsourcefile(one) for one in classes}

@@ -14,7 +14,7 @@ Kind = Literal["channels", "heads", "neurons"]
 ChannelIndices = tuple[tuple[int, ...], ...]
 
 UNPRUNED, DROPPED = "whole", "drop"
-"""Fates of a block, besides the names of replacements, as architectures write them."""
+"""Values of a block in architectures, besides the names of replacements."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Slot:
     """One dimension of one module that a group governs.
 
     Attributes:
-        module: dotted name of the module in the teacher ("" is the root), or of a parameter that belongs to none of
-            torch's own layers (a position embedding, a layer scale): then the last dimension longer than 1 is meant.
-        side: its ``in``put or its ``out``put channels; ``out`` is both of a normalisation and of a grouped convolution.
-            Of torch's attention ``in`` is the width of queries, keys and values, ``out`` the rows of their projection.
-        indices: for each unit of the group the indices of that dimension that it owns: several behind a flatten, an
-            offset behind a concatenation.
+        module: dotted name of the module in the teacher ("" is the root), or of a parameter outside of torch's own
+            layers (a position embedding, a layer scale); of a parameter, the slot is the last dimension longer than 1.
+        side: ``in``put or ``out``put channels. For a normalisation and a grouped convolution, ``out`` is both. For
+            torch's attention, ``in`` is the width of queries, keys and values, ``out`` the rows of their projection.
+        indices: for each unit of the group, its indices in that dimension: several behind a flatten, an offset behind
+            a concatenation.
     """
 
     module: str
@@ -37,14 +37,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class Group:
-    """Units (channels, heads or neurons) that stay or go together.
+    """A pruning group: units (channels, heads or neurons) that are each kept or removed in several layers at once.
 
     Attributes:
-        name: unique; the module that makes the units, the first of several.
-        kind: what the units are.
-        size: how many there are in the teacher.
-        slots: every dimension that they are part of.
-        block: index of the block that the group is wholly inside of, None for one that is shared between blocks.
+        name: unique; the name of the (first) module that makes the units.
+        kind: the kind of unit.
+        size: number of units in the teacher.
+        slots: all dimensions that contain the units.
+        block: index of the block that contains the whole group; None for a group shared between blocks.
     """
 
     name: str
@@ -56,21 +56,21 @@ class Group:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of the backbone; they are in the order of the forward pass.
+    """One block of the backbone.
 
     Attributes:
         module: dotted name.
-        droppable: what it returns has the shape of what it is given, and its channels are of the same group, so that
-            it can be replaced by passing on its first argument.
-        input: group of the channels that it is given, None where they are the data's own or never pruned.
-        output: group of the channels that it returns, likewise.
-        stride: ratio of its input's resolution to its output's, rounded; 0 if no padded convolution has it, as where it
-            enlarges maps or takes their edges away; 1 for tokens.
-        inputs: channels that it is given in the teacher: those of the input group's units one after the other, as many
-            of each; 0 if they are made up otherwise, of several groups, say.
-        outputs: channels that it returns, likewise; 0 too if it returns several values.
+        droppable: its output has the shape of its input and the same channel group, so that returning its first
+            argument can replace it.
+        input: group of its input channels; None if they are those of the data, or never pruned.
+        output: group of its output channels; None if they are never pruned.
+        stride: ratio of the input's resolution to the output's, rounded; 0 if a padded convolution cannot have it (the
+            block enlarges maps, or crops their edges); 1 for tokens.
+        inputs: input channels in the teacher: those of the input group's units in order, the same number per unit; 0
+            for any other composition, such as several groups.
+        outputs: output channels, likewise; also 0 if it returns several values.
         tokens: it maps (B, N, D) tokens, not maps.
-        signed: what it returns has negative values; without, it ends with a ReLU or the like.
+        signed: its output has negative values; otherwise it ends with a ReLU or the like.
         wrapped: it returns its output as the only entry of a tuple.
         dims: dimensions of its maps: 2 for (B, C, H, W); 1 or 3 for sequences or volumes, and 1 for tokens.
     """
@@ -90,7 +90,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Unpruned:
-    """A module that is left as it is, and the reason: a part of a sentence for the user."""
+    """A module that pruning does not change, and the reason: a clause for the user, without a full stop."""
 
     module: str
     reason: str
@@ -98,13 +98,13 @@ class Unpruned:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A module without weights that a 1x1 convolution stands in for, since it only picks and pads channels.
+    """A module without weights that only selects and pads channels, to be replaced by a 1x1 convolution.
 
     Attributes:
         module: dotted name.
-        inputs: channels that it is given.
-        stride: of the pixels that it picks, in both directions.
-        sources: for each channel that it returns the one of its input, None for a channel of zeros.
+        inputs: number of its input channels.
+        stride: of the selected pixels, in both directions.
+        sources: for each output channel, its input channel; None for a channel of zeros.
     """
 
     module: str
@@ -118,9 +118,10 @@ class KeptUnits:
     """The units and blocks of a network that pruning keeps.
 
     Attributes:
-        units: by the name of their group the units that stay, in the order that they have in the student; all of a
-            group that is missing.
-        replacements: by the index of a block ``DROPPED``, or the name of a cheaper block; blocks that are missing stay.
+        units: by the name of the group, its kept units in the order that they have in the student; a group that is
+            missing keeps all units.
+        replacements: by the index of the block, ``DROPPED`` or the name of a cheaper block; blocks that are missing
+            are kept.
     """
 
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -129,7 +130,10 @@ class KeptUnits:
 
 @dataclass(frozen=True)
 class Plan:
-    """The groups and blocks that can be cut from a teacher, after its ``rewrites``; ``find_plan`` makes one."""
+    """A pruning plan: the groups and blocks that can be removed from a teacher after its ``rewrites``.
+
+    ``find_plan`` makes one.
+    """
 
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...]
@@ -138,18 +142,18 @@ class Plan:
 
     @property
     def shared(self) -> tuple[Group, ...]:
-        """The groups that are in no single block, such as the width of a residual stage."""
+        """The groups that are not inside of a single block, such as the width of a residual stage."""
         return tuple(group for group in self.groups if group.block is None)
 
     def inner(self, block: int) -> tuple[Group, ...]:
-        """Return the groups that are wholly inside of a block."""
+        """Return the groups that a block contains."""
         return tuple(group for group in self.groups if group.block == block)
 
     def group(self, name: str) -> Group:
         """Return the group called ``name``.
 
         Raises:
-            SpaceError: there is none.
+            SpaceError: the plan has no such group.
         """
         if name not in self._by_name:
             raise SpaceError(f"the plan has no group '{name}'{did_you_mean(name, list(self._by_name))}")
@@ -179,10 +183,10 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Read what ``to_dict`` wrote.
+        """Return the plan of a ``to_dict`` result.
 
         Raises:
-            SpaceError: it is no plan.
+            SpaceError: the values are not those of a plan.
         """
         try:
             return cls(
@@ -194,7 +198,7 @@ class Plan:
                 ),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise SpaceError(f"a plan of what can be cut from a teacher cannot be read ({error!r}).") from error
+            raise SpaceError(f"the pruning plan cannot be read ({error!r}); search again to find it again.") from error
 
 
 def _group(entry: Mapping[str, Any]) -> Group:
@@ -204,7 +208,7 @@ def _group(entry: Mapping[str, Any]) -> Group:
 
 
 def _pack(indices: ChannelIndices) -> list[Any] | dict[str, int]:
-    """Units one after the other, as nearly all are, are written as where the first begins and how long each is."""
+    """Return a compact form: consecutive units of equal length as the first index and the length of one unit."""
     run = len(indices[0]) if indices else 0
     first = indices[0][0] if run else 0
     return (
@@ -215,7 +219,7 @@ def _pack(indices: ChannelIndices) -> list[Any] | dict[str, int]:
 def _unpack(packed: Sequence[Any] | Mapping[str, int], size: int) -> ChannelIndices:
     if isinstance(packed, Mapping):
         return _runs(packed["first"], packed["run"], size)
-    return tuple(tuple(int(place) for place in one) for one in packed)
+    return tuple(tuple(int(index) for index in one) for one in packed)
 
 
 def _runs(first: int, run: int, size: int) -> ChannelIndices:
@@ -232,10 +236,10 @@ class Cut:
     """One student that can be cut from a teacher; ``CutSpace`` and ``Cut.of`` make them.
 
     Attributes:
-        widths: by the names of groups the units that are kept. The groups inside of a block are among them only while
-            it is unpruned, so that equal students are equal cuts.
+        widths: number of kept units by the name of the group. The groups inside of a block are included only if it is
+            neither dropped nor replaced, so that equal students are equal cuts.
         blocks: for each block of the plan ``UNPRUNED``, ``DROPPED`` or the name of its replacement.
-        start: whether the student begins with the teacher's weights or with random ones.
+        start: initial weights of the student: the teacher's, or random ones.
     """
 
     widths: Mapping[str, int]
@@ -250,12 +254,12 @@ class Cut:
         blocks: Mapping[int, str] | None = None,
         start: Start = INHERITED,
     ) -> Cut:
-        """Return a cut of any plan; groups and blocks that are not named are as in the teacher.
+        """Return a cut of a plan; groups and blocks that are not named are as in the teacher.
 
         Args:
-            plan: what can be cut.
-            widths: units kept, by the name of their group; those of groups in blocks that go are passed over.
-            blocks: replacements by the index of their block.
+            plan: the pruning plan.
+            widths: number of kept units by the name of the group; ignored for groups in dropped or replaced blocks.
+            blocks: replacements by the index of the block.
             start: the initial weights.
 
         Raises:
@@ -264,33 +268,31 @@ class Cut:
         widths, blocks = widths or {}, blocks or {}
         for name, width in widths.items():
             if not 1 <= width <= plan.group(name).size:
-                raise SpaceError(f"group '{name}' has 1 to {plan.group(name).size} units, and {width} were to be kept.")
+                raise SpaceError(f"group '{name}' can keep 1 to {plan.group(name).size} units, not {width}.")
         for index in blocks:
             if not 0 <= index < len(plan.blocks):
-                raise SpaceError(
-                    f"the teacher has {len(plan.blocks)} blocks, counted from 0, and none of index {index}."
-                )
+                raise SpaceError(f"the teacher has no block {index}; it has {len(plan.blocks)} blocks, counted from 0.")
         made = tuple(blocks.get(index, UNPRUNED) for index in range(len(plan.blocks)))
         kept = {group.name: widths.get(group.name, group.size) for group in active_groups(plan, made)}
         return cls(kept, made, start)
 
     @property
     def kept_blocks(self) -> tuple[int, ...]:
-        """The indices of the blocks that are not dropped, replaced ones among them."""
+        """The indices of the blocks that are not dropped, including replaced ones."""
         return tuple(index for index, block in enumerate(self.blocks) if block != DROPPED)
 
     @property
     def replacements(self) -> dict[int, str]:
-        """The replacements of blocks that are replaced or dropped, by index."""
+        """The replacements of replaced and dropped blocks, by index."""
         return {index: block for index, block in enumerate(self.blocks) if block != UNPRUNED}
 
     def units(self, plan: Plan, orders: Mapping[str, Sequence[int]] | None = None) -> KeptUnits:
-        """Return the very units that stay: the most important of each group, in the teacher's order.
+        """Return the units that are kept: the most important of each group, in the teacher's order.
 
         Args:
-            plan: that the cut is of.
-            orders: by the names of groups their units, the most important first; the first units stay of groups that
-                have none.
+            plan: the plan of the cut.
+            orders: units by the name of the group, the most important first; a group that is missing keeps its first
+                units.
         """
         kept = {}
         for name, width in self.widths.items():
@@ -304,5 +306,5 @@ class Cut:
 
 
 def active_groups(plan: Plan, blocks: Sequence[str]) -> list[Group]:
-    """Return the groups that have widths: those in no block, and in unpruned ones."""
+    """Return the groups that have widths: shared ones, and those in blocks that are neither dropped nor replaced."""
     return [group for group in plan.groups if group.block is None or blocks[group.block] == UNPRUNED]

@@ -1,4 +1,4 @@
-"""Random weights and fixed norm statistics: the conditions under which the wiring of a network is verified."""
+"""Random weights and fixed norm statistics, the conditions under which pruning groups are verified."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas_distill.utils.layers.hooks import Hooks
 
 
 def randomise_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw all weights again, in place: none is zero, and outputs of layers are about as large as their inputs."""
+    """Draw all weights at random, in place: none is zero, and outputs of layers are about as large as their inputs."""
     with torch.no_grad():
         for part in module.modules():
             for name, weight in part._parameters.items():
@@ -33,10 +33,10 @@ def randomise_weights(module: nn.Module, generator: torch.Generator) -> nn.Modul
 
 @contextmanager
 def fitting_statistics(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """In the forward pass inside of the block, give batch norms statistics that fit what they are given.
+    """Fit the statistics of batch norms to their inputs in the forward pass inside of the ``with`` block.
 
-    So what passes through a deep network neither grows nor fades, and each layer has its part in the output. The
-    statistics differ between channels at random.
+    Activations of a deep network then neither grow nor vanish, and each layer has an effect on the output. The
+    statistics of channels differ at random.
     """
 
     def fit(part: nn.Module, args: Any, kwargs: Any) -> None:
@@ -55,32 +55,32 @@ def fitting_statistics(module: nn.Module, generator: torch.Generator) -> Iterato
 
 
 class FixedNorms:
-    """Replaces the mean and the variance in the layer norms of forward passes by one number for each call.
+    """Layer norms whose mean and variance are replaced by one constant factor per call.
 
-    All passes must be of one network, pruned or not: the numbers are those of the first, in the order of the calls. A
-    group norm of several groups keeps its statistics, also where only one of its groups is left.
+    All forward passes must be of one network, pruned or not: the factors are those of the first pass, in the order of
+    calls. A group norm of several groups keeps its statistics, also if pruning leaves only one of its groups.
 
     Attributes:
-        any: there are such norms in the network.
+        any: the network has such norms.
     """
 
     def __init__(self) -> None:
         self._factors: list[float | None] = []
-        self._learnt = False
+        self._fitted = False
         self.any = False
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
-        """Run a block, with one forward pass of the network, with fixed statistics."""
-        if not self._learnt:
+        """Fix the statistics of one forward pass inside of the ``with`` block."""
+        if not self._fitted:
             self._factors.clear()
         with _Fixed(self):
             yield
-        self._learnt = True
+        self._fitted = True
 
     def factor(self, call: int, input: Tensor, over_all: bool) -> float | None:
-        """Return what call number ``call`` of a norm multiplies its input by; None if it keeps its statistics."""
-        if not self._learnt:
+        """Return the factor by which call number ``call`` scales its input; None if it keeps its own statistics."""
+        if not self._fitted:
             spread = float(input.double().std())
             self._factors.append(1 / max(spread, 1e-6) if over_all else None)
             self.any = self.any or over_all

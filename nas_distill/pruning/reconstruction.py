@@ -1,4 +1,4 @@
-"""Least-squares reconstruction of layers after channel pruning, from the inputs that they lose and keep."""
+"""Least-squares reconstruction of layers after channel pruning."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from nas_distill.data import Dataset
 from nas_distill.data.splits import random_indices
 from nas_distill.pruning.plan import KeptUnits, Plan, Slot
-from nas_distill.pruning.slots import Part, named, parts_of
-from nas_distill.pruning.statistics import batch_norms, show_inputs
+from nas_distill.pruning.slots import SlotTensor, named, tensors_of
+from nas_distill.pruning.statistics import batch_norms, observe_inputs
 from nas_distill.pruning.surgery import kept_indices
 
-WIDEST = 4096
-"""Inputs above which a layer's second moments take too long to solve for; it is cut without a reconstruction."""
+MAX_INPUTS = 4096
+"""Largest number of inputs of a reconstructed layer; above it, the linear system takes too long to solve."""
 POSITIONS = 256
-"""Positions of a map, or of a sequence, that are looked at for each sample; neighbours tell much the same."""
+"""Largest number of positions of a map or a sequence used per sample; neighbouring positions are much alike."""
 RIDGE = 1e-2
 """Share of the inputs' mean variance (mean square, where no bias can take their mean) that is added to the diagonal.
 
-A student's inputs are not quite the teacher's, and what is guessed from inputs that hardly differ would blow that up.
-On trained networks shares from 1e-4 to 1e-2 tie, or differ by half a point of accuracy before training; on untrained
-ones with batch norm the error of the logits grows as the share falls, up to twofold at 1e-4.
+A student's inputs are not quite the teacher's, and an ill-conditioned solution would amplify the difference. On trained
+networks, shares from 1e-4 to 1e-2 tie or differ by half a point of accuracy before training; on untrained ones with
+batch norm, the error of the logits grows as the share falls, up to twofold at 1e-4.
 """
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one layer's inputs, over samples and positions.
+    """Moments of one layer's inputs, over samples and positions.
 
     Attributes:
-        mean: (C,), float32 as a copy goes to every worker.
-        second: (C, C), the mean product of each two.
+        mean: (C,), float32, since a copy is sent to every worker.
+        second: (C, C), the mean product of each pair of channels.
     """
 
     mean: Tensor
@@ -44,37 +44,37 @@ class Moments:
 
 
 def input_moments(module: nn.Module, plan: Plan, data: Dataset, samples: int) -> dict[str, Moments]:
-    """Return the moments of the inputs of every layer that can make up for inputs that it loses, by its dotted name.
+    """Return the moments of the inputs of every layer that can be reconstructed, by its dotted name.
 
-    These are linear layers, convolutions (not grouped or transposed ones) and torch's self-attention, which read
-    channels of the plan's groups, have at most ``WIDEST`` of them, and share their weight with no other layer.
+    These are linear layers, convolutions (not grouped or transposed ones) and torch's self-attention that read channels
+    of the plan's groups, have at most ``MAX_INPUTS`` inputs, and share their weight with no other layer.
 
     Args:
-        module: the teacher; left as it is.
+        module: the teacher; not changed.
         plan: its groups.
-        data: of its training split ``samples`` are looked at.
-        samples: how many.
+        data: the data set; only its training split is used.
+        samples: number of training samples drawn.
     """
-    sums = {name: _Sums() for name in _solvable(module, plan)}
-    show_inputs(module, data, samples, [(name, one.add) for name, one in sums.items()])
+    sums = {name: _MomentSums() for name in _solvable(module, plan)}
+    observe_inputs(module, data, samples, [(name, one.add) for name, one in sums.items()])
     return {name: one.moments() for name, one in sums.items() if one.usable}
 
 
 def reconstruct(module: nn.Module, plan: Plan, kept: KeptUnits, moments: Mapping[str, Moments]) -> None:
-    """Give kept inputs the weights, in place, by which each layer's outputs change least once the others are cut.
+    """Change the weights of kept inputs, in place, so that each layer's outputs change least when the others are cut.
 
-    A layer of weights W reads inputs x, of which K stay and D go. The best linear guess of x_D from x_K is A x_K, with
-    A = E[x_D x_K^T] E[x_K x_K^T]^-1; so W_K + W_D A takes the place of W_K (as channel pruning reconstructs the maps of
-    one layer: He et al., 2017, arXiv:1707.06168; here only from the teacher's moments, for any choice of K, without a
-    look at data). With a bias the guess is A x_K + b, and b goes into it; a convolution without one, in a network with
-    batch norm, is taken to be followed by it, so that b does not matter once statistics are re-estimated. Of a
-    convolution every position of the kernel has the same A. Nothing changes where nothing is cut.
+    A layer with weights W reads inputs x, of which K are kept and D removed. The best linear estimate of x_D from x_K
+    is A x_K, with A = E[x_D x_K^T] E[x_K x_K^T]^-1, so W_K + W_D A replaces W_K (as channel pruning reconstructs the
+    maps of one layer: He et al., 2017, arXiv:1707.06168; here only from the teacher's moments, for any choice of K,
+    without data). With a bias, the estimate is A x_K + b, and W_D b is added to the bias. A convolution without a bias,
+    in a network with batch norm, is assumed to be followed by one, so that b has no effect once statistics are
+    re-estimated. All kernel positions of a convolution have the same A. Layers that lose no inputs do not change.
 
     Args:
-        module: a copy of the teacher, about to be cut.
+        module: a copy of the teacher, before it is pruned.
         plan: its groups.
-        kept: what pruning will keep of it.
-        moments: of ``input_moments``; layers that have none are left as they are.
+        kept: the units that pruning will keep.
+        moments: from ``input_moments``; layers without moments are not changed.
     """
     normed = bool(batch_norms([module]))
     cutting: dict[str, list[tuple[Slot, Sequence[int]]]] = {}
@@ -83,16 +83,16 @@ def reconstruct(module: nn.Module, plan: Plan, kept: KeptUnits, moments: Mapping
             if slot.side == "in" and slot.module in moments:
                 cutting.setdefault(slot.module, []).append((slot, kept.units[group.name]))
     for name, slots in cutting.items():
-        (part,) = parts_of(module, name, "in")
+        (part,) = tensors_of(module, name, "in")
         size = part.tensor.shape[part.axis]
         indices = kept_indices(size, slots)
-        gone = sorted(set(range(size)) - set(indices))
-        if gone:
-            _make_up(part, indices, gone, moments[name], shift=normed and isinstance(part.owner, _ConvNd))
+        removed = sorted(set(range(size)) - set(indices))
+        if removed:
+            _reconstruct_layer(part, indices, removed, moments[name], shift=normed and isinstance(part.owner, _ConvNd))
 
 
-def _make_up(part: Part, kept: list[int], gone: list[int], moments: Moments, *, shift: bool) -> None:
-    """Change one layer; ``shift``: its outputs may be off by a constant."""
+def _reconstruct_layer(part: SlotTensor, kept: list[int], removed: list[int], moments: Moments, *, shift: bool) -> None:
+    """Reconstruct one layer, in place; ``shift``: its outputs may be off by a constant."""
     weight = part.tensor
     bias = getattr(part.owner, "in_proj_bias" if isinstance(part.owner, nn.MultiheadAttention) else "bias")
     second, mean = moments.second.double(), moments.mean.double()
@@ -100,19 +100,19 @@ def _make_up(part: Part, kept: list[int], gone: list[int], moments: Moments, *, 
         second = second - torch.outer(mean, mean)
     among = second[kept][:, kept]
     ridge = RIDGE * float(second.diagonal().mean()) + 1e-30
-    guess = torch.linalg.solve(among + ridge * torch.eye(len(kept), dtype=among.dtype), second[kept][:, gone]).T
+    estimate = torch.linalg.solve(among + ridge * torch.eye(len(kept), dtype=among.dtype), second[kept][:, removed]).T
     with torch.no_grad():
-        read = weight.double().cpu().movedim(part.axis, -1)
-        lost = read[..., gone]
+        new = weight.double().cpu().movedim(part.axis, -1)
+        lost = new[..., removed]
         if bias is not None:
-            missing = lost @ (mean[gone] - guess @ mean[kept])
+            missing = lost @ (mean[removed] - estimate @ mean[kept])
             bias += missing.reshape(len(missing), -1).sum(1).to(bias)
-        read[..., kept] += lost @ guess
-        weight.copy_(read.movedim(-1, part.axis))
+        new[..., kept] += lost @ estimate
+        weight.copy_(new.movedim(-1, part.axis))
 
 
 def _solvable(module: nn.Module, plan: Plan) -> list[str]:
-    """Return the names of the layers that read units of the plan and can make up for those that they lose."""
+    """Return the names of the layers that read units of the plan and can be reconstructed."""
     uses: dict[int, int] = {}
     for part in module.modules():
         for weight in part._parameters.values():
@@ -127,15 +127,15 @@ def _is_solvable(module: nn.Module, name: str, uses: Mapping[int, int]) -> bool:
         return False
     if getattr(layer, "groups", 1) != 1:
         return False
-    parts = parts_of(module, name, "in")
+    parts = tensors_of(module, name, "in")
     if len(parts) != 1 or not isinstance(parts[0].tensor, nn.Parameter):
-        return False  # its weight is computed of others, or is several ones
+        return False  # its weight is computed from others, or consists of several tensors
     part = parts[0]
-    return part.tensor.shape[part.axis] <= WIDEST and uses[id(part.tensor)] == 1
+    return part.tensor.shape[part.axis] <= MAX_INPUTS and uses[id(part.tensor)] == 1
 
 
-class _Sums:
-    """Adds up what one layer is given."""
+class _MomentSums:
+    """Running sums of one layer's inputs and of their products."""
 
     def __init__(self) -> None:
         self._refused = False
@@ -145,18 +145,18 @@ class _Sums:
 
     @property
     def usable(self) -> bool:
-        """Whether the layer was run, and always as it has to be."""
+        """The layer was called, always in a supported way."""
         return self._count > 0 and not self._refused
 
     def add(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        """Be the hook before a layer's forward pass."""
+        """Add the inputs of one forward pass of a layer (an ``InputObserver``)."""
         if not args or (isinstance(layer, nn.MultiheadAttention) and not args[0] is args[1] is args[2]):
-            self._refused = True  # queries, keys and values are not of one kind
+            self._refused = True  # queries, keys and values differ, so they have no common moments
             return
-        given = args[0].detach()
+        input = args[0].detach()
         if isinstance(layer, _ConvNd):
-            given = given.movedim(-1 - len(layer.kernel_size), -1)
-        rows = given.flatten(1, -2) if given.dim() > 2 else given[:, None]
+            input = input.movedim(-1 - len(layer.kernel_size), -1)
+        rows = input.flatten(1, -2) if input.dim() > 2 else input[:, None]
         rows = rows[:, random_indices(rows.shape[1], POSITIONS)].flatten(0, 1).double()
         self._count += len(rows)
         self._sum = self._sum + rows.sum(0).cpu()

@@ -1,4 +1,4 @@
-"""Replacements of blocks: cheaper modules with fresh weights that stand in for a teacher's, and the skip of one."""
+"""Replacements of the teacher's blocks: cheaper modules with random weights, and the skip of a dropped block."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nas_distill.utils.errors import SpaceError, did_you_mean
 class Separable(nn.Module):
     """A depthwise 3x3 and a pointwise convolution, each with batch norm, the input added where shapes allow.
 
-    MobileNet's block (Howard et al., 2017, arXiv:1704.04861), with the shortcut of residual networks. A ReLU ends it
-    unless it is ``signed``, as the block that it stands in for is.
+    MobileNet's block (Howard et al., 2017, arXiv:1704.04861), with the shortcut of residual networks. It ends with a
+    ReLU unless it is ``signed``, as the replaced block is.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, signed: bool = False) -> None:
@@ -36,8 +36,8 @@ class Separable(nn.Module):
         return result
 
 
-class Linear(nn.Module):
-    """A linear map of each token, the input added where widths allow; further arguments, a mask say, are not used."""
+class TokenLinear(nn.Module):
+    """A linear map of each token, the input added if widths are equal; other arguments, such as a mask, are ignored."""
 
     def __init__(self, inputs: int, outputs: int, wrapped: bool = False) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Linear(nn.Module):
 
 
 class Skip(nn.Module):
-    """A dropped block: it passes on its first argument; further ones, a mask say, are not used.
+    """The substitute for a dropped block: it returns its first argument and ignores others, such as a mask.
 
     ``wrapped``: returns it as the only entry of a tuple, as the block did.
     """
@@ -68,7 +68,7 @@ class Skip(nn.Module):
 
 @dataclass(frozen=True)
 class Replacement:
-    """A kind of cheaper block: how one is made, whether it maps tokens, and what it is."""
+    """A kind of cheaper block: its constructor, whether it maps tokens, and a description."""
 
     make: Callable[[Block, int, int], nn.Module]
     tokens: bool
@@ -82,7 +82,7 @@ REPLACEMENTS: Mapping[str, Replacement] = {
         about="depthwise 3x3 and pointwise convolution, with batch norm",
     ),
     "linear": Replacement(
-        lambda block, inputs, outputs: Linear(inputs, outputs, block.wrapped),
+        lambda block, inputs, outputs: TokenLinear(inputs, outputs, block.wrapped),
         tokens=True,
         about="a linear map of each token",
     ),
@@ -90,10 +90,10 @@ REPLACEMENTS: Mapping[str, Replacement] = {
 
 
 def fits(name: str, block: Block) -> bool:
-    """Say whether a replacement can stand in for a block: it maps what that maps, between known channels and sizes.
+    """Say whether a replacement fits a block: both map tokens, or both map maps, of known channels and sizes.
 
     Raises:
-        SpaceError: there is no such replacement.
+        SpaceError: the replacement is unknown.
     """
     known = _known(name)
     same = known.tokens == block.tokens and (known.tokens or (block.dims == 2 and block.stride > 0))
@@ -101,12 +101,12 @@ def fits(name: str, block: Block) -> bool:
 
 
 def make_replacement(name: str, block: Block, inputs: int, outputs: int) -> nn.Module:
-    """Return a module that can stand in for ``block`` between ``inputs`` and ``outputs`` channels.
+    """Return a replacement for ``block`` from ``inputs`` to ``outputs`` channels.
 
     Weights come from torch's global generator, which the caller seeds.
 
     Raises:
-        SpaceError: there is no such replacement, or it does not fit the block.
+        SpaceError: the replacement is unknown, or does not fit the block.
     """
     if not fits(name, block):
         raise SpaceError(f"block '{block.module}' cannot be replaced by '{name}'.")
@@ -115,5 +115,5 @@ def make_replacement(name: str, block: Block, inputs: int, outputs: int) -> nn.M
 
 def _known(name: str) -> Replacement:
     if name not in REPLACEMENTS:
-        raise SpaceError(f"unknown replacement of a block '{name}'{did_you_mean(name, REPLACEMENTS)}")
+        raise SpaceError(f"unknown block replacement '{name}'{did_you_mean(name, REPLACEMENTS)}")
     return REPLACEMENTS[name]

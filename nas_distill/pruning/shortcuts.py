@@ -15,9 +15,9 @@ from nas_distill.utils.layers.calls import Recording, inspection
 
 
 class ChannelMap(nn.Conv2d):
-    """A 1x1 convolution that begins as a map of channels: each output is one input channel at a stride, or zero.
+    """A 1x1 convolution initialised as a map of channels: each output is one input channel at a stride, or zero.
 
-    It has the bias that lets it make up for lost inputs; its weights may be trained like any.
+    Its bias lets reconstruction compensate for removed inputs. Its weights can be trained.
     """
 
     def __init__(self, inputs: int, stride: int, sources: Sequence[int | None]) -> None:
@@ -26,7 +26,7 @@ class ChannelMap(nn.Conv2d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set the weights of the map; nothing is drawn."""
+        """Set the weights of the map; nothing is random."""
         if not hasattr(self, "sources"):  # the parent's constructor draws weights before the map is known
             return
         with torch.no_grad():
@@ -39,9 +39,9 @@ class ChannelMap(nn.Conv2d):
 
 
 def find_rewrites(module: nn.Module, recording: Recording) -> list[Rewrite]:
-    """Return the modules without weights that change the channels of maps, and equal a ``ChannelMap``.
+    """Return the modules without weights that change the channels of maps and equal a ``ChannelMap``.
 
-    They are called once. Equality is exact, in double precision, on what ``recording`` has seen and on noise.
+    They are called once. Equality is exact, in double precision, on the inputs in ``recording`` and on noise.
     """
     calls: dict[str, list[Any]] = {}
     for call in recording.calls:
@@ -62,7 +62,7 @@ def find_rewrites(module: nn.Module, recording: Recording) -> list[Rewrite]:
 
 
 def rewrite(module: nn.Module, rewrites: Sequence[Rewrite]) -> nn.Module:
-    """Put the convolutions of a plan where the shortcuts were, in place, and return ``module``.
+    """Replace the shortcuts of a plan by convolutions, in place, and return ``module``.
 
     Raises:
         SpaceError: the network has no such module.
@@ -83,7 +83,7 @@ def rewrite(module: nn.Module, rewrites: Sequence[Rewrite]) -> nn.Module:
 
 
 def rewritten(module: nn.Module, rewrites: Sequence[Rewrite]) -> nn.Module:
-    """Return a copy of ``module`` with its shortcuts rewritten, or the module itself where there are none."""
+    """Return a copy of ``module`` with its shortcuts rewritten; the module itself if there are none."""
     return rewrite(copy.deepcopy(module), rewrites) if rewrites else module
 
 
@@ -101,15 +101,15 @@ def _as_map(name: str, part: nn.Module, given: Tensor) -> Rewrite | None:
                 return None
             found = Rewrite(name, noise.shape[1], stride, tuple(None if one < 0 else one for one in sources))
             convolution = ChannelMap(found.inputs, found.stride, found.sources).double()
-            seen = given.double()
-            same = torch.equal(convolution(noise), made) and torch.equal(convolution(seen), part(seen.clone()))
-    except Exception:  # it is the user's code, which may do anything but what is looked for
+            recorded = given.double()
+            same = torch.equal(convolution(noise), made) and torch.equal(convolution(recorded), part(recorded.clone()))
+    except Exception:  # user code, which may fail in any way on such inputs
         return None
     return found if same else None
 
 
 def _source(made: Tensor, picked: Tensor) -> int:
-    """Return which channel of ``picked`` (B, C, H, W) a map is; -1 for zeros, -2 for anything else."""
+    """Return the index of the channel of ``picked`` (B, C, H, W) that a map equals; -1 for zeros, -2 otherwise."""
     if not made.any():
         return -1
     equal = (picked == made[:, None]).flatten(2).all(2).all(0).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""Slots of layers: the tensors that they govern, and the attributes that say how many channels or heads there are."""
+"""Slots of layers: the tensors that they govern, and the attributes that store numbers of channels and heads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nas_distill.pruning.plan import Side, Slot
 
 
 @dataclass(frozen=True)
-class Part:
-    """A tensor, found as attribute ``name`` of ``owner``, one of whose dimensions a slot governs."""
+class SlotTensor:
+    """A tensor with a dimension that a slot governs: attribute ``name`` of ``owner``, and the dimension ``axis``."""
 
     owner: nn.Module
     name: str
@@ -22,50 +22,50 @@ class Part:
 
     @property
     def tensor(self) -> Tensor:
-        """The parameter or buffer itself."""
+        """The parameter or buffer."""
         found = getattr(self.owner, self.name)
         assert isinstance(found, Tensor)
         return found
 
 
 def weights_of(module: nn.Module, slot: Slot) -> list[tuple[Tensor, int]]:
-    """Return the parameters that ``slot`` governs (no buffers), each with the dimension in question."""
-    parts = parts_of(module, slot.module, slot.side)
+    """Return the parameters that ``slot`` governs (without buffers), each with its governed dimension."""
+    parts = tensors_of(module, slot.module, slot.side)
     return [(part.tensor, part.axis) for part in parts if isinstance(part.tensor, nn.Parameter)]
 
 
 def by_unit(values: Tensor, axis: int, slot: Slot) -> Tensor:
-    """Sum ``values`` over all but the units of ``slot``, which lie along ``axis``; returns (units,)."""
+    """Return the sums (units,) of ``values`` per unit of ``slot``, whose indices lie along ``axis``."""
     along = values.movedim(axis, 0).flatten(1).sum(1) if values.dim() > 1 else values
-    places = torch.tensor([place for unit in slot.indices for place in unit], device=values.device)
+    indices = torch.tensor([index for unit in slot.indices for index in unit], device=values.device)
     unit = torch.tensor([index for index, unit in enumerate(slot.indices) for _ in unit], device=values.device)
-    return torch.zeros(len(slot.indices), dtype=along.dtype, device=values.device).index_add(0, unit, along[places])
+    return torch.zeros(len(slot.indices), dtype=along.dtype, device=values.device).index_add(0, unit, along[indices])
 
 
-def parts_of(root: nn.Module, name: str, side: Side) -> list[Part]:
-    """Return the parameters and buffers that have the channels of one side of a module; none for what is not known."""
+def tensors_of(root: nn.Module, name: str, side: Side) -> list[SlotTensor]:
+    """Return the parameters and buffers with the channels of one side of a module; none for an unknown module."""
     owner, _, leaf = name.rpartition(".")
     found = named(root, name)
     if isinstance(found, nn.Parameter):
-        return [Part(root.get_submodule(owner), leaf, last_long(found))]
+        return [SlotTensor(root.get_submodule(owner), leaf, last_long(found))]
     return [
-        Part(found, attribute, axis)
+        SlotTensor(found, attribute, axis)
         for attribute, axis in _table(found, side)
         if isinstance(getattr(found, attribute, None), Tensor)
     ]
 
 
 def length(root: nn.Module, name: str, side: Side) -> int:
-    """Return how many channels (or heads) one side of a module or parameter has; 0 for what is not known."""
+    """Return the number of channels (or heads) on one side of a module or parameter; 0 if it is unknown."""
     found = named(root, name)
     return found.shape[last_long(found)] if isinstance(found, nn.Parameter) else size_of(found, side)
 
 
 def named(root: nn.Module, name: str) -> nn.Module | nn.Parameter:
-    """Return the module or the parameter of a dotted name.
+    """Return the module or the parameter with a dotted name.
 
     Raises:
-        AttributeError: there is none.
+        AttributeError: the network has neither.
     """
     owner, _, leaf = name.rpartition(".")
     holder = root.get_submodule(owner)
@@ -74,7 +74,7 @@ def named(root: nn.Module, name: str) -> nn.Module | nn.Parameter:
 
 
 def last_long(weight: Tensor) -> int:
-    """Return the last dimension longer than 1, counted from 0; the last of all if there is none."""
+    """Return the last dimension longer than 1, counted from 0; the last dimension if all are of length 1."""
     return max((axis for axis, size in enumerate(weight.shape) if size > 1), default=max(weight.dim() - 1, 0))
 
 
@@ -104,7 +104,7 @@ _WIDTHS = ("all_head_size", "inner_dim", "attn_dim")
 
 
 def size_of(module: nn.Module, side: Side) -> int:
-    """Return how many channels (or heads) a module has on one side; 0 for what is not known."""
+    """Return the number of channels (or heads) on one side of a module; 0 if it is unknown."""
     if isinstance(module, nn.MultiheadAttention):
         result: int = module.embed_dim if side == "in" else 3 * module.num_heads * module.head_dim
         return result
@@ -130,7 +130,7 @@ def size_of(module: nn.Module, side: Side) -> int:
 
 
 def resize(module: nn.Module, side: Side, left: int) -> None:
-    """Set the attributes of a module, one of whose sides has ``left`` channels (or heads) now."""
+    """Set the attributes of a module to the ``left`` channels (or heads) that one of its sides has now."""
     if isinstance(module, nn.MultiheadAttention):
         if side == "in":
             module.embed_dim = module.kdim = module.vdim = left
@@ -159,7 +159,7 @@ def resize(module: nn.Module, side: Side, left: int) -> None:
 
 
 def heads_of(module: nn.Module) -> int:
-    """Return how many heads a module says that it has; 0 if it says nothing, or they are not all alike."""
+    """Return the number of heads that a module's attributes state; 0 if there are none, or they disagree."""
     counts = {getattr(module, name) for name in _COUNTS if type(getattr(module, name, None)) is int}
     return counts.pop() if len(counts) == 1 else 0
 

@@ -1,10 +1,10 @@
-"""The space of cuts: the widths and blocks that students of a teacher choose from, and how they are written.
+"""The space of cuts: the widths and blocks of a teacher's students, and their encoding as architectures.
 
-Only this file knows how a cut is written as parameters of a ``SearchSpace``. They are, each from cheap to dear:
-``start`` (only where it is a choice); ``depth`` (only in a space with a depth order), how many of the droppable blocks
-stay; ``shared``, a ``width`` for each shared group; ``blocks``, for each block its ``kind`` where there is a choice
-(``drop``, the replacements, ``whole``) and, while it is whole, the ``inner`` groups' widths. Lists are in the plan's
-order; a width counts units. A block that a ``depth`` drops has no parameters.
+Only this file knows the parameters of a ``SearchSpace`` that encode a cut. They are, each from cheap to expensive:
+``start`` (only if it is a choice); ``depth`` (only in a space with a depth order), the number of droppable blocks that
+are kept; ``shared``, one ``width`` per shared group; ``blocks``, per block its ``kind`` if there is a choice (``drop``,
+the replacements, ``whole``) and, if the kind is ``whole``, the widths of the ``inner`` groups. Lists are in the plan's
+order; a width counts units. A block dropped by ``depth`` has no parameters.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class CutSpace:
     """All cuts of a teacher that a search considers.
 
     Attributes:
-        plan: what can be cut from the teacher.
-        widths: by the name of each group of the plan the units that it may keep, rising.
-        choices: for each block of the plan its allowed replacements, from cheap to dear: ``DROPPED``, cheaper blocks,
-            and ``UNPRUNED`` last.
-        depth_order: the droppable blocks in the order in which they go, the first one first; empty where each goes by
-            itself, or none.
-        start: the initial weights of all students, or ``both`` where that is a choice.
+        plan: the pruning plan of the teacher.
+        widths: the allowed numbers of kept units by the name of the group, ascending.
+        choices: for each block of the plan its allowed replacements, from cheap to expensive: ``DROPPED``, cheaper
+            blocks, and ``UNPRUNED`` last.
+        depth_order: the droppable blocks in the order in which they are dropped; empty if blocks are dropped
+            independently, or never.
+        start: the initial weights of all students, or ``both`` if architectures choose them.
     """
 
     plan: Plan
@@ -54,21 +54,21 @@ class CutSpace:
         replacements: Sequence[str] = (),
         start: Start | Literal["both"] = INHERITED,
     ) -> CutSpace:
-        """Return the space of what can be cut from a teacher.
+        """Return the space of all cuts of a pruning plan.
 
         Args:
-            plan: what can be cut.
+            plan: the pruning plan.
             widths: shares of its units that a group may keep.
-            multiple: the channels or neurons kept are rounded up to a multiple of it (of heads to one).
-            depth: ``each`` droppable block may go by itself; ``whole``, none; or an order of the droppable blocks'
-                indices in which they go, the first one first.
-            replacements: cheaper blocks that may stand in for the teacher's, where they fit (``REPLACEMENTS``).
+            multiple: the number of kept channels or neurons is rounded up to a multiple of it (of heads: of one).
+            depth: ``each`` droppable block may be dropped independently; ``whole``: none may; or the indices of the
+                droppable blocks in the order in which they are dropped.
+            replacements: names of cheaper blocks that may replace the teacher's where they fit (``REPLACEMENTS``).
             start: initial weights: the teacher's, random ones, or a parameter of each architecture.
 
         Raises:
             SpaceError: nothing can be cut, or a replacement is unknown or fits no block.
         """
-        from nas_distill.pruning.replacements import fits  # brings torch, which reports do without
+        from nas_distill.pruning.replacements import fits  # imports torch, which reports do without
 
         for name in replacements:
             if not any(fits(name, block) for block in plan.blocks):
@@ -77,12 +77,12 @@ class CutSpace:
         order = () if isinstance(depth, str) else tuple(int(index) for index in depth)
         if not isinstance(depth, str) and sorted(order) != droppable:
             raise SpaceError(
-                f"depth: an order has each droppable block once ({droppable}), and {list(order)} was given."
+                f"depth: an order must have each droppable block once ({droppable}), and {list(order)} is given."
             )
         if not plan.groups and not droppable and not replacements:
             first = plan.unpruned[0] if plan.unpruned else None
             why = f" ({first.module or 'the network'}: {first.reason})" if first else ""
-            raise SpaceError(f"nothing can be cut from the teacher{why}; use a space of your own for its students.")
+            raise SpaceError(f"nothing can be cut from the teacher{why}; use another search space for its students.")
         choices = tuple(
             (
                 *((DROPPED,) if block.droppable and depth != "whole" else ()),
@@ -103,13 +103,13 @@ class CutSpace:
         name: str = "from_teacher",
         paths: Sequence[str] = (),
     ) -> SearchSpace:
-        """Return the space as samplers and trials use it.
+        """Return the search space whose architectures encode the cuts.
 
         Args:
-            builder: makes a student of an architecture: ``nas_distill.pruning.build:build``, or a ``CutBuilder``.
+            builder: builder of students: ``nas_distill.pruning.build:build``, or a ``CutBuilder``.
             arguments: its fixed keywords.
             name: of the space.
-            paths: folders where the builder's module is looked for.
+            paths: folders in which the builder's module is searched.
         """
         parameters: dict[str, Any] = {}
         if self.start == "both":
@@ -140,7 +140,7 @@ class CutSpace:
         return Architecture(values)
 
     def decode(self, architecture: Architecture | Mapping[str, Any]) -> Cut:
-        """Return the cut that an architecture of ``search_space`` stands for.
+        """Return the cut that an architecture of ``search_space`` represents.
 
         Raises:
             SpaceError: the architecture is not in the space.
@@ -154,15 +154,15 @@ class CutSpace:
 
     @property
     def unpruned(self) -> Cut:
-        """The largest cut: each group at its widest, no block replaced; the teacher itself, where widths have 1.0."""
+        """The largest cut: each group at its widest, no block replaced; the teacher itself if widths include 1.0."""
         return self._cut({name: widths[-1] for name, widths in self.widths.items()})
 
     def uniform(self, share: float) -> Cut:
-        """Return uniform narrowing: each group at the least allowed width not below its share, all blocks kept."""
+        """Return uniform narrowing: each group at its smallest allowed width not below ``share``, all blocks kept."""
         return self._cut({group.name: self.width_at(group.name, share) for group in self.plan.groups})
 
     def width_at(self, group: str, share: float) -> int:
-        """Return the least allowed width of a group that is not below a share of its units; the widest if none is."""
+        """Return a group's smallest allowed width not below a share of its units; its largest if all are below."""
         wanted = round(share * self.plan.group(group).size, 6)
         return next((width for width in self.widths[group] if width >= wanted), self.widths[group][-1])
 
@@ -175,27 +175,27 @@ class CutSpace:
         return self._checked(replace(cut, widths={**cut.widths, self.plan.group(group).name: width}))
 
     def without_block(self, cut: Cut, block: int) -> Cut:
-        """Return a cut without one of its blocks, and without the widths inside of that.
+        """Return a cut with one block dropped, and without the widths inside of that block.
 
         Raises:
-            SpaceError: the block cannot be dropped, or others come before it in the depth order.
+            SpaceError: the block cannot be dropped, or kept blocks come before it in the depth order.
         """
         return self.with_replacement(cut, block, DROPPED)
 
     def with_replacement(self, cut: Cut, block: int, name: str) -> Cut:
-        """Return a cut with another replacement of one block; inside of an unpruned one groups are at their widest.
+        """Return a cut with another replacement of one block; new groups inside of it are at their widest.
 
         Args:
-            cut: in the space.
+            cut: a cut of the space.
             block: index of the block.
             name: one of ``choices[block]``.
 
         Raises:
-            SpaceError: it is not allowed.
+            SpaceError: the replacement is not allowed.
         """
         if not 0 <= block < len(self.plan.blocks):
             raise SpaceError(
-                f"the teacher has {len(self.plan.blocks)} blocks, counted from 0, and none of index {block}."
+                f"the teacher has no block {block}; it has {len(self.plan.blocks)} blocks, counted from 0."
             )
         blocks = (*cut.blocks[:block], name, *cut.blocks[block + 1 :])
         active = active_groups(self.plan, blocks)
@@ -203,29 +203,29 @@ class CutSpace:
         return self._checked(replace(cut, widths=widths, blocks=blocks))
 
     def check(self, cut: Cut) -> None:
-        """Refuse a cut that is not in the space.
+        """Check that a cut is in the space.
 
         Raises:
-            SpaceError: names the group or block that is not.
+            SpaceError: it is not; the error names the group or block.
         """
         if len(cut.blocks) != len(self.choices):
-            raise SpaceError(f"the cut has {len(cut.blocks)} blocks, and the teacher {len(self.choices)}.")
+            raise SpaceError(f"the cut has {len(cut.blocks)} blocks, and the teacher has {len(self.choices)}.")
         for index, (block, choices) in enumerate(zip(cut.blocks, self.choices)):
             if block not in choices:
-                raise SpaceError(f"block {index} is one of {', '.join(choices)} in this space, not '{block}'.")
+                raise SpaceError(f"block {index} cannot be '{block}' in this space; allowed: {', '.join(choices)}.")
         dropped = [cut.blocks[index] == DROPPED for index in self.depth_order]
         if dropped != sorted(dropped, reverse=True):
-            raise SpaceError(f"blocks are dropped in the order {list(self.depth_order)} in this space.")
+            raise SpaceError(f"blocks of this space can only be dropped in the order {list(self.depth_order)}.")
         active = {group.name for group in active_groups(self.plan, cut.blocks)}
         for name in active - set(cut.widths):
             raise SpaceError(f"group '{name}' needs a width.")
         for name in set(cut.widths) - active:
             self.plan.group(name)
-            raise SpaceError(f"group '{name}' has no width, since its block is not kept as it is.")
+            raise SpaceError(f"group '{name}' cannot have a width, since its block is dropped or replaced.")
         for name, width in cut.widths.items():
             if width not in self.widths[name]:
                 allowed = ", ".join(map(str, self.widths[name]))
-                raise SpaceError(f"group '{name}' may keep {allowed} units in this space, not {width}.")
+                raise SpaceError(f"group '{name}' cannot keep {width} units in this space; allowed: {allowed}.")
         if self.start not in ("both", cut.start):
             raise SpaceError(f"students of this space start from {self.start} weights, not from {cut.start} ones.")
 
@@ -241,7 +241,7 @@ class CutSpace:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CutSpace:
-        """Read what ``to_dict`` wrote."""
+        """Return the space of a ``to_dict`` result."""
         return cls(
             plan=Plan.from_dict(values["plan"]),
             widths={name: tuple(widths) for name, widths in values["widths"].items()},
@@ -258,16 +258,16 @@ class CutSpace:
         return cut
 
     def _has_kind(self, index: int) -> bool:
-        """Say whether a block has a ``kind``: it needs a parameter of some sort."""
+        """Say whether a block has a ``kind``: it has several choices, or would have no parameters otherwise."""
         return len(self.choices[index]) > 1 or not self.plan.inner(index)
 
     def _block_parameters(self, index: int) -> dict[str, Any]:
         parameters: dict[str, Any] = {}
         if index in self.depth_order:
-            # The block that goes as the n-th is there while at least the others stay.
-            stays = range(len(self.depth_order) - self.depth_order.index(index), len(self.depth_order) + 1)
+            # The n-th block of the order is kept at the depths that drop fewer than n blocks.
+            depths = range(len(self.depth_order) - self.depth_order.index(index), len(self.depth_order) + 1)
             choices = [name for name in self.choices[index] if name != DROPPED]
-            parameters["kind"] = {"choice": choices, "when": {"depth": list(stays)}}
+            parameters["kind"] = {"choice": choices, "when": {"depth": list(depths)}}
         elif self._has_kind(index):
             parameters["kind"] = list(self.choices[index])
         if inner := [{"width": list(self.widths[group.name])} for group in self.plan.inner(index)]:
@@ -285,14 +285,14 @@ class CutSpace:
 
 
 def decode(plan: Plan, values: Mapping[str, Any]) -> Cut:
-    """Return the cut of a teacher that parameters of any ``CutSpace`` of its plan stand for, as builders get them.
+    """Return the cut that the parameters of any ``CutSpace`` of a plan represent, as builders receive them.
 
     Args:
-        plan: the plan that the space was made of.
-        values: of the architecture. What is missing is not cut.
+        plan: the plan of the space.
+        values: parameters of the architecture; groups and blocks that are missing are not cut.
 
     Raises:
-        SpaceError: they do not fit the plan.
+        SpaceError: the values do not fit the plan.
     """
     unknown = sorted(set(values) - set(_PARAMETERS))
     if unknown:
@@ -305,9 +305,9 @@ def decode(plan: Plan, values: Mapping[str, Any]) -> Cut:
         if len(entries) > len(plan.blocks):
             raise SpaceError(f"blocks has {len(entries)} entries, and the teacher {len(plan.blocks)} blocks.")
         for index, entry in enumerate(entries):
-            # Where 'depth' says how many blocks stay, those that go have no parameters.
-            gone = values.get("depth") is not None and plan.blocks[index].droppable and "kind" not in entry
-            blocks[index] = DROPPED if gone else str(entry.get("kind", UNPRUNED))
+            # In a space with a depth order, dropped blocks have no parameters.
+            dropped = values.get("depth") is not None and plan.blocks[index].droppable and "kind" not in entry
+            blocks[index] = DROPPED if dropped else str(entry.get("kind", UNPRUNED))
             if blocks[index] == UNPRUNED:
                 widths.update(_read_widths(plan.inner(index), entry.get("inner", ()), f"blocks.{index}.inner"))
         return Cut.of(plan, widths, blocks, start=RANDOM if start_of(values) == RANDOM else INHERITED)
@@ -316,16 +316,16 @@ def decode(plan: Plan, values: Mapping[str, Any]) -> Cut:
 
 
 def start_of(values: Mapping[str, Any]) -> Start | None:
-    """Return the initial weights that an architecture chooses; None where its space has no such choice."""
+    """Return the initial weights that an architecture chooses; None if its space has no such choice."""
     start = values.get("start")
     return start if start in (INHERITED, RANDOM) else None
 
 
 def multiple_for(plan: Plan) -> int:
-    """Return what channels are rounded up to unless told otherwise: a power of two, at most 8.
+    """Return the default multiple to which numbers of channels are rounded up: a power of two, at most 8.
 
-    It is at most a quarter of the narrowest width that blocks share (of any width, where they share none), so that the
-    narrowest layers have widths to choose from.
+    It is at most a quarter of the narrowest shared width (of any width, if none is shared), so that the narrowest
+    layers have several widths to choose from.
     """
     widths = [
         group.size * _channels(group) for group in plan.shared or plan.groups if group.kind in ("channels", "neurons")
@@ -338,19 +338,19 @@ def _read_widths(
     groups: Sequence[Group], entries: Sequence[Mapping[str, Any]], where: str
 ) -> Iterator[tuple[str, int]]:
     if len(entries) > len(groups):
-        raise SpaceError(f"{where} has {len(entries)} entries, and there are {len(groups)} groups of the teacher.")
+        raise SpaceError(f"{where} has {len(entries)} entries, and the teacher has {len(groups)} groups there.")
     for group, entry in zip(groups, entries):
         yield group.name, int(entry["width"])
 
 
 def _widths(group: Group, shares: Sequence[float], multiple: int) -> tuple[int, ...]:
-    """Return the numbers of units that a group may keep, rising."""
+    """Return the numbers of units that a group may keep, ascending."""
     step = 1 if group.kind == "heads" else math.ceil(multiple / _channels(group))
-    # A share such as 0.3 of 10 units is 3, whatever the last bits of the product say.
+    # Rounded, so that a share such as 0.3 of 10 units is 3 in spite of floating-point error.
     kept = (math.ceil(round(share * group.size, 6) / step) * step for share in shares)
     return tuple(sorted({min(group.size, max(1, units)) for units in kept}))
 
 
 def _channels(group: Group) -> int:
-    """Return how many channels a unit has where it is made."""
+    """Return the number of channels per unit in the layer that makes it."""
     return next((len(slot.indices[0]) for slot in group.slots if slot.side == "out"), 1)

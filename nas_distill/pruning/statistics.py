@@ -1,4 +1,4 @@
-"""Statistics on training samples: the inputs of layers, and the recalibration of batch norm."""
+"""Statistics on training samples: observed inputs of layers, and recalibrated batch norms."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from nas_distill.utils.modules import device_of, eval_mode
 BATCH = 64
 RECALIBRATION_BATCH = 128
 
-Watcher = Callable[[nn.Module, tuple[Any, ...]], None]
+InputObserver = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
-def show_inputs(module: nn.Module, data: Dataset, samples: int, watchers: Iterable[tuple[str, Watcher]]) -> None:
-    """Run a network, in eval mode, on drawn training samples while watchers see what their layers are given.
+def observe_inputs(
+    module: nn.Module, data: Dataset, samples: int, observers: Iterable[tuple[str, InputObserver]]
+) -> None:
+    """Run a network, in eval mode, on drawn training samples, and pass the inputs of layers to observers.
 
-    Nothing is left on the network afterwards.
+    The network is not changed.
 
     Args:
         module: the network.
-        data: of its training split ``samples`` are drawn, the same for everyone.
-        samples: how many.
-        watchers: pairs of a layer's dotted name and what is called with the layer and its inputs, before each of its
-            forward passes: queries, keys and values of torch's attention, the first argument of any other layer,
-            whether they are passed by position or by name.
+        data: the data set; only its training split is used.
+        samples: number of samples drawn, the same ones in every call.
+        observers: pairs of a layer's dotted name and a function that is called with the layer and its inputs before
+            each of its forward passes. Inputs are queries, keys and values of torch's attention, and the first argument
+            of any other layer, whether passed by position or by name.
     """
     device = device_of(module)
     with inspection(module), Hooks() as hooks:
-        for name, watcher in watchers:
+        for name, observer in observers:
 
-            def hook(layer: nn.Module, args: Any, kwargs: Any, watcher: Watcher = watcher) -> None:
+            def hook(layer: nn.Module, args: Any, kwargs: Any, observer: InputObserver = observer) -> None:
                 names = ("query", "key", "value") if isinstance(layer, nn.MultiheadAttention) else ("input",)
-                watcher(layer, (*args[: len(names)], *(kwargs[key] for key in names[len(args) :] if key in kwargs)))
+                observer(layer, (*args[: len(names)], *(kwargs[key] for key in names[len(args) :] if key in kwargs)))
 
             hooks.before(module.get_submodule(name), hook)
         for index in random_indices(len(data.train), samples).split(BATCH):
@@ -49,13 +51,13 @@ def show_inputs(module: nn.Module, data: Dataset, samples: int, watchers: Iterab
 
 
 def recalibrate_batch_norm(module: nn.Module, data: Dataset, samples: int = 2048) -> None:
-    """Estimate running means and variances again, in place, from ``samples`` training samples; weights stay.
+    """Estimate running means and variances again, in place, from ``samples`` training samples; weights do not change.
 
-    Cutting channels changes what every later layer sees, so the teacher's statistics no longer fit: without this a cut
-    network answers at random before it is trained (Yu and Huang, 2019, arXiv:1903.05134). The average is cumulative,
-    over whole batches of samples drawn with a seed that is always the same (``data.drawing``), so the result depends
-    only on module and data, and a training split that is sorted by class does as well as one that is not. A network
-    without batch norm is left as it is. The mode (training or not) of each part is given back.
+    Removed channels change the inputs of every later layer, so the teacher's statistics no longer fit: without
+    recalibration, a cut network answers at random before it is trained (Yu and Huang, 2019, arXiv:1903.05134). The
+    average is cumulative, over full batches of samples drawn with a constant seed, so the result depends only on module
+    and data, and a training split may be sorted by class. A network without batch norm is not changed. Each module
+    returns to its mode (training or eval).
     """
     if not any(norm.track_running_stats for norm in batch_norms([module])):
         return
@@ -69,12 +71,15 @@ def recalibrate_batch_norm(module: nn.Module, data: Dataset, samples: int = 2048
 
 @contextmanager
 def recalibrating(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Estimate running means and variances again from the batches that pass meanwhile, all alike; then eval mode."""
+    """Estimate running means and variances again from the forward passes in the ``with`` block, then set eval mode.
+
+    All batches have equal weight.
+    """
     modules = list(modules)
     norms = [norm for norm in batch_norms(modules) if norm.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     for module in modules:
-        module.eval()  # so that dropout does not disturb what is measured
+        module.eval()  # so that dropout does not disturb the statistics
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average

@@ -1,4 +1,4 @@
-"""Structured pruning of a network: slicing weights, setting the attributes that count them, and replacing blocks."""
+"""Structured pruning of a network: weights are sliced, size attributes updated, and blocks replaced."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nas_distill.pruning.attention import NarrowedAttention, as_encoder_layer, forgo_nested
+from nas_distill.pruning.attention import NarrowedAttention, as_encoder_layer, disable_nested_tensors
 from nas_distill.pruning.plan import DROPPED, UNPRUNED, Group, KeptUnits, Plan, Side, Slot
 from nas_distill.pruning.replacements import Skip, make_replacement
 from nas_distill.pruning.shortcuts import rewrite
-from nas_distill.pruning.slots import length, named, parts_of, resize
+from nas_distill.pruning.slots import length, named, resize, tensors_of
 from nas_distill.utils.errors import SpaceError
 
 
 def prune(module: nn.Module, plan: Plan, kept: KeptUnits) -> nn.Module:
     """Prune ``module``, in place, and return it.
 
-    Kept weights are copies of the teacher's. Modules that stand in for blocks draw theirs from torch's global
-    generator, which the caller seeds. Where nothing is cut, the module is left as it is, but for the plan's rewrites.
+    Kept weights are copies of the teacher's. Replacements of blocks draw theirs from torch's global generator, which
+    the caller seeds. If everything is kept, only the plan's rewrites change the module.
 
     Args:
         module: a copy of the teacher that ``plan`` was found for, or of its structure.
-        plan: what can be cut.
-        kept: what is kept.
+        plan: the pruning plan.
+        kept: the units and blocks that are kept.
 
     Raises:
-        SpaceError: there is no such group, unit, block or replacement, or nothing of a group would be left.
+        SpaceError: a group, unit, block or replacement does not exist, or a group would keep no units.
     """
     rewrite(module, plan.rewrites)
     narrowed = {name: units for name, units in kept.units.items() if _checked(plan.group(name), units)}
     _slice(module, plan, narrowed)
     if kept.replacements or any(isinstance(part, NarrowedAttention) for part in module.modules()):
-        forgo_nested(module)
+        disable_nested_tensors(module)
     for index, name in kept.replacements.items():
         if name != UNPRUNED:
             _replace(module, plan, index, name, narrowed)
@@ -42,16 +42,20 @@ def prune(module: nn.Module, plan: Plan, kept: KeptUnits) -> nn.Module:
 
 
 def structure_of(module: nn.Module) -> nn.Module:
-    """Return a copy of a module's structure with the very same tensors, which pruning replaces and does not change."""
+    """Return a copy of a module's structure that shares its tensors, which pruning replaces and does not change."""
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def _checked(group: Group, units: Sequence[int]) -> bool:
-    """Say whether anything of a group is cut or moved."""
+    """Say whether pruning a group to ``units`` removes or moves anything.
+
+    Raises:
+        SpaceError: ``units`` is empty, has duplicates, or units that do not exist.
+    """
     if not units or len(set(units)) != len(units) or min(units) < 0 or max(units) >= group.size:
         raise SpaceError(
-            f"group '{group.name}' has the units 0 to {group.size - 1}; it cannot be cut to {list(units)}."
+            f"group '{group.name}' cannot be cut to {list(units)}; give different units from 0 to {group.size - 1}."
         )
     return tuple(units) != tuple(range(group.size))
 
@@ -61,16 +65,16 @@ def _slice(module: nn.Module, plan: Plan, narrowed: Mapping[str, Sequence[int]])
     for name, units in narrowed.items():
         for slot in plan.group(name).slots:
             governed.setdefault((slot.module, slot.side), []).append((slot, units))
-    _make_room(module, [name for name, _ in governed])
+    _replace_attentions(module, [name for name, _ in governed])
     tied: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
-    keep_alive = []  # so that no other tensor gets the id of one that was replaced
+    keep_alive = []  # so that the id of a replaced tensor is not used again
     for (name, side), slots in governed.items():
         indices = kept_indices(length(module, name, side), slots)
-        for part in parts_of(module, name, side):
+        for part in tensors_of(module, name, side):
             old = part.tensor
             keep_alive.append(old)
             key = id(old), part.axis, tuple(indices)
-            if key not in tied:  # modules that share a weight go on to share it
+            if key not in tied:  # modules that share a weight continue to share it
                 new = old.detach().index_select(part.axis, torch.tensor(indices, device=old.device))
                 tied[key] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
             setattr(part.owner, part.name, tied[key])
@@ -79,8 +83,8 @@ def _slice(module: nn.Module, plan: Plan, narrowed: Mapping[str, Sequence[int]])
             resize(found, side, len(indices))
 
 
-def _make_room(module: nn.Module, names: Sequence[str]) -> None:
-    """Put attention of other shapes than torch's own class has where such is to be cut."""
+def _replace_attentions(module: nn.Module, names: Sequence[str]) -> None:
+    """Replace torch attentions among ``names``, in place, by ones whose heads can be cut."""
     for name in dict.fromkeys(names):
         found = named(module, name)
         if type(found) is nn.MultiheadAttention:
@@ -89,24 +93,24 @@ def _make_room(module: nn.Module, names: Sequence[str]) -> None:
 
 
 def kept_indices(size: int, slots: Sequence[tuple[Slot, Sequence[int]]]) -> list[int]:
-    """Return which indices of a dimension of ``size`` stay, in their new order.
+    """Return the kept indices of a dimension of ``size``, in their new order.
 
-    ``slots`` are those on the dimension whose groups are cut, with the units that stay. A unit that is kept as the
-    n-th is put where the n-th of the kept ones was, so that what lies around and between them keeps its order.
+    ``slots`` are the slots of that dimension whose groups are cut, with their kept units. The n-th of the given units
+    takes the position of the n-th kept unit in the teacher, so that indices around and between them keep their order.
     """
-    gone: set[int] = set()
+    removed: set[int] = set()
     moved: dict[int, int] = {}
     for slot, units in slots:
-        staying = set(units)
-        gone.update(place for unit, indices in enumerate(slot.indices) if unit not in staying for place in indices)
-        for stands, comes in zip(sorted(units), units):
-            moved.update(zip(slot.indices[stands], slot.indices[comes]))
-    return [moved.get(place, place) for place in range(size) if place not in gone]
+        kept = set(units)
+        removed.update(index for unit, indices in enumerate(slot.indices) if unit not in kept for index in indices)
+        for position, unit in zip(sorted(units), units):
+            moved.update(zip(slot.indices[position], slot.indices[unit]))
+    return [moved.get(index, index) for index in range(size) if index not in removed]
 
 
 def _replace(module: nn.Module, plan: Plan, index: int, name: str, narrowed: Mapping[str, Sequence[int]]) -> None:
     if not 0 <= index < len(plan.blocks):
-        raise SpaceError(f"the teacher has {len(plan.blocks)} blocks, counted from 0; there is none of index {index}.")
+        raise SpaceError(f"the teacher has no block {index}; it has {len(plan.blocks)} blocks, counted from 0.")
     block = plan.blocks[index]
     new: nn.Module
     if name == DROPPED:

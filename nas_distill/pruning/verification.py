@@ -1,4 +1,4 @@
-"""Verification of groups: the cut network must do what the uncut one does with the same units set to zero."""
+"""Verification of pruning groups: a cut network must compute what the uncut one does with the same units at zero."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nas_distill.costs.undisturbed import noise
 from nas_distill.pruning.groups import as_flattened, as_heads
 from nas_distill.pruning.plan import DROPPED, Block, Group, KeptUnits, Plan, Unpruned
 from nas_distill.pruning.randomise import FixedNorms, fitting_statistics, randomise_weights
-from nas_distill.pruning.slots import by_unit, parts_of, weights_of
+from nas_distill.pruning.slots import by_unit, tensors_of, weights_of
 from nas_distill.pruning.surgery import prune, structure_of
 from nas_distill.utils.errors import first_line
 from nas_distill.utils.layers import logits_of, tensor_of
@@ -26,13 +26,13 @@ from nas_distill.utils.seeds import seeded_torch, torch_generator
 
 SAMPLES = 2
 
-
 Boundaries = dict[str, tuple[bool | None, bool | None]]
+"""By the name of a block, the effect of a cut on its input and on its output; see ``Verification.narrowed``."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What is told apart: an effect must be above ``least`` of the largest logit, an error below ``share`` of that."""
+    """Tolerances: an effect must exceed ``least`` of the largest logit, an error must not exceed ``share`` of it."""
 
     least: float
     share: float
@@ -43,23 +43,23 @@ _SINGLE = Precision(least=1e-3, share=1e-2)  # for networks that do not run in d
 
 
 @dataclass
-class Seen:
-    """What passes the boundaries of a block, and how many values it returns where it returns a tuple."""
+class BlockValues:
+    """The input and the output of a block, and the number of values that it returns if it returns a tuple."""
 
-    given: Tensor
-    made: Tensor
+    input: Tensor
+    output: Tensor
     returned: int | None
 
 
 @dataclass
 class Verification:
-    """Whether a cut holds (``reason`` is None), and what it does to the boundaries of the blocks.
+    """The result of verifying a cut, and the effect of the cut on the boundaries of blocks.
 
     Attributes:
-        reason: why not.
-        output: the units are the network's output itself, which nobody expects to be cut.
-        narrowed: for each block, whether its input and its output have fewer channels: None if not, else whether they
-            are those of the units that stay, in their order, each unit's side by side.
+        reason: of a failure; None if the cut is verified.
+        output: the units are the network's output, which users do not expect to be cut.
+        narrowed: for the input and the output of each block: None if it has as many channels as before, else whether
+            its channels are exactly those of the kept units, in order, with the channels of a unit side by side.
     """
 
     reason: str | None = None
@@ -68,68 +68,69 @@ class Verification:
 
 
 class Verifier:
-    """Runs cuts of a copy of a network, and compares.
+    """Verifier of cuts, which runs them on a copy of a network and compares outputs.
 
-    Weights are random, so that nothing hides behind weights that are zero, and of double precision where the network
-    runs so. What is kept is random too, and in random order. FixedNorms over the units of a group have fixed statistics
-    here, since zeros and absence differ for them; with their own, a cut network is only run.
+    Weights are random, so that zero weights hide no error, and of double precision if the network runs with it. Kept
+    units are random too, in random order. Norms over the units of a group have fixed statistics (``FixedNorms``), since
+    zero units and removed units differ for them; with its own statistics, a cut network only has to run.
 
     Args:
-        module: the network; it is left as it is.
+        module: the network; not changed.
         input_shape: of one sample.
-        blocks: for the names of blocks, the dimension in which the channels of what passes their boundaries are.
+        blocks: the channel dimension of each block's input and output, by the name of the block.
+
+    Attributes:
+        block_values: inputs and outputs of the blocks of the uncut network, by name.
     """
 
     def __init__(self, module: nn.Module, input_shape: Sequence[int], blocks: Mapping[str, int]) -> None:
-        self._generator = torch_generator(0, "cut", "proof")
+        self._generator = torch_generator(0, "pruning", "verification")
         self._blocks = blocks
         self._norms = FixedNorms()
         self._module = randomise_weights(copy.deepcopy(module).cpu().eval().requires_grad_(False), self._generator)
         self._x = noise(self._module, (SAMPLES, *input_shape), self._generator)
         self._precision = _SINGLE
-        self.seen: dict[str, Seen] = {}
+        self.block_values: dict[str, BlockValues] = {}
         with fitting_statistics(self._module, self._generator):
-            self._compared(self._module, self._x)
+            self._run_fixed(self._module, self._x)
         try:
             double = copy.deepcopy(self._module).double()
-            self._whole = self._compared(double, self._x.double(), self.seen)
+            self._uncut = self._run_fixed(double, self._x.double(), self.block_values)
         except Exception:
-            self._whole = self._compared(self._module, self._x, self.seen)
+            self._uncut = self._run_fixed(self._module, self._x, self.block_values)
         else:
             self._module, self._x, self._precision = double, self._x.double(), _DOUBLE
 
     def check_groups(self, *groups: Group, share: float = 0.5) -> Verification:
-        """Say whether all ``groups`` can be cut together, to ``share`` of their units."""
+        """Verify that all ``groups`` can be cut together, to ``share`` of their units."""
         keep = {group.name: self._kept(group, share) for group in groups}
-        seen: dict[str, Seen] = {}
-        zeros: dict[str, Seen] = {}
+        cut_values: dict[str, BlockValues] = {}
+        zeroed_values: dict[str, BlockValues] = {}
         try:
             narrowed = prune(structure_of(self._module), Plan(groups, (), ()), KeptUnits(keep))
-            found = self._compared(narrowed, self._x, seen)
+            found = self._run_fixed(narrowed, self._x, cut_values)
             if self._norms.any:
                 self._run(narrowed, self._x)
         except Exception as error:
             return Verification(f"the network does not run without some of its units ({first_line(error, 120)})")
-        if found.shape != self._whole.shape:
+        if found.shape != self._uncut.shape:
             return Verification("its units are the network's output", output=True)
         with _zeroed(self._module, groups, keep):
-            wanted = self._compared(self._module, self._x, zeros)
+            wanted = self._run_fixed(self._module, self._x, zeroed_values)
         if not torch.isfinite(found).all() or not torch.isfinite(wanted).all():
             return Verification("it cannot be verified, since the network overflows with random weights")
-        effect, difference = _distance(self._whole, wanted), _distance(found, wanted)
-        least = self._precision.least * float(self._whole.abs().max())
+        effect, difference = _distance(self._uncut, wanted), _distance(found, wanted)
+        least = self._precision.least * float(self._uncut.abs().max())
         if difference > self._precision.share * max(effect, least):
-            return Verification(
-                "without some of its units the network does something else than with these units at zero"
-            )
+            return Verification("without some of its units the network computes something else than with them at zero")
         if effect <= least:
-            return Verification("it cannot be verified, since its units have no part in the output")
+            return Verification("it cannot be verified, since its units have no effect on the output")
         if len(groups) > 1:
             return Verification()
-        return Verification(narrowed=self._boundaries(groups[0], keep[groups[0].name], seen, zeros))
+        return Verification(narrowed=self._boundaries(groups[0], keep[groups[0].name], cut_values, zeroed_values))
 
-    def with_part(self, groups: Sequence[Group]) -> set[str]:
-        """Return the names of those groups whose units have a part in the output that can be told.
+    def affecting_output(self, groups: Sequence[Group]) -> set[str]:
+        """Return the names of the groups whose units have a measurable effect on the output.
 
         To first order: by the derivative of a random sum of the logits along the weights that make each unit.
         """
@@ -138,11 +139,11 @@ class Verifier:
         for weight in weights:
             weight.requires_grad_(weight.is_floating_point())
         try:
-            with self._norms.fixed(), seeded_torch(0, "proof"):
+            with self._norms.fixed(), seeded_torch(0, "verification"):
                 logits = logits_of(module(self._x.clone()))
             signs = torch.randn(logits.shape, generator=self._generator, dtype=logits.dtype)
             (logits * signs).sum().backward()
-            least = self._precision.least * float(self._whole.abs().max())
+            least = self._precision.least * float(self._uncut.abs().max())
             found = set()
             for group in groups:
                 making = [
@@ -156,19 +157,19 @@ class Verifier:
                 if effects and float(max(effects)) > least:
                     found.add(group.name)
             return found
-        except Exception:  # what changes values in place may run, and have no derivative
+        except Exception:  # a network with in-place operations may run and have no derivative
             return set()
         finally:
-            for weight in weights:  # they are those of the network that is verified
+            for weight in weights:  # shared with the network under verification
                 weight.grad = None
                 weight.requires_grad_(False)
 
-    def untouched(self) -> Boundaries:
-        """Return what a group that is wholly inside of a block does to the blocks' boundaries: nothing."""
+    def unchanged_boundaries(self) -> Boundaries:
+        """Return the effect of a group inside of a block on the blocks' boundaries: none."""
         return dict.fromkeys(self._blocks, (None, None))
 
     def check_drops(self, blocks: Sequence[Block], groups: Sequence[Group]) -> bool:
-        """Say whether the network runs without ``blocks``, whole and with half of the units of ``groups``."""
+        """Say whether the network runs without ``blocks``, both uncut and with half of the units of ``groups``."""
         plan = Plan(tuple(groups), tuple(blocks), ())
         dropped = dict.fromkeys(range(len(blocks)), DROPPED)
         keep = {group.name: self._kept(group, 0.5) for group in groups}
@@ -179,10 +180,14 @@ class Verifier:
             ]
         except Exception:
             return False
-        return all(output.shape == self._whole.shape for output in outputs)
+        return all(output.shape == self._uncut.shape for output in outputs)
 
     def _boundaries(
-        self, group: Group, keep: Sequence[int], seen: Mapping[str, Seen], zeros: Mapping[str, Seen]
+        self,
+        group: Group,
+        keep: Sequence[int],
+        cut: Mapping[str, BlockValues],
+        zeroed: Mapping[str, BlockValues],
     ) -> Boundaries:
         def narrowed(few: Tensor, many: Tensor, axis: int) -> bool | None:
             channels = many.shape[axis]
@@ -191,32 +196,32 @@ class Verifier:
             if few.shape[axis] == channels or channels % group.size:
                 return False
             run = channels // group.size
-            places = torch.tensor([unit * run + place for unit in keep for place in range(run)])
-            wanted = many.index_select(axis, places)
+            indices = torch.tensor([unit * run + offset for unit in keep for offset in range(run)])
+            wanted = many.index_select(axis, indices)
             nearly = self._precision.least * float(wanted.abs().max())
             return few.shape == wanted.shape and _distance(few, wanted) <= nearly
 
         return {
             name: (
-                narrowed(seen[name].given, zeros[name].given, axis),
-                narrowed(seen[name].made, zeros[name].made, axis),
+                narrowed(cut[name].input, zeroed[name].input, axis),
+                narrowed(cut[name].output, zeroed[name].output, axis),
             )
             for name, axis in self._blocks.items()
         }
 
     def _kept(self, group: Group, share: float) -> tuple[int, ...]:
-        """Return random units, in random order: so no order in which a network mixes them up passes."""
+        """Return random units in random order, so that a network that permutes units is not verified by chance."""
         count = min(group.size - 1, max(1, math.ceil(group.size * share)))
         return tuple(torch.randperm(group.size, generator=self._generator)[:count].tolist())
 
-    def _compared(self, module: nn.Module, x: Tensor, seen: dict[str, Seen] | None = None) -> Tensor:
+    def _run_fixed(self, module: nn.Module, x: Tensor, values: dict[str, BlockValues] | None = None) -> Tensor:
         with self._norms.fixed():
-            return self._run(module, x, seen)
+            return self._run(module, x, values)
 
-    def _run(self, module: nn.Module, x: Tensor, seen: dict[str, Seen] | None = None) -> Tensor:
-        watched = {} if seen is None else seen
-        with inspection(module), _watching(module, () if seen is None else tuple(self._blocks), watched):
-            return logits_of(module(x.clone()))  # a network may change what it is given
+    def _run(self, module: nn.Module, x: Tensor, values: dict[str, BlockValues] | None = None) -> Tensor:
+        names = () if values is None else tuple(self._blocks)
+        with inspection(module), _recording(module, names, {} if values is None else values):
+            return logits_of(module(x.clone()))  # a network may change its input in place
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
@@ -224,13 +229,13 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 
 @contextmanager
-def _watching(module: nn.Module, names: Sequence[str], into: dict[str, Seen]) -> Iterator[None]:
-    """Write down what passes the boundaries of the modules called ``names``."""
+def _recording(module: nn.Module, names: Sequence[str], into: dict[str, BlockValues]) -> Iterator[None]:
+    """Record inputs and outputs of the modules called ``names`` while the block runs."""
 
     def hook(name: str) -> Any:
         def note(part: nn.Module, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
             returned = len(result) if isinstance(result, tuple | list) else None
-            into[name] = Seen(tensor_of((args, kwargs)), tensor_of(result), returned)
+            into[name] = BlockValues(tensor_of((args, kwargs)), tensor_of(result), returned)
 
         return note
 
@@ -245,12 +250,12 @@ def _zeroed(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Seque
     """Run a block with the units of ``groups`` that are not kept at zero."""
     before: dict[int, tuple[Tensor, Tensor]] = {}
     for group in groups:
-        staying = set(keep[group.name])
+        kept = set(keep[group.name])
         for slot in group.slots:
-            gone = [place for unit, places in enumerate(slot.indices) if unit not in staying for place in places]
-            for part in parts_of(module, slot.module, slot.side):
+            removed = [index for unit, indices in enumerate(slot.indices) if unit not in kept for index in indices]
+            for part in tensors_of(module, slot.module, slot.side):
                 before.setdefault(id(part.tensor), (part.tensor, part.tensor.clone()))
-                part.tensor.index_fill_(part.axis, torch.tensor(gone, dtype=torch.long), 0.0)
+                part.tensor.index_fill_(part.axis, torch.tensor(removed, dtype=torch.long), 0.0)
     try:
         yield
     finally:
@@ -259,83 +264,83 @@ def _zeroed(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Seque
 
 
 _SHARES = (0.5, 0.01)  # half of the units, and a single one
-_FEW = 4  # so many are verified each by itself
+_FEW = 4  # up to this number, groups are verified separately
 
 
 def verify_groups(
     module: nn.Module, proposed: Sequence[Group], verifier: Verifier, inside: Mapping[str, int] | None = None
 ) -> tuple[list[Group], dict[str, Boundaries], list[Unpruned]]:
-    """Return the groups that hold, what each does to the blocks' boundaries, and modules that stay unpruned.
+    """Return the verified groups, the effect of each on the blocks' boundaries, and modules that stay unpruned.
 
-    Neurons that do not hold are tried as whole attention heads, and channels that a linear or recurrent layer reads
-    flattened in either order of flattening: the graph does not see what a permutation before it does. Groups that are
-    wholly inside of a block, whose index ``inside`` has by their name, are verified many at a time where they all hold.
+    Neurons that fail are tried again as attention heads; channels that a linear or recurrent layer reads flattened are
+    tried in both orders of flattening, since the graph does not see a permutation before the flatten. Groups inside of
+    a block are verified many at a time where all of them pass; ``inside`` has the index of the block by their name.
     """
-    together = _verified_together([group for group in proposed if group.name in (inside or {})], inside or {}, verifier)
-    good: list[Group] = []
+    jointly = _verify_inner([group for group in proposed if group.name in (inside or {})], inside or {}, verifier)
+    verified: list[Group] = []
     boundaries: dict[str, Boundaries] = {}
     unpruned: list[Unpruned] = []
     for group in proposed:
-        if group.name in together:
-            good.append(group)
-            boundaries[group.name] = verifier.untouched()
+        if group.name in jointly:
+            verified.append(group)
+            boundaries[group.name] = verifier.unchanged_boundaries()
             continue
-        verdict = verifier.check_groups(group)
-        heads = as_heads(module, group) if verdict.reason is not None and not verdict.output else None
+        result = verifier.check_groups(group)
+        heads = as_heads(module, group) if result.reason is not None and not result.output else None
         if heads is not None and heads.name not in boundaries:
-            group, verdict = heads, verifier.check_groups(heads)
-        for other in as_flattened(module, group) if verdict.reason is not None and not verdict.output else ():
+            group, result = heads, verifier.check_groups(heads)
+        for other in as_flattened(module, group) if result.reason is not None and not result.output else ():
             tried = verifier.check_groups(other)
             if tried.reason is None:
-                group, verdict = other, tried
+                group, result = other, tried
                 break
-        if verdict.reason is None:
-            good.append(group)
-            boundaries[group.name] = verdict.narrowed
-        elif not verdict.output:
-            unpruned.append(Unpruned(group.name, verdict.reason))
-    if _together(good, verifier).reason is not None:
-        held: list[Group] = []
-        for group in good:
-            verdict = _together([*held, group], verifier)
-            if verdict.reason is None:
-                held.append(group)
+        if result.reason is None:
+            verified.append(group)
+            boundaries[group.name] = result.narrowed
+        elif not result.output:
+            unpruned.append(Unpruned(group.name, result.reason))
+    if _check_jointly(verified, verifier).reason is not None:
+        compatible: list[Group] = []
+        for group in verified:
+            result = _check_jointly([*compatible, group], verifier)
+            if result.reason is None:
+                compatible.append(group)
             else:
                 unpruned.append(
-                    Unpruned(group.name, f"it can be cut by itself, but not beside other groups: {verdict.reason}")
+                    Unpruned(group.name, f"it can be cut by itself, but not beside other groups: {result.reason}")
                 )
-        good = held
-    return good, boundaries, unpruned
+        verified = compatible
+    return verified, boundaries, unpruned
 
 
-def _verified_together(groups: Sequence[Group], inside: Mapping[str, int], verifier: Verifier) -> set[str]:
-    """Return the names of those groups that hold when many are cut at a time.
+def _verify_inner(groups: Sequence[Group], inside: Mapping[str, int], verifier: Verifier) -> set[str]:
+    """Return the names of the groups that are verified when many are cut at a time.
 
-    Groups of one block, and of blocks next to each other, are never cut in one go: two of them that must be cut
-    together could hold so. Where some do not hold, each half of the blocks is tried by itself.
+    Groups of one block, and of neighbouring blocks, are never cut in the same check: two groups that must be cut
+    together could pass it. If a check fails, each half of the blocks is tried separately.
     """
     if len(groups) <= _FEW:
         return set()
     rounds: dict[tuple[int, int], list[Group]] = {}
-    seen: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for group in groups:
         block = inside[group.name]
-        rounds.setdefault((block % 2, seen.get(block, 0)), []).append(group)
-        seen[block] = seen.get(block, 0) + 1
-    if len(seen) > 2 and all(verifier.check_groups(*one).reason is None for one in rounds.values()):
-        return {group.name for group in groups} & verifier.with_part(groups)
-    blocks = sorted(seen)
+        rounds.setdefault((block % 2, counts.get(block, 0)), []).append(group)
+        counts[block] = counts.get(block, 0) + 1
+    if len(counts) > 2 and all(verifier.check_groups(*one).reason is None for one in rounds.values()):
+        return {group.name for group in groups} & verifier.affecting_output(groups)
+    blocks = sorted(counts)
     if len(blocks) < 3:
         return set()
     lower = set(blocks[: len(blocks) // 2])
     halves = [[group for group in groups if (inside[group.name] in lower) is low] for low in (True, False)]
-    return set().union(*(_verified_together(half, inside, verifier) for half in halves))
+    return set().union(*(_verify_inner(half, inside, verifier) for half in halves))
 
 
-def _together(groups: Sequence[Group], verifier: Verifier) -> Verification:
-    verdict = Verification()
+def _check_jointly(groups: Sequence[Group], verifier: Verifier) -> Verification:
+    result = Verification()
     for share in _SHARES if groups else ():
-        verdict = verifier.check_groups(*groups, share=share)
-        if verdict.reason is not None:
+        result = verifier.check_groups(*groups, share=share)
+        if result.reason is not None:
             break
-    return verdict
+    return result

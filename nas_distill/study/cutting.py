@@ -26,12 +26,12 @@ from nas_distill.pruning.build import CutBuilder
 from nas_distill.pruning.depth import depth_order
 from nas_distill.pruning.discovery import find_plan
 from nas_distill.pruning.inheritance import (
-    Findings,
+    CachedPlan,
     WeightInheritance,
     make_inheritance,
-    origin_of,
-    read_findings,
-    write_findings,
+    plan_cache_key,
+    read_cached_plan,
+    write_cached_plan,
 )
 from nas_distill.pruning.plan import Plan
 from nas_distill.pruning.shortcuts import rewritten
@@ -61,7 +61,7 @@ class Cutting:
 
     config: FromTeacherConfig
     teacher: Teacher
-    findings: Findings
+    findings: CachedPlan
     cuts: CutSpace
     space: SearchSpace
     data: Dataset
@@ -171,9 +171,9 @@ def keep_findings(cutting: Cutting, file: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    origin = origin_of(cutting.teacher, cutting.data, cutting.config)
-    if origin is not None and read_findings(file, origin) != cutting.findings:
-        write_findings(file, cutting.findings, origin)
+    origin = plan_cache_key(cutting.teacher, cutting.data, cutting.config)
+    if origin is not None and read_cached_plan(file, origin) != cutting.findings:
+        write_cached_plan(file, cutting.findings, origin)
 
 
 def advise(survey: Survey, budget: Budget, cutting: Cutting | None) -> str | None:
@@ -224,20 +224,20 @@ def describe_cutting(cutting: Cutting | None) -> list[str]:
     return told
 
 
-def _kept(file: Path | None, teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Findings | None:
+def _kept(file: Path | None, teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> CachedPlan | None:
     if file is None or not file.exists():
         return None
-    origin = origin_of(teacher, data, options)
-    return None if origin is None else read_findings(file, origin)
+    origin = plan_cache_key(teacher, data, options)
+    return None if origin is None else read_cached_plan(file, origin)
 
 
-def _find(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Findings:
+def _find(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> CachedPlan:
     samples = data.batch("train", random_indices(len(data.train), _COMPARED))[0]
     plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks, samples=samples)
     if options.depth == "redundancy" or options.depth == "position":
         module = rewritten(teacher.module, plan.rewrites)
-        return Findings(plan, depth_order(module, plan, data, by=options.depth, samples=options.samples))
-    return Findings(plan, None)
+        return CachedPlan(plan, depth_order(module, plan, data, by=options.depth, samples=options.samples))
+    return CachedPlan(plan, None)
 
 
 def _builder(

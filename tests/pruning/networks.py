@@ -1,4 +1,4 @@
-"""Small networks of many builds, each (B, 3, 8, 8) -> (B, 5)."""
+"""Small networks of many architectures, each (B, 3, 8, 8) -> (B, 5)."""
 
 import copy
 from functools import cache
@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
 
 def sequential():
-    """Layers one after the other, no blocks."""
+    """A chain of layers without blocks."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1),
         nn.ReLU(),
@@ -58,7 +58,7 @@ def sequential():
 
 
 class Flattening(nn.Module):
-    """Plain blocks, then flattened into two linear layers, as VGG is."""
+    """Plain blocks, then flattened into two linear layers, as in VGG."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ def mobile():
 
 
 def depthwise():
-    """Depthwise and pointwise convolutions; the second depthwise one makes two channels of each."""
+    """Depthwise and pointwise convolutions; the second depthwise one has two outputs per input."""
     blocks = [
         nn.Sequential(conv(16, 16, groups=16), conv(16, 24, kernel=1)),
         nn.Sequential(conv(24, 48, stride=2, groups=24), conv(48, 24, kernel=1)),
@@ -96,7 +96,7 @@ def depthwise():
 
 
 def grouped():
-    """Grouped convolutions, as ResNeXt has."""
+    """Grouped convolutions, as in ResNeXt."""
     body = nn.Sequential(conv(16, 32, kernel=1), conv(32, 32, groups=8), conv(32, 16, kernel=1))
     return Pooled(conv(3, 16), [Residual(body), conv(16, 24, stride=2)], 24)
 
@@ -111,12 +111,12 @@ class Dense(nn.Module):
 
 
 def concatenating():
-    """Blocks that put their channels behind what they are given, as DenseNet has."""
+    """Blocks that append their channels to their inputs, as in DenseNet."""
     return Pooled(conv(3, 16), [Dense(16, 8), Dense(24, 8), conv(32, 16, stride=2)], 16)
 
 
 class Fire(nn.Module):
-    """Two branches side by side, as SqueezeNet has."""
+    """Two parallel branches, as in SqueezeNet."""
 
     def __init__(self, inputs, squeezed, each):
         super().__init__()
@@ -133,7 +133,7 @@ def branching():
 
 
 class ConvNext(nn.Module):
-    """Depthwise convolution, layer norm over channels, two linear maps of each pixel, a scale of its own."""
+    """Depthwise convolution, layer norm over channels, two linear maps of each pixel, a layer scale."""
 
     def __init__(self, width):
         super().__init__()
@@ -161,7 +161,7 @@ def group_norm():
 
 
 class Gated(nn.Module):
-    """Half of the channels weigh the other half."""
+    """Half of the channels are gates of the other half."""
 
     def __init__(self, width, inner):
         super().__init__()
@@ -191,7 +191,7 @@ class Patches(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Torch's own encoder; ``norm_first`` as vision transformers have it."""
+    """Torch's own encoder; ``norm_first`` as in vision transformers."""
 
     def __init__(self, norm_first=True, batch_first=True, width=32, heads=4, depth=3):
         super().__init__()
@@ -218,7 +218,7 @@ def post_norm():
 
 
 class Attention(nn.Module):
-    """Attention of one's own: separate projections, and the heads a number of its own."""
+    """Custom attention: separate projections, and an attribute for the number of heads."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -291,7 +291,7 @@ class Mixer(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Mixes up the channels of four groups."""
+    """A channel shuffle of four groups."""
 
     def forward(self, x):
         b, c, h, w = x.shape
@@ -304,7 +304,7 @@ def shuffling():
 
 
 class Recurrent(nn.Module):
-    """Convolutions, whose maps are read column by column by a recurrent layer, as of text lines or spectrograms."""
+    """Convolutions whose maps a recurrent layer reads column by column, as for text lines or spectrograms."""
 
     def __init__(self, columns=lambda x: x.permute(0, 3, 1, 2).flatten(2), layer=nn.GRU, inputs=24 * 4):
         super().__init__()
@@ -319,7 +319,7 @@ class Recurrent(nn.Module):
 
 
 class Padding(nn.Module):
-    """Every second pixel, with channels of zeros around: the shortcut of CIFAR's residual networks (option A)."""
+    """Every second pixel, padded with channels of zeros: the shortcut of CIFAR's residual networks (option A)."""
 
     def __init__(self, function):
         super().__init__()
@@ -334,7 +334,7 @@ def padding(more):
 
 
 def padded():
-    """Not among the others: what stands in for its shortcut has costs of its own."""
+    """Not among the others, since the convolution that replaces its shortcut has costs."""
     body = nn.Sequential(conv(16, 32, 2), conv(32, 32, act=nn.Identity))
     blocks = [Residual(conv(16, 16)), Residual(body, padding(8), nn.ReLU()), Residual(conv(32, 32))]
     return Pooled(conv(3, 16), blocks, 32)
@@ -363,7 +363,7 @@ NETWORKS = {
 
 
 def make(name, seed=0):
-    """Return the network of a name in eval mode, its weights and statistics drawn by ``seed``."""
+    """Return the named network in eval mode, with weights and statistics drawn by ``seed``."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         module = NETWORKS[name]()
@@ -381,7 +381,7 @@ def _planned(name):
 
 
 def planned(name):
-    """Return a copy of the network of a name, and its plan, which is found once."""
+    """Return a copy of the named network, and its plan, which is found once."""
     module, plan = _planned(name)
     return copy.deepcopy(module), plan
 
@@ -391,7 +391,7 @@ def images(count=2, seed=0):
 
 
 def data_of(shape, count=300, seed=0):
-    """Return noise of that shape in as many classes as the networks have."""
+    """Return noise of that shape with as many classes as the networks have."""
     rng = np.random.default_rng(seed)
     x = rng.normal(0.5, 1.0, (count, *shape)).astype(np.float32)
     return Dataset.from_tensors(x, np.arange(count) % CLASSES, val=0.1)

@@ -40,7 +40,7 @@ MASKS = {
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
-def test_it_does_what_torchs_does(mask, batch_first, bias, weights):
+def test_narrowed_attention_equals_that_of_torch(mask, batch_first, bias, weights):
     module, narrowed = pair(batch_first, bias=bias)
     x = tokens(3, 5, 16) if batch_first else tokens(5, 3, 16)
     wanted, attention = module(x, x, x, **MASKS[mask], **weights)
@@ -58,7 +58,7 @@ def test_one_sample_without_a_batch():
         torch.testing.assert_close(one, other)
 
 
-def test_queries_and_keys_of_different_number():
+def test_numbers_of_queries_and_keys_may_differ():
     module, narrowed = pair()
     torch.testing.assert_close(
         module(tokens(2, 3, 16), tokens(2, 5, 16), tokens(2, 5, 16))[0],
@@ -72,7 +72,7 @@ def test_weights_are_shared_under_the_same_names():
     assert {name: id(weight) for name, weight in module.named_parameters()} == {n: id(w) for n, w in own.items()}
 
 
-def test_dropout_is_that_of_training():
+def test_dropout_is_applied_in_training_only():
     _, narrowed = pair(dropout=0.5)
     x = tokens(2, 5, 16)
     assert torch.equal(narrowed(x, x, x)[0], narrowed(x, x, x)[0])
@@ -81,7 +81,7 @@ def test_dropout_is_that_of_training():
         assert not torch.equal(narrowed(x, x, x, need_weights=need)[0], narrowed(x, x, x, need_weights=need)[0])
 
 
-def test_an_encoder_layer_takes_it_and_taps_see_it():
+def test_encoder_layers_and_taps_accept_narrowed_attention():
     layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True).eval()
     x = tokens(3, 5, 16)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_an_encoder_layer_takes_it_and_taps_see_it():
     assert tap.features["self_attn:qkv"].shape == (3, 3, 4, 5, 4)
 
 
-def test_fresh_ones_have_any_widths_and_pickle():
+def test_new_attention_has_any_widths_and_pickles():
     narrowed = NarrowedAttention(12, 3, 8, batch_first=True, bias=False)
     x = tokens(2, 5, 12)
     assert narrowed(x, x, x)[0].shape == x.shape
@@ -102,6 +102,6 @@ def test_fresh_ones_have_any_widths_and_pickle():
 
 
 @pytest.mark.parametrize("options", [{"kdim": 8}, {"add_bias_kv": True}, {"add_zero_attn": True}])
-def test_attention_with_keys_of_its_own_is_refused(options):
+def test_attention_with_extra_keys_is_refused(options):
     with pytest.raises(SpaceError, match="cannot be cut"):
         NarrowedAttention.of(nn.MultiheadAttention(16, 4, **options))

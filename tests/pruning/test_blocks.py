@@ -4,26 +4,26 @@ import pytest
 import torch
 from torch import nn
 
-from nas_distill.pruning.backbone import BlockSignature, Sums, find_backbone, find_blocks
+from nas_distill.pruning.backbone import BlockSignature, SumRecorder, find_backbone, find_blocks
 from nas_distill.pruning.plan import Group
 from nas_distill.utils.errors import SpaceError
 from nas_distill.utils.layers.calls import record
 from tests.pruning.networks import SHAPE, Layer, Patches, Pooled, Residual, conv, images, make
 
 
-def seen(module):
-    with Sums(module) as sums:
+def recorded(module):
+    with SumRecorder(module) as sums:
         recording = record(module, images())
     return sums, {call.name: call for call in recording.calls}
 
 
 def test_residual_blocks_add_and_stages_do_not():
     module = Pooled(conv(3, 16), [nn.Sequential(Residual(conv(16, 16))), conv(16, 16)], 16)
-    sums, _ = seen(module)
-    assert {name for name, _ in module.named_modules() if sums.residual(name)} == {"blocks.0.0"}
+    sums, _ = recorded(module)
+    assert {name for name, _ in module.named_modules() if sums.is_residual(name)} == {"blocks.0.0"}
 
 
-def test_additions_of_all_spellings():
+def test_all_ways_to_add_tensors_are_recorded():
     class Adds(nn.Module):
         def __init__(self, how):
             super().__init__()
@@ -37,29 +37,29 @@ def test_additions_of_all_spellings():
         return y
 
     for how in (torch.add, lambda x, y: x + y, in_place, lambda x, y: x.add(y), lambda x, y: y.add_(x)):
-        sums, _ = seen(Pooled(conv(3, 16), [Adds(how)], 16))
-        assert sums.residual("blocks.0")
+        sums, _ = recorded(Pooled(conv(3, 16), [Adds(how)], 16))
+        assert sums.is_residual("blocks.0")
     for how in (torch.mul, lambda x, y: x + 1, lambda x, y: x + y.mean((2, 3), keepdim=True)):
-        sums, _ = seen(Pooled(conv(3, 16), [Adds(how)], 16))
-        assert not sums.residual("blocks.0")
+        sums, _ = recorded(Pooled(conv(3, 16), [Adds(how)], 16))
+        assert not sums.is_residual("blocks.0")
 
 
-def test_branches_are_added_around():
-    sums, calls = seen(make("residual"))
-    around = {name for name, call in calls.items() if call.made is not None and sums.around(name, call.made)}
-    assert "blocks.0.body" in around
-    assert not {f"blocks.{index}" for index in range(4)} & around
+def test_outputs_of_branches_are_addends():
+    sums, calls = recorded(make("residual"))
+    addends = {name for name, call in calls.items() if call.output is not None and sums.is_addend(name, call.output)}
+    assert "blocks.0.body" in addends
+    assert not {f"blocks.{index}" for index in range(4)} & addends
 
 
-def test_nothing_is_left_behind():
+def test_recording_leaves_no_hooks():
     module = make("residual")
-    seen(module)
+    recorded(module)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 def backbone(module, names=None, x=None):
     module.eval()
-    with Sums(module) as sums:
+    with SumRecorder(module) as sums:
         recording = record(module, images() if x is None else x)
     return find_backbone(module, recording, sums, names)
 
@@ -68,7 +68,7 @@ def names_of(module, **options):
     return [block.module for block in backbone(module, **options)]
 
 
-def test_what_is_known_of_each_block():
+def test_signatures_of_blocks():
     module = Pooled(conv(3, 16), [Residual(conv(16, 16, act=nn.Identity)), conv(16, 24, stride=2)], 24)
     first, second = backbone(module)
     usual = {"inputs": 16, "tokens": False, "dims": 2, "branch": False}
@@ -126,13 +126,13 @@ def test_in_a_plain_chain_convolutions_are_the_blocks():
     assert names_of(make("sequential")) == ["0", "2", "5"]
 
 
-def test_what_is_called_twice_is_no_block():
+def test_a_module_called_twice_is_not_a_block():
     shared = conv(16, 16)
     module = Pooled(conv(3, 16), [shared, conv(16, 16), nn.Sequential(shared)], 16)
-    assert names_of(module) == ["blocks.1", "blocks.2"]  # a wrapper of it is called once
+    assert names_of(module) == ["blocks.1", "blocks.2"]  # its wrapper is called once
 
 
-def test_what_is_added_around_a_block_makes_it_a_branch():
+def test_a_block_whose_output_is_added_outside_is_a_branch():
     class Beside(Pooled):
         def forward(self, x):
             x = self.stem(x)
@@ -159,7 +159,7 @@ def test_strides(layer, stride):
     assert backbone(Pooled(conv(3, 16), [block], 16))[0].stride == stride
 
 
-def test_named_blocks_are_taken_as_they_are():
+def test_named_blocks_are_used_unchanged():
     module = make("residual")
     assert names_of(module, names=["stem", "blocks.1", "blocks.2.body"]) == ["stem", "blocks.1", "blocks.2.body"]
 
@@ -167,20 +167,20 @@ def test_named_blocks_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "names no block"),
+        ([], "is empty"),
         (["blocks.9"], r"no module 'blocks\.9'; did you mean 'blocks\."),
-        (["head"], "'head' is no block: it must be called once"),
+        (["head"], "'head' is not a block"),
         (["blocks.1", "blocks.0"], r"'blocks\.0' does not come after 'blocks\.1'"),
         (["blocks.1", "blocks.1"], r"'blocks\.1' does not come after 'blocks\.1'"),
         (["blocks.1", "blocks.1.body"], r"'blocks\.1\.body' does not come after 'blocks\.1'"),
     ],
 )
-def test_names_that_are_no_blocks_are_told(names, message):
+def test_names_that_are_not_blocks_are_refused(names, message):
     with pytest.raises(SpaceError, match=message):
         backbone(make("residual"), names=names)
 
 
-def test_a_network_without_blocks_has_none():
+def test_a_network_without_blocks_has_an_empty_backbone():
     assert backbone(nn.Sequential(nn.Flatten(), nn.Linear(3 * SHAPE[1] * SHAPE[2], 4))) == []
 
 
@@ -208,16 +208,16 @@ def test_attributes_called_one_after_the_other_are_the_blocks():
     assert names_of(inside) == ["features.a", "features.b"]
 
 
-def test_attributes_with_parts_come_before_single_convolutions():
+def test_attributes_with_submodules_take_precedence_over_convolutions():
     units = {name: Chain("ab", a=nn.Conv2d(3, 3, 1), b=nn.BatchNorm2d(3)) for name in ("one", "two")}
     assert names_of(Chain(["stem", "one", "two"], stem=nn.Conv2d(3, 3, 1), **units)) == ["one", "two"]
 
 
-def test_an_attribute_inside_of_anothers_call_is_not_after_it():
+def test_an_attribute_called_inside_of_another_does_not_follow_it():
     class Calls(nn.Module):
         def __init__(self, other):
             super().__init__()
-            self.own, self.other = nn.Conv2d(3, 3, 1), [other]  # not registered as a part
+            self.own, self.other = nn.Conv2d(3, 3, 1), [other]  # not registered as a submodule
 
         def forward(self, x):
             return self.other[0](self.own(x))
@@ -237,7 +237,7 @@ def signature(module, **changes):
 
 
 def found(backbone, narrowed, *, returned=None, runs=lambda names: True):
-    """Return the blocks; ``narrowed``: for a group what cutting it does to both ends of each block."""
+    """Return the blocks; ``narrowed``: the effect of cutting each group on both boundaries of each block."""
     groups = [Group(name, "channels", 8, (), None) for name in narrowed]
     asked = []
 
@@ -247,7 +247,7 @@ def found(backbone, narrowed, *, returned=None, runs=lambda names: True):
         return runs(asked[-1])
 
     verifier = SimpleNamespace(
-        seen={one.module: SimpleNamespace(returned=returned) for one in backbone}, check_drops=check_drops
+        block_values={one.module: SimpleNamespace(returned=returned) for one in backbone}, check_drops=check_drops
     )
     boundaries = {
         name: {one.module: pair for one, pair in zip(backbone, pairs, strict=True)} for name, pairs in narrowed.items()
@@ -255,7 +255,7 @@ def found(backbone, narrowed, *, returned=None, runs=lambda names: True):
     return find_blocks(backbone, groups, boundaries, verifier), asked
 
 
-def test_an_end_is_of_the_group_with_which_it_narrows():
+def test_a_boundary_belongs_to_the_group_that_narrows_it():
     backbone = [signature("a"), signature("b", outputs=16, same=False)]
     blocks, _ = found(backbone, {"stem": [(True, True), (True, None)], "wide": [(None, None), (None, True)]})
     assert [(block.input, block.output) for block in blocks] == [("stem", "stem"), ("stem", "wide")]
@@ -268,7 +268,7 @@ def test_an_end_is_of_the_group_with_which_it_narrows():
     [((False,), (True,)), ((True,), (False,)), ((True, True), (True,)), ((True,), (True, False))],
     ids=["mixed up in", "mixed up out", "of two groups in", "of two groups out"],
 )
-def test_an_end_that_is_not_one_group_in_order_is_of_none_and_the_block_stays(given, made):
+def test_a_boundary_of_several_groups_has_no_group_and_the_block_is_not_droppable(given, made):
     narrowed = {
         f"group{index}": [(given[index] if index < len(given) else None, made[index] if index < len(made) else None)]
         for index in range(2)
@@ -280,20 +280,20 @@ def test_an_end_that_is_not_one_group_in_order_is_of_none_and_the_block_stays(gi
     assert asked == []
 
 
-def test_channels_that_nothing_narrows_pass_by_whole():
+def test_a_boundary_that_no_group_narrows_has_all_channels():
     (block,), _ = found([signature("a")], {"inner": [(None, None)]})
     assert (block.input, block.output, block.inputs, block.outputs) == (None, None, 8, 8)
     assert block.droppable
 
 
-def test_a_block_between_two_groups_of_one_size_stays():
+def test_a_block_between_two_groups_of_equal_size_is_not_droppable():
     (block,), _ = found([signature("a")], {"stem": [(True, None)], "next": [(None, True)]})
     assert (block.input, block.output) == ("stem", "next")
     assert not block.droppable
 
 
 @pytest.mark.parametrize(("changes", "droppable"), [({}, True), ({"same": False}, False), ({"branch": True}, False)])
-def test_a_block_of_another_shape_or_beside_a_sum_stays(changes, droppable):
+def test_a_block_that_changes_shape_or_is_a_branch_is_not_droppable(changes, droppable):
     (block,), _ = found([signature("a", **changes)], {"stem": [(True, True)]})
     assert block.droppable is droppable
 
@@ -301,13 +301,13 @@ def test_a_block_of_another_shape_or_beside_a_sum_stays(changes, droppable):
 @pytest.mark.parametrize(
     ("returned", "wrapped", "output", "outputs"), [(None, False, "stem", 8), (1, True, "stem", 8), (2, True, None, 0)]
 )
-def test_one_value_may_be_wrapped_and_of_several_none_is_the_output(returned, wrapped, output, outputs):
+def test_a_single_value_may_be_wrapped_and_several_values_have_no_output_group(returned, wrapped, output, outputs):
     (block,), _ = found([signature("a")], {"stem": [(True, True)]}, returned=returned)
     assert (block.wrapped, block.output, block.outputs) == (wrapped, output, outputs)
     assert block.droppable is (output is not None)
 
 
-def test_what_the_network_cannot_run_without_stays_and_the_others_go_together():
+def test_only_blocks_without_which_the_network_runs_are_droppable():
     backbone = [signature(name) for name in "abc"]
     pairs = {"stem": [(True, True)] * 3}
     blocks, asked = found(backbone, pairs, runs=lambda names: "b" not in names)
@@ -318,6 +318,6 @@ def test_what_the_network_cannot_run_without_stays_and_the_others_go_together():
     assert [block.droppable for block in blocks] == [True, False, False]
 
 
-def test_the_rest_of_a_signature_comes_with_the_block():
+def test_blocks_copy_the_rest_of_their_signature():
     (block,), _ = found([signature("a", stride=2, tokens=True, dims=1, signed=False, same=False)], {})
     assert (block.stride, block.tokens, block.dims, block.signed) == (2, True, 1, False)

@@ -45,7 +45,7 @@ def seeded(make, *arguments, **options):
         return make(*arguments, **options)
 
 
-def test_uncut_it_is_what_the_teachers_builder_makes(plan):
+def test_an_uncut_student_equals_the_network_of_the_teachers_builder(plan):
     teacher = seeded(resnet.build, **ARGUMENTS, input_shape=SHAPE, num_classes=CLASSES)
     student = seeded(build, **keywords(plan))
     assert torch.equal(student(images()), teacher(images()))
@@ -65,7 +65,7 @@ def test_narrower_layers_keep_the_variance_of_their_outputs(plan):
     assert torch.equal(student.head.linear.weight, teacher.head.linear.weight)
 
 
-def test_the_start_is_no_matter_of_structure(plan):
+def test_the_start_does_not_change_the_structure(plan):
     one, other = (seeded(build, **keywords(plan, start=start)) for start in ("random", "inherited"))
     assert torch.equal(one(images()), other(images()))
 
@@ -79,13 +79,13 @@ def test_a_teacher_in_a_module_beside_the_search_file(plan, tmp_path, monkeypatc
     )
     found = build(**keywords(plan, teacher="my_teacher:make", paths=[str(tmp_path)], shared=[{"width": 4}]))
     assert found(images()).shape == (2, CLASSES)
-    with pytest.raises(BuildError, match="my_teacher:odd made a int"):
+    with pytest.raises(BuildError, match="my_teacher:odd returned a int"):
         build(**keywords(plan, teacher="my_teacher:odd", arguments={}))
     with pytest.raises(ConfigError, match="teacher's builder"):
         build(**keywords(plan, teacher="my_teacher:mak"))
 
 
-def test_parameters_that_no_space_of_cuts_has_are_refused(plan):
+def test_unknown_parameters_are_refused(plan):
     with pytest.raises(SpaceError, match="no parameter 'shard'; did you mean 'shared'"):
         build(**keywords(plan, shard=[{"width": 8}]))
 
@@ -116,9 +116,9 @@ def test_students_of_a_module_given_from_python(name, tmp_path):
     smallest = space.smallest()
     one, other = (seeded(space.build, smallest, input_shape=SHAPE, num_classes=CLASSES) for _ in range(2))
     assert torch.equal(one.eval()(images()), other.eval()(images()))
-    whole = seeded(space.build, space.largest(), input_shape=SHAPE, num_classes=CLASSES).eval()
-    assert not torch.allclose(whole(images()), module(images()), atol=1e-3)  # weights are drawn anew
-    assert all(weight.requires_grad for weight in whole.parameters())
+    student = seeded(space.build, space.largest(), input_shape=SHAPE, num_classes=CLASSES).eval()
+    assert not torch.allclose(student(images()), module(images()), atol=1e-3)  # weights are drawn again
+    assert all(weight.requires_grad for weight in student.parameters())
     save_student(tmp_path, one, smallest, space, input_shape=SHAPE, num_classes=CLASSES)
     with pytest.warns(UserWarning, match="loaded as a graph"):
         loaded = load_student(tmp_path)
@@ -133,7 +133,7 @@ def test_a_builder_keeps_a_copy():
     assert not module.training
 
 
-def test_weights_are_redrawn_as_their_layers_do():
+def test_weights_are_drawn_again_by_their_layers():
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.MultiheadAttention(8, 2))
     module.scale = nn.Parameter(torch.full((50,), 0.1))
     module.position = nn.Parameter(2 + 3 * torch.randn(4000), requires_grad=False)

@@ -17,7 +17,7 @@ from torch import nn
 from nas_distill.config import FromTeacherConfig
 from nas_distill.data import Dataset, Views
 from nas_distill.pruning.discovery import find_plan
-from nas_distill.pruning.inheritance import Findings, origin_of, read_findings, write_findings
+from nas_distill.pruning.inheritance import CachedPlan, plan_cache_key, read_cached_plan, write_cached_plan
 from nas_distill.teacher import Teacher, freeze
 
 NETWORK = """
@@ -42,7 +42,7 @@ def data(seed: int = 0, size: int = 8, views: Views | None = None) -> Dataset:
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Teacher]:
-    """Makes a teacher of a class that is written in ``file``; in none, as in a notebook, without."""
+    """Return a function that makes a teacher of a class in ``file``; without it, of one without source."""
 
     def make(
         code: str = NETWORK, file: Path | None = tmp_path / "network.py", width: int = 4, seed: int = 0
@@ -67,31 +67,31 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def origin(teacher: Teacher, given: Dataset | None = None, **options: Any) -> dict[str, Any]:
-    found = origin_of(teacher, data() if given is None else given, FromTeacherConfig(**options))
+    found = plan_cache_key(teacher, data() if given is None else given, FromTeacherConfig(**options))
     assert found is not None
     return found
 
 
 @pytest.fixture
-def findings(make: Callable[..., Teacher]) -> Findings:
+def findings(make: Callable[..., Teacher]) -> CachedPlan:
     plan = find_plan(make().module, (1, 8, 8))
     assert plan.groups
     assert plan.blocks
-    return Findings(plan, (1, 0))
+    return CachedPlan(plan, (1, 0))
 
 
-def test_what_was_written_is_read(make: Callable[..., Teacher], findings: Findings, tmp_path: Path) -> None:
-    for number, each in enumerate((findings, Findings(findings.plan, None))):
+def test_a_cached_plan_round_trips(make: Callable[..., Teacher], findings: CachedPlan, tmp_path: Path) -> None:
+    for number, each in enumerate((findings, CachedPlan(findings.plan, None))):
         file = tmp_path / f"{number}.json"
-        write_findings(file, each, origin(make()))
-        assert read_findings(file, origin(make())) == each
+        write_cached_plan(file, each, origin(make()))
+        assert read_cached_plan(file, origin(make())) == each
 
 
-def test_findings_of_another_teacher_or_of_other_settings_are_not_taken(
-    make: Callable[..., Teacher], findings: Findings, tmp_path: Path
+def test_a_plan_of_another_teacher_or_other_settings_is_not_used(
+    make: Callable[..., Teacher], findings: CachedPlan, tmp_path: Path
 ) -> None:
     file = tmp_path / "plan.json"
-    write_findings(file, findings, origin(make()))
+    write_cached_plan(file, findings, origin(make()))
     others = {
         "weights": origin(make(seed=1)),
         "structure": origin(make(width=6)),
@@ -101,10 +101,10 @@ def test_findings_of_another_teacher_or_of_other_settings_are_not_taken(
         "depth": origin(make(), depth="position"),
         "format": {**origin(make()), "format": 0},
     }
-    assert {name: read_findings(file, other) for name, other in others.items()} == dict.fromkeys(others)
+    assert {name: read_cached_plan(file, other) for name, other in others.items()} == dict.fromkeys(others)
 
 
-def test_a_measured_order_depends_on_what_it_was_measured_on_and_nothing_else_does(
+def test_only_a_measured_order_depends_on_the_data(
     make: Callable[..., Teacher],
 ) -> None:
     teacher = make()
@@ -115,44 +115,42 @@ def test_a_measured_order_depends_on_what_it_was_measured_on_and_nothing_else_do
     assert origin(teacher, widths=[0.5, 1], multiple=4, start="both", importance="random") == origin(teacher)
 
 
-def test_the_same_code_elsewhere_is_the_same(make: Callable[..., Teacher], tmp_path: Path) -> None:
+def test_the_key_does_not_depend_on_the_path_of_the_code(make: Callable[..., Teacher], tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert origin(make()) == origin(make(file=tmp_path / "other" / "moved.py"))
 
 
-def test_of_a_network_whose_code_is_in_no_file_nothing_can_be_kept(make: Callable[..., Teacher]) -> None:
-    assert origin_of(make(file=None), data(), FromTeacherConfig()) is None
+def test_a_network_without_source_files_has_no_key(make: Callable[..., Teacher]) -> None:
+    assert plan_cache_key(make(file=None), data(), FromTeacherConfig()) is None
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(choice=st.data())
-def test_a_damaged_file_is_never_taken_for_another_plan(
-    findings: Findings, tmp_path: Path, no_fsync: None, choice: st.DataObject
+def test_a_damaged_file_is_never_read_as_another_plan(
+    findings: CachedPlan, tmp_path: Path, no_fsync: None, choice: st.DataObject
 ) -> None:
     file, expected = tmp_path / "plan.json", {"teacher": "0a1b", "blocks": None}
-    write_findings(file, findings, expected)
+    write_cached_plan(file, findings, expected)
     whole = file.read_bytes()
     place = choice.draw(st.integers(0, len(whole) - 1))
     instead = choice.draw(st.binary(max_size=3))
     file.write_bytes(whole[:place] + instead + whole[place + 1 :])
-    assert read_findings(file, expected) in (None, findings)
+    assert read_cached_plan(file, expected) in (None, findings)
     file.write_bytes(whole[:place])
-    assert read_findings(file, expected) in (None, findings)
+    assert read_cached_plan(file, expected) in (None, findings)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "null", "{}", '"plan"', '{"sha256": 3}'])
-def test_what_is_something_else_is_not_taken(make: Callable[..., Teacher], tmp_path: Path, content: str) -> None:
+def test_files_of_other_content_are_not_used(make: Callable[..., Teacher], tmp_path: Path, content: str) -> None:
     (tmp_path / "plan.json").write_text(content, encoding="utf-8")
-    assert read_findings(tmp_path / "plan.json", origin(make())) is None
-    assert read_findings(tmp_path / "missing.json", origin(make())) is None
+    assert read_cached_plan(tmp_path / "plan.json", origin(make())) is None
+    assert read_cached_plan(tmp_path / "missing.json", origin(make())) is None
 
 
-def test_a_plan_that_was_changed_by_hand_is_not_taken(
-    make: Callable[..., Teacher], findings: Findings, tmp_path: Path
-) -> None:
+def test_a_plan_that_was_edited_is_not_used(make: Callable[..., Teacher], findings: CachedPlan, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
-    write_findings(file, findings, origin(make()))
+    write_cached_plan(file, findings, origin(make()))
     content = json.loads(file.read_text(encoding="utf-8"))
     content["plan"]["groups"][0]["size"] = 2
     file.write_text(json.dumps(content), encoding="utf-8")
-    assert read_findings(file, origin(make())) is None
+    assert read_cached_plan(file, origin(make())) is None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas_distill.data import Dataset
-from nas_distill.pruning.depth import _greedy, depth_order, spaced_out
+from nas_distill.pruning.depth import _greedy, depth_order, evenly_spaced_order
 from nas_distill.pruning.plan import Block, Plan
 
 
@@ -26,7 +26,7 @@ def data():
     return Dataset.from_tensors(rng.normal(size=(80, 4)).astype(np.float32), np.arange(80) % 2, val=0.25)
 
 
-def test_the_block_that_does_least_goes_first(data):
+def test_the_most_redundant_block_is_dropped_first(data):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = nn.Sequential(Residual(1.0), Residual(1e-3), Residual(2.0), nn.Linear(4, 4), nn.Linear(4, 2)).eval()
@@ -35,12 +35,12 @@ def test_the_block_that_does_least_goes_first(data):
     order = depth_order(module, plan, data, by="redundancy")
     assert order[0] == 1
     assert sorted(order) == [0, 1, 2]  # the last cannot be dropped
-    assert depth_order(module, plan, data, by="position") == spaced_out([0, 1, 2])
+    assert depth_order(module, plan, data, by="position") == evenly_spaced_order([0, 1, 2])
     assert isinstance(module[1], Residual)
 
 
-def test_a_block_for_the_last_class_of_a_sorted_split_does_not_go_first():
-    """The first block acts on samples of class 1 alone, the second a little on all."""
+def test_a_block_for_the_last_class_of_a_sorted_split_is_not_dropped_first():
+    """The first block acts only on samples of class 1, the second slightly on all."""
     y = np.repeat([0, 1], 200)
     x = np.repeat(np.eye(2, 4, dtype=np.float32), 200, 0)
     module = nn.Sequential(Residual(1.0), Residual(0.3), nn.Linear(4, 2, bias=False)).requires_grad_(False).eval()
@@ -54,8 +54,8 @@ def test_a_block_for_the_last_class_of_a_sorted_split_does_not_go_first():
 
 
 @given(st.lists(st.floats(0.001, 10), min_size=1, max_size=9), st.floats(0, 2))
-def test_blocks_go_as_if_all_combinations_were_measured(alone, together):
-    """As long as what a block adds does not fall as others go."""
+def test_lazy_greedy_order_equals_the_exhaustive_greedy_order(alone, together):
+    """True if the divergence that a block adds does not fall as others are dropped."""
 
     def divergence(gone):
         return sum(alone[block] for block in gone) + together * len(gone) ** 2
@@ -69,7 +69,7 @@ def test_blocks_go_as_if_all_combinations_were_measured(alone, together):
     assert [alone[block] for block in found] == pytest.approx([alone[block] for block in wanted], abs=1e-9)
 
 
-def test_many_blocks_are_ordered_by_few_looks_at_few_samples(monkeypatch):
+def test_many_blocks_are_ordered_with_few_forward_passes_of_few_samples(monkeypatch):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         blocks = [Residual(float(scale)) for scale in np.random.default_rng(1).uniform(0.01, 1, 27)]
@@ -92,13 +92,13 @@ def _counted(forward, seen):
     return counting
 
 
-def test_half_of_twelve_is_every_other():
-    assert sorted(spaced_out(range(12))[:5]) == [1, 3, 5, 7, 9]
+def test_half_of_twelve_blocks_is_every_other_one():
+    assert sorted(evenly_spaced_order(range(12))[:5]) == [1, 3, 5, 7, 9]
 
 
 @given(st.sets(st.integers(0, 30), max_size=12))
-def test_every_block_goes_once_and_the_ends_go_last(blocks):
-    order = spaced_out(sorted(blocks))
+def test_each_block_is_dropped_once_and_the_ends_last(blocks):
+    order = evenly_spaced_order(sorted(blocks))
     assert sorted(order) == sorted(blocks)
     if len(blocks) > 1:
         assert set(order[-2:]) == {min(blocks), max(blocks)}

@@ -60,7 +60,7 @@ def test_the_shipped_teacher():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_teacher_is_left_as_it_was(name):
+def test_the_teacher_is_not_changed(name):
     module = make(name)
     before = {key: value.clone() for key, value in module.state_dict().items()}
     random = torch.get_rng_state()
@@ -84,7 +84,7 @@ def test_logits_and_the_data_are_never_cut(name):
             assert not (slot.side == "in" and isinstance(part, nn.Conv2d) and part.in_channels == SHAPE[0])
 
 
-def test_channels_behind_a_flatten_are_owned_by_the_channel_before():
+def test_inputs_behind_a_flatten_belong_to_the_channel_before_it():
     _, plan = planned("flattening")
     slots = {slot.module: slot.indices for slot in plan.group("features.2.0").slots}
     assert slots["classifier.0"][:2] == ((0, 1, 2, 3), (4, 5, 6, 7))
@@ -105,7 +105,7 @@ def test_grouped_convolutions_are_cut_by_groups():
     assert {slot.module: slot.indices[0] for slot in group.slots}["blocks.0.body.1.0"] == (0, 1, 2, 3)
 
 
-def test_gates_go_with_what_they_weigh():
+def test_gates_are_cut_with_the_channels_that_they_multiply():
     _, plan = planned("gated")
     assert plan.group("blocks.0.first").slots[0].indices[0] == (0, 16)
     _, plan = planned("mobile")
@@ -131,9 +131,9 @@ def test_layer_scales_and_positions_are_cut_with_the_width():
     assert {"embed.position", "embed.token"} <= {slot.module for slot in plan.group("embed.patch").slots}
 
 
-def test_what_cannot_be_cut_is_left_whole_and_reported():
+def test_groups_that_cannot_be_cut_stay_unpruned_and_are_reported():
     _, plan = planned("shuffling")
-    assert [whole.module for whole in plan.unpruned] == ["stem.0"]
+    assert [each.module for each in plan.unpruned] == ["stem.0"]
     assert "something else" in plan.unpruned[0].reason
     assert [group.name for group in plan.groups] == ["blocks.1.0"]
 
@@ -143,36 +143,36 @@ class OverChannels(nn.Module):
         return x / x.abs().mean(1, keepdim=True)
 
 
-def test_statistics_over_channels_that_are_no_layer_norm_are_not_cut():
+def test_custom_statistics_over_channels_are_not_cut():
     body = nn.Sequential(conv(16, 16), OverChannels(), conv(16, 16))
     plan = find_plan(Pooled(conv(3, 16), [Residual(body)], 16), SHAPE)
-    assert [whole.module for whole in plan.unpruned] == ["blocks.0.body.0.0"]
+    assert [each.module for each in plan.unpruned] == ["blocks.0.body.0.0"]
     assert "stem.0" in groups(plan)
 
 
-def test_a_network_that_holds_its_width_in_its_code_is_left_whole():
+def test_a_network_that_hard_codes_its_width_stays_unpruned():
     class Fixed(Pooled):
         def forward(self, x):
             return self.head(self.blocks(self.stem(x)).view(-1, 16, 64).mean(2))
 
     plan = find_plan(Fixed(conv(3, 16), [Residual(conv(16, 8).append(conv(8, 16)))], 16), SHAPE)
-    assert [whole.module for whole in plan.unpruned] == ["stem.0"]
+    assert [each.module for each in plan.unpruned] == ["stem.0"]
     assert "does not run" in plan.unpruned[0].reason
     assert groups(plan) == {"blocks.0.body.0": ("channels", 8, 0)}
-    assert plan.blocks[0].droppable  # its width stays, so that passing it over fits
+    assert plan.blocks[0].droppable  # its width is not cut, so that it can be skipped
 
 
-def test_units_that_nothing_depends_on_prove_nothing():
+def test_units_without_effect_on_the_output_are_not_verified():
     class Zero(nn.Module):
         def forward(self, x):
             return 0 * x
 
     body = nn.Sequential(conv(16, 8), conv(8, 16), Zero())
     plan = find_plan(Pooled(conv(3, 16), [Residual(body)], 16), SHAPE)
-    assert [(whole.module, "no part" in whole.reason) for whole in plan.unpruned] == [("blocks.0.body.0.0", True)]
+    assert [(each.module, "no effect" in each.reason) for each in plan.unpruned] == [("blocks.0.body.0.0", True)]
 
 
-def test_weights_that_are_zero_hide_nothing():
+def test_zero_weights_hide_no_dependency():
     module = make("residual")
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -180,13 +180,13 @@ def test_weights_that_are_zero_hide_nothing():
     assert find_plan(module, SHAPE) == planned("residual")[1]
 
 
-def test_a_weight_of_two_layers_is_cut_in_both_or_in_none():
+def test_a_shared_weight_is_cut_in_both_layers_or_in_neither():
     module = Pooled(conv(3, 16), [Residual(conv(16, 16)), Residual(conv(16, 16))], 16)
     module.blocks[1].body[0].weight = module.blocks[0].body[0].weight
     assert "stem.0" in groups(find_plan(module, SHAPE))
     apart = Pooled(conv(3, 16), [conv(16, 16), conv(16, 16)], 16)
     apart.blocks[1][0].weight = apart.blocks[0][0].weight
-    assert all("something else" in whole.reason for whole in find_plan(apart, SHAPE).unpruned)
+    assert all("something else" in each.reason for each in find_plan(apart, SHAPE).unpruned)
 
 
 def test_blocks_of_stages_are_found():
@@ -222,7 +222,7 @@ def test_a_branch_beside_a_residual_is_not_droppable():
 
 
 class Returning(nn.Module):
-    """A transformer whose layers return tuples of ``values`` values, as Hugging Face's do."""
+    """A transformer whose layers return tuples of ``values`` values, as those of Hugging Face do."""
 
     def __init__(self, values):
         super().__init__()
@@ -254,8 +254,8 @@ class Returns(Layer):
     ],
     ids=["batch norm", "layer norm"],
 )
-def test_deep_networks_are_proven_to_the_first_block(block, size, makes, reads, passes):
-    """If each block doubled the variance, the first would have no part in the output that can be told."""
+def test_deep_networks_are_verified_up_to_the_first_block(block, size, makes, reads, passes):
+    """If each block doubled the variance, the first would have no measurable effect on the output."""
     stack = nn.Sequential(*(block() for _ in range(70)))
     module = nn.Sequential(nn.Conv2d(3, 8, 1), stack, Mean(), nn.Linear(8, CLASSES)).eval()
     indices = tuple((unit,) for unit in range(size))
@@ -306,7 +306,7 @@ def test_strides_are_those_of_padded_convolutions():
     assert stride(conv(16, 16), nn.Upsample(scale_factor=2)) == 0
 
 
-def test_a_network_that_changes_what_it_is_given():
+def test_a_network_that_changes_its_input_in_place():
     class Centring(nn.Module):
         def forward(self, x):
             return x.sub_(0.5)
@@ -315,7 +315,7 @@ def test_a_network_that_changes_what_it_is_given():
     assert list(groups(find_plan(module, SHAPE))) == ["1.0", "2.0"]
 
 
-def test_what_takes_several_tensors_is_no_block():
+def test_a_module_of_several_tensors_is_not_a_block():
     class Both(nn.Module):
         def __init__(self):
             super().__init__()
@@ -348,13 +348,13 @@ def test_blocks_that_return_tuples():
     assert both(images()).shape == (2, CLASSES)
 
 
-def test_blocks_that_return_several_values_stay():
+def test_blocks_that_return_several_values_are_not_droppable():
     plan = find_plan(Returning(2), SHAPE)
     assert [(block.droppable, block.outputs) for block in plan.blocks] == [(False, 0)] * 2
     assert [group.kind for group in plan.groups] == ["channels", "heads", "neurons", "heads", "neurons"]
 
 
-def test_where_the_graph_cannot_be_read_heads_are_cut_alone(monkeypatch):
+def test_only_heads_are_cut_if_the_graph_cannot_be_read(monkeypatch):
     def fails(module, input_shape, until):
         raise ZeroDivisionError("division by zero")
 
@@ -376,18 +376,18 @@ def test_blocks_named_by_hand():
     ("names", "message"),
     [
         (["block.1"], r"no module 'block\.1'; did you mean 'blocks\.1'\?"),
-        ([], "names no block"),
-        (["head"], "'head' is no block"),
+        ([], "is empty"),
+        (["head"], "'head' is not a block"),
         (["blocks.3", "blocks.1"], r"'blocks\.1' does not come after 'blocks\.3'"),
         (["blocks", "blocks.1"], r"'blocks\.1' does not come after 'blocks'"),
     ],
 )
-def test_names_that_are_no_blocks(names, message):
+def test_names_that_are_not_blocks(names, message):
     with pytest.raises(SpaceError, match=message):
         find_plan(make("residual"), SHAPE, blocks=names)
 
 
-def test_a_network_without_a_trunk_is_narrowed_without_blocks():
+def test_a_network_without_a_backbone_has_groups_only():
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, CLASSES)).eval()
     plan = find_plan(module, SHAPE)
     assert (groups(plan), plan.blocks) == ({"1": ("neurons", 32, None)}, ())
@@ -398,7 +398,7 @@ def test_a_network_without_a_trunk_is_narrowed_without_blocks():
 
 
 class Attributes(nn.Module):
-    """Convolutions of one's own names, called one after the other."""
+    """Convolutions as attributes of any name, called one after the other."""
 
     def __init__(self):
         super().__init__()
@@ -423,19 +423,19 @@ def test_a_chain_of_attributes_has_its_blocks_found_and_cut():
 
 
 def test_a_teacher_that_fails_on_its_data():
-    with pytest.raises(SpaceError, match=r"cannot be found: The network .* fails on a batch"):
+    with pytest.raises(SpaceError, match=r"can be found: The network .* fails on a batch"):
         find_plan(make("residual"), (5, 8, 8))
 
 
 def test_a_teacher_that_cannot_be_copied():
     module = make("sequential")
     module.lock = open(__file__)  # noqa: PTH123, SIM115
-    with pytest.raises(SpaceError, match="cannot be copied"):
+    with pytest.raises(SpaceError, match="deepcopy"):
         find_plan(module, SHAPE)
     module.lock.close()
 
 
-def test_a_network_that_does_not_run_in_double_precision_is_proven_in_single():
+def test_a_network_that_fails_in_double_precision_is_verified_in_single():
     class Single(Pooled):
         def forward(self, x):
             return super().forward(x.float()) if next(self.parameters()).dtype == torch.float32 else 1 / 0
@@ -459,7 +459,7 @@ assert 'torch_pruning' not in sys.modules
 
 
 def test_hugging_face_models():
-    transformers = pytest.importorskip("transformers", minversion="4.0")  # a folder of tests is called so too
+    transformers = pytest.importorskip("transformers", minversion="4.0")  # a folder of tests has the same name
 
     class Logits(nn.Module):
         def __init__(self):
@@ -492,18 +492,18 @@ def test_hugging_face_models():
 
 
 class Tokens(nn.Module):
-    """Reads whole numbers, which samples have as floats: noise is out of its table."""
+    """Reads integers, which samples contain as floats; noise is outside of its embedding table."""
 
     def __init__(self):
         super().__init__()
-        self.table, self.places = nn.Embedding(9, 16), nn.Embedding(5, 16)
+        self.table, self.positions = nn.Embedding(9, 16), nn.Embedding(5, 16)
         layer = nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True)
         self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.head = nn.Linear(16, 3)
 
     def forward(self, x):
-        places = self.places(torch.arange(x.shape[1], device=x.device))
-        return self.head(self.blocks(self.table(x.long()) + places).mean(1))
+        positions = self.positions(torch.arange(x.shape[1], device=x.device))
+        return self.head(self.blocks(self.table(x.long()) + positions).mean(1))
 
 
 def test_a_network_that_reads_tokens_is_cut():

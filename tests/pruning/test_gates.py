@@ -1,4 +1,4 @@
-"""Derivatives by gates are those of each sample for itself, whatever a network does with the batch."""
+"""Per-sample derivatives with respect to gates, also of networks that reshape the batch."""
 
 import copy
 
@@ -16,7 +16,7 @@ from tests.pruning.networks import CLASSES, NETWORKS, SHAPE, data_of, planned
 
 
 def gating(module, group):
-    """Return the slots that read a group's units, or all that make them where none does."""
+    """Return the slots that read a group's units, or, without such, those that make them."""
     reading = [slot for slot in group.slots if slot.side == "in" and weights_of(module, slot)]
     return reading or [slot for slot in group.slots if weights_of(module, slot)]
 
@@ -26,8 +26,8 @@ def one_at_a_time(module, plan, data, samples, seed):
     module = copy.deepcopy(module).double().eval().requires_grad_(True)
     generator = torch_generator(seed, "importance")
     found = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in plan.groups}
-    places = random_indices(len(data.train), samples)
-    for index in places.split(64):
+    drawn = random_indices(len(data.train), samples)
+    for index in drawn.split(64):
         signs = torch.randint(0, 2, (len(index), CLASSES), generator=generator) * 2.0 - 1
         for place, sign in zip(index, signs):
             module.zero_grad(set_to_none=True)
@@ -39,7 +39,7 @@ def one_at_a_time(module, plan, data, samples, seed):
                     for weight, axis in weights_of(module, slot):
                         if weight.grad is not None:
                             derivative += by_unit(weight.detach() * weight.grad, axis, slot)
-                found[group.name] += derivative.square() / len(places)
+                found[group.name] += derivative.square() / len(drawn)
     return found
 
 
@@ -70,14 +70,14 @@ class Windows(nn.Module):
 
 
 class Branching(Windows):
-    """Chooses its way by a value, which torch cannot vectorise over samples."""
+    """Branches on a value, which torch cannot vectorise over samples."""
 
     def forward(self, x):
         return super().forward(x) * (2.0 if x.mean() > 0.5 else 1.0)
 
 
 class Unread(nn.Module):
-    """Units that no layer with weights reads: what makes them is gated."""
+    """Units that no layer with weights reads, so that the weights that make them are gated."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ def test_the_batch_may_be_reshaped_or_branched_on(build, plan):
     assert torch.allclose(found, wanted, rtol=1e-3)
 
 
-def test_a_derivative_is_the_difference_that_a_gate_makes():
+def test_derivatives_equal_finite_differences_of_gates():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = Windows().double().eval().requires_grad_(False)

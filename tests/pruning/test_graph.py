@@ -17,7 +17,7 @@ ATOMS = st.builds(Channel, st.sampled_from("ab"), st.sampled_from(["in", "out"])
 
 
 def components(pairs):
-    """The same by brute force: merge sets until nothing changes."""
+    """The same components by brute force: sets are merged until nothing changes."""
     sets = [set(pair) for pair in pairs]
     merged = True
     while merged:
@@ -35,7 +35,7 @@ def components(pairs):
 
 
 @given(st.lists(st.tuples(ATOMS, ATOMS)), st.lists(ATOMS, max_size=2))
-def test_units_are_what_is_joined_and_not_closed(pairs, closed):
+def test_units_are_joined_channels_that_are_not_closed(pairs, closed):
     unions = ChannelUnions()
     for pair in pairs:
         unions.join(*pair)
@@ -45,7 +45,7 @@ def test_units_are_what_is_joined_and_not_closed(pairs, closed):
     assert sorted(unions.units()) == expected
 
 
-def test_many_are_joined_at_once():
+def test_several_channels_are_joined_in_one_call():
     unions = ChannelUnions()
     three = [Channel("a", "out", place) for place in range(3)]
     unions.join(*three)
@@ -66,7 +66,7 @@ def sizes(plan):
     ],
     ids=["channels first", "rows first", "averaged"],
 )
-def test_what_a_recurrent_layer_reads_is_cut(layer, columns, inputs):
+def test_inputs_of_recurrent_layers_are_cut(layer, columns, inputs):
     module = Recurrent(columns, layer, inputs).eval()
     plan = find_plan(module, SHAPE)
     assert (sizes(plan), plan.unpruned) == ({"features.0.0": 16, "features.2.0": 24}, ())
@@ -74,11 +74,11 @@ def test_what_a_recurrent_layer_reads_is_cut(layer, columns, inputs):
     student = prune(copy.deepcopy(module), plan, KeptUnits({"features.2.0": kept}))
     assert student.recurrent.input_size == inputs // 2
     with torch.no_grad():
-        module.features[2][1].weight[1::2] = module.features[2][1].bias[1::2] = 0  # the channels that went
+        module.features[2][1].weight[1::2] = module.features[2][1].bias[1::2] = 0  # the removed channels
     assert torch.allclose(student(images()), module(images()), atol=1e-6)
 
 
-def test_what_comes_before_an_unreadable_part_is_cut_and_the_rest_is_said_to_stay():
+def test_layers_before_an_unreadable_part_are_cut_and_the_rest_is_reported():
     class Packed(Recurrent):
         def forward(self, x):
             x = self.columns(self.features(x))
@@ -88,7 +88,7 @@ def test_what_comes_before_an_unreadable_part_is_cut_and_the_rest_is_said_to_sta
 
     plan = find_plan(Packed().eval(), SHAPE)
     assert sizes(plan) == {"features.0.0": 16}
-    assert [(whole.module, "from here on" in whole.reason) for whole in plan.unpruned] == [("recurrent", True)]
+    assert [(each.module, "from here on" in each.reason) for each in plan.unpruned] == [("recurrent", True)]
 
 
 def test_the_longest_readable_prefix():
@@ -115,7 +115,7 @@ def test_a_stand_in_has_the_layers_shapes(make, batch_first, layers):
 
 
 def units(module, shape=SHAPE):
-    """Return for each channel that may be cut, written name/side/place, those that stay or go with it."""
+    """Return for each channel that may be cut, written name/side/index, the channels of its unit."""
     return {
         f"{channel.module}/{channel.side}/{channel.position}": {
             f"{one.module}/{one.side}/{one.position}" for one in unit
@@ -132,14 +132,14 @@ def test_a_channel_is_joined_with_what_normalises_and_reads_it():
     assert len({frozenset(unit) for unit in found.values()} & {frozenset(found[f"0/out/{n}"]) for n in range(4)}) == 4
 
 
-def test_logits_that_an_operation_makes_are_closed_with_all_that_is_added_to_them():
+def test_logits_are_closed_with_everything_added_to_them():
     found = units(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 5), Residual(nn.Linear(5, 5))))
     assert not any(name.startswith(("2/out", "3.body/")) for name in found)
     assert found["1/out/0"] == {"1/out/0", "2/in/0"}
 
 
 class ByVectors(nn.Module):
-    """Logits are products with a vector of each class, as of a cosine classifier."""
+    """Logits are products with one vector per class, as in a cosine classifier."""
 
     def __init__(self):
         super().__init__()
@@ -158,46 +158,46 @@ def test_channels_that_an_operation_sums_up_to_logits_are_not_closed():
     assert plan.unpruned == ()
 
 
-def test_the_channels_of_the_data_are_of_no_unit_that_is_made():
+def test_input_channels_of_the_data_are_in_no_unit():
     found = units(make("residual"))
     assert not any("stem.0/in" in "".join(unit) for name, unit in found.items() if not name.startswith("stem.0/in"))
     assert "stem.0/out/0" in found
 
 
-def test_what_is_added_goes_together():
+def test_addends_are_cut_together():
     found = units(Pooled(conv(3, 8), [Residual(conv(8, 8))], 8))
     assert {"stem.0/out/1", "blocks.0.body.0/out/1", "blocks.0.body.0/in/1", "head/in/1"} <= found["stem.0/out/1"]
     assert not any(name.endswith("/2") for name in found["stem.0/out/1"])
 
 
-def test_pixels_behind_a_flatten_go_with_their_channel():
+def test_pixels_behind_a_flatten_are_cut_with_their_channel():
     found = units(nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Flatten(), nn.Linear(16, 5)))
     assert found["0/out/1"] == {"0/out/1", *(f"2/in/{place}" for place in range(4, 8))}
 
 
-def test_branches_that_are_put_together_stay_apart():
+def test_concatenated_branches_are_separate_units():
     found = units(Pooled(conv(3, 8), [Fire(8, 4, 6)], 12))
     assert found["blocks.0.large.0/out/2"] >= {"head/in/8"}
     assert found["blocks.0.small.0/out/2"] >= {"head/in/2"}
     assert "blocks.0.large.0/out/2" not in found["blocks.0.small.0/out/2"]
 
 
-def test_a_gate_goes_with_what_it_weighs():
-    """Where two channels of one layer lead to one, the graph's own groups keep one of them."""
+def test_a_gate_is_cut_with_the_channel_that_it_multiplies():
+    """If two channels of one layer lead to one, the graph's own groups keep only one of them."""
     found = units(Pooled(conv(3, 8), [Gated(8, 6)], 8))
     assert found["blocks.0.first/out/1"] == {"blocks.0.first/out/1", "blocks.0.first/out/7", "blocks.0.last/in/1"}
 
 
-def test_of_grouped_convolutions_and_norms_whole_groups_go():
+def test_grouped_convolutions_and_norms_are_cut_by_groups():
     body = nn.Sequential(nn.Conv2d(8, 16, 1, groups=4), nn.GroupNorm(2, 16), nn.Conv2d(16, 4, 1))
     found = units(Pooled(conv(3, 8), [body], 4))
     together = found["blocks.0.0/out/0"]
-    assert {f"blocks.0.0/out/{place}" for place in range(8)} <= together  # the norm's group is two of these
-    assert {f"stem.0/out/{place}" for place in range(4)} <= together
+    assert {f"blocks.0.0/out/{index}" for index in range(8)} <= together  # the norm's group is two of these
+    assert {f"stem.0/out/{index}" for index in range(4)} <= together
     assert "blocks.0.0/out/8" not in together
 
 
-def test_a_depthwise_convolution_goes_with_the_channels_before_it():
+def test_a_depthwise_convolution_is_cut_with_the_channels_before_it():
     found = units(Pooled(conv(3, 4), [conv(4, 4, groups=4)], 4))
     assert {"stem.0/out/3", "blocks.0.0/out/3", "head/in/3"} <= found["stem.0/out/3"]
     assert not any(name.endswith("/2") for name in found["stem.0/out/3"])
@@ -205,7 +205,7 @@ def test_a_depthwise_convolution_goes_with_the_channels_before_it():
     assert {"stem.0/out/1", "blocks.0.0/out/2", "blocks.0.0/out/3", "head/in/2", "head/in/3"} <= twice["stem.0/out/1"]
 
 
-def test_parameters_of_ones_own_go_with_the_width():
+def test_custom_parameters_are_cut_with_the_width():
     found = units(make("layer_norm"))
     assert {"blocks.0.scale/out/5", "blocks.0.down/out/5", "blocks.0.norm/out/5"} & found["stem/out/5"] >= {
         "blocks.0.scale/out/5",
@@ -213,20 +213,20 @@ def test_parameters_of_ones_own_go_with_the_width():
     }
 
 
-def test_an_attentions_tokens_are_what_it_is_given_and_returns():
+def test_attention_inputs_and_outputs_are_one_unit():
     found = units(make("transformer"))
     width = found["encoder.layers.0.self_attn/in/3"]
     assert {"encoder.layers.0.self_attn.out_proj/out/3", "encoder.layers.0.linear1/in/3", "norm/out/3"} <= width
 
 
-def test_it_is_read_in_eval_mode_with_nothing_on_the_terminal(capsys):
+def test_the_graph_is_read_in_eval_mode_without_output(capsys):
     module = Pooled(conv(3, 8), [nn.Sequential(conv(8, 8), nn.Dropout(0.5))], 8).train()
     read_graph(module, SHAPE)
     assert not any(part.training for part in module.modules())
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_same_units_whatever_the_global_generator_says():
+def test_units_do_not_depend_on_the_global_generator():
     found = []
     for seed in range(2):
         with torch.random.fork_rng([]):
@@ -235,7 +235,7 @@ def test_the_same_units_whatever_the_global_generator_says():
     assert found[0] == found[1]
 
 
-def test_what_torch_pruning_cannot_read_is_the_callers_to_catch():
+def test_errors_of_torch_pruning_are_not_caught():
     class Fails(nn.Module):
         def forward(self, x):
             raise RuntimeError("no such sample")

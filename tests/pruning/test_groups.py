@@ -27,13 +27,13 @@ def test_units_with_the_same_dimensions_are_one_group():
     assert group.slots == (Slot("0", "out", indices), Slot("1", "out", indices), Slot("2", "in", indices))
 
 
-def test_units_with_others_are_groups_of_their_own_and_named_apart():
+def test_units_with_other_dimensions_are_other_groups_with_unique_names():
     units = [[("0", "out", place), *([("2", "in", place)] if place < 2 else [])] for place in range(4)]
     groups = form_groups(network(), joined(*units), {"0": 0, "2": 1})
     assert [(group.name, group.size) for group in groups] == [("0", 2), ("0:2", 2)]
 
 
-def test_a_single_unit_and_what_nobody_makes_are_no_groups():
+def test_single_units_and_units_without_a_maker_are_not_groups():
     units = [[("0", "out", place) for place in range(4)], [("2", "in", 0)], [("2", "in", 1)]]
     assert form_groups(network(), joined(*units), {}) == []
 
@@ -75,8 +75,8 @@ def tokens():
     return torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_places_of_a_head_are_all_that_it_computes_with():
-    """Attention of head 1 alone is that of all heads where the output projection reads no other."""
+def test_the_indices_of_a_head_cover_its_computation():
+    """Attention of head 1 equals that of all heads if the output projection reads only head 1."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         module = Wrapped().eval().requires_grad_(False)
@@ -90,7 +90,7 @@ def test_the_places_of_a_head_are_all_that_it_computes_with():
     assert narrowed.part.out_proj.in_features == EACH
 
 
-def test_every_row_and_column_is_of_one_head():
+def test_each_row_and_column_belongs_to_one_head():
     (group,) = attention_groups(Wrapped())
     rows, columns = (sorted(place for unit in slot.indices for place in unit) for slot in group.slots)
     assert rows == list(range(3 * WIDTH))
@@ -98,7 +98,7 @@ def test_every_row_and_column_is_of_one_head():
 
 
 @pytest.mark.parametrize("module", [Wrapped(kdim=8), nn.MultiheadAttention(12, 1), nn.Linear(12, 12)])
-def test_no_heads_where_projections_are_apart_or_there_is_one(module):
+def test_separate_projections_and_single_heads_have_no_head_groups(module):
     assert attention_groups(module) == []
 
 
@@ -115,7 +115,7 @@ def neurons(name, size=6, run=1):
     return Group(name, "neurons", size, (Slot(name, "out", indices),), None)
 
 
-def test_neurons_of_a_module_that_says_its_heads_are_taken_head_by_head():
+def test_neurons_of_a_module_with_a_number_of_heads_become_heads():
     module = nn.Sequential(Holder(nn.Linear(4, 6), num_heads=3))
     assert as_heads(module, neurons("0.inner")) == Group(
         "0",
@@ -126,14 +126,14 @@ def test_neurons_of_a_module_that_says_its_heads_are_taken_head_by_head():
     )
 
 
-def test_units_of_several_places_keep_them_together():
+def test_units_of_several_indices_keep_them():
     module = nn.Sequential(Holder(nn.Linear(4, 12), num_heads=3))
     group = as_heads(module, neurons("0.inner", run=2))
     assert group is not None
     assert group.slots[0].indices == ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))
 
 
-def test_the_nearest_module_that_says_so_holds():
+def test_the_nearest_module_with_a_number_of_heads_counts():
     module = nn.Sequential(Holder(Holder(nn.Sequential(nn.Linear(4, 6)), n_heads=2), num_heads=3))
     group = as_heads(module, neurons("0.inner.inner.0"))
     assert group is not None
@@ -145,10 +145,10 @@ def test_the_nearest_module_that_says_so_holds():
     [{}, {"num_heads": 1}, {"num_heads": 4}, {"num_heads": 6}, {"num_heads": 3, "num_key_value_heads": 1}],
     ids=["nobody says", "one head", "not as many of each", "heads of a single unit", "shared keys"],
 )
-def test_no_heads_are_made_up(counts):
+def test_implausible_numbers_of_heads_are_ignored(counts):
     assert as_heads(nn.Sequential(Holder(nn.Linear(4, 6), **counts)), neurons("0.inner")) is None
 
 
-def test_the_network_itself_holds_no_attention():
-    """Models keep a number of heads as a setting of theirs, which is that of no single layer."""
+def test_the_root_module_has_no_heads():
+    """A model's own number of heads is a setting, not a property of one layer."""
     assert as_heads(Holder(nn.Linear(4, 6), num_heads=3), neurons("inner")) is None

@@ -14,7 +14,7 @@ from nas_distill.utils.errors import SpaceError
 UNITS = 6
 
 
-def places(count, run=1):
+def indices(count, run=1):
     return tuple(tuple(range(unit * run, (unit + 1) * run)) for unit in range(count))
 
 
@@ -37,12 +37,16 @@ def module():
 
 @pytest.fixture
 def plan():
-    slots = (Slot("0", "out", places(UNITS)), Slot("1", "out", places(UNITS)), Slot("4", "in", places(UNITS, 16)))
+    slots = (
+        Slot("0", "out", indices(UNITS)),
+        Slot("1", "out", indices(UNITS)),
+        Slot("4", "in", indices(UNITS, 16)),
+    )
     return Plan((Group("0", "channels", UNITS, slots, None),), (), ())
 
 
 @pytest.mark.parametrize("criterion", list(CRITERIA))
-def test_every_criterion_orders_all_units_and_leaves_the_teacher_alone(module, plan, data, criterion):
+def test_each_criterion_orders_all_units_and_does_not_change_the_teacher(module, plan, data, criterion):
     before = copy.deepcopy(module.state_dict())
     order = unit_orders(module, plan, data, criterion=criterion)
     assert sorted(order["0"]) == list(range(UNITS))
@@ -53,7 +57,7 @@ def test_every_criterion_orders_all_units_and_leaves_the_teacher_alone(module, p
 
 
 @pytest.mark.parametrize("criterion", ["activation", "taylor"])
-def test_a_unit_that_nobody_reads_is_last(module, plan, data, criterion):
+def test_a_unit_that_no_layer_reads_is_last(module, plan, data, criterion):
     module[4].weight[:, 2 * 16 : 3 * 16] = 0
     assert unit_orders(module, plan, data, criterion=criterion)["0"][-1] == 2
 
@@ -66,7 +70,7 @@ def test_a_unit_that_is_always_off_is_last(module, plan, data, criterion):
 
 @pytest.mark.parametrize("criterion", ["activation", "taylor"])
 def test_a_unit_for_the_last_class_of_a_sorted_split_counts(module, plan, criterion):
-    """Unit 5 alone is on for samples of class 1, which come last and have what no others have."""
+    """Only unit 5 is active for samples of class 1, which come last and have a feature that no others have."""
     y = np.repeat([0, 1], 200)
     x = np.zeros((400, 2, 4, 4), np.float32)
     x[:200, 0] = 1.0
@@ -78,12 +82,12 @@ def test_a_unit_for_the_last_class_of_a_sorted_split_counts(module, plan, criter
     assert unit_orders(module, plan, sorted_by_class, criterion=criterion, samples=64)["0"][0] == 5
 
 
-def test_magnitude_is_the_norm_of_the_filters_by_their_mean(module, plan, data):
+def test_magnitude_is_the_norm_of_filters_divided_by_their_mean(module, plan, data):
     norms = module[0].weight.flatten(1).double().norm(dim=1)
     assert torch.allclose(magnitude(module, plan, data, 8, 0)["0"], norms / norms.mean())
 
 
-def test_activation_is_what_a_unit_adds(module, plan, data):
+def test_activation_is_the_contribution_of_a_unit(module, plan, data):
     x = data.batch("train", random_indices(len(data.train), 64))[0]
     with torch.no_grad():
         flat = module[:4](x).double()
@@ -93,7 +97,7 @@ def test_activation_is_what_a_unit_adds(module, plan, data):
 
 
 class Attending(nn.Module):
-    """Tokens of another width into torch's attention, queries apart from keys and values if asked."""
+    """Tokens of another width as inputs of torch's attention, optionally with separate queries."""
 
     def __init__(self, width, batch_first, own_queries, named):
         super().__init__()
@@ -125,7 +129,7 @@ def test_activation_reads_the_width_of_attention(data, width, batch_first, own_q
     with torch.random.fork_rng():
         torch.manual_seed(2)
         module = Attending(width, batch_first, own_queries, named).eval().requires_grad_(False)
-    slots = (Slot("embed", "out", places(width)), Slot("attention", "in", places(width)))
+    slots = (Slot("embed", "out", indices(width)), Slot("attention", "in", indices(width)))
     plan = Plan((Group("embed", "channels", width, slots, None),), (), ())
     x = data.batch("train", random_indices(len(data.train), 64))[0]
     assert x.flatten(1, 2).shape[1:] == (8, 4)
@@ -136,8 +140,8 @@ def test_activation_reads_the_width_of_attention(data, width, batch_first, own_q
     assert torch.allclose(activation(module, plan, data, 64, 0)["embed"], wanted)
 
 
-def test_taylor_is_the_mean_squared_derivative_of_the_logits_by_a_gate(module, plan, data):
-    """Averaged over directions, it is the sum over logits, within what chance allows."""
+def test_taylor_is_the_mean_squared_derivative_of_the_logits_with_respect_to_a_gate(module, plan, data):
+    """Averaged over directions, it is the sum over logits, within the error of random directions."""
     x = data.batch("train", random_indices(len(data.train), 64))[0]
     with torch.no_grad():
         added = module[:4](x).view(64, UNITS, 16)  # logits are linear in gates on what the last layer reads
@@ -149,11 +153,11 @@ def test_taylor_is_the_mean_squared_derivative_of_the_logits_by_a_gate(module, p
     assert not torch.allclose(found, wanted.flip(0), rtol=0.35)
 
 
-def test_chance_follows_the_seed(module, plan, data):
+def test_random_scores_depend_on_the_seed(module, plan, data):
     orders = {unit_orders(module, plan, data, criterion="random", seed=seed)["0"] for seed in range(6)}
     assert len(orders) > 1
 
 
-def test_an_unknown_criterion_names_the_near_one(module, plan, data):
-    with pytest.raises(SpaceError, match="unknown criterion of importance 'tailor'; did you mean 'taylor'"):
+def test_an_unknown_criterion_suggests_the_nearest_name(module, plan, data):
+    with pytest.raises(SpaceError, match="'tailor'; did you mean 'taylor'"):
         unit_orders(module, plan, data, criterion="tailor")

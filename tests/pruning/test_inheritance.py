@@ -28,11 +28,11 @@ def inheritance_of(name, data, **options):
 
 
 def narrowed(plan):
-    """Return the cut of every group to a half."""
+    """Return the cut of every group to half of its units."""
     return Cut.of(plan, {group.name: (group.size + 1) // 2 for group in plan.groups})
 
 
-def test_reconstructed_students_of_a_real_teacher_answer_more_like_it():
+def test_reconstructed_students_agree_more_with_a_real_teacher():
     data = load_dataset("fashion-mnist")
     teacher = load_teacher(TeacherSource(name="fashion-resnet"), data)
     plan = find_plan(teacher.module, data.input_shape)
@@ -43,18 +43,18 @@ def test_reconstructed_students_of_a_real_teacher_answer_more_like_it():
         inheritance = make_inheritance(
             teacher, CutSpace.from_plan(plan), data, FromTeacherConfig(samples=512, reconstruct=reconstruct)
         )
-        heir = inheritance.pruned_teacher(narrowed(plan))
-        inheritance.recalibrate_batch_norm(heir)
-        agreed[reconstruct] = float((predict_logits(heir, images).argmax(1) == wanted).double().mean())
+        pruned = inheritance.pruned_teacher(narrowed(plan))
+        inheritance.recalibrate_batch_norm(pruned)
+        agreed[reconstruct] = float((predict_logits(pruned, images).argmax(1) == wanted).double().mean())
     assert agreed[True] > agreed[False] + 0.2
 
 
-def test_moments_are_measured_only_where_they_are_wanted(data):
+def test_moments_are_measured_only_for_reconstruction(data):
     assert inheritance_of("residual", data).moments
     assert not inheritance_of("residual", data, reconstruct=False).moments
 
 
-def test_the_teacher_stays_as_it_is(data):
+def test_inheritance_does_not_change_the_teacher(data):
     inheritance = inheritance_of("residual", data)
     before = {key: value.clone() for key, value in inheritance.module.state_dict().items()}
     inheritance.pruned_teacher(narrowed(inheritance.plan))

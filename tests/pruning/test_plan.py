@@ -19,12 +19,12 @@ PLAN = Plan(
 )
 
 
-def test_groups_are_told_apart_by_where_they_are():
+def test_groups_are_shared_or_inside_of_blocks():
     assert [group.name for group in PLAN.shared] == ["stem"]
     assert [group.name for group in PLAN.inner(0)] == ["blocks.0.up", "blocks.0.qkv"]
 
 
-def test_an_unknown_group_gets_a_near_name():
+def test_an_unknown_group_suggests_the_nearest_name():
     with pytest.raises(SpaceError, match=r"no group 'blocks\.0\.u'; did you mean 'blocks\.0\.up'\?"):
         PLAN.group("blocks.0.u")
 
@@ -40,18 +40,18 @@ def test_plans_of_networks_round_trip(name):
 
 
 @given(st.lists(st.lists(st.integers(0, 20), max_size=3).map(tuple), max_size=4).map(tuple))
-def test_any_places_round_trip(indices):
+def test_any_indices_round_trip(indices):
     group = Group("a", "channels", len(indices), (Slot("a", "out", indices),), None)
     plan = Plan((group,), (), ())
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
-def test_units_side_by_side_take_no_room():
+def test_consecutive_units_are_stored_compactly():
     wide = Group("a", "channels", 512, (Slot("a", "in", tuple((2 * i, 2 * i + 1) for i in range(512))),), None)
     assert len(json.dumps(Plan((wide,), (), ()).to_dict())) < 200
 
 
 @pytest.mark.parametrize("broken", [{}, {"groups": [{"name": "a"}], "blocks": [], "whole": []}, {"groups": 3}])
-def test_what_is_no_plan_is_refused(broken):
+def test_values_that_are_not_a_plan_are_refused(broken):
     with pytest.raises(SpaceError, match="cannot be read"):
         Plan.from_dict(broken)

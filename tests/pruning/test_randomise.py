@@ -10,7 +10,7 @@ def randomised(module):
     return randomise_weights(module.eval().requires_grad_(False), torch.Generator().manual_seed(0))
 
 
-def test_no_weight_is_zero_and_all_differ():
+def test_random_weights_are_nonzero_and_distinct():
     module = conv(3, 16)
     for weight in module.parameters():
         nn.init.zeros_(weight)
@@ -19,25 +19,25 @@ def test_no_weight_is_zero_and_all_differ():
         assert (weight != 0).all()
 
 
-def test_nothing_grows_or_fades_with_depth():
+def test_activations_neither_grow_nor_vanish_with_depth():
     blocks = [Residual(conv(8, 8), act=nn.ReLU()) for _ in range(60)]
     module = randomised(Pooled(conv(3, 8), blocks, 8))
     with fitting_statistics(module, torch.Generator().manual_seed(0)):
-        settled = module(images())
-    assert torch.equal(module(images()), settled)  # what is settled stays, and no hook does
-    assert 0.1 < float(settled.abs().max()) < 100
+        fitted = module(images())
+    assert torch.equal(module(images()), fitted)  # statistics are kept, hooks are removed
+    assert 0.1 < float(fitted.abs().max()) < 100
     variances = module.stem[1].running_var
     assert len(variances.unique()) == 8
 
 
-def test_norms_without_statistics_are_passed_by():
+def test_norms_without_statistics_are_not_changed():
     module = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.InstanceNorm2d(3))
     with fitting_statistics(module, torch.Generator()):
         module(images())
     assert not list(module.buffers())
 
 
-def test_layer_norms_scale_by_one_number_for_each_call():
+def test_layer_norms_scale_by_one_factor_per_call():
     norms, x, y = FixedNorms(), torch.randn(2, 5, 4), 7 * torch.randn(2, 5, 4)
     norm = nn.LayerNorm(4)
     nn.init.normal_(norm.weight)
@@ -47,7 +47,7 @@ def test_layer_norms_scale_by_one_number_for_each_call():
         torch.testing.assert_close(functional.layer_norm(y, (4,)), y / y.std())
         torch.testing.assert_close(functional.rms_norm(y, (4,), norm.weight), y / y.std() * norm.weight)
     assert norms.any
-    with norms.fixed():  # the same calls, of a network that was cut: each channel is what it was
+    with norms.fixed():  # the same calls of a pruned network: channels keep their values
         narrow = functional.layer_norm(x[..., :2], (2,), norm.weight[:2], norm.bias[:2])
         torch.testing.assert_close(narrow, (x / x.std() * norm.weight + norm.bias)[..., :2])
         torch.testing.assert_close(functional.layer_norm(input=y, normalized_shape=(4,)), y / y.std())
@@ -63,7 +63,7 @@ def test_only_group_norms_over_all_channels_lose_their_statistics():
         torch.testing.assert_close(several(x), functional.group_norm(x.clone(), 2))
     cut, left = nn.GroupNorm(1, 2), x[:, :2]
     statistics = cut(left)
-    with norms.fixed():  # the same calls, of a network cut to one group
+    with norms.fixed():  # the same calls of a network pruned to one group
         single(x)
         torch.testing.assert_close(cut(left), statistics)
 

@@ -1,4 +1,4 @@
-"""Shortcuts that pad channels by zeros, rewritten as convolutions."""
+"""Shortcuts that pad channels with zeros, rewritten as convolutions."""
 
 import copy
 
@@ -52,7 +52,7 @@ def test_a_cut_student_is_the_teacher_with_the_same_channels_at_zero(teacher, pl
     assert torch.allclose(student(images()), zeroed(images()), atol=1e-5)
 
 
-def test_students_of_random_weights_begin_with_the_plain_shortcut(teacher, plan):
+def test_students_with_random_weights_start_with_the_plain_shortcut(teacher, plan):
     cuts = CutSpace.from_plan(plan, multiple=2)
     space = cuts.search_space(CutBuilder(teacher, plan))
     student = space.build(space.smallest(), input_shape=SHAPE, num_classes=CLASSES)
@@ -76,7 +76,7 @@ def test_a_plan_keeps_its_rewrites(plan):
         lambda x: functional.pad(x, (0, 0, 0, 0, 16, 0))[:, :, ::2, ::2],
     ],
 )
-def test_however_channels_are_padded(function):
+def test_all_ways_to_pad_channels_are_rewritten(function):
     plan = find_plan(with_shortcut(Padding(function)), SHAPE)
     assert [one.module for one in plan.rewrites] == ["blocks.0.shortcut"]
     assert "stem.0" in {group.name for group in plan.groups}
@@ -90,7 +90,7 @@ def test_however_channels_are_padded(function):
         lambda x: functional.pad(x[:, :, ::2, ::2].relu(), (0, 0, 0, 0, 8, 8)),
     ],
 )
-def test_what_does_more_than_picking_and_padding_is_not_rewritten(function):
+def test_modules_that_do_more_than_select_and_pad_are_not_rewritten(function):
     assert find_plan(with_shortcut(Padding(function)), SHAPE).rewrites == ()
 
 
@@ -98,7 +98,7 @@ def with_shortcut(shortcut):
     return Pooled(conv(3, 16), [Residual(conv(16, 32, 2), shortcut)], 32).eval()
 
 
-def test_padding_inside_of_a_blocks_own_forward_says_what_to_do():
+def test_padding_in_a_blocks_own_forward_is_reported_with_a_remedy():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
@@ -108,8 +108,8 @@ def test_padding_inside_of_a_blocks_own_forward_says_what_to_do():
             return self.body(x) + functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
 
     plan = find_plan(Pooled(conv(3, 16), [Block()], 32).eval(), SHAPE)
-    told = {whole.module: whole.reason for whole in plan.unpruned}
-    assert "a module of its own" in told["blocks.0"]
+    reasons = {each.module: each.reason for each in plan.unpruned}
+    assert "a module of its own" in reasons["blocks.0"]
 
 
 def test_a_channel_map_keeps_its_map_when_weights_are_drawn_again():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas_distill.pruning.plan import Slot
-from nas_distill.pruning.slots import by_unit, heads_of, length, named, parts_of, resize, size_of, weights_of
+from nas_distill.pruning.slots import by_unit, heads_of, length, named, resize, size_of, tensors_of, weights_of
 
 LAYERS = [
     (nn.Conv2d(6, 4, 3), "out", [("weight", 0), ("bias", 0)], 4),
@@ -31,23 +31,23 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("layer", "side", "expected", "size"), LAYERS, ids=lambda value: str(value)[:30])
-def test_what_layers_have(layer, side, expected, size):
+def test_tensors_and_sizes_of_layers(layer, side, expected, size):
     root = nn.Sequential(layer)
-    parts = parts_of(root, "0", side)
+    parts = tensors_of(root, "0", side)
     assert [(part.name, part.axis) for part in parts] == expected
     assert length(root, "0", side) == size == size_of(layer, side)
     assert all(part.tensor.shape[part.axis] == size for part in parts)
 
 
 @pytest.mark.parametrize(("layer", "side", "expected", "size"), LAYERS, ids=lambda value: str(value)[:30])
-def test_sizes_are_set(layer, side, expected, size):
+def test_resize_sets_the_size(layer, side, expected, size):
     if size:
         left = 6 if isinstance(layer, nn.MultiheadAttention) and side == "out" else size // 2
         resize(layer, side, left)
         assert size_of(layer, side) == left
 
 
-def test_grouped_layers_lose_whole_groups():
+def test_grouped_layers_are_resized_by_groups():
     convolution, norm = nn.Conv2d(6, 12, 3, groups=3), nn.GroupNorm(4, 8)
     resize(convolution, "out", 8)
     resize(norm, "out", 6)
@@ -58,29 +58,29 @@ def test_grouped_layers_lose_whole_groups():
     assert (single.num_groups, single.num_channels) == (1, 6)
 
 
-def test_heads_that_a_module_says_it_has():
+def test_heads_stated_by_attributes():
     module = nn.Module()
     assert heads_of(module) == 0
     module.num_attention_heads, module.all_head_size = 4, 32
     assert heads_of(module) == 4
     resize(module, "out", 3)
     assert (module.num_attention_heads, module.all_head_size) == (3, 24)
-    module.num_key_value_heads = 1  # several queries share a key
+    module.num_key_value_heads = 1  # several queries share one key
     assert heads_of(module) == 0
 
 
-def test_parameters_that_stand_alone():
+def test_parameters_outside_of_layers():
     root = nn.Module()
     root.position = nn.Parameter(torch.zeros(1, 5, 8))
     root.scale = nn.Parameter(torch.zeros(8, 1, 1))
-    assert [(part.name, part.axis) for part in parts_of(root, "position", "out")] == [("position", 2)]
+    assert [(part.name, part.axis) for part in tensors_of(root, "position", "out")] == [("position", 2)]
     assert length(root, "scale", "out") == 8
-    assert parts_of(root, "scale", "out")[0].axis == 0
+    assert tensors_of(root, "scale", "out")[0].axis == 0
     with pytest.raises(AttributeError):
         named(root, "none")
 
 
-def test_weights_are_parameters_alone():
+def test_weights_are_only_parameters():
     root = nn.Sequential(nn.BatchNorm2d(4))
     found = weights_of(root, Slot("0", "out", ((0,), (1,))))
     assert [(weight is own, axis) for (weight, axis), own in zip(found, root[0].parameters())] == [(True, 0)] * 2
@@ -115,7 +115,7 @@ RESIZED = [
 
 
 @pytest.mark.parametrize(("layer", "side", "left", "fresh"), RESIZED)
-def test_a_layer_says_what_a_fresh_one_of_that_size_says(layer, side, left, fresh):
+def test_a_resized_layer_has_the_attributes_of_a_new_one_of_that_size(layer, side, left, fresh):
     layer, other = copy.deepcopy(layer), "in" if side == "out" else "out"
     resize(layer, side, left)
     assert repr(layer) == repr(fresh)
@@ -125,7 +125,7 @@ def test_a_layer_says_what_a_fresh_one_of_that_size_says(layer, side, left, fres
 
 @settings(deadline=None)
 @given(st.integers(2, 6), st.integers(1, 3), st.integers(1, 3), st.data())
-def test_of_a_grouped_convolution_whole_groups_go(groups, ins, outs, data):
+def test_a_grouped_convolution_is_cut_by_groups(groups, ins, outs, data):
     layer = nn.Conv2d(groups * ins, groups * outs, 1, groups=groups)
     left = data.draw(st.integers(1, groups))
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_of_a_grouped_convolution_whole_groups_go(groups, ins, outs, data):
     assert layer(torch.zeros(1, left * ins, 2, 2)).shape == (1, left * outs, 2, 2)
 
 
-def test_of_torchs_attention_rows_of_the_projection_are_counted_as_heads():
+def test_rows_of_torchs_attention_are_counted_as_heads():
     module = nn.MultiheadAttention(16, 4)
     assert (size_of(module, "in"), size_of(module, "out")) == (16, 48)
     resize(module, "out", 36)
@@ -147,7 +147,7 @@ def test_of_torchs_attention_rows_of_the_projection_are_counted_as_heads():
 
 
 class Counted(nn.Module):
-    """Says what it has as attributes alone."""
+    """States its numbers of heads only as attributes."""
 
     def __init__(self, **counts):
         super().__init__()
@@ -160,18 +160,18 @@ class Counted(nn.Module):
     [
         ({"num_heads": 4}, 4),
         ({"n_head": 4, "num_attention_heads": 4, "inner_dim": 64}, 4),
-        ({"num_heads": 8, "num_key_value_heads": 2}, 0),  # keys and values in fewer pairs
+        ({"num_heads": 8, "num_key_value_heads": 2}, 0),  # fewer heads of keys and values
         ({"num_heads": True}, 0),
         ({"heads": 4.0}, 0),
         ({"heads": [4]}, 0),
         ({"inner_dim": 64}, 0),
     ],
 )
-def test_heads_are_known_where_all_that_is_said_agrees(counts, heads):
+def test_the_number_of_heads_is_known_if_attributes_agree(counts, heads):
     assert heads_of(Counted(**counts)) == size_of(Counted(**counts), "out") == heads
 
 
-def test_widths_of_all_heads_shrink_with_their_number_and_those_of_one_stay():
+def test_total_widths_shrink_with_the_number_of_heads_and_head_widths_stay():
     module = Counted(num_attention_heads=4, num_heads=4, all_head_size=64, head_dim=16, heads=None)
     resize(module, "out", 3)
     assert (module.num_attention_heads, module.num_heads, module.all_head_size) == (3, 3, 48)

@@ -67,7 +67,7 @@ def test_a_block_has_a_kind_only_where_there_is_a_choice():
     assert "start" not in parameters()
 
 
-def test_a_number_of_blocks_goes_in_the_order_given():
+def test_depth_drops_blocks_in_the_given_order():
     made = parameters(depth=[1, 0])
     assert made["depth"] == {"int": [0, 2]}
     first, second, third = made["blocks"]["each"]
@@ -107,23 +107,23 @@ def test_replacements_are_offered_to_the_blocks_that_they_fit():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"replacements": ["seprable"]}, "unknown replacement of a block 'seprable'; did you mean 'separable'"),
+        ({"replacements": ["seprable"]}, "'seprable'; did you mean 'separable'"),
         ({"replacements": ["linear"]}, "kinds: 'linear' fits no block"),
-        ({"depth": [0]}, r"each droppable block once \(\[0, 1\]\), and \[0\] was given"),
+        ({"depth": [0]}, r"each droppable block once \(\[0, 1\]\), and \[0\]"),
     ],
 )
-def test_options_that_cannot_be(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(SpaceError, match=message):
         parameters(**options)
 
 
-def test_a_teacher_that_cannot_be_cut_at_all():
+def test_a_plan_without_anything_to_cut_is_refused():
     plan = Plan((), (Block("blocks.0", False, None, None, 1, 3, 3),), (Unpruned("stem", "it is odd"),))
     with pytest.raises(SpaceError, match=r"nothing can be cut from the teacher \(stem: it is odd\)"):
         parameters(plan)
 
 
-def test_the_first_units_stay_or_the_most_important():
+def test_the_first_or_the_most_important_units_are_kept():
     values = {
         "shared": [{"width": 3}, {"width": 8}],
         "blocks": [{"kind": "whole", "inner": [{"width": 2}]}, {"kind": "drop"}, {"kind": "separable"}],
@@ -146,7 +146,7 @@ def test_values_that_are_missing_are_not_cut():
     [
         ({"shared": [{"width": 1}] * 3}, "entries"),
         ({"blocks": [{}] * 4}, "entries"),
-        ({"shared": [{"width": 33}]}, "1 to 32 units, and 33"),
+        ({"shared": [{"width": 33}]}, "1 to 32 units, not 33"),
         ({"shared": [{"widht": 3}]}, "are not those of a student"),
         ({"shard": []}, "no parameter 'shard'; did you mean 'shared'"),
     ],
@@ -165,7 +165,7 @@ def test_the_unpruned_cut_is_the_teacher():
     assert cuts.decode(space.smallest()).kept_blocks == ()
 
 
-def test_narrower_students_hold_a_part_of_wider_ones():
+def test_narrower_students_keep_a_subset_of_the_units_of_wider_ones():
     _, plan = planned("residual")
     rng = np.random.default_rng(0)
     orders = {group.name: tuple(int(unit) for unit in rng.permutation(group.size)) for group in plan.groups}
@@ -174,7 +174,7 @@ def test_narrower_students_hold_a_part_of_wider_ones():
 
 
 @pytest.mark.parametrize(("width", "multiple"), [(4, 1), (16, 4), (24, 4), (32, 8), (256, 8)])
-def test_channels_are_rounded_by_the_narrowest_width_unless_told_otherwise(width, multiple):
+def test_the_default_multiple_depends_on_the_narrowest_width(width, multiple):
     def shared(name, size, kind="channels"):
         indices = tuple((unit,) for unit in range(size))
         return Group(name, kind, size, (Slot(name, "out", indices),), None)
@@ -186,7 +186,7 @@ def test_channels_are_rounded_by_the_narrowest_width_unless_told_otherwise(width
 
 @st.composite
 def spaces(draw):
-    """Spaces of the plan above, of every sort."""
+    """Spaces of the plan above, with all options."""
     order = draw(st.permutations([0, 1]))
     shares = draw(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=4))
     return CutSpace.from_plan(
@@ -201,7 +201,7 @@ def spaces(draw):
 
 @st.composite
 def cuts_in(draw, space):
-    """Cuts of a space, made by hand."""
+    """Cuts of a space, made without its methods."""
     blocks = [draw(st.sampled_from(choices)) for choices in space.choices]
     dropped = draw(st.integers(0, len(space.depth_order)))
     for place, index in enumerate(space.depth_order):
@@ -215,14 +215,14 @@ def cuts_in(draw, space):
 
 @settings(deadline=None)
 @given(st.data())
-def test_a_cut_is_decoded_from_what_it_is_encoded_to(data):
+def test_decode_inverts_encode(data):
     space = data.draw(spaces())
     cut = data.draw(cuts_in(space))
     architecture = space.encode(cut)
     assert space.decode(architecture) == cut
     assert hash(space.decode(architecture)) == hash(cut)
     assert space.search_space(BUILD).validate(architecture.to_dict()) == architecture
-    # What builders get says the same, but for a start that is not theirs to know.
+    # Builders decode the same cut, except for a start that is not a parameter.
     assert replace(decode(PLAN, architecture.to_dict()), start=cut.start) == cut
 
 
@@ -244,7 +244,7 @@ def test_a_space_round_trips_through_json(space):
 
 @settings(deadline=None)
 @given(st.data())
-def test_moves_stay_in_the_space_and_are_undone_by_their_opposites(data):
+def test_moves_stay_in_the_space_and_have_inverses(data):
     space = data.draw(spaces())
     cut = data.draw(cuts_in(space))
     group = data.draw(st.sampled_from(sorted(cut.widths)))
@@ -257,7 +257,7 @@ def test_moves_stay_in_the_space_and_are_undone_by_their_opposites(data):
     try:
         replaced = space.with_replacement(cut, block, name)
     except SpaceError:
-        assert block in space.depth_order  # no other space has an order to keep
+        assert block in space.depth_order  # only then drops have an order
         assert DROPPED in (name, cut.blocks[block])
     else:
         assert replaced.blocks[block] == name
@@ -266,7 +266,7 @@ def test_moves_stay_in_the_space_and_are_undone_by_their_opposites(data):
 
 @settings(deadline=None)
 @given(spaces(), st.floats(0.01, 1.0))
-def test_uniform_narrowing_takes_the_least_widths_that_are_not_below_the_share(space, share):
+def test_uniform_narrowing_takes_the_smallest_widths_not_below_the_share(space, share):
     cut = space.uniform(share)
     space.check(cut)
     assert cut.blocks == space.unpruned.blocks
@@ -290,16 +290,19 @@ def test_blocks_are_dropped_in_the_order_of_the_space():
 @pytest.mark.parametrize(
     ("move", "message"),
     [
-        (lambda space, cut: space.with_width(cut, "stem", 9), "may keep 8, 16, 24, 32 units in this space, not 9"),
+        (
+            lambda space, cut: space.with_width(cut, "stem", 9),
+            "cannot keep 9 units in this space; allowed: 8, 16",
+        ),
         (lambda space, cut: space.with_width(cut, "stme", 8), "no group 'stme'; did you mean 'stem'"),
-        (lambda space, cut: space.with_width(space.without_block(cut, 0), "inner", 8), "'inner' has no width"),
-        (lambda space, cut: space.without_block(cut, 2), "block 2 is one of whole in this space, not 'drop'"),
-        (lambda space, cut: space.without_block(cut, 3), "none of index 3"),
+        (lambda space, cut: space.with_width(space.without_block(cut, 0), "inner", 8), "'inner' cannot have a width"),
+        (lambda space, cut: space.without_block(cut, 2), "block 2 cannot be 'drop' in this space; allowed: whole"),
+        (lambda space, cut: space.without_block(cut, 3), "no block 3"),
         (lambda space, cut: space.encode(replace(cut, start="random")), "start from inherited weights, not"),
-        (lambda space, cut: space.encode(replace(cut, blocks=cut.blocks[1:])), "has 2 blocks, and the teacher 3"),
+        (lambda space, cut: space.encode(replace(cut, blocks=cut.blocks[1:])), "has 2 blocks, and the teacher has 3"),
         (lambda space, cut: space.encode(replace(cut, widths={"stem": 8})), "needs a width"),
-        (lambda space, cut: Cut.of(PLAN, {"stem": 0}), "1 to 32 units, and 0"),
-        (lambda space, cut: Cut.of(PLAN, {}, {3: "drop"}), "none of index 3"),
+        (lambda space, cut: Cut.of(PLAN, {"stem": 0}), "1 to 32 units, not 0"),
+        (lambda space, cut: Cut.of(PLAN, {}, {3: "drop"}), "no block 3"),
     ],
 )
 def test_cuts_outside_of_the_space_are_refused(move, message):
@@ -309,7 +312,7 @@ def test_cuts_outside_of_the_space_are_refused(move, message):
 
 
 @pytest.mark.parametrize("name", ["residual", "transformer"])
-def test_costs_of_a_cut_are_those_of_the_student_that_is_built_of_it(name):
+def test_costs_of_a_cut_are_those_of_the_built_student(name):
     module, plan = planned(name)
     replacement = "linear" if name == "transformer" else "separable"
     space = CutSpace.from_plan(plan, multiple=2, replacements=[replacement])

@@ -1,4 +1,4 @@
-"""Random students of many networks: they build, run, train, are counted and exported."""
+"""Random students of many networks: building, running, training, costs and export."""
 
 import copy
 
@@ -37,10 +37,10 @@ def student_of(name, architecture):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_with_nothing_cut_the_space_gives_the_teacher(name):
+def test_the_largest_architecture_is_the_teacher(name):
     module, plan = planned(name)
-    heir = prune(copy.deepcopy(module), plan, cuts_of(name).decode(space_of(name).largest()).units(plan))
-    assert torch.equal(heir(images()), module(images()))
+    pruned = prune(copy.deepcopy(module), plan, cuts_of(name).decode(space_of(name).largest()).units(plan))
+    assert torch.equal(pruned(images()), module(images()))
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,14 +56,14 @@ def test_random_students_run_train_and_inherit(name, seed):
     optimizer.step()
     assert any(not torch.equal(old, new) for old, new in zip(before, student.parameters()))
     assert student.eval()(images()).shape == (2, CLASSES)
-    # What the teacher is cut to has the same weights in the same places.
-    heir = prune(copy.deepcopy(module), plan, cuts_of(name).decode(architecture).units(plan))
-    student.load_state_dict(heir.requires_grad_(True).state_dict())
-    assert torch.equal(student(images()), heir(images()))
+    # The pruned teacher has the same weights under the same names.
+    pruned = prune(copy.deepcopy(module), plan, cuts_of(name).decode(architecture).units(plan))
+    student.load_state_dict(pruned.requires_grad_(True).state_dict())
+    assert torch.equal(student(images()), pruned(images()))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_costs_of_students_are_counted_and_fall_with_what_is_cut(name):
+def test_costs_of_students_are_counted_and_fall_with_cuts(name):
     space = space_of(name)
     small, large = (
         count(student_of(name, one), SHAPE, ("params", "flops")) for one in (space.smallest(), space.largest())

@@ -9,7 +9,7 @@ from torch import nn
 from nas_distill.pruning.attention import NarrowedAttention
 from nas_distill.pruning.plan import KeptUnits, Slot
 from nas_distill.pruning.replacements import Separable, Skip
-from nas_distill.pruning.slots import parts_of
+from nas_distill.pruning.slots import tensors_of
 from nas_distill.pruning.surgery import kept_indices, prune
 from nas_distill.utils.errors import SpaceError
 from tests.pruning.networks import NETWORKS, images, planned
@@ -18,17 +18,17 @@ EXACT = [name for name in NETWORKS if name not in ("layer_norm", "transformer", 
 
 
 def zeroed(module, group, keep):
-    """Set the units that are not kept to zero wherever they are made, normalised or read."""
+    """Set the units that are not kept to zero in all layers that make, normalise or read them."""
     with torch.no_grad():
         for slot in group.slots:
             gone = [place for unit, indices in enumerate(slot.indices) if unit not in keep for place in indices]
-            for part in parts_of(module, slot.module, slot.side):
+            for part in tensors_of(module, slot.module, slot.side):
                 part.tensor.index_fill_(part.axis, torch.tensor(gone, dtype=torch.long), 0.0)
     return module
 
 
 def has_norm(module, group):
-    """Say whether something is normalised over the units of a group."""
+    """Say whether a norm computes statistics over the units of a group."""
     parts = [dict(module.named_modules()).get(slot.module) for slot in group.slots]
     return any(isinstance(part, nn.LayerNorm) or getattr(part, "num_groups", 0) == 1 for part in parts)
 
@@ -46,11 +46,11 @@ def test_with_nothing_cut_the_network_is_the_same_bit_for_bit(name):
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(NETWORKS)), st.data())
-def test_units_that_are_zero_can_go_without_a_trace(name, data):
-    """Sums over fewer terms may be taken in another order, so equality is up to the last bits of double precision."""
+def test_removing_zero_units_does_not_change_the_output(name, data):
+    """Sums of fewer terms may be computed in another order, so equality is up to the last bits of double precision."""
     module, plan = planned(name)
     group = plan.groups[data.draw(st.integers(0, len(plan.groups) - 1))]
-    if has_norm(module, group):  # zeros count in the statistics of a layer norm, absent channels do not
+    if has_norm(module, group):  # zeros enter the statistics of a layer norm, removed channels do not
         return
     keep = data.draw(st.lists(st.integers(0, group.size - 1), min_size=1, unique=True).map(tuple))
     module = zeroed(module.double(), group, keep)
@@ -89,7 +89,7 @@ def test_both_dimensions_of_a_weight_are_cut():
     assert module(images()).shape == (2, 5)
 
 
-def test_a_dropped_block_passes_on_what_it_is_given():
+def test_a_dropped_block_returns_its_input():
     module, plan = planned("residual")
     wanted = module.head(module.blocks[3](module.blocks[2](module.blocks[1](module.stem(images())))))
     prune(module, plan, KeptUnits({}, {0: "drop"}))
@@ -97,14 +97,14 @@ def test_a_dropped_block_passes_on_what_it_is_given():
     assert torch.equal(module(images()), wanted)
 
 
-def test_layers_of_torchs_encoder_can_all_go():
+def test_all_layers_of_torchs_encoder_can_be_dropped():
     module, plan = planned("transformer")
     wanted = module.head(module.norm(module.embed(images()))[:, 0])
     prune(module, plan, KeptUnits({}, dict.fromkeys(range(3), "drop")))
     assert torch.equal(module(images()), wanted)
 
 
-def test_a_cheaper_kind_has_the_widths_around_it():
+def test_a_replacement_has_the_widths_around_it():
     module, plan = planned("residual")
     prune(module, plan, KeptUnits({"stem.0": (0, 1, 2), "blocks.2.body.3": (5, 6)}, {2: "separable"}))
     block = module.blocks[2]
@@ -114,7 +114,7 @@ def test_a_cheaper_kind_has_the_widths_around_it():
     assert module(images()).shape == (2, 5)
 
 
-def test_attention_is_narrowed_only_where_it_must_be():
+def test_attention_is_replaced_only_where_it_is_cut():
     module, plan = planned("transformer")
     prune(module, plan, KeptUnits({"encoder.layers.1.self_attn": (3, 0)}))
     kinds = [type(layer.self_attn) for layer in module.encoder.layers]
@@ -138,35 +138,35 @@ def test_tied_weights_stay_tied():
 
 @settings(deadline=None)
 @given(st.data())
-def test_kept_places_are_those_of_kept_units(data):
-    """Whatever the layout: unit by unit, interleaved, or with something of another group around."""
+def test_kept_indices_are_those_of_kept_units(data):
+    """For all layouts: unit by unit, interleaved, or with indices of another group around."""
     size, run = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
     order = data.draw(st.permutations(range(size * run + 2)))
     indices = tuple(tuple(order[unit * run : (unit + 1) * run]) for unit in range(size))
     keep = data.draw(st.permutations(range(size)))[: data.draw(st.integers(1, size))]
     kept = kept_indices(size * run + 2, [(Slot("a", "in", indices), keep)])
-    others = sorted(set(range(size * run + 2)) - {place for one in indices for place in one})
-    assert sorted(kept) == sorted([*others, *(place for unit in keep for place in indices[unit])])
-    for offset in range(run):  # the n-th place of each unit comes in the order of the units, as in the teacher
+    others = sorted(set(range(size * run + 2)) - {index for one in indices for index in one})
+    assert sorted(kept) == sorted([*others, *(index for unit in keep for index in indices[unit])])
+    for offset in range(run):  # the n-th index of each unit is in the order of the units, as in the teacher
         own = [indices[unit][offset] for unit in sorted(keep)]
-        assert [kept.index(indices[unit][offset]) for unit in keep] == [sorted(kept).index(place) for place in own]
-    assert [place for place in kept if place in others] == others
+        assert [kept.index(indices[unit][offset]) for unit in keep] == [sorted(kept).index(index) for index in own]
+    assert [index for index in kept if index in others] == others
 
 
 @pytest.mark.parametrize(
     ("what", "message"),
     [
         (KeptUnits({"stem": (0,)}), r"no group 'stem'; did you mean 'stem\.0'\?"),
-        (KeptUnits({"stem.0": ()}), r"'stem\.0' has the units 0 to 15; it cannot be cut to \[\]"),
+        (KeptUnits({"stem.0": ()}), r"'stem\.0' cannot be cut to \[\]; give different units from 0 to 15"),
         (KeptUnits({"stem.0": (0, 16)}), "cannot be cut to"),
         (KeptUnits({"stem.0": (1, 1)}), "cannot be cut to"),
-        (KeptUnits({}, {4: "drop"}), "4 blocks, counted from 0; there is none of index 4"),
+        (KeptUnits({}, {4: "drop"}), "no block 4"),
         (KeptUnits({}, {2: "drop"}), r"block 2 \('blocks\.2'\) cannot be dropped"),
-        (KeptUnits({}, {0: "separabel"}), "unknown replacement of a block 'separabel'; did you mean 'separable'"),
+        (KeptUnits({}, {0: "separabel"}), "'separabel'; did you mean 'separable'"),
         (KeptUnits({}, {0: "linear"}), "cannot be replaced by 'linear'"),
     ],
 )
-def test_cuts_that_cannot_be(what, message):
+def test_invalid_cuts_are_refused(what, message):
     module, plan = planned("residual")
     with pytest.raises(SpaceError, match=message):
         prune(module, plan, what)

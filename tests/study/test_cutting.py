@@ -13,7 +13,7 @@ from torch import nn
 import nas_distill as nd
 from nas_distill.costs.budget import Budget
 from nas_distill.engine.survey import Candidate, Survey
-from nas_distill.pruning.inheritance import Findings
+from nas_distill.pruning.inheritance import CachedPlan
 from nas_distill.pruning.plan import Cut, Plan, Unpruned
 from nas_distill.runs.folder import RunFolder
 from nas_distill.study import cutting, pipeline
@@ -321,7 +321,7 @@ def test_what_can_be_cut_and_what_is_left_whole_is_said(teacher: nn.Module, data
     plan = replace(
         found.plan, unpruned=(Unpruned("head", "its units cannot be told apart"), Unpruned("", "it counts them"))
     )
-    assert describe_cutting(replace(found, findings=Findings(plan, None)))[1] == (
+    assert describe_cutting(replace(found, findings=CachedPlan(plan, None)))[1] == (
         "Left whole: head (its units cannot be told apart); the network (it counts them)."
     )
     assert describe_cutting(None) == []
