@@ -275,6 +275,7 @@ def test_status_in_words_and_in_json(cli, finished_run):
     assert answer.code == 0
     assert "state: finished" in answer.out
     assert "None" not in answer.out
+    assert re.search(r"^best quality: \d+\.\d\d %$", answer.out, flags=re.MULTILINE)
     found = cli("status", finished_run, "--json").json
     assert found["requested"] == found["trained"] == 4
     assert found["process"] is None

@@ -151,7 +151,7 @@ def show(
 @app.command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Say where a run stands; works while it runs."""
-    from nas_distill.reports.formatting import duration
+    from nas_distill.reports.formatting import duration, percent
 
     opened = open_the_run(run)
     found = opened.status()
@@ -161,7 +161,8 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
     for key, value in found.items():
         if value is not None:
             name = key.removesuffix("_seconds_left").replace("_", " ")
-            line = f"{name}: about {duration(value)} left" if key.endswith("_seconds_left") else f"{name}: {value}"
+            text = percent(value) if key == "best_quality" else str(value)
+            line = f"{name}: about {duration(value)} left" if key.endswith("_seconds_left") else f"{name}: {text}"
             typer.echo(printable(line))
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
 from nas_distill.costs.budget import Limit
@@ -29,6 +30,7 @@ from nas_distill.utils.files import atomic_path
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
 INK, GREY, PALE = "#222222", "#7F7F7F", "#DDDDDD"
 SIZE, DPI, NOTEBOOK_DPI = (12.0, 8.0), 100, 72
+LIMIT = "limit"  # gid of the labels of limits
 
 Handles = dict[str, Line2D]
 
@@ -80,8 +82,56 @@ def front_figure(
         say_nothing(panels[0], "nothing has been trained yet")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     panels[0].set_ylabel(quality)
-    finish(figure, title or "What each cost buys", handles)
+    finish(figure, title or "Quality by cost", handles)
+    figure.draw_without_rendering()  # labels have their extents only once the figure is laid out
+    for axes, cost in zip(panels, costs):
+        _arrange_labels(axes, cost, limits.get(cost))
     return figure
+
+
+def _arrange_labels(axes: Axes, cost: str, limit: Limit | None) -> None:
+    """Turn labels that leave the panel to the other side, and join those of two limits that are too close."""
+    ends = [] if limit is None else [end for end in (limit.high, limit.low) if end]
+    labels = [label for label in axes.texts if isinstance(label, Annotation) and label.get_text()]
+    of_limits = [label for label in labels if label.get_gid() == LIMIT]
+    for label in labels:
+        if label not in of_limits:
+            _fit(axes, label, ())
+    fits = [_fit(axes, label, [end for end in ends if end != label.xy[0]]) for label in of_limits]
+    if limit is not None and len(of_limits) == 2 and not all(fits):
+        for label, other, side in zip(of_limits, reversed(of_limits), ("left", "right")):
+            label.set_text(limit.text(cost))
+            if label.get_horizontalalignment() != side:
+                _turn(label)
+            if _is_clear(axes, label, ends):
+                other.remove()
+                return
+
+
+def _fit(axes: Axes, label: Annotation, lines: Sequence[float]) -> bool:
+    """Turn a label to the other side of its point if that is needed and enough; return whether the label is clear."""
+    if _is_clear(axes, label, lines):
+        return True
+    _turn(label)
+    if _is_clear(axes, label, lines):
+        return True
+    _turn(label)
+    return False
+
+
+def _turn(label: Annotation) -> None:
+    shift, height = label.xyann
+    label.xyann = (-shift, height)
+    label.set_horizontalalignment("left" if label.get_horizontalalignment() == "right" else "right")
+
+
+def _is_clear(axes: Axes, label: Annotation, lines: Sequence[float]) -> bool:
+    """Return whether a label is within its panel and crosses no vertical line at the costs ``lines``."""
+    box = label.get_window_extent()
+    crossed = [axes.transData.transform((line, axes.get_ylim()[0]))[0] for line in lines]
+    return bool(
+        axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and not any(box.x0 < line < box.x1 for line in crossed)
+    )
 
 
 def _trials(axes: Axes, layer: FrontLayers, low: float, handles: Handles) -> None:
@@ -157,13 +207,13 @@ def _limit(axes: Axes, cost: str, limit: Limit | None) -> None:
         return
     left, right = axes.get_xlim()
     middle = math.sqrt(left * right)
-    # One label above the other, and each towards the middle of the panel, so that no two meet.
+    # At different heights and towards the middle of the panel, so that labels do not overlap.
     for end, outer, side, height in ((limit.high, right, "at most", 24), (limit.low, left, "at least", 42)):
         if end:
             axes.axvspan(*sorted((end, outer)), color=RED, alpha=0.07, lw=0, zorder=0)
             axes.axvline(end, color=RED, lw=1.5, zorder=1)
             where, beside = (end, axes.get_ylim()[0]), ((5, "left") if end < middle else (-5, "right"))
-            _say(axes, f"{side} {words.cost(cost, end)}", where, (beside[0], height), beside[1], color=RED)
+            _say(axes, f"{side} {words.cost(cost, end)}", where, (beside[0], height), beside[1], color=RED, gid=LIMIT)
 
 
 def _teacher(axes: Axes, cost: str, teacher: ModelResult | None) -> None:

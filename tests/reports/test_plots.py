@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from nas_distill.costs.budget import Limit
 from nas_distill.reports.front_layers import front_layers
 from nas_distill.reports.importance import Importance, ImportanceReport
-from nas_distill.reports.model import ModelResult
+from nas_distill.reports.model import FinalistResult, ModelResult
 from nas_distill.reports.plots import BLUE, dominator_figure, front_figure, importance_figure, rungs_figure, save_figure
 from nas_distill.utils.errors import RunError
 
@@ -86,16 +86,37 @@ def test_teacher_student_baseline_and_budget_are_named(figure, final):
     assert sorted(stars) == sorted((entry.costs["flops"], entry.full) for entry in final.finalists)
 
 
-@pytest.mark.parametrize(("low", "high"), [(9e5, 1e6), (1e5, 2e7), (1.9e7, 2e7), (1e5, 1.1e5)])
-def test_labels_of_two_limits_do_not_overlap_and_stay_in_the_panel(run, low, high):
-    figure = front_figure(run, costs=["flops"], limits={"flops": Limit(low=low, high=high)})
+def drawn_labels(figure):
+    """Return the panel and the labels of a figure of one panel, as it is drawn."""
     figure.canvas.draw()
     (axes,) = figure.axes
-    upper, lower = [text.get_window_extent() for text in axes.texts if text.get_text().startswith("at ")]
-    assert not upper.overlaps(lower)
-    for label in (upper, lower):
-        assert axes.bbox.x0 <= label.x0
-        assert label.x1 <= axes.bbox.x1
+    return axes, [label for label in axes.texts if label.get_text()]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count"), [(9e5, 1e6, 2), (1e5, 2e7, 2), (1.9e7, 2e7, 1), (1e4, 1.05e4, 1), (1e5, 1.1e5, 2)]
+)
+def test_labels_of_two_limits_are_apart_in_the_panel_and_cross_no_line(run, low, high, count):
+    figure = front_figure(run, costs=["flops"], limits={"flops": Limit(low=low, high=high)})
+    axes, labels = drawn_labels(figure)
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) == count
+    assert not boxes[0].overlaps(boxes[-1]) or count == 1
+    for box in boxes:
+        assert axes.bbox.x0 <= box.x0
+        assert box.x1 <= axes.bbox.x1
+        for limit in (low, high):
+            assert not box.x0 < axes.transData.transform((limit, axes.get_ylim()[0]))[0] < box.x1
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_label_of_a_student_at_an_edge_is_within_the_panel(run, place):
+    record = sorted((r for r in run if r.state == "complete"), key=lambda r: r.costs["flops"])[place]
+    student = FinalistResult(record.number, record.costs, record.final_quality, 0.93, chosen=True)
+    axes, labels = drawn_labels(front_figure([record, *run], costs=["flops"], finalists=[student]))
+    box = next(label for label in labels if "student" in label.get_text()).get_window_extent()
+    assert axes.bbox.x0 <= box.x0
+    assert box.x1 <= axes.bbox.x1
 
 
 def test_the_limit_is_where_it_is_and_beyond_it_is_shaded(run):
