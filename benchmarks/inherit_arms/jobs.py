@@ -62,12 +62,12 @@ def run_jobs(jobs: Sequence[Job], interruption: Interruption, *, workers: int) -
                     running[job] = job.start()
                 time.sleep(_POLL)
                 for job in [job for job, process in running.items() if process.poll() is not None]:
-                    if running.pop(job).returncode and not interruption.asked:
+                    if running.pop(job).returncode and not interruption.stop_requested:
                         failed = failed or job
                         end()
     finally:
         end()
     if failed is not None:
         raise SystemExit(f"{failed.name} failed; see {failed.log}.")
-    if interruption.asked:
+    if interruption.stop_requested:
         raise InterruptedSearchError("Stopped.")

@@ -1,4 +1,4 @@
-"""The command line: runs a command, with one line and an exit code for errors."""
+"""The command line: runs a command, and reports errors in one line with an exit code."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ STOPPED = 130
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: exit code 2 for what a user can put right, 130 when stopped by a signal, 1 for a bug."""
+    """Run the command line; exit code 2 for errors that a user can fix, 130 when stopped by a signal, 1 for a bug."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may know fewer signs than a table has
+            stream.reconfigure(errors="replace")  # a terminal may lack characters of tables
     try:
         with interruptible():
             code = app(args=arguments, prog_name="nas-distill", standalone_mode=False)
@@ -38,16 +38,16 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("Stopped.", STOPPED)
     except BrokenPipeError:
-        # Whoever read the output has gone; what is still in the buffer must not be tried again at exit.
+        # The reader of the output is gone; the rest of the buffer must not be written again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         _fail(f"nas-distill: {disk_error_message(error)}", 2)
     except Exception as error:
-        if hasattr(error, "format_message"):  # what typer says of a command line, whichever class it has for it
+        if hasattr(error, "format_message"):  # an error of the command line itself, of any of typer's classes
             _fail(_usage_sentence(error), 2)
         _fail(f"nas-distill: {_kept_traceback(error)}", 1)
-    if code == STOPPED:  # how typer hands on a KeyboardInterrupt
+    if code == STOPPED:  # typer's result of a KeyboardInterrupt
         _fail("Stopped.", STOPPED)
 
 
@@ -58,13 +58,13 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _usage_sentence(error: Any) -> str:
-    """Return what is wrong with the command line; nothing where its help has been shown already."""
+    """Return the error of a command line as a sentence; empty where its help was shown already."""
     message = " ".join(error.format_message().split())
     if not message:
         return ""
     context = getattr(error, "ctx", None)
     command = "nas-distill" if context is None else context.command_path
-    return f"nas-distill: {message.rstrip('.')}; '{command} --help' says what there is."
+    return f"nas-distill: {message.rstrip('.')}; '{command} --help' lists arguments and options."
 
 
 def _kept_traceback(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Commands: each parses arguments, calls the package and prints the result."""
+"""Commands of the command line: each parses arguments, calls the package and prints the result."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from nas_distill.cli.output import (
     RunArgument,
     TrialArgument,
     TrustOption,
-    open_the_run,
+    open_run_folder,
     parse_budget,
     print_json,
+    print_student,
     print_table,
     printable,
-    say_student,
 )
 from nas_distill.study.interruption import stoppable
 
 if TYPE_CHECKING:
     from nas_distill.study import Run, Trial
-    from nas_distill.study.assembling import Assembled
+    from nas_distill.study.assembly import CountedAssembly
     from nas_distill.study.calibration import Calibration
     from nas_distill.study.observer import ConsoleObserver
 
 
 app = typer.Typer(
     name="nas-distill",
-    help="From a teacher, data, a search space and a hardware budget to the best student.",
+    help="Find the best student of a teacher within a hardware budget.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,7 +46,7 @@ app.add_typer(store_app, name="store")
 
 
 class Assistants(StrEnum):
-    """Who may teach instead of the teacher."""
+    """Assistants that may replace the teacher."""
 
     FRONT = "front"
     SELF = "self"
@@ -55,7 +55,10 @@ class Assistants(StrEnum):
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _say_version(asked), help="say which")
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=lambda given: _print_version(given), help="print the version"
+        ),
     ] = False,
 ) -> None:
     pass
@@ -64,23 +67,23 @@ def _common(
 @app.command()
 def search(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="search file; 'nas-distill init' writes one")],
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the latest unfinished run of this file")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="resume the latest unfinished run of this file")] = False,
     trials: Annotated[int | None, typer.Option(help="candidates to train")] = None,
-    workers: Annotated[int | None, typer.Option(help="trainings at a time")] = None,
+    workers: Annotated[int | None, typer.Option(help="trainings in parallel")] = None,
     budget: BudgetOption = None,
     address: Annotated[str | None, typer.Option(help="address of a Ray cluster")] = None,
     backend: Annotated[str | None, typer.Option(help="tune (Ray) or inline (one worker process)")] = None,
-    folder: Annotated[Path | None, typer.Option(help="folder of the run; beside the file unless given")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what candidates cost and stop")] = False,
+    folder: Annotated[Path | None, typer.Option(help="folder of the run; next to the file unless given")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the costs of candidates and stop")] = False,
     calibration: Annotated[
-        Path | None, typer.Option(help="advice.yaml of a calibration, for what the file does not spell out")
+        Path | None, typer.Option(help="advice.yaml of a calibration, for keys that the file does not set")
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Search for the best student within a hardware budget.
 
-    Ctrl-C once stops cleanly; --resume goes on.
+    Ctrl-C once stops cleanly; --resume continues.
     """
     from nas_distill.study.start import dry_run as look
     from nas_distill.study.start import search as run_search
@@ -109,8 +112,8 @@ def search(
 
 @app.command()
 def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = False) -> None:
-    """Show the trials that no other beats, within a budget, and write their picture (front.png)."""
-    opened = open_the_run(run)
+    """Show the Pareto front within a budget, and write its picture (front.png)."""
+    opened = open_run_folder(run)
     limits = parse_budget(budget)
     records = opened.front_records(limits)
     if as_json:
@@ -118,11 +121,11 @@ def front(run: RunArgument, budget: BudgetOption = None, as_json: JsonOption = F
         return
     from nas_distill.reports.plots import save_figure
     from nas_distill.reports.tables import front_table
-    from nas_distill.study.reporting import guessing_note
+    from nas_distill.study.reporting import constant_quality_note
 
     limited = opened.budget_of(limits).limits
     objectives, finalists = opened.config.search.objectives, opened.finalists()
-    note = guessing_note(opened.metadata, opened.records)
+    note = constant_quality_note(opened.metadata, opened.records)
     print_table(front_table(records, objectives, limits=limited, finalists=finalists, task=opened.task, note=note))
     picture = opened.folder.front_png
     if limits is not None:  # the run's own picture stays
@@ -138,8 +141,8 @@ def show(
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="trial number, as in tables")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show one trial: its architecture, its costs, what it reached at each rung, and how it ended."""
-    opened = open_the_run(run).trial(trial)
+    """Show a trial: architecture, costs, quality per rung, and result."""
+    opened = open_run_folder(run).trial(trial)
     if as_json:
         print_json(opened.to_dict())
         return
@@ -150,10 +153,10 @@ def show(
 
 @app.command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Say where a run stands; works while it runs."""
+    """Show the state of a run, also while it runs."""
     from nas_distill.reports.formatting import duration, percent
 
-    opened = open_the_run(run)
+    opened = open_run_folder(run)
     found = opened.status()
     if as_json:
         print_json(found)
@@ -171,24 +174,24 @@ def distill(
     run: RunArgument,
     trial: TrialArgument = None,
     epochs: Annotated[float | None, typer.Option(help="length; the run's final.epochs unless given")] = None,
-    labels: Annotated[bool, typer.Option("--labels", help="train on labels alone, for comparison")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="train on labels only, for comparison")] = False,
     seed: Annotated[int | None, typer.Option(help="the run's unless given")] = None,
     via: Annotated[
         Assistants | None,
-        typer.Option(help="who teaches: the next larger member of the front, or its best student so far"),
+        typer.Option(help="assistant: the next larger member of the front (front), or its own best student (self)"),
     ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Distil one trial in full and keep the student."""
-    opened = _chosen(open_the_run(run, trust=trust), trial)
-    with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
+    """Distil a trial in full and keep the student."""
+    opened = _trial_or_best(open_run_folder(run, trust=trust), trial)
+    with _observer(quiet or as_json) as observer, stoppable("The same command resumes from the last completed epoch."):
         student = opened.distill(
             epochs=epochs, taught=not labels, seed=seed, via=None if via is None else via.value, observer=observer
         )
     if as_json or not quiet:
-        say_student(student, student.evaluate("val"), "val", as_json)
+        print_student(student, student.evaluate("val"), "val", as_json)
 
 
 @app.command()
@@ -200,27 +203,27 @@ def mutual(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Distil trials side by side, each taught by the teacher and by the others; keep the students."""
-    opened = open_the_run(run, trust=trust)
-    with _observer(quiet or as_json) as observer, stoppable("The same command goes on from the last whole epoch."):
+    """Distil trials by mutual learning, each taught by the teacher and by the others; keep the students."""
+    opened = open_run_folder(run, trust=trust)
+    with _observer(quiet or as_json) as observer, stoppable("The same command resumes from the last completed epoch."):
         students = opened.distill_mutually(trials or None, epochs=epochs, observer=observer)
     for student in students:
         if as_json or not quiet:
-            say_student(student, student.evaluate("val"), "val", as_json)
+            print_student(student, student.evaluate("val"), "val", as_json)
 
 
 @app.command()
 def evaluate(
     run: RunArgument,
     trial: TrialArgument = None,
-    split: Annotated[str | None, typer.Option(help="test (where there is one) or val")] = None,
+    split: Annotated[str | None, typer.Option(help="test or val; test if the data has it, unless given")] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a finished student: accuracy (or its like), share of the teacher's retained, agreement, calibration."""
-    opened = open_the_run(run, trust=trust)
-    student = _chosen(opened, trial).student()
-    say_student(student, student.evaluate(split), split or opened.problem.data.splits[-1], as_json)
+    """Evaluate a finished student: quality, share of the teacher's quality, agreement, calibration error."""
+    opened = open_run_folder(run, trust=trust)
+    student = _trial_or_best(opened, trial).student()
+    print_student(student, student.evaluate(split), split or opened.problem.data.splits[-1], as_json)
 
 
 @app.command()
@@ -231,13 +234,15 @@ def export(
         str | None,
         typer.Option("--runtime", help="onnxruntime, pytorch or package.module:Class; the run's unless given"),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="file; beside the student unless given")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="file; in the student's folder by default")
+    ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Export a finished student for a runtime, compare the file with PyTorch on validation data, and time it."""
-    opened = open_the_run(run, trust=trust)
-    result = _chosen(opened, trial).student().export(output, runtime=runtime)
+    opened = open_run_folder(run, trust=trust)
+    result = _trial_or_best(opened, trial).student().export(output, runtime=runtime)
     if as_json:
         print_json(result)
         return
@@ -256,8 +261,8 @@ def export(
 
 @app.command()
 def card(run: RunArgument) -> None:
-    """Print the card of a run's student: its worth, its costs, how it was made, how to load it."""
-    typer.echo(printable(open_the_run(run).card()), nl=False)
+    """Print the card of a run's student: quality, costs, training, and how to load it."""
+    typer.echo(printable(open_run_folder(run).card()), nl=False)
 
 
 @app.command()
@@ -291,16 +296,16 @@ def teach(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a teacher on labels alone, by the same loop that distils students; goes on where it was stopped."""
+    """Train a teacher on labels only, by the same loop that distils students; resumes where it was stopped."""
     from nas_distill.distill.teach import TeachProgress
     from nas_distill.study.start import teach_file
 
-    def say(done: TeachProgress) -> None:
+    def print_epoch(done: TeachProgress) -> None:
         if not (quiet or as_json):
             typer.echo(f"epoch {done.epoch}/{done.epochs}: validation {done.quality:.2%}, {done.seconds:.0f} s")
 
-    with stoppable("The same command goes on from the last whole epoch."):
-        output, evaluation, split = teach_file(file, on_epoch=say)
+    with stoppable("The same command resumes from the last completed epoch."):
+        output, evaluation, split = teach_file(file, on_epoch=print_epoch)
     if as_json:
         print_json({"teacher": str(output), "split": split, **vars(evaluation)})
     elif not quiet:
@@ -309,7 +314,7 @@ def teach(
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="where to write it")] = Path("search.yaml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="file to write")] = Path("search.yaml"),
 ) -> None:
     """Write a commented search file to start from."""
     from nas_distill.cli.template import write_template
@@ -326,7 +331,7 @@ def store_verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run's stored teacher logits with the live teacher's."""
-    opened = open_the_run(run, trust=trust)
+    opened = open_run_folder(run, trust=trust)
     found = opened.verify_store(samples)
     if as_json:
         print_json(found)
@@ -340,13 +345,13 @@ def store_verify(
     )
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _print_version(given: bool) -> None:
+    if given:
         typer.echo(f"nas-distill {__version__}")
         raise typer.Exit
 
 
-def _chosen(run: Run, trial: int | None) -> Trial:
+def _trial_or_best(run: Run, trial: int | None) -> Trial:
     return run.best() if trial is None else run.trial(trial)
 
 
@@ -364,20 +369,20 @@ def assemble(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Assemble students of a run's distilled blocks within a budget; seconds, and nothing is trained.
+    """Assemble students from a run's distilled blocks within a budget, in seconds and without training.
 
-    For runs of strategy blockwise or hybrid. A search with blockwise: {library: RUN/blocks} trains them.
+    For runs of strategy blockwise or hybrid. To train the assemblies, search with blockwise: {library: RUN/blocks}.
     """
-    opened = open_the_run(run, trust=trust)
+    opened = open_run_folder(run, trust=trust)
     found = opened.assemble(parse_budget(budget), count=count)
     if as_json:
         print_json([entry.row() for entry in found])
     else:
-        _say_assemblies(found, opened.task)
+        _print_assemblies(found, opened.task)
 
 
-def _say_assemblies(found: list[Assembled], task: str) -> None:
-    from nas_distill.reports import formatting as words
+def _print_assemblies(found: list[CountedAssembly], task: str) -> None:
+    from nas_distill.reports import formatting
     from nas_distill.reports.tables import add_columns, add_row, new_table
     from nas_distill.tasks import find_task
 
@@ -385,37 +390,37 @@ def _say_assemblies(found: list[Assembled], task: str) -> None:
     names = list(found[0].predicted)
     add_columns(table, ["blocks"], ["local score", "expected", *names, "trial"])
     table.columns[0].no_wrap = False
-    table.columns[0].overflow = "fold"  # a name that is cut short says nothing of widths
+    table.columns[0].overflow = "fold"  # a truncated name would hide widths
     for entry in found:
-        costs = [words.cost(name, entry.costs[name]) for name in names]
-        trial = words.NONE if entry.trial is None else str(entry.trial)
-        add_row(table, [" ".join(entry.blocks), f"{entry.score:.4g}", words.percent(entry.expected), *costs, trial])
-    print_table(table)
-    typer.echo("Local score: what is lost block by block, lower is better.")
-    if found[0].expected is None:
-        typer.echo("Nothing is expected of them yet: too few trials of such blocks came to their end.")
-    else:
-        typer.echo(
-            f"Expected: {find_task(task).quality_name} of a short distillation, by the trials that came to their end."
+        costs = [formatting.cost(name, entry.costs[name]) for name in names]
+        trial = formatting.NONE if entry.trial is None else str(entry.trial)
+        add_row(
+            table, [" ".join(entry.blocks), f"{entry.score:.4g}", formatting.percent(entry.expected), *costs, trial]
         )
+    print_table(table)
+    typer.echo("Local score: the sum of losses over the blocks; lower is better.")
+    if found[0].expected is None:
+        typer.echo("Expected quality is not known yet: too few trials of these blocks completed.")
+    else:
+        typer.echo(f"Expected: {find_task(task).quality_name} of a short distillation, fitted to completed trials.")
 
 
 @app.command()
 def calibrate(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="search file, whose space and trainings are examined")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="search file with the space and trainings to examine")],
     count: Annotated[int, typer.Option(help="architectures to train")] = 24,
-    workers: Annotated[int | None, typer.Option(help="trainings at a time")] = None,
-    folder: Annotated[Path | None, typer.Option(help="of the results; beside the file unless given")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the calibration that is there")] = False,
+    workers: Annotated[int | None, typer.Option(help="trainings in parallel")] = None,
+    folder: Annotated[Path | None, typer.Option(help="folder of the results; next to the file unless given")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="resume the calibration in that folder")] = False,
     whole_range: Annotated[
-        bool, typer.Option("--whole-range", help="draw from the whole space, not within the budget alone")
+        bool, typer.Option("--whole-range", help="draw from the whole space, not only within the budget")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document instead of a table")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")] = False,
 ) -> None:
-    """Train some architectures short and in full, say which short score ranks them best, and advise the search.
+    """Compare short scores with full distillations of sampled architectures, and advise the search.
 
-    Ctrl-C once stops cleanly; --resume goes on.
+    Ctrl-C once stops cleanly; --resume continues.
     """
     from nas_distill.study.calibration import calibrate as run_calibration
     from nas_distill.study.observer import ConsoleObserver
@@ -442,15 +447,15 @@ def _print_calibration(found: Calibration) -> None:
     from nas_distill.calibration.report import figure
     from nas_distill.calibration.scores import Figure
 
-    table = Table(title=f"How each score ranks {found.networks} architectures after full distillation")
+    table = Table(title=f"Rank correlation of scores with the full distillation of {found.networks} architectures")
     for header in ("score", "tau", "95 % interval", "best fifth found", "seconds"):
         table.add_column(header, justify="left" if header == "score" else "right")
     for entry in found.rankings:
-        if entry.early or entry.figure is Figure.LAST:  # these are in the report
+        if entry.early or entry.figure is Figure.LAST:  # only in the report
             continue
         interval = "-" if entry.interval is None else f"{entry.interval[0]:.2f} to {entry.interval[1]:.2f}"
         table.add_row(entry.name, figure(entry.tau), interval, f"{entry.recall:.0%}", figure(entry.seconds, 1))
     print_table(table)
     for reason in () if found.advice is None else found.advice.reasons:
         typer.echo(f"- {reason}")
-    typer.echo(f"Report: {found.report}\nAdvice: {found.advice_file}; a search takes it with --calibration")
+    typer.echo(f"Report: {found.report}\nAdvice: {found.advice_file}; a search uses it with --calibration")

@@ -1,4 +1,4 @@
-"""Shared options of commands, tables for people and JSON for scripts."""
+"""Shared options of commands, tables for people, and JSON for scripts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON documen
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")]
 TrustOption = Annotated[
     bool,
-    typer.Option("--trust", help="load the code and files that a run of somebody else names; your own need it not"),
+    typer.Option("--trust", help="load code and files that another user's run names; your own runs do not need it"),
 ]
 BudgetOption = Annotated[
     list[str] | None,
@@ -30,7 +30,7 @@ BudgetOption = Annotated[
 ]
 
 
-def open_the_run(path: Path, *, trust: bool = False) -> Run:
+def open_run_folder(path: Path, *, trust: bool = False) -> Run:
     """Open a run's folder."""
     from nas_distill.study import open_run
 
@@ -38,10 +38,10 @@ def open_the_run(path: Path, *, trust: bool = False) -> Run:
 
 
 def parse_budget(entries: list[str] | None) -> dict[str, str] | None:
-    """Return the limits of ``--budget`` options, None where there are none.
+    """Return the limits of ``--budget`` options, None without any.
 
     Raises:
-        ConfigError: one is not of the form COST=LIMIT.
+        ConfigError: an option is not of the form COST=LIMIT.
     """
     if not entries:
         return None
@@ -58,12 +58,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line 
 
 
 def printable(text: str) -> str:
-    """Return text of a run or a student without characters that a terminal would obey, since a stranger may send it."""
+    """Return text of a run, which may be another user's, without control characters of terminals."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def print_table(renderable: Any) -> None:
-    """Print what rich can draw, as wide as the terminal."""
+    """Print a rich renderable at the width of the terminal."""
     from rich.console import Console
     from rich.segment import Segment, Segments
 
@@ -73,29 +73,29 @@ def print_table(renderable: Any) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a report, or plain values, as one JSON document."""
+    """Print a report or plain values as one JSON document."""
     from nas_distill.reports.formatting import to_plain
 
     typer.echo(json.dumps(to_plain(value), indent=2, default=str))
 
 
-def say_student(student: Student, evaluation: Evaluation, split: str, as_json: bool) -> None:
-    """Say what a student is worth on a split."""
+def print_student(student: Student, evaluation: Evaluation, split: str, as_json: bool) -> None:
+    """Print the quality of a student on a split."""
     if as_json:
         print_json({"student": str(student.folder), "split": split, **vars(evaluation)})
         return
-    from nas_distill.reports import formatting as words
+    from nas_distill.reports import formatting
     from nas_distill.tasks import find_task
 
     task = find_task(student.run.task)
-    apart = ("retained", "agreement")
+    named = ("retained", "agreement")
     further = [
-        f"{figure.title.partition(' (')[0]} {words.figure(getattr(evaluation, figure.field), figure)}"
+        f"{figure.title.partition(' (')[0]} {formatting.figure(getattr(evaluation, figure.field), figure)}"
         for figure in task.metrics[1:]
-        if figure.field not in apart
+        if figure.field not in named
     ]
     typer.echo(
-        f"{student.folder}: {task.quality_name} {words.percent(evaluation.quality)} on {evaluation.count:,} {split} "
-        f"samples ({words.percent(evaluation.retained)} of the teacher's, agreement "
-        f"{words.percent(evaluation.agreement)}, {', '.join(further)})"
+        f"{student.folder}: {task.quality_name} {formatting.percent(evaluation.quality)} on {evaluation.count:,} "
+        f"{split} samples ({formatting.percent(evaluation.retained)} of the teacher's, agreement "
+        f"{formatting.percent(evaluation.agreement)}, {', '.join(further)})"
     )

@@ -1,4 +1,4 @@
-"""Files for commands that start something: the search file of ``init``, the teacher of ``teach``."""
+"""The commented search file that ``nas-distill init`` writes."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from nas_distill.utils.errors import ConfigError
 from nas_distill.utils.files import write_text
 
 TEMPLATE = """\
-# A search for nas-distill. Look before you train:  nas-distill search THIS_FILE --dry-run
+# A search for nas-distill. Inspect costs before training:  nas-distill search THIS_FILE --dry-run
 seed: 0
 
 data:
   name: fashion-mnist        # fashion-mnist, digits, a .npz file, or package.module:function
-  # root: /usr/share/datasets/fashion-mnist   # the whole set, from its four IDX files
-  # val: 0.2                 # share split off for validation where the data brings none
+  # root: /usr/share/datasets/fashion-mnist   # the full set, from its four IDX files
+  # val: 0.2                 # share for validation if the data has no such split
   views: {count: 4, pad: 2, flip: true}       # fixed, seeded views of each training image
 
 teacher:
-  name: fashion-resnet       # a shipped one, or a folder that 'nas-distill teach' wrote
-  # builder: my_models:make_teacher           # your own: a function in my_models.py beside this file,
+  name: fashion-resnet       # a shipped teacher, or a folder that 'nas-distill teach' wrote
+  # builder: my_models:make_teacher           # your own: a function in my_models.py next to this file,
   # arguments: {width: 64}                    # its arguments,
   # weights: teacher.safetensors              # and its weights
-  signal: store              # run the teacher once and keep its logits; live runs it at every step
+  signal: store              # run the teacher once and store its logits; live runs it at every step
 
-space: mbconv                # 'nas-distill spaces' lists them; or a file, or your own:
+space: mbconv                # listed by 'nas-distill spaces'; or a file, or your own:
 # space:
 #   builder: my_models:build # called with the parameters by name
 #   parameters:
@@ -32,8 +32,8 @@ space: mbconv                # 'nas-distill spaces' lists them; or a file, or yo
 #     depth: {int: [1, 4]}
 #     kernel: {choice: [3, 5], when: {depth: [3, 4]}}
 
-budget:                      # hard limits: a candidate over one of them is never trained
-  flops: 2M                  # multiply-adds of one image; 10% means a tenth of the teacher's
+budget:                      # hard limits: candidates over a limit are never trained
+  flops: 2M                  # multiply-adds per image; 10% is a tenth of the teacher's
   # params: 60k
   # weight_bytes: 256KiB
   # peak_activation_bytes: 128KiB
@@ -41,9 +41,9 @@ budget:                      # hard limits: a candidate over one of them is neve
 
 search:
   trials: 40                 # candidates to train
-  workers: 2                 # at a time
+  workers: 2                 # in parallel
   sampler: tpe               # tpe, nsga2, random, package.module:name
-  costs: [flops]             # what the front trades against quality
+  costs: [flops]             # costs that the front trades against quality
   pruning: {rule: dominance, margin: 0.04}   # or margin: auto, or rule: none
 
 score:                       # the short distillation that ranks candidates
@@ -53,7 +53,7 @@ score:                       # the short distillation that ranks candidates
 final:                       # the full distillation of the best
   epochs: 12
   count: 3
-  baseline: true             # also train the winner on labels alone, to compare
+  baseline: true             # also train the best one on labels only, for comparison
 
 # latency: {batch: 1, threads: 1, calibrate: 30}
 """
@@ -63,10 +63,10 @@ def write_template(path: Path) -> None:
     """Write the commented search file.
 
     Raises:
-        ConfigError: there is a file of that name, or it cannot be written.
+        ConfigError: the file exists, or cannot be written.
     """
     if path.exists():
-        raise ConfigError(f"{path} exists already; give another name, it is not overwritten.")
+        raise ConfigError(f"{path} exists and is not overwritten; give another name.")
     try:
         write_text(path, TEMPLATE)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Teacher assistants: larger members of the front, or the student itself."""
+"""Teacher assistants of a trial: larger members of the front, or its own student."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEP = 2.0
 
 
 class Distillable(Protocol):
-    """A trial, as far as its assistants depend on it."""
+    """The part of a trial that its assistants depend on."""
 
     run: StoredRun
     record: TrialRecord
@@ -30,7 +30,7 @@ class Distillable(Protocol):
         ...
 
     def students(self, *kinds: StudentKind) -> list[Student]:
-        """Return its finished students of some kinds, the best first."""
+        """Return its finished students of the given kinds, the best first."""
         ...
 
     def student(self) -> Student:
@@ -44,9 +44,9 @@ class Distillable(Protocol):
 
 @dataclass(frozen=True)
 class Assistant:
-    """A student of this run that teaches another one.
+    """A student of the run that teaches another one.
 
-    ``name`` is its part in the label of what it teaches; ``kind`` is the kind of what it teaches.
+    ``name`` is its part of the key of the student that it teaches; ``kind`` is that student's kind.
     """
 
     student: Student
@@ -58,16 +58,16 @@ class Assistant:
         return freeze(self.student.module, self.student.run.problem.data, self.student.key)
 
 
-def find_assistant(trial: Distillable, via: Via, epochs: float | None, observer: Observer) -> Assistant | None:
-    """Return who teaches ``trial``; None where the teacher itself does.
+def find_assistant(trial: Distillable, via: Via, epochs: float | None, observer: Observer) -> Assistant:
+    """Return the assistant that teaches ``trial``.
 
     ``front``: teacher assistants (Mirzadeh et al., 2020, arXiv:1902.03393). The next larger member of the front teaches
-    it, which was taught by the next larger one, and so on up to the largest, which the teacher taught; each step
-    at least doubles the first cost objective. What was distilled in full already is not distilled again. ``self``:
-    born-again (Furlanello et al., 2018, arXiv:1805.04770): the trial's best student so far.
+    the trial, and is taught by the next larger one itself, up to the largest, which the teacher teaches. Each step at
+    least doubles the first cost objective. Members that were distilled in full already are not distilled again.
+    ``self``: born-again networks (Furlanello et al., 2018, arXiv:1805.04770): the trial's best student so far.
 
     Raises:
-        RunError: there is no larger member of the front, or nothing was distilled that could teach.
+        RunError: no member of the front is larger, or the trial has no student that could teach.
     """
     if via == "self":
         student = trial.student()
@@ -83,7 +83,7 @@ def find_assistant(trial: Distillable, via: Via, epochs: float | None, observer:
 
 
 def next_larger(trial: Distillable) -> TrialRecord | None:
-    """Return the cheapest member of the front that costs at least ``STEP`` times what the trial costs."""
+    """Return the cheapest member of the front that costs at least ``STEP`` times as much as the trial."""
     names = trial.run.config.search.objectives
     least = STEP * trial.record.costs[names[0]]
     larger = [record for record in front_records(trial.run.records, names) if record.costs[names[0]] >= least]
@@ -91,7 +91,7 @@ def next_larger(trial: Distillable) -> TrialRecord | None:
 
 
 def _distilled(trial: Distillable, epochs: float | None, observer: Observer) -> Student:
-    """Return a member of the ladder as its own assistant taught it, or the teacher where it is the largest."""
+    """Return a member of the front distilled from its own assistant, or from the teacher if it is the largest."""
     larger = next_larger(trial)
     for student in trial.students("final" if larger is None else "assisted"):
         if larger is None or _taught_by(student, larger):
@@ -100,9 +100,9 @@ def _distilled(trial: Distillable, epochs: float | None, observer: Observer) -> 
 
 
 def _taught_by(student: Student, record: TrialRecord) -> bool:
-    """Say whether a student of the trial of ``record`` taught it."""
+    """Return True if a student of the trial of ``record`` taught it."""
     folders = (student.run.folder.student(key) for key in student.provenance.students)
     try:
         return any(read_provenance(load_spec(folder), folder / SPEC).trial == record.key for folder in folders)
-    except ExportError:  # its assistant is gone
+    except ExportError:  # its assistant was deleted
         return False

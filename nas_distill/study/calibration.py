@@ -212,7 +212,7 @@ class _CalibrationRun:
             raise InterruptedSearchError(self._how_to_resume())
 
     def _how_to_resume(self) -> str:
-        return f"Stopped. Finished trainings are kept in {self.path}; continue with the same command and --resume."
+        return f"Stopped. Finished trainings are kept in {self.path}; resume with the same command and --resume."
 
 
 def recipes_of(problem: SearchProblem) -> list[Recipe]:

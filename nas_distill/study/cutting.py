@@ -36,7 +36,7 @@ from nas_distill.pruning.inheritance import (
 from nas_distill.pruning.plan import Plan
 from nas_distill.pruning.shortcuts import rewritten
 from nas_distill.pruning.space import CutSpace, multiple_for
-from nas_distill.reports import formatting as words
+from nas_distill.reports import formatting
 from nas_distill.runs.metadata import Phase
 from nas_distill.spaces import SearchSpace
 from nas_distill.teacher import Teacher
@@ -47,21 +47,21 @@ FROM_TEACHER = "from_teacher"
 _BUILD = "nas_distill.pruning.build:build"
 _SHOWN = 5
 _SCARCE = 0.02
-"""Share of the candidates within the budget below which a search is told what would help."""
+"""Share of candidates within the budget below which the search gives advice."""
 _COMPARED = 4
-"""Samples on which layers that are rewritten must equal the teacher's."""
+"""Samples on which rewritten layers must equal the teacher's."""
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """The teacher of a search whose students are cut from it, and the space of those.
+    """A teacher with the space of students that are cut from it.
 
-    ``cuts`` is the space as cuts, ``space`` the same as parameters.
+    ``cuts`` is the space of cuts; ``space`` is the same space as parameters.
     """
 
     config: FromTeacherConfig
     teacher: Teacher
-    findings: CachedPlan
+    cached: CachedPlan
     cuts: CutSpace
     space: SearchSpace
     data: Dataset
@@ -69,24 +69,24 @@ class Cutting:
 
     @property
     def plan(self) -> Plan:
-        """What can be cut from the teacher."""
-        return self.findings.plan
+        """The pruning plan of the teacher."""
+        return self.cached.plan
 
     @property
     def inherits(self) -> bool:
-        """Whether students may begin with weights of the teacher."""
+        """True if students may start from the teacher's weights."""
         return self.config.start != "random"
 
     @cached_property
     def inheritance(self) -> WeightInheritance:
-        """The initial weights of students; the importance of the teacher's units is measured when first asked."""
+        """Initial weights of students; the importance of the teacher's units is measured at first use."""
         return make_inheritance(self.teacher, self.cuts, self.data, self.config, seed=self.seed)
 
 
-def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[SearchFile, list[str]]:
-    """Return the search file with the learning rates that suit what students begin with, and a sentence about them.
+def with_start_learning_rates(config: SearchFile, cutting: Cutting | None) -> tuple[SearchFile, list[str]]:
+    """Return the search file with learning rates for the students' initial weights, and a sentence about them.
 
-    A rate, or another optimiser, that the file spells out stays. With random weights the usual rate does.
+    A rate or an optimiser that the file sets stays, and so does the default rate with random weights.
     """
     if cutting is None or not cutting.inherits:
         return config, []
@@ -102,15 +102,15 @@ def with_rates_of_start(config: SearchFile, cutting: Cutting | None) -> tuple[Se
     config, sections = change_trainings(config, slower)
     if not sections:
         return config, []
-    what = "reconstructed" if reconstructed else "inherited"
+    weights = "reconstructed" if reconstructed else "inherited"
     return config, [
-        f"Learning rate of {' and '.join(sections)}: {rate:g}, measured for students that begin with {what} weights; "
-        "optimizer: {lr: ...} sets another."
+        f"Learning rate of {' and '.join(sections)}: {rate:g}, measured for students that start from {weights} "
+        "weights; optimizer: {lr: ...} sets another."
     ]
 
 
-def untrained_weights(cutting: Cutting | None) -> WeightInheritance | None:
-    """Return initial weights of no order of importance, which take as long to give: nothing is measured."""
+def unordered_inheritance(cutting: Cutting | None) -> WeightInheritance | None:
+    """Return weight inheritance without an order of importance, for timing: it takes as long and measures nothing."""
     if cutting is None or not cutting.inherits:
         return None
     module = rewritten(cutting.teacher.module, cutting.plan.rewrites)
@@ -118,66 +118,66 @@ def untrained_weights(cutting: Cutting | None) -> WeightInheritance | None:
 
 
 def is_from_teacher(space: Any) -> bool:
-    """Say whether a search file's space is one cut from the teacher."""
+    """Return True if a search file's space is cut from the teacher."""
     return space == FROM_TEACHER or (isinstance(space, Mapping) and FROM_TEACHER in space)
 
 
-def cut_from(
+def prune_teacher(
     space: Any,
     config: SearchFile,
     teacher: Teacher,
     data: Dataset,
-    kept: Path | None = None,
+    stored: Path | None = None,
     on_phase: Callable[[str], None] | None = None,
 ) -> Cutting:
-    """Find what can be cut from the teacher, and make the space of it.
+    """Find the pruning plan of the teacher, and make the space of students that are cut from it.
 
     Args:
         space: ``from_teacher``, or ``{from_teacher: {...}}``.
-        config: the search file; where it names the teacher's builder, students are built by it.
-        teacher: what is cut.
-        data: whose samples it takes.
-        kept: a file of ``keep_findings``; what it holds of this teacher is not found again.
-        on_phase: told that it is looked for.
+        config: the search file; where it names the teacher's builder, that builds students.
+        teacher: the network that is cut.
+        data: samples of its input shape.
+        stored: a file of ``cache_plan``; a plan of this teacher in it is used again.
+        on_phase: called with the phase when the plan has to be found.
 
     Raises:
         ConfigError: a key of the section is wrong.
         SpaceError: nothing in the teacher can be cut.
     """
     options = _options(space)
-    findings = _kept(kept, teacher, data, options)
-    if findings is None:
+    cached = _read_cache(stored, teacher, data, options)
+    if cached is None:
         if on_phase is not None:
             on_phase(Phase.PRUNING_PLAN)
-        findings = _find(teacher, data, options)
-    plan = findings.plan
+        cached = _find(teacher, data, options)
+    plan = cached.plan
     builder, arguments = _builder(config, teacher, plan, data)
     unordered: Literal["each", "whole"] = "whole" if options.depth == "whole" else "each"
     cuts = CutSpace.from_plan(
         plan,
         widths=options.widths,
         multiple=options.multiple or multiple_for(plan),
-        depth=findings.order if findings.order is not None else unordered,
+        depth=cached.order if cached.order is not None else unordered,
         replacements=options.kinds,
         start=options.start,
     )
     space = cuts.search_space(builder, arguments=arguments)
-    return Cutting(options, teacher, findings, cuts, space, data, config.seed)
+    return Cutting(options, teacher, cached, cuts, space, data, config.seed)
 
 
-def keep_findings(cutting: Cutting, file: Path) -> None:
-    """Keep what was found of the teacher in a file for ``cut_from``, where it is not there already.
+def cache_plan(cutting: Cutting, file: Path) -> None:
+    """Write the teacher's plan to a file for ``prune_teacher``, unless the file contains it already.
 
     Raises:
         OSError: it cannot be written.
     """
     origin = plan_cache_key(cutting.teacher, cutting.data, cutting.config)
-    if origin is not None and read_cached_plan(file, origin) != cutting.findings:
-        write_cached_plan(file, cutting.findings, origin)
+    if origin is not None and read_cached_plan(file, origin) != cutting.cached:
+        write_cached_plan(file, cutting.cached, origin)
 
 
-def advise(survey: Survey, budget: Budget, cutting: Cutting | None) -> str | None:
-    """Say what would help where next to nothing of a space is within the budget; None where enough is."""
+def budget_advice(survey: Survey, budget: Budget, cutting: Cutting | None) -> str | None:
+    """Return advice where almost no candidate is within the budget; None where enough are."""
     if survey.share >= _SCARCE:
         return None
     name = min(survey.shares, key=lambda name: survey.shares[name])
@@ -192,39 +192,40 @@ def advise(survey: Survey, budget: Budget, cutting: Cutting | None) -> str | Non
         finer = f", a 'multiple' below {multiple}" if multiple > 1 else ""
         remedy = f"smaller shares in 'widths'{finer}, 'kinds' of cheaper blocks"
     return (
-        f"Only {words.percent(survey.share, 1)} of the candidates looked at are within the budget, mostly for '{name}' "
-        f"({budget.limits[name].text(name)}, and the largest has {words.cost(name, largest)}), so the search will look "
-        f"long for each; what helps: {remedy}, or another budget."
+        f"Only {formatting.percent(survey.share, 1)} of sampled candidates are within the budget, mostly because of "
+        f"'{name}' ({budget.limits[name].text(name)}; the largest has {formatting.cost(name, largest)}), so the search "
+        f"will take long to find them; try {remedy}, or another budget."
     )
 
 
 def describe_cutting(cutting: Cutting | None) -> list[str]:
-    """Say what students are cut from and what is left whole; nothing where they are not cut from the teacher."""
+    """Return sentences on the groups and blocks that are cut and on what stays unpruned; empty without a cut."""
     if cutting is None:
         return []
     plan = cutting.plan
     kinds = [group.kind for group in plan.groups]
     groups = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in ("channels", "heads", "neurons") if kind in kinds)
+    count = formatting.count(len(plan.groups), "group")
     droppable = sum(block.droppable for block in plan.blocks)
-    cut = (
-        f"Students are cut from '{cutting.teacher.name}': {words.count(len(plan.groups), 'group')} ({groups or 'none'})"
-    )
+    cut = f"Students are cut from '{cutting.teacher.name}': {count} ({groups or 'none'})"
     if plan.blocks:
-        blocks = words.count(len(plan.blocks), "block")
-        told = [f"{cut}, {len(plan.shared)} shared between its {blocks}, of which {droppable} can go."]
+        blocks = formatting.count(len(plan.blocks), "block")
+        sentences = [f"{cut}, {len(plan.shared)} shared between its {blocks}, of which {droppable} can be removed."]
     else:
-        told = [f"{cut}. No trunk of blocks is found, so layers are narrowed and none can go; or {HOW_TO_NAME}."]
+        sentences = [
+            f"{cut}. No backbone of blocks was found, so layers are narrowed and none removed; or {HOW_TO_NAME}."
+        ]
     if plan.rewrites:
         names = ", ".join(one.module for one in plan.rewrites)
-        told.append(f"In students, equal convolutions stand in for what pads channels ({names}).")
+        sentences.append(f"In students, equivalent convolutions replace zero-padded shortcuts ({names}).")
     if plan.unpruned:
         shown = "; ".join(f"{entry.module or 'the network'} ({entry.reason})" for entry in plan.unpruned[:_SHOWN])
         more = f"; and {len(plan.unpruned) - _SHOWN} more" if len(plan.unpruned) > _SHOWN else ""
-        told.append(f"Left whole: {shown}{more}.")
-    return told
+        sentences.append(f"Unpruned: {shown}{more}.")
+    return sentences
 
 
-def _kept(file: Path | None, teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> CachedPlan | None:
+def _read_cache(file: Path | None, teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> CachedPlan | None:
     if file is None or not file.exists():
         return None
     origin = plan_cache_key(teacher, data, options)
@@ -243,10 +244,10 @@ def _find(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> Cached
 def _builder(
     config: SearchFile, teacher: Teacher, plan: Plan, data: Dataset
 ) -> tuple[str | CutBuilder, dict[str, Any] | None]:
-    """Return what builds students: by the name of the teacher's builder, where any program can import that."""
+    """Return the builder of students: by the name of the teacher's builder if any program can import that."""
     try:
         known = teacher_builder(config.teacher, data)
-    except ConfigError:  # it is in a module beside the search file
+    except ConfigError:  # it is in a module next to the search file
         known = None
     if known is None:
         return CutBuilder(teacher.module, plan), None
@@ -264,9 +265,9 @@ def _options(space: Any) -> FromTeacherConfig:
     others = sorted(set(space) - {FROM_TEACHER})
     if others:
         raise ConfigError(
-            f"space: '{others[0]}' does not go with '{FROM_TEACHER}', whose builder is the teacher's own."
+            f"space: '{others[0]}' cannot be combined with '{FROM_TEACHER}', whose builder is the teacher's own."
         )
-    given = space[FROM_TEACHER]
-    if given is not None and not isinstance(given, Mapping):
+    options = space[FROM_TEACHER]
+    if options is not None and not isinstance(options, Mapping):
         raise ConfigError(f"space: '{FROM_TEACHER}' maps keys to values, as in {{widths: [0.25, 0.5, 1]}}.")
-    return parse(FromTeacherConfig, given or {}, source=f"space: {FROM_TEACHER}")
+    return parse(FromTeacherConfig, options or {}, source=f"space: {FROM_TEACHER}")

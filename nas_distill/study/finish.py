@@ -48,11 +48,11 @@ _PARITY_SAMPLES = 512
 def screened_finalists(
     problem: SearchProblem, journal: Journal, budget: Budget, records: Sequence[TrialRecord]
 ) -> list[TrialRecord]:
-    """Choose finalists; where the budget limits latency, each is timed first, and those over the limit are passed over.
+    """Return finalists; where the budget limits latency, each is timed first, and those over the limit are skipped.
 
-    What a network takes does not depend on its weights, so it is known before the full distillation. Run it while
-    nothing else does. One that cannot be timed is passed over too. If none measures within the limit, the unscreened
-    choice is returned, and the report will say so.
+    Latency does not depend on weights, so it can be measured before the full distillation. Call it only while nothing
+    else runs. Candidates that cannot be timed are skipped too. If none is within the limit, the unscreened choice is
+    returned, and the report mentions it.
     """
     config = problem.config
     limits = {name: limit.high for name, limit in budget.limits.items() if limit.high is not None}
@@ -67,20 +67,20 @@ def screened_finalists(
     with ExitStack() as stack:
         candidates: Candidates | None = None
         while chosen := choose(usable):
-            passed_over: set[str] = set()
+            skipped: set[str] = set()
             for record in chosen:
                 if record.key not in measured:
                     candidates = candidates or stack.enter_context(problem.candidates())
                     try:
                         measured[record.key] = _measure(problem, record, candidates)
                     except (BuildError, CostError):
-                        passed_over.add(record.key)
+                        skipped.add(record.key)
                         continue
                     journal.note(measured_latency_ms=measured)
-            passed_over |= {record.key for record in chosen if measured.get(record.key, 0.0) > limits[LATENCY]}
-            if not passed_over:
+            skipped |= {record.key for record in chosen if measured.get(record.key, 0.0) > limits[LATENCY]}
+            if not skipped:
                 return chosen
-            usable = [record for record in usable if record.key not in passed_over]
+            usable = [record for record in usable if record.key not in skipped]
     return choose(records)
 
 
@@ -89,7 +89,7 @@ def _measure(problem: SearchProblem, record: TrialRecord, candidates: Candidates
 
 
 def read_student(problem: SearchProblem, folder: RunFolder, key: str) -> nn.Module:
-    """Load a student of a run, by the run's own builder."""
+    """Load a student of a run with the run's builder."""
     return load_student(folder.student(key), builder=problem.space.builder_function(), paths=problem.paths)
 
 
@@ -102,7 +102,7 @@ def export_student(
 
     Raises:
         CostError: the runtime is not installed.
-        ExportError: it cannot be exported, or computes something else than its network.
+        ExportError: it cannot be exported, or its outputs differ from the network's.
     """
     data, chosen = problem.data, runtime or problem.runtime
     notes = {
@@ -113,28 +113,28 @@ def export_student(
     }
     _export(chosen, student, problem.input_shape, path, notes)
     batches = [data.batch("val", index)[0] for index in random_indices(len(data.val), _PARITY_SAMPLES).split(128)]
-    return _checked(chosen, student, path, batches, problem.config.latency, data.task)
+    return _verified(chosen, student, path, batches, problem.config.latency, data.task)
 
 
 def export_loaded(
     student: nn.Module, spec: Mapping[str, Any], config: SearchFile, path: Path, *, task: str, runtime: Runtime
 ) -> ExportRecord:
-    """Export a student of whose run neither data nor builder are at hand; it is compared on random samples.
+    """Export a student without the data and builder of its run; parity is checked on random samples.
 
     Args:
         student: the network.
         spec: content of its ``architecture.json``.
         config: its search file.
         path: of the file.
-        task: what the network tells of a sample.
-        runtime: that it is exported for.
+        task: name of the task.
+        runtime: the target of the export.
     """
     shape = tuple(spec["input_shape"])
     notes = {"architecture": spec["hash"], **{key: spec.get(key) for key in ("normalisation", "class_names")}}
     _export(runtime, student, shape, path, notes)
     with seeded_torch(0, "parity"):
         batches = [noise(student, (128, *shape), torch.default_generator)]
-    return _checked(runtime, student, path, batches, config.latency, task)
+    return _verified(runtime, student, path, batches, config.latency, task)
 
 
 def _export(runtime: Runtime, student: nn.Module, shape: Sequence[int], path: Path, notes: Mapping[str, Any]) -> None:
@@ -147,7 +147,7 @@ def _export(runtime: Runtime, student: nn.Module, shape: Sequence[int], path: Pa
         raise ExportError(f"{path} cannot be exported for {runtime.title}: {first_line(error)}.") from error
 
 
-def _checked(
+def _verified(
     runtime: Runtime, student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: str
 ) -> ExportRecord:
     parity = verify_export(path, student, batches, runtime=runtime, task=task)
@@ -166,7 +166,7 @@ def _checked(
 
 
 def export_finalists(problem: SearchProblem, folder: RunFolder, journal: Journal) -> None:
-    """Export and time every finalist, and time the teacher, unless the journal has them; nothing else may run."""
+    """Export and time every finalist and time the teacher, unless recorded; call it only while nothing else runs."""
     if journal.metadata.exports is not None:
         return
     done: dict[str, ExportRecord] = {}
@@ -181,7 +181,7 @@ def export_finalists(problem: SearchProblem, folder: RunFolder, journal: Journal
 
 
 def evaluate_once(problem: SearchProblem, folder: RunFolder, journal: Journal) -> None:
-    """Evaluate teacher, student and baseline on test data (on validation data where there is none), once per run."""
+    """Evaluate teacher, student and baseline once per run, on test data, or on validation data without a test split."""
     known = journal.metadata
     winner = best_finalist(known.finalists.values())
     if known.evaluation is not None or winner is None:

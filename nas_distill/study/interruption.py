@@ -1,4 +1,4 @@
-"""Interruption by Ctrl-C and SIGTERM: the first one ends cleanly."""
+"""Interruption by Ctrl-C and SIGTERM: the first signal stops cleanly, the second at once."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ if TYPE_CHECKING:
 
 
 class InterruptedSearchError(NasDistillError):
-    """The search was asked to stop; its message says how to go on."""
+    """A search stopped on request; its message says how to resume."""
 
     interrupted = True
 
 
 class Interruption:
-    """Passes a stop signal on to whatever is running now; where nothing takes it, the block is left at once."""
+    """Handler of stop signals, which calls the current stop function, or raises KeyboardInterrupt without one."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.stop_requested = False
         self._stop: Callable[[], None] | None = None
 
     @contextmanager
     def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Within the block the first signal calls ``stop`` and the block ends by itself; a second one leaves it."""
+        """Call ``stop`` at the first signal within the block, which then ends by itself; a second signal leaves it."""
         self._stop = stop
         try:
-            if self.asked:
+            if self.stop_requested:
                 stop()
             yield
         finally:
             self._stop = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal."""
-        if self._stop is None or self.asked:
-            self.asked = True
+        """Handle a signal."""
+        if self._stop is None or self.stop_requested:
+            self.stop_requested = True
             raise KeyboardInterrupt
-        self.asked = True
+        self.stop_requested = True
         self._stop()
 
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Take SIGINT and SIGTERM for the length of a block (in the main thread alone; elsewhere nothing is taken)."""
+    """Handle SIGINT and SIGTERM within a block; only in the main thread, in others signals are not handled."""
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
@@ -68,28 +68,28 @@ def interruptible() -> Iterator[Interruption]:
 
 
 @contextmanager
-def stoppable(how_to_go_on: str) -> Iterator[None]:
-    """Within the block, Ctrl-C and SIGTERM end it with a sentence.
+def stoppable(how_to_resume: str) -> Iterator[None]:
+    """End a block with one sentence at Ctrl-C or SIGTERM.
 
     Raises:
-        InterruptedSearchError: one of them came; it says ``how_to_go_on``.
+        InterruptedSearchError: a signal came; its message contains ``how_to_resume``.
     """
     try:
         with interruptible():
             yield
     except KeyboardInterrupt as error:
-        raise InterruptedSearchError(f"Stopped. {how_to_go_on}") from error
+        raise InterruptedSearchError(f"Stopped. {how_to_resume}") from error
 
 
 def run_stoppably(
     backend: Backend, source: WorkSource, evaluator: Evaluator, interruption: Interruption, observer: Observer
 ) -> None:
-    """Run a source's work; the first Ctrl-C stops the source and says so, and ``source.stopping`` tells afterwards."""
+    """Run a source's work; the first Ctrl-C stops the source with a note and sets ``source.stopping``."""
 
     def stop() -> None:
         source.stop()
-        with suppress(RuntimeError):  # the signal may have come in the middle of another line
-            observer.note("Stopping; what is finished is kept. Press Ctrl-C again to leave at once.")
+        with suppress(RuntimeError):  # the signal may have interrupted another print
+            observer.note("Stopping; finished work is kept. Press Ctrl-C again to quit at once.")
 
     with interruption.stopping(stop):
         backend.run(source, evaluator)

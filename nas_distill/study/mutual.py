@@ -1,4 +1,4 @@
-"""Mutual learning of a run's finalists."""
+"""Mutual learning of trials of a run."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from nas_distill.utils.seeds import derive
 def distill_mutually(
     run: StoredRun, trials: Sequence[TrialRecord], *, epochs: float | None, observer: Observer, **changes: Any
 ) -> list[Student]:
-    """Distil trials side by side in this process; see ``Run.distill_mutually``."""
+    """Distil trials that teach each other, in this process; see ``Run.distill_mutually``."""
     numbers = [trial.number for trial in trials]
     if len(set(numbers)) < 2 or len(set(numbers)) != len(numbers):
-        raise RunError(f"Mutual learning takes at least two different trials, not {numbers}.")
+        raise RunError(f"Mutual learning needs at least two different trials, not {numbers}.")
     training = run.final_training(epochs, changes, source="distill_mutually(...)")
-    mark = f"mutual-{json_digest([sorted(numbers), training.model_dump(mode='json')], 8)}"
+    label = f"mutual-{json_digest([sorted(numbers), training.model_dump(mode='json')], 8)}"
     problem = run.problem
     temperature = problem.terms(training).temperature
     if temperature is None:
         raise ConfigError(
-            f"distill_mutually(...): the loss has no term '{problem.task.answers_loss}', by which peers teach each "
-            "other."
+            f"distill_mutually(...): the loss has no term '{problem.task.answers_loss}', by which students "
+            "teach each other."
         )
     with disk_errors(run.folder.path):
         teacher = teacher_signal(problem, run.folder, observer, training)
@@ -56,13 +56,13 @@ def distill_mutually(
                     paths=problem.paths,
                 )
             )
-        keys = [f"{trial.key}-{mark}" for trial in trials]
+        keys = [f"{trial.key}-{label}" for trial in trials]
         checkpoints = [run.folder.checkpoint(key) for key in keys]
         found = [distiller.load(folder) for distiller, folder in zip(distillers, checkpoints)]
         if any(found) and len({distiller.step for distiller in distillers}) > 1:
             raise RunError(
-                f"The checkpoints of {', '.join(keys)} are of different steps, as their process died between them; "
-                "delete them to start anew."
+                f"The checkpoints of {', '.join(keys)} are of different steps, since their process died between them; "
+                "delete them to start again."
             )
         connect_peers(distillers, signals)
         first = distillers[0]

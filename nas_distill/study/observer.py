@@ -1,4 +1,4 @@
-"""Observers of a search's progress: silent, terminal or notebook."""
+"""Observers of a search's progress: silent, or on a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.finalists import FinalProgress
 from nas_distill.engine.progress import Event, Progress
 from nas_distill.engine.survey import Estimate, Survey
-from nas_distill.reports import formatting as words
+from nas_distill.reports import formatting
 from nas_distill.reports.final import final_table
 from nas_distill.reports.live import Progress as LiveView
 from nas_distill.reports.live import make_console
@@ -27,42 +27,42 @@ from nas_distill.study.reporting import cost_summary, progress_view
 
 
 class Observer(Protocol):
-    """Told what happens, from the thread that searches; must return quickly and not raise."""
+    """Callbacks for a search's progress, called from the searching thread; they must return quickly and not raise."""
 
     def phase(self, name: str) -> None:
-        """A phase begins: teacher store, calibration, noise probe, search, full distillation, evaluation, export."""
+        """Note that a phase begins, such as teacher store, search or full distillation."""
         ...
 
     def step(self, done: int, total: int, text: str = "") -> None:
-        """The phase has done ``done`` of ``total``."""
+        """Note that the phase has completed ``done`` of ``total`` steps."""
         ...
 
     def event(self, event: Event, progress: Callable[[], Progress]) -> None:
-        """Something happened to a trial.
+        """Note an event of a trial.
 
-        ``progress`` returns a snapshot of the search as it is when it is called, from this thread only.
+        ``progress`` returns a snapshot of the search at the time of its call; call it from this thread only.
         """
         ...
 
     def note(self, text: str) -> None:
-        """Something a user should know, in a sentence."""
+        """Show a sentence that a user should know."""
         ...
 
     def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, problem: SearchProblem) -> None:
-        """The space has been looked at; nothing has been trained."""
+        """Note the costs of sampled candidates, before any training."""
         ...
 
     def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
-        """A finalist, or a baseline, has trained another epoch or come to its end; ``progress`` is that of all."""
+        """Note that a finalist or baseline trained an epoch or ended; ``progress`` is of all full distillations."""
         ...
 
     def finished(self, report: FinalReport) -> None:
-        """The search has come to its end."""
+        """Note the end of the search."""
         ...
 
 
 class Silent:
-    """Tells nobody."""
+    """An observer that ignores everything."""
 
     def phase(self, name: str) -> None:
         """Ignore it."""
@@ -86,7 +86,7 @@ class Silent:
         """Ignore it."""
 
 
-_WORDS = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
+_OUTCOMES = {"complete": "complete", "pruned": "stopped", "failed": "failed", "interrupted": "interrupted"}
 _UNITS: dict[str, str] = {
     Phase.TEACHER_VALIDATION: "samples",
     Phase.TEACHER_STORE: "samples",
@@ -98,7 +98,7 @@ _UNITS: dict[str, str] = {
 
 
 class ConsoleObserver:
-    """Shows a search on a console; a context manager, so that the terminal is given back whatever happens."""
+    """A console view of a search; a context manager, so that the terminal is always restored."""
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self.console = console or make_console()
@@ -125,7 +125,7 @@ class ConsoleObserver:
         self._view.update(ProgressView(name, unit=_UNITS.get(name, "steps")))
 
     def step(self, done: int, total: int, text: str = "") -> None:
-        """Show how far the phase is."""
+        """Show the progress of the phase."""
         elapsed = time.monotonic() - self._began
         left = elapsed * (total - done) / done if done else None
         unit = "epochs" if text else _UNITS.get(self._phase, "steps")
@@ -134,16 +134,16 @@ class ConsoleObserver:
             self._view.event(text)
 
     def event(self, event: Event, progress: Callable[[], Progress]) -> None:
-        """Show the search's state, and say what happened to a trial."""
+        """Show the state of the search and the event of a trial."""
         if self.quiet:
             return
         now = progress()
         self._view.update(progress_view(Phase.SEARCH, now))
         if event.kind == "rung":
             self._reached[event.key or ""] = event.text
-        elif event.kind in _WORDS:
+        elif event.kind in _OUTCOMES:
             text = event.text or self._reached.get(event.key or "", "")
-            self._view.event(f"trial {event.number} {_WORDS[event.kind]}{': ' if text else ''}{text}")
+            self._view.event(f"trial {event.number} {_OUTCOMES[event.kind]}{': ' if text else ''}{text}")
         elif event.kind == "ended" and now.done + now.running < now.requested and not now.stopping:
             self._view.note(f"No more candidates: {event.text.rstrip('.')}.")
 
@@ -152,13 +152,13 @@ class ConsoleObserver:
         self._view.note(text)
 
     def survey(self, survey: Survey, estimate: Estimate, pricing: Pricing, problem: SearchProblem) -> None:
-        """Print what candidates cost."""
+        """Print the table of costs."""
         self.summary = cost_summary(survey, estimate, pricing, problem)
         if not self.quiet:
             self.console.print(cost_table(self.summary))
 
     def finalist(self, finalist: Finalist, progress: FinalProgress) -> None:
-        """Show how far the full distillations are, epoch by epoch."""
+        """Show the progress of the full distillations, per epoch."""
         elapsed = time.monotonic() - self._began
         self._view.update(
             ProgressView(
@@ -170,35 +170,34 @@ class ConsoleObserver:
                 left_seconds=progress.seconds_left,
             )
         )
-        what = f"trial {finalist.trial} {'taught' if finalist.taught else 'on labels alone'}"
+        what = f"trial {finalist.trial} {'taught' if finalist.taught else 'on labels only'}"
         if finalist.quality is not None:
             # One that was stopped early and is near the budget's limit has no short score.
             scored = finalist.score is not None and math.isfinite(finalist.score)
-            short = "" if not scored else f" (short: {words.percent(finalist.score)})"
-            self._view.event(f"{what}: {words.percent(finalist.quality)} on validation data{short}")
+            short = "" if not scored else f" (short: {formatting.percent(finalist.score)})"
+            self._view.event(f"{what}: {formatting.percent(finalist.quality)} on validation data{short}")
         elif finalist.cause is not None:
             self._view.event(f"{what} failed: {finalist.cause}")
-        elif len(finalist.qualities) < progress.length:  # the last one is told with its end
-            reached = f"{words.percent(finalist.qualities[-1])} after epoch {len(finalist.qualities)}"
+        elif len(finalist.qualities) < progress.length:  # the last epoch is reported with the end
+            reached = f"{formatting.percent(finalist.qualities[-1])} after epoch {len(finalist.qualities)}"
             reached += f" of {progress.length}"
             left = progress.seconds_left
-            # The live view has the time left already, and keeps it up to date.
-            told = f"; about {words.duration(left)} left" if left is not None and self._view.mode == "plain" else ""
-            self._view.event(f"{what}: {reached}{told}")
+            # The live view shows the time left itself.
+            remaining = (
+                f"; about {formatting.duration(left)} left" if left is not None and self._view.mode == "plain" else ""
+            )
+            self._view.event(f"{what}: {reached}{remaining}")
 
     def finished(self, report: FinalReport) -> None:
-        """Print what the search found."""
+        """Print the result of the search."""
         self._view.stop()
         if not self.quiet:
             self.console.print(final_table(report))
 
 
 @contextmanager
-def watched(observer: Observer | None, *, quiet: bool = False) -> Iterator[Observer]:
-    """Yield ``observer``; where there is none, one that shows everything on this terminal or in this notebook.
-
-    Unless it is to be ``quiet``.
-    """
+def default_observer(observer: Observer | None, *, quiet: bool = False) -> Iterator[Observer]:
+    """Yield ``observer``, or a console observer where it is None; ``quiet`` makes that show nothing."""
     if observer is not None:
         yield observer
     else:

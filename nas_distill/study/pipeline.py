@@ -1,4 +1,4 @@
-"""The phases of a search in order; each resumes from the journal."""
+"""The phases of a search, in order; each resumes from the journal."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ from nas_distill.runs.metadata import (
     Unpruned,
 )
 from nas_distill.runs.records import read_records, write_csv
-from nas_distill.study.assembling import LibraryAssembler, describe_alternatives, scored
-from nas_distill.study.cutting import advise, describe_cutting, keep_findings, untrained_weights
+from nas_distill.study.assembly import LibraryAssembler, describe_alternatives, scored
+from nas_distill.study.cutting import budget_advice, cache_plan, describe_cutting, unordered_inheritance
 from nas_distill.study.finish import evaluate_once, export_finalists, screened_finalists
 from nas_distill.study.interruption import InterruptedSearchError, Interruption, run_stoppably
 from nas_distill.study.latency import fit_latency_predictor, networks_to_time, restore_latency_predictor, time_teacher
 from nas_distill.study.observer import Observer
 from nas_distill.study.problem import SearchProblem
 from nas_distill.study.run import Run, write_picture, write_run_card
-from nas_distill.study.signals import compared_layers, store_contents, teacher_signal
+from nas_distill.study.signals import describe_compared_layers, store_contents, teacher_signal
 from nas_distill.study.trust import remember_run
 from nas_distill.teacher import TeacherSignal, TeacherStore
 from nas_distill.utils.errors import NasDistillError, RunError
@@ -63,7 +63,7 @@ from nas_distill.utils.modules import resolve_device
 
 
 class Pipeline:
-    """One search in one folder."""
+    """A search in a run folder."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Pipeline:
         *,
         started: float | None = None,
     ) -> None:
-        """Take what a search works on; ``started`` is when it was asked for, by ``time.perf_counter()``."""
+        """Prepare a search; ``started`` is the start of its time, by ``time.perf_counter()``."""
         self._accounted = time.perf_counter() if started is None else started
         self.problem = problem
         self.config = problem.config
@@ -84,11 +84,11 @@ class Pipeline:
         self.candidates = problem.candidates(written_folders(folder.path))
 
     def run(self) -> None:
-        """Search, distil the finalists, export and time them, look at test data once, and report.
+        """Search, distil the finalists, export and time them, evaluate once on test data, and report.
 
         Raises:
-            InterruptedSearchError: it was asked to stop; the journal holds all that was finished.
-            NasDistillError: what is wrong with the problem or the run folder.
+            InterruptedSearchError: it was stopped on request; the journal contains all finished work.
+            NasDistillError: the problem or the run folder is invalid.
         """
         self.observer.note(f"Run: {self.folder.path}")
         with disk_errors(self.folder.path), self.folder.lock(), self.candidates:
@@ -107,16 +107,16 @@ class Pipeline:
             write_text(self.folder.search_yaml, dump_yaml(self.config))
             remember_run(self.folder, base)
             if self.problem.cutting is not None:
-                keep_findings(self.problem.cutting, self.folder.plan)
+                cache_plan(self.problem.cutting, self.folder.plan)
             try:
                 self._phases(journal, objectives)
             except KeyboardInterrupt as error:
                 raise InterruptedSearchError(self._how_to_resume()) from error
             finally:
                 if self.folder.exists:
-                    with suppress(OSError, NasDistillError):  # a full disk has been told of already
+                    with suppress(OSError, NasDistillError):  # a full disk was reported already
                         if not journal.metadata.finished:
-                            self._keep_rest(journal)
+                            self._record_remaining_time(journal)
                         write_csv(read_records(journal.study), self.folder.trials_csv)
 
     def _phases(self, journal: Journal, objectives: Objectives) -> None:
@@ -129,19 +129,19 @@ class Pipeline:
         try:
             with self._phase(journal, Phase.SURVEY):
                 survey = self.survey(pricing)
-        except NasDistillError:  # told before the teacher looks at the data
-            self._leave_nothing(journal)
+        except NasDistillError:  # before the teacher reads the data
+            self._remove_empty_run(journal)
             raise
         with self._phase(journal, Phase.TEACHER_VALIDATION, needed=journal.metadata.teacher is None):
-            self._keep_teacher(journal, pricing)
+            self._record_teacher(journal, pricing)
         signal = self._signal(journal)
         with self._phase(journal, Phase.STEP_TIMING):
             estimate = self.estimate(survey, signal)
-        self._keep_survey(journal, survey, estimate)
+        self._record_survey(journal, survey, estimate)
         self.observer.survey(survey, estimate, pricing, self.problem)
         if self.problem.cutting is not None and self.problem.cutting.inherits:
             with self._phase(journal, Phase.IMPORTANCE):
-                _ = self.problem.cutting.inheritance  # measured when first asked for
+                _ = self.problem.cutting.inheritance  # measured at first use
         assembler = self._assembler(journal, pricing)
         evaluator = self.problem.evaluator(signal, self.folder)
         search = self.config.search
@@ -159,7 +159,7 @@ class Pipeline:
             evaluate_once(self.problem, self.folder, journal)
         with self._phase(journal, Phase.REPORT):
             write_picture(Run(self.folder.path, problem=self.problem))
-        self._keep_rest(journal)  # before it is told
+        self._record_remaining_time(journal)  # before the report reads the timings
         run = Run(self.folder.path, problem=self.problem)
         write_run_card(run)
         journal.note(phase=None, finished=True)
@@ -171,20 +171,20 @@ class Pipeline:
             then = ", ".join(f"{name} {before}" for name, (before, _) in changed.items())
             now = ", ".join(f"{name} {after}" for name, (_, after) in changed.items())
             self.observer.note(
-                f"This run was begun under {then} and continues under {now}: scores of before and after may differ."
+                f"This run was started with {then} and continues with {now}; scores from before and after may differ."
             )
 
-    def _leave_nothing(self, journal: Journal) -> None:
-        """Take a run away that found nothing to train, so that the next one, of a mended file, gets its place."""
+    def _remove_empty_run(self, journal: Journal) -> None:
+        """Remove a run without trials, so that the next search, of a corrected file, gets its folder."""
         if journal.study.get_trials(deepcopy=False):
             return
         for path in (self.folder.search_yaml, self.folder.plan, self.folder.journal, self.folder.lock_file):
             path.unlink(missing_ok=True)
-        with suppress(OSError):  # there is something else in it
+        with suppress(OSError):  # it contains other files
             self.folder.path.rmdir()
 
     def pricing(self, journal: Journal | None) -> Pricing:
-        """Calibrate latency, unless the journal holds it, and count the teacher."""
+        """Return the pricing: with the stored or newly fitted latency predictor, and the teacher's costs."""
         stored = None if journal is None else journal.metadata.latency
         if stored is not None:
             latency, measured = restore_latency_predictor(stored.model), stored.teacher_ms
@@ -198,7 +198,7 @@ class Pipeline:
                 journal.note(latency=LatencyRecord(model=model, teacher_ms=measured))
         return self.problem.pricing(latency, measured, self.candidates)
 
-    def _keep_teacher(self, journal: Journal, pricing: Pricing) -> None:
+    def _record_teacher(self, journal: Journal, pricing: Pricing) -> None:
         known = journal.metadata
         validation = self._teacher_validation() if known.teacher is None else known.teacher.validation
         journal.note(
@@ -210,16 +210,16 @@ class Pipeline:
     def _teacher_validation(self) -> float:
         data = self.problem.data
         logits = predict_logits(self.problem.teacher.module, self._counted(data.inputs("val"), len(data.val)))
-        found = self.problem.task.quality(logits, data.labels("val"))
-        if found < 0:
+        quality = self.problem.task.quality(logits, data.labels("val"))
+        if quality < 0:
             self.observer.note(
-                f"The teacher's R\N{SUPERSCRIPT TWO} on validation data is {found:.2f}, worse than their mean; are its "
-                "outputs in the units of the targets?"
+                f"The teacher's R\N{SUPERSCRIPT TWO} on validation data is {quality:.2f}, worse than their mean; are "
+                "its outputs in the units of the targets?"
             )
-        return found
+        return quality
 
     def _counted(self, batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
-        """Yield the batches and tell the observer how many of their samples have been worked on."""
+        """Yield the batches and report the number of processed samples to the observer."""
         done = 0
         for batch in batches:
             yield batch
@@ -227,11 +227,11 @@ class Pipeline:
             self.observer.step(done, total)
 
     def survey(self, pricing: Pricing) -> Survey:
-        """Look at the space.
+        """Sample the space, and price the candidates.
 
         Raises:
-            BudgetError: nothing in it is within the budget.
-            RunError: nothing in it can be built.
+            BudgetError: no candidate is within the budget.
+            RunError: no candidate can be built.
         """
         config = self.config
         survey = survey_space(
@@ -241,15 +241,15 @@ class Pipeline:
             seed=config.seed,
             on_step=self.observer.step,
         )
-        if (advice := advise(survey, pricing.budget, self.problem.cutting)) is not None:
+        if (advice := budget_advice(survey, pricing.budget, self.problem.cutting)) is not None:
             self.observer.note(advice)
         return survey
 
     def estimate(self, survey: Survey, signal: TeacherSignal | None) -> Estimate:
-        """Time a training step of a typical candidate, and what it takes beside its training."""
+        """Time a training step of a typical candidate and its overhead, and estimate the time of the search."""
         config, problem = self.config, self.problem
         step = typical_seconds(survey, problem.builder, problem.data, signal, config.score.training, config.device)
-        untrained = replace(problem.builder, weights=untrained_weights(problem.cutting))
+        untrained = replace(problem.builder, weights=unordered_inheritance(problem.cutting))
         judging = typical_judging(survey, untrained, problem.data, config)
         return estimate_seconds(config, problem.data, step, config.search.trials, judging)
 
@@ -257,7 +257,7 @@ class Pipeline:
         problem = self.problem
         with self._phase(journal, Phase.TEACHER_STORE, needed=self.config.teacher.signal != "live"):
             signal = teacher_signal(problem, self.folder, self.observer, self.config.score.training)
-        for sentence in compared_layers(problem, self.candidates):
+        for sentence in describe_compared_layers(problem, self.candidates):
             self.observer.note(sentence)
         if not isinstance(signal, TeacherStore):
             return signal
@@ -265,7 +265,7 @@ class Pipeline:
         journal.note(store=StoreRecord(key=signal.key, bytes=signal.bytes, seconds=signal.seconds, samples=samples))
         return signal
 
-    def _keep_survey(self, journal: Journal, survey: Survey, estimate: Estimate) -> None:
+    def _record_survey(self, journal: Journal, survey: Survey, estimate: Estimate) -> None:
         journal.note(
             survey=SurveyRecord(
                 cheapest=survey.cheapest.costs,
@@ -281,21 +281,21 @@ class Pipeline:
         )
 
     def _assembler(self, journal: Journal, pricing: Pricing) -> LibraryAssembler | None:
-        """Distil the alternatives of the teacher's blocks, where candidates are assembled of such."""
+        """Distil the alternatives of the teacher's blocks, and return their assembler; None for strategy: sample."""
         config, cutting = self.config, self.problem.cutting
         if config.search.strategy == "sample" or cutting is None:
             return None
-        asked: list[bool] = []
+        stop_requested: list[bool] = []
 
         def on_begin(count: int) -> None:
             self.observer.note(describe_alternatives(count, cutting, config.blockwise.epochs))
 
         def on_step(done: int, total: int) -> None:
             self.observer.step(done, total)
-            if asked:
+            if stop_requested:
                 raise KeyboardInterrupt
 
-        with self._phase(journal, Phase.BLOCKWISE), self.interruption.stopping(lambda: asked.append(True)):
+        with self._phase(journal, Phase.BLOCKWISE), self.interruption.stopping(lambda: stop_requested.append(True)):
             library = build_library(
                 cutting.inheritance,
                 self.problem.data,
@@ -360,7 +360,7 @@ class Pipeline:
             seed=self.config.seed,
             objectives=objectives,
             margin=margin,
-            # The hypervolume counts what is within the budget; without a limit, what is within the teacher's cost.
+            # The hypervolume is bounded by the budget, or by the teacher's cost where no limit is set.
             reference={
                 name: pricing.teacher[name]
                 for name in objectives.costs
@@ -398,14 +398,14 @@ class Pipeline:
         with self._phase(journal, Phase.FULL_DISTILLATION, needed=not source.complete):
             evaluator = self._for_finalists(evaluator)
             while not source.complete:
-                # A second round is for the baseline of one that overtook the others at the very end.
+                # A second round trains the baseline of a finalist that became the best only at its end.
                 self._execute(backend, source, evaluator)
         if best_finalist(source.entries) is None:
             causes = [entry.cause for entry in source.entries if entry.cause]
-            raise RunError(f"every finalist failed in its full distillation; the first with: {causes[0].rstrip('.')}.")
+            raise RunError(f"Every finalist failed in its full distillation; the first with: {causes[0].rstrip('.')}.")
 
     def _for_finalists(self, evaluator: StudentEvaluator) -> StudentEvaluator:
-        """Ask the teacher for what the finalists' loss reads, which may be more than what scores are made of."""
+        """Return the evaluator with the teacher signal of the finalists' loss, which may read more than the score's."""
         score, final = self.config.score.training, self.config.final.training
         if store_contents(self.problem, score) == store_contents(self.problem, final):
             return evaluator
@@ -413,29 +413,29 @@ class Pipeline:
 
     def _execute(self, backend: Backend, source: WorkSource, evaluator: StudentEvaluator) -> None:
         run_stoppably(backend, source, evaluator, self.interruption, self.observer)
-        if self.interruption.asked:
+        if self.interruption.stop_requested:
             raise InterruptedSearchError(self._how_to_resume())
 
     @contextmanager
     def _phase(self, journal: Journal | None, phase: Phase, *, needed: bool = True) -> Iterator[None]:
-        """Announce and time a phase; one that has nothing to do is not announced, and its time is part of the rest."""
+        """Announce and time a phase; one that is not needed is not announced, and counts as other time."""
         if not needed:
             yield
             return
-        self._keep_rest(journal)
+        self._record_remaining_time(journal)
         if journal is not None:
             journal.note(phase=phase)
         self.observer.phase(phase)
         try:
             yield
         finally:
-            self._keep_time(journal, phase)
+            self._record_time(journal, phase)
 
-    def _keep_rest(self, journal: Journal | None) -> None:
-        """Account for the time since the last phase, so that the parts of a run add up to the whole."""
-        self._keep_time(journal, Phase.OTHER)
+    def _record_remaining_time(self, journal: Journal | None) -> None:
+        """Record the time since the last phase as other, so that all phases add up to the total."""
+        self._record_time(journal, Phase.OTHER)
 
-    def _keep_time(self, journal: Journal | None, phase: Phase) -> None:
+    def _record_time(self, journal: Journal | None, phase: Phase) -> None:
         if journal is None:
             return
         now = time.perf_counter()
@@ -445,4 +445,4 @@ class Pipeline:
         journal.note(timings={**timings, phase: spent})
 
     def _how_to_resume(self) -> str:
-        return f"Stopped. What is finished is kept in {self.folder.path}; the same command with --resume goes on."
+        return f"Stopped. Finished work is kept in {self.folder.path}; resume with the same command and --resume."

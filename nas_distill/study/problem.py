@@ -1,4 +1,4 @@
-"""The problem of a search, resolved once: data, teacher, space, builder, and what follows from the search file."""
+"""The problem of a search, resolved once from its file: data, teacher, space, builder, costs and objectives."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from nas_distill.pruning.backbone import HOW_TO_NAME
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import identity_of
 from nas_distill.spaces import Architecture, InitialWeights, NetworkBuilder, SearchSpace, load_space
-from nas_distill.study.cutting import Cutting, cut_from, is_from_teacher, with_rates_of_start
+from nas_distill.study.cutting import Cutting, is_from_teacher, prune_teacher, with_start_learning_rates
 from nas_distill.tasks import Task, find_task
 from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
 from nas_distill.utils.errors import ConfigError, CostError, MissingArgumentError, first_line
@@ -50,11 +50,18 @@ FROM_PYTHON = "<python>"
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """A search file and the objects that it names; ``paths`` are where relative files and modules are looked for.
+    """A search file with the objects that it names.
 
-    The first of them is the search file's own folder. ``others`` teach beside ``teacher``. ``cutting``: how students
-    are cut from the teacher, where they are. ``notes`` are sentences on defaults that follow from all these.
-    ``costs`` are the user's own, and built-in ones with options.
+    Attributes:
+        config: the search file, with defaults that depend on data and teacher.
+        data: the samples.
+        teacher: the teacher; percentages of budgets refer to its costs.
+        space: the search space.
+        paths: folders in which relative files and modules are resolved; the first is the search file's.
+        others: further teachers.
+        cutting: the pruned teacher and its space; None where students are not cut from the teacher.
+        notes: sentences on defaults that were chosen.
+        costs: the user's own costs, and built-in ones with options.
     """
 
     config: SearchFile
@@ -69,17 +76,17 @@ class SearchProblem:
 
     @property
     def runtime(self) -> Runtime:
-        """The deployment runtime: what latency is of, and what students are exported for."""
+        """The deployment runtime, for latency and exports."""
         return find_runtime(self.config.latency.runtime, paths=self.paths)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
+        """Shape of a sample."""
         return self.data.input_shape
 
     @cached_property
     def builder(self) -> NetworkBuilder:
-        """Builds the network of any architecture, with random weights."""
+        """Builder of networks with random weights."""
         return NetworkBuilder.of(self.space, self.data)
 
     def build(self, architecture: Architecture, seed: int | None = None, *, stream: str = "init") -> nn.Module:
@@ -88,16 +95,16 @@ class SearchProblem:
 
     @property
     def task(self) -> Task:
-        """What networks tell of a sample: its label check, quality, losses and evaluation."""
+        """The task: label check, quality, losses and evaluation."""
         return find_task(self.data.task)
 
     def terms(self, training: TrainingConfig) -> LossTerms:
-        """Return the loss terms of one of its trainings, found and checked."""
+        """Return the loss terms of a training, imported and checked."""
         return LossTerms.of(training.loss, task=self.data.task, paths=self.paths)
 
     @property
     def required_costs(self) -> set[str]:
-        """The costs that a limit or an objective asks for."""
+        """Names of the costs in limits and objectives."""
         search = self.config.search
         return {
             *self.config.budget,
@@ -107,9 +114,9 @@ class SearchProblem:
 
     @cached_property
     def teacher_costs(self) -> dict[str, float]:
-        """The teacher's costs, but for those that are measured; the user's own are asked in a worker process.
+        """The teacher's costs without measured ones; the user's own are computed in a worker process.
 
-        One of the user's own that fails for the teacher is left out, unless an amount is a share of it.
+        A cost of the user's own that fails for the teacher is left out, unless an amount is a percentage of it.
 
         Raises:
             CostError: the teacher's costs are needed and cannot be counted.
@@ -129,14 +136,14 @@ class SearchProblem:
                     found.pop(name, None)  # a built-in cost's with other options
                     if name in shares:
                         raise CostError(
-                            f"'{name}' is limited to a share of the teacher's, which cannot be counted: "
+                            f"'{name}' is limited to a percentage of the teacher's, which cannot be counted: "
                             f"{first_line(error)}."
                         ) from error
         return found
 
     @cached_property
     def objectives(self) -> Objectives:
-        """Quality and the costs that are minimised; a target in percent is in plain numbers.
+        """Quality and the costs that are minimised; a target in percent is converted to base units.
 
         Raises:
             BudgetError: the target cannot be read.
@@ -145,7 +152,7 @@ class SearchProblem:
 
     @cached_property
     def _limits(self) -> dict[str, Limit | None]:
-        """The limits in plain numbers; None for a share of the teacher's latency, which is measured only later."""
+        """Limits in base units; None for a percentage of the teacher's latency, which is measured only later."""
 
         def read(name: str, given: Any) -> Limit | None:
             later = cost_info(name).measured and "%" in str(given)
@@ -154,10 +161,10 @@ class SearchProblem:
         return {name: read(name, given) for name, given in self.config.budget.items()}
 
     def check_costs(self) -> None:
-        """Refuse a cost or an amount that cannot be read, before anything is timed or trained.
+        """Check costs and amounts before anything is timed or trained.
 
         Raises:
-            BudgetError: names it.
+            BudgetError: a cost or an amount is invalid.
             CostError: the deployment runtime is not installed.
         """
         self.runtime.require()
@@ -171,12 +178,12 @@ class SearchProblem:
         teacher_latency_ms: float | None = None,
         candidates: Candidates | None = None,
     ) -> Pricing:
-        """Return what prices architectures: costs, the teacher's among them, and the budget in plain numbers.
+        """Return the pricing of architectures: the cost model, the teacher's costs, and the budget in base units.
 
         Args:
-            latency: the fitted predictor; None leaves latency out.
-            teacher_latency_ms: measured, beside the predictor.
-            candidates: builds networks; one of its own unless given.
+            latency: the fitted predictor; None excludes latency.
+            teacher_latency_ms: the teacher's measured latency.
+            candidates: builder of networks; a new one unless given.
 
         Raises:
             BudgetError: the budget cannot be read.
@@ -186,31 +193,31 @@ class SearchProblem:
         later = {name: self.config.budget[name] for name, limit in self._limits.items() if limit is None}
         known = Budget.parse(later, measured).limits
         budget = Budget({name: limit or known[name] for name, limit in self._limits.items()})
-        # The user's own, and built-in ones with options, stand in for the built-in ones of their names.
+        # The user's own costs, and built-in ones with options, replace the built-in ones of the same names.
         asked: list[str | Cost] = [*counted_names(), *self.costs, *((LATENCY,) if latency is not None else ())]
         model = CostModel(asked, self.input_shape, latency)
         return Pricing.by_model(model, candidates or self.candidates(), budget, {**self.teacher_costs, **measured})
 
     @property
     def base(self) -> Path:
-        """The folder that relative files are looked for in first."""
+        """The first folder in which relative files are resolved."""
         return self.paths[0] if self.paths else Path.cwd()
 
     def blocks_folder(self, folder: RunFolder) -> Path:
-        """Return where the blocks of a run are kept that were distilled one by one."""
+        """Return the folder of a run's library of distilled blocks."""
         named = self.config.blockwise.library
         return folder.blocks if named is None else self.base / Path(named).expanduser()
 
     def candidates(self, places: Sequence[Path] = ()) -> Candidates:
-        """Return what builds candidates in a process of its own; ``places``: folders that are written to."""
+        """Return the builder of candidates in a separate process; ``places``: folders that may be written to."""
         minutes = self.config.search.trial_limit_minutes
         seconds = None if minutes is None else 60 * minutes
         return Candidates(self.builder, seed=self.config.seed, seconds=seconds, places=places)
 
     def student_builder(self, folder: RunFolder | None = None) -> NetworkBuilder:
-        """Return what builds students with the weights that they begin with.
+        """Return the builder of students with their initial weights.
 
-        ``folder``: of their run, where blocks may have been distilled that they take.
+        ``folder``: of their run, whose distilled blocks they may start from.
         """
         if self.cutting is None or not self.cutting.inherits:
             return self.builder
@@ -222,12 +229,12 @@ class SearchProblem:
         return replace(self.builder, weights=weights)
 
     def evaluator(self, signal: TeacherSignal, folder: RunFolder | None = None) -> StudentEvaluator:
-        """Return what trains students, taught by ``signal``; ``folder`` as for ``student_builder``."""
+        """Return the evaluator of students taught by ``signal``; ``folder`` as for ``student_builder``."""
         return StudentEvaluator(self.data, self.student_builder(folder), signal, self.config.device, self.paths)
 
     @property
     def identity(self) -> dict[str, str]:
-        """A digest of each thing that the scores and students of a run depend on."""
+        """Digests of everything that scores and students of a run depend on, by section."""
         config = self.config
         others = [[teacher.fingerprint for teacher in self.others], config.teacher.combine] if self.others else []
         return identity_of(
@@ -246,7 +253,7 @@ class SearchProblem:
 
 @dataclass(frozen=True)
 class _Teacher:
-    """Content of the process that asks the user's own costs about the teacher."""
+    """The teacher in a worker process that computes the user's own costs of it."""
 
     module: nn.Module
     input_shape: tuple[int, ...]
@@ -267,14 +274,21 @@ def resolve(
     plan: Path | None = None,
     on_phase: Callable[[str], None] | None = None,
 ) -> SearchProblem:
-    """Load what a search file names; ``data``, ``teacher``, ``space`` and ``builder`` stand in for their sections.
+    """Load the objects that a search file names, and return the problem.
 
-    ``plan`` is the file where their run may have kept what can be cut from the teacher. ``on_phase`` is told when that
-    is looked for, which takes minutes for a large network.
+    Args:
+        config: the search file.
+        paths: folders in which relative files and modules are resolved.
+        data: replaces the file's section, as do ``teacher``, ``space`` and ``builder``.
+        teacher: a network, or several.
+        space: a space, or its content.
+        builder: of the networks of ``space``.
+        plan: the file of the run's stored pruning plan.
+        on_phase: called with the phase when the pruning plan is searched for, which takes minutes for a large network.
 
     Raises:
-        ConfigError: a section came from Python when the run was made, and is not given now.
-        NasDistillError: what is wrong with data, teacher or space.
+        ConfigError: a section is invalid, or came from Python when the run was made and is not given now.
+        NasDistillError: data, teacher or space are invalid.
     """
     if data is None:
         data = load_data(config.data, paths, config.seed)
@@ -297,9 +311,9 @@ def resolve(
     if is_from_teacher(content):
         if builder is not None:
             raise ConfigError(
-                "'builder' does not go with a space cut from the teacher, whose builder is the teacher's own."
+                "'builder' cannot be combined with a space cut from the teacher, whose builder is the teacher's own."
             )
-        cutting = cut_from(content, config, frozen[0], data, plan, on_phase)
+        cutting = prune_teacher(content, config, frozen[0], data, plan, on_phase)
     _check_task(config, data.task, None if cutting is None else cutting.config)
     if config.search.strategy != "sample" and (cutting is None or not cutting.inherits):
         raise ConfigError(
@@ -308,30 +322,30 @@ def resolve(
         )
     if config.search.strategy != "sample" and cutting is not None and not cutting.plan.blocks:
         raise ConfigError(
-            f"search.strategy: '{config.search.strategy}' assembles blocks, and no trunk of blocks is found in the "
-            f"teacher; {HOW_TO_NAME}, or take strategy: sample."
+            f"search.strategy: '{config.search.strategy}' assembles blocks, and no backbone of blocks is found in "
+            f"the teacher; {HOW_TO_NAME}, or take strategy: sample."
         )
     if config.score.rungs == (0.0,) and (cutting is None or cutting.config.start != "inherited"):
         raise ConfigError(
-            "score.rungs: [0] judges candidates by the weights that they inherit, untrained: take a space that is cut "
+            "score.rungs: [0] scores candidates by their inherited weights without training: take a space that is cut "
             "from the teacher (space: from_teacher) with start: inherited, or rungs that end with 1."
         )
-    config, rates = with_rates_of_start(config, cutting)
+    config, rates = with_start_learning_rates(config, cutting)
     found = _load_space(content, paths, builder) if cutting is None else cutting.space
     others = tuple(frozen[1:])
     return SearchProblem(config, data, frozen[0], found, tuple(paths), others, cutting, (*notes, *rates), costs)
 
 
 def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None) -> None:
-    """Refuse settings that need classes, for data of another task; ``cutting``: how students are cut, if they are.
+    """Refuse settings that need classes for data of another task; ``cutting``: settings of the cut, if any.
 
     Raises:
-        ConfigError: names the setting, and what to take instead.
+        ConfigError: names the setting and an alternative.
     """
     kind = find_task(task)
     if not kind.exclusive and cutting is not None and cutting.depth == "redundancy":
         raise ConfigError(
-            f"space.from_teacher.depth: 'redundancy' compares classes' probabilities, and the data are of {task}; take "
+            f"space.from_teacher.depth: 'redundancy' compares class probabilities, and the data are of {task}; take "
             "'position' or 'each'."
         )
     for name, training in (("score", config.score.training), ("final", config.final.training)):
@@ -341,24 +355,24 @@ def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None
 
 
 def _with_suited_optimizer(config: SearchFile, teacher: Teacher, data: Dataset) -> tuple[SearchFile, list[str]]:
-    """Return the search file with the optimiser that suits networks of the teacher's kind, and a sentence about it."""
+    """Return the search file with the default optimiser for the teacher's kind of network, and a sentence about it."""
     if not attends(teacher.module, data.input_shape):
         return config, []
     config, sections = with_adamw(config)
     if not sections:
         return config, []
     return config, [
-        f"Optimiser of {' and '.join(sections)}: adamw at a rate of {ADAMW_LR:g}, since the teacher attends or reads "
-        "tokens; optimizer: {name: ..., lr: ...} sets another."
+        f"Optimiser of {' and '.join(sections)}: adamw at a rate of {ADAMW_LR:g}, since the teacher has attention "
+        "or reads tokens; optimizer: {name: ..., lr: ...} sets another."
     ]
 
 
 def with_costs(config: SearchFile, paths: Sequence[Path] = ()) -> tuple[SearchFile, tuple[Cost, ...]]:
-    """Return a search file whose own costs have their units, and these costs; nothing of their code is called.
+    """Return the search file with the units of the user's own costs, and these costs; none of them is called.
 
     Raises:
-        BudgetError: there is no such cost.
-        ConfigError: one cannot be imported, has the name of a built-in cost, or a wrong option.
+        BudgetError: no such cost exists.
+        ConfigError: a cost cannot be imported, has the name of a built-in cost, or an invalid option.
     """
     found, entries = [], []
     for place, entry in enumerate(config.search.costs):
@@ -379,20 +393,20 @@ def with_costs(config: SearchFile, paths: Sequence[Path] = ()) -> tuple[SearchFi
 
 
 def declare_costs(config: SearchFile) -> None:
-    """Make the user's own costs of a search file known to budgets and reports, without loading their code."""
+    """Register names and units of a search file's own costs for budgets and reports, without loading their code."""
     for entry in config.search.costs:
         if is_reference(entry.name):
             declare_cost(entry.key, entry.unit or "")
 
 
 def search_paths(file: Path | None) -> tuple[Path, ...]:
-    """Return the folders for relative files and modules: the search file's own, then the current one."""
+    """Return the folders in which relative files and modules are resolved: the search file's, then the current one."""
     here = Path.cwd()
     return (here,) if file is None else (file.resolve().parent, here)
 
 
 def load_data(config: DataConfig, paths: Sequence[Path], seed: int) -> Dataset:
-    """Load what a data section names."""
+    """Load the data set of a data section."""
     _require_named("data", config.name)
     data = load_dataset(
         config.name,
@@ -422,7 +436,9 @@ def _load_space(content: Any, paths: Sequence[Path], builder: Callable[..., nn.M
     if builder is not None and isinstance(content, Mapping):
         return SearchSpace.from_dict(content, builder=builder, paths=paths)
     if builder is not None:
-        raise ConfigError("'builder' goes with a space given as a mapping of parameters; a named space has its own.")
+        raise ConfigError(
+            "'builder' needs a space given as a mapping of parameters; a named space has its own builder."
+        )
     return load_space(content, paths)
 
 

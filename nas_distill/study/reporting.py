@@ -1,4 +1,4 @@
-"""Reports from run metadata."""
+"""Reports of a run, from its records and metadata."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas_distill.engine.finalists import best_finalist
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.export.student import load_spec
-from nas_distill.reports import formatting as words
+from nas_distill.reports import formatting
 from nas_distill.reports.model import (
     CardFacts,
     CostRow,
@@ -39,7 +39,7 @@ from nas_distill.utils.errors import RunError
 
 
 def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, problem: SearchProblem) -> CostSummary:
-    """Return the table that is shown before a search."""
+    """Return the cost table that is shown before a search."""
     objectives = problem.config.search.objectives
     order = [*objectives, *(name for name in pricing.names if name not in objectives)]
     shown = [name for name in order if name in survey.cheapest.costs]
@@ -76,7 +76,7 @@ def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, problem: 
 
 
 def progress_view(phase: str, progress: Progress) -> ProgressView:
-    """Return the controller's snapshot as the live view takes it."""
+    """Return the live view of the controller's snapshot."""
     best = progress.best
     return ProgressView(
         phase=phase,
@@ -101,7 +101,7 @@ def progress_view(phase: str, progress: Progress) -> ProgressView:
 
 
 def finalist_results(metadata: RunMetadata) -> tuple[FinalistResult, ...]:
-    """Return the finalists of a run, the chosen one marked."""
+    """Return the results of a run's finalists; the best one has ``chosen``."""
     finalists = metadata.finalists.values()
     winner = best_finalist(finalists)
     return tuple(
@@ -118,11 +118,11 @@ def finalist_results(metadata: RunMetadata) -> tuple[FinalistResult, ...]:
     )
 
 
-def teacher_note(metadata: RunMetadata) -> list[str]:
-    """Return a warning where the teacher does better on validation than on test data, beyond what chance explains.
+def validation_gap_note(metadata: RunMetadata) -> list[str]:
+    """Return a warning where the teacher is significantly better on validation than on test data, else an empty list.
 
-    It has then probably seen the validation samples. The threshold is 1.5 times the 95 % interval of the difference,
-    about 3 standard errors: a false warning in one of some 600 searches. Test data is only reported on here.
+    It was then probably trained on the validation samples. The threshold is 1.5 times the 95 % interval of the
+    difference, about 3 standard errors: one false warning in about 600 searches. Test data is only reported here.
     """
     evaluation, teacher = metadata.evaluation, metadata.teacher
     if evaluation is None or teacher is None or evaluation.split != "test":
@@ -133,13 +133,13 @@ def teacher_note(metadata: RunMetadata) -> list[str]:
         return []
     return [
         f"The teacher is {100 * gap:.1f} points better on validation than on test data, beyond chance. If it "
-        "was trained on the validation samples, validation figures flatter teacher and students; search with samples "
-        "that it has not seen."
+        "was trained on the validation samples, validation figures of teacher and students are too high; search with "
+        "samples that it was not trained on."
     ]
 
 
 def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[TrialRecord]) -> FinalReport:
-    """Return the end of a search.
+    """Return the final report of a search.
 
     Raises:
         RunError: the run has no finished student yet.
@@ -148,23 +148,29 @@ def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[Tri
     evaluation, teacher = metadata.evaluation, metadata.teacher
     exports = metadata.exports or ExportsRecord(students={}, teacher=None)
     if winner is None or evaluation is None or teacher is None:
-        raise RunError(f"{folder.path} has no finished student yet; 'nas-distill search ... --resume' goes on.")
+        raise RunError(f"{folder.path} has no finished student yet; resume with 'nas-distill search ... --resume'.")
     baseline = baseline_of(winner, metadata)
     split, task = evaluation.split, metadata.task
-    notes = [] if split == "test" else ["There is no test data; validation data chose the student and flatters it."]
-    notes += teacher_note(metadata)
+    notes = (
+        []
+        if split == "test"
+        else ["There is no test data; validation data selected the student, so its figures are too high."]
+    )
+    notes += validation_gap_note(metadata)
     starts = compare_starts(records)
     if starts is not None:
         notes.append(starts)
     if metadata.block_weights is not None:
         notes.append(local_ranking(metadata.block_weights))
-    guessed = guessing_note(metadata, records)
+    guessed = constant_quality_note(metadata, records)
     if guessed is not None:
         notes.append(guessed)
     limits = Budget.restore(metadata.budget).limits
     exported = exports.students.get(winner.key)
     if exported and LATENCY in limits and limits[LATENCY].excess(exported.latency.p50_ms) > 0:
-        notes.append("The student's measured latency is over the budget's limit, though its prediction was within.")
+        notes.append(
+            "The student's measured latency is over the budget's limit, though its predicted latency was within."
+        )
     return FinalReport(
         run=str(folder.path),
         teacher=ModelResult(
@@ -191,8 +197,8 @@ def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[Tri
     )
 
 
-def guessing_note(metadata: RunMetadata, records: Sequence[TrialRecord]) -> str | None:
-    """Say how many trials the front leaves out because they are no better than a constant answer; None for none."""
+def constant_quality_note(metadata: RunMetadata, records: Sequence[TrialRecord]) -> str | None:
+    """Return a sentence on the trials that the front omits as no better than a constant answer; None without any."""
     guess = metadata.constant_quality
     complete = [record for record in records if record.state == "complete"]
     guessed = [record for record in complete if guess is not None and not record.final_quality > guess]
@@ -200,13 +206,13 @@ def guessing_note(metadata: RunMetadata, records: Sequence[TrialRecord]) -> str 
         return None
     are = "is" if len(guessed) == 1 else "are"
     return (
-        f"{len(guessed)} of {words.count(len(complete), 'complete trial')} {are} no better than always giving the same "
-        f"answer ({words.percent(guess)}), so the front leaves {'it' if len(guessed) == 1 else 'them'} out."
+        f"{len(guessed)} of {formatting.count(len(complete), 'complete trial')} {are} not better than a constant "
+        f"answer ({formatting.percent(guess)}), so the front leaves {'it' if len(guessed) == 1 else 'them'} out."
     )
 
 
 def savings(metadata: RunMetadata, records: Sequence[TrialRecord]) -> Savings:
-    """Return what a search did and did not have to do."""
+    """Return the counts and times of a search, and the time that pruning and the teacher store saved."""
     finalists = metadata.finalists.values()
     trained = [record for record in records if record.trained]
     limits = Budget.restore(metadata.budget)
@@ -233,12 +239,12 @@ def savings(metadata: RunMetadata, records: Sequence[TrialRecord]) -> Savings:
         store_seconds=None if store is None else timings.get(Phase.TEACHER_STORE),
         store_saved_seconds=saved,
         wall_seconds=sum(timings.values()) if timings else None,
-        phases=dict(sorted(timings.items(), key=lambda item: item[0] is Phase.OTHER)),  # what is left over comes last
+        phases=dict(sorted(timings.items(), key=lambda item: item[0] is Phase.OTHER)),  # the remaining time comes last
     )
 
 
 def card_facts(folder: RunFolder, metadata: RunMetadata, problem: SearchProblem) -> CardFacts:
-    """Return what a student's card says beside the report."""
+    """Return the facts of a student's card that the report does not contain."""
     config, data = problem.config, problem.data
     training = config.final.training
     optimizer = training.optimizer
@@ -250,7 +256,7 @@ def card_facts(folder: RunFolder, metadata: RunMetadata, problem: SearchProblem)
         num_classes=data.num_classes,
         teacher=problem.teacher.name,
         builder=builder,
-        loads_by=_way_to_load(folder, metadata),
+        loads_by=_loading_method(folder, metadata),
         seed=config.seed,
         samples={split: len(data.split(split)) for split in data.splits},
         class_names=data.classes,
@@ -269,8 +275,8 @@ def card_facts(folder: RunFolder, metadata: RunMetadata, problem: SearchProblem)
     )
 
 
-def _way_to_load(folder: RunFolder, metadata: RunMetadata) -> Literal["builder", "graph", "own builder"]:
-    """Return how another program loads the run's student."""
+def _loading_method(folder: RunFolder, metadata: RunMetadata) -> Literal["builder", "graph", "own builder"]:
+    """Return the way in which another program loads the run's student."""
     winner = best_finalist(metadata.finalists.values())
     spec = {} if winner is None else load_spec(folder.student(winner.key))
     if spec.get("program"):
@@ -288,9 +294,9 @@ def _term(term: Term) -> str:
 def _student(entry: Finalist, evaluation: EvaluationRecord, exported: ExportRecord | None, task: str) -> ModelResult:
     latency = None if exported is None else exported.latency
     evaluated = evaluation.students.get(entry.key)
-    alone = find_task(task).training_without_teacher
+    labels_only = find_task(task).training_without_teacher
     return ModelResult(
-        "student" if entry.taught else f"same architecture, {alone}",
+        "student" if entry.taught else f"same architecture, {labels_only}",
         evaluation=None if evaluated is None else read_evaluation(evaluated, task),
         validation=entry.quality,
         costs=entry.costs,

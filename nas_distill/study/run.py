@@ -1,4 +1,4 @@
-"""Runs as their users hold them: fronts, trials and the best student under any budget."""
+"""Runs of a search: front, trials and best student under any budget."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nas_distill.engine.finalists import best_finalist, final_progress
 from nas_distill.reports.model import FinalistResult, FinalReport, ModelResult
 from nas_distill.runs.pareto import front_records
 from nas_distill.runs.records import TrialRecord, to_frame
-from nas_distill.study.assembling import Assembled, assemble
+from nas_distill.study.assembly import CountedAssembly, assemble
 from nas_distill.study.finish import baseline_of
 from nas_distill.study.mutual import distill_mutually
-from nas_distill.study.observer import Observer, watched
-from nas_distill.study.reporting import card_facts, final_report, finalist_results, guessing_note
+from nas_distill.study.observer import Observer, default_observer
+from nas_distill.study.reporting import card_facts, constant_quality_note, final_report, finalist_results
 from nas_distill.study.signals import store_contents, store_root
 from nas_distill.study.stored import StoredRun
 from nas_distill.study.student import Student
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 
 class Run(StoredRun):
-    """A run's folder, read from its journal alone; open one with ``nas_distill.open_run``.
+    """A run, read only from its folder; open one with ``nas_distill.open_run``.
 
-    ``data``, ``teacher``, ``space`` and ``builder`` stand in for what the search was given from Python. What was read
-    stays as it was; ``refresh()`` looks again. ``trust``: the code and files that a run of somebody else names may be
-    loaded; the user's own runs need no such word.
+    ``data``, ``teacher``, ``space`` and ``builder`` replace objects that the search got from Python. Records are read
+    once; ``refresh()`` reads them again. ``trust``: code and files that another user's run names may be loaded; the
+    user's own runs do not need it.
     """
 
     def card(self) -> str:
-        """Return the card of the search's student, in Markdown, as the search wrote it or as it would.
+        """Return the card of the search's student in Markdown: the stored one, or a new one where it is missing.
 
         Raises:
             RunError: the run has no finished student yet.
@@ -55,24 +55,24 @@ class Run(StoredRun):
         return card(report, card_facts(self.folder, self.metadata, self.problem))
 
     def trials(self) -> pd.DataFrame:
-        """Return one row a trial, over-budget, stopped and failed ones included."""
+        """Return a row per trial, including over-budget, stopped and failed ones."""
         return to_frame(self.records)
 
     def unpruned(self) -> pd.DataFrame:
-        """Return what of the teacher no student is cut in: a row per module ("" is the network), with the reason.
+        """Return the modules of the teacher that stay unpruned: a row per module ("" is the network), with the reason.
 
-        Empty where all can be cut, and where students are not cut from the teacher.
+        Empty where everything can be pruned, and where students are not cut from the teacher.
         """
         import pandas as pd
 
         return pd.DataFrame([dict(one) for one in self.metadata.unpruned], columns=["module", "reason"])
 
     def front(self, budget: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Return the completed trials that no other beats, within ``budget`` (the run's own unless given).
+        """Return the Pareto front of completed trials within ``budget`` (the run's own unless given).
 
-        Indexed by trial, from cheap to dear: ``quality`` after the short distillation, ``full_quality`` where a trial
-        was distilled in full, and the costs that the search minimises or limits, in plain units; ``trials()`` has
-        everything else. What is no better than a constant answer (the most frequent class, the mean) is left out.
+        Indexed by trial, by rising cost: ``quality`` after the short distillation, ``full_quality`` of trials that were
+        distilled in full, and the costs that the search minimises or limits, in base units; ``trials()`` has all
+        columns. Trials that are not better than a constant answer (the most frequent class, the mean) are left out.
         """
         frame = to_frame(self.front_records(budget))
         costs = dict.fromkeys((*self.config.search.objectives, *self.budget_of(budget).limits))
@@ -86,7 +86,7 @@ class Run(StoredRun):
         return frame[shown]
 
     def front_records(self, budget: Mapping[str, Any] | None = None) -> list[TrialRecord]:
-        """Return the front's records, from cheap to dear, without those that are no better than a constant answer."""
+        """Return the front's records by rising cost, without those that are not better than a constant answer."""
         known = self.metadata.constant_quality
         constant = -math.inf if known is None else known
         return [record for record in self._non_dominated(budget) if record.final_quality > constant]
@@ -97,10 +97,10 @@ class Run(StoredRun):
         return front_records(within, self.config.search.objectives)
 
     def student(self) -> Student:
-        """Return the finished student that the search has distilled: the best finalist, with its weights.
+        """Return the student that the search distilled: the best finalist, with its weights.
 
         Raises:
-            RunError: the search has distilled none in full yet.
+            RunError: the search has not distilled one in full yet.
         """
         winner = best_finalist(self.metadata.finalists.values())
         if winner is None:
@@ -112,7 +112,7 @@ class Run(StoredRun):
     def best(self, budget: Mapping[str, Any] | None = None) -> Trial:
         """Return the best trial within ``budget`` (the run's own unless given); nothing is trained.
 
-        It is the best finalist within it by full validation quality; without one, the best by short score.
+        It is the finalist of the best full validation quality; without a finalist, the trial of the best short score.
 
         Raises:
             BudgetError: no trained trial is within it.
@@ -125,7 +125,7 @@ class Run(StoredRun):
         front = self._non_dominated(budget)
         if not front:
             trained = [record.costs for record in self.records if record.state == "complete"]
-            none = "no trial was trained to its end yet." if not trained else limits.infeasible(trained)
+            none = "No trial was completed yet." if not trained else limits.infeasible(trained)
             raise BudgetError(f"Run {self.folder.path}: {none}")
         return Trial(self, max(front, key=lambda record: record.final_quality))
 
@@ -138,8 +138,8 @@ class Run(StoredRun):
         for record in self.records:
             if record.number == number:
                 return Trial(self, record)
-        there = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
-        raise RunError(f"Run {self.folder.path} has no trial {number}; {there}.")
+        known = f"it has 0 to {len(self.records) - 1}" if self.records else "it has none yet"
+        raise RunError(f"Run {self.folder.path} has no trial {number}; {known}.")
 
     def distill_mutually(
         self,
@@ -150,29 +150,29 @@ class Run(StoredRun):
         quiet: bool = False,
         **changes: Any,
     ) -> list[Student]:
-        """Distil trials side by side, in this process, each taught by the teacher and by the others (mutual learning).
+        """Distil trials in this process, each taught by the teacher and by the other trials (mutual learning).
 
-        See ``MutualSignal``. It saves itself after each epoch and goes on from there when called again alike.
+        See ``MutualSignal``. A checkpoint is saved per epoch; the same call resumes from it.
 
         Args:
             trials: numbers of at least two trials; the finalists unless given.
             epochs: length, the run's own ``final.epochs`` unless given.
-            observer: is told of each epoch; it is shown here unless given.
+            observer: gets progress per epoch; it is shown here unless given.
             quiet: show nothing.
             changes: other settings of the ``final`` section.
 
         Raises:
-            RunError: there are not two different trials.
+            RunError: fewer than two different trials.
             ConfigError: a setting is wrong, or the loss has no ``kd``.
             TrainingError: a loss became NaN or infinite.
         """
         if trials is None:
             trials = [entry.trial for entry in self.metadata.finalists.values() if entry.taught]
         chosen = [self.trial(number).record for number in trials]
-        with watched(observer, quiet=quiet) as told:
-            return distill_mutually(self, chosen, epochs=epochs, observer=told, **changes)
+        with default_observer(observer, quiet=quiet) as active:
+            return distill_mutually(self, chosen, epochs=epochs, observer=active, **changes)
 
-    def assemble(self, budget: Mapping[str, Any] | None = None, *, count: int = 10) -> list[Assembled]:
+    def assemble(self, budget: Mapping[str, Any] | None = None, *, count: int = 10) -> list[CountedAssembly]:
         """Return the best assemblies of the run's distilled blocks within ``budget``; nothing is trained.
 
         For a run of ``strategy: blockwise`` or ``hybrid``. To train them, search again under that budget with
@@ -180,29 +180,29 @@ class Run(StoredRun):
 
         Args:
             budget: the run's own unless given.
-            count: how many; fewer come back where there are no more.
+            count: assemblies to return; there may be fewer.
 
         Raises:
-            RunError: the run has no such blocks.
-            BudgetError: nothing fits, or a limit is on a cost that is no sum over blocks.
+            RunError: the run has no distilled blocks.
+            BudgetError: nothing fits, or a limit is on a cost that is not a sum over blocks.
         """
         return assemble(self.problem, self.folder, self.records, self.budget_of(budget), count=count)
 
     def report(self) -> FinalReport:
-        """Return the end of the search: student, teacher, baseline, what was saved, how far scores can be trusted.
+        """Return the final report: student, teacher, baseline, savings, and the rank correlation of scores.
 
         Raises:
             RunError: the run has no finished student yet.
         """
-        _ = self.task  # a stranger's is refused
+        _ = self.task  # refuses another user's code
         return final_report(self.folder, self.metadata, self.records)
 
     def finalists(self) -> tuple[FinalistResult, ...]:
-        """Return the candidates that were distilled in full, the chosen one marked."""
+        """Return the candidates that were distilled in full; the best one has ``chosen``."""
         return finalist_results(self.metadata)
 
     def status(self) -> dict[str, Any]:
-        """Return where the run stands, in plain values; ``process`` is the one that is searching, on this machine."""
+        """Return the state of the run as plain values; ``process`` is the searching process on this machine."""
         states = Counter(record.state for record in self.records)
         front = self.front_records()
         best = max(front, key=lambda record: record.final_quality) if front else None
@@ -225,7 +225,7 @@ class Run(StoredRun):
         }
 
     def _final_status(self) -> dict[str, Any]:
-        """Return how far the full distillations are, and the seconds left of them, while they run."""
+        """Return the progress of the full distillations, and their remaining seconds while they run."""
         entries, config = list(self.metadata.finalists.values()), self.config
         if not entries:
             return {}
@@ -239,7 +239,7 @@ class Run(StoredRun):
         """Compare stored teacher logits with the live teacher's.
 
         Raises:
-            TeacherError: there is no store, it is of something else, or an answer differs.
+            TeacherError: the store is missing, is of another teacher or data, or an answer differs.
         """
         problem = self.problem
         store = TeacherStore.open(
@@ -251,7 +251,7 @@ class Run(StoredRun):
         return store.verify(problem.teacher, problem.data, samples=samples)
 
     def plot(self, budget: Mapping[str, Any] | None = None) -> Figure:
-        """Return the picture of the front under and over the budget."""
+        """Return a figure of the front within and over the budget."""
         from nas_distill.reports.plots import front_figure
 
         return front_figure(
@@ -266,10 +266,10 @@ class Run(StoredRun):
         )
 
     def importance(self, cost: str | None = None) -> ImportanceReport:
-        """Return which parameters quality depends on, and which beyond what they cost.
+        """Return the importance of parameters for quality, in total and at equal cost.
 
         Raises:
-            RunError: too few trials reported at one rung.
+            RunError: too few trials reported at the same rung.
         """
         from nas_distill.reports.importance import parameter_importance
 
@@ -284,13 +284,13 @@ class Run(StoredRun):
     def _baseline_point(self) -> ModelResult | None:
         winner = best_finalist(self.metadata.finalists.values())
         entry = None if winner is None else baseline_of(winner, self.metadata)
-        alone = find_task(self.task).training_without_teacher
-        return None if entry is None else ModelResult(alone, validation=entry.quality, costs=entry.costs)
+        labels_only = find_task(self.task).training_without_teacher
+        return None if entry is None else ModelResult(labels_only, validation=entry.quality, costs=entry.costs)
 
     def _repr_html_(self) -> str:
-        note = guessing_note(self.metadata, self.records)
-        told = f"<p>{html.escape(note)}</p>" if note else ""
-        return f"<p><b>{html.escape(repr(self))}</b></p>{self.front().to_html(max_rows=20)}{told}"
+        note = constant_quality_note(self.metadata, self.records)
+        paragraph = f"<p>{html.escape(note)}</p>" if note else ""
+        return f"<p><b>{html.escape(repr(self))}</b></p>{self.front().to_html(max_rows=20)}{paragraph}"
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -298,7 +298,7 @@ class Run(StoredRun):
 
 
 def write_picture(run: Run) -> None:
-    """Write the picture of the front."""
+    """Write the figure of the front."""
     from nas_distill.reports.plots import save_figure
 
     save_figure(run.plot(), run.folder.front_png)

@@ -1,4 +1,4 @@
-"""Teacher signals and evaluators as a search file asks for them."""
+"""Teacher signals of a search: stored, live, or of several teachers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nas_distill.config import TrainingConfig
 from nas_distill.distill.terms import LossTerms, sample_inputs
 from nas_distill.engine.candidates import Candidates
-from nas_distill.reports import formatting as words
+from nas_distill.reports import formatting
 from nas_distill.runs.folder import RunFolder
 from nas_distill.study.observer import Observer
 from nas_distill.study.problem import SearchProblem
@@ -22,40 +22,40 @@ from nas_distill.utils.layers import describe_pairs
 
 
 def store_root(problem: SearchProblem, folder: RunFolder) -> Path:
-    """Return the folder of teacher stores: the search file's, else one that the runs side by side share."""
-    given = problem.config.teacher.store
-    return folder.path.parent / ".teacher-store" if given is None else problem.base / Path(given).expanduser()
+    """Return the folder of teacher stores: the search file's, else one that runs in the same folder share."""
+    named = problem.config.teacher.store
+    return folder.path.parent / ".teacher-store" if named is None else problem.base / Path(named).expanduser()
 
 
-def compared_layers(problem: SearchProblem, candidates: Candidates) -> list[str]:
-    """Say which layers the terms of both losses compare in the space's smallest student, a sentence a term.
+def describe_compared_layers(problem: SearchProblem, candidates: Candidates) -> list[str]:
+    """Return a sentence per loss term on the layers that it compares in the smallest student of the space.
 
-    ``candidates`` builds that student; where it cannot be built, nothing is said.
+    ``candidates`` builds that student; the result is empty where it cannot be built.
 
     Raises:
-        TrainingError: a term finds nothing to compare in it.
+        TrainingError: a term finds no layers to compare.
     """
     config, data = problem.config, problem.data
-    said: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     for training in (config.score.training, config.final.training):
         loss = problem.terms(training)
         if not loss.reads_layers:
             continue
         features = loss.features(problem.teacher.module, data)
         try:
-            rows, error = candidates.look(problem.space.smallest(), _compared, loss, features, sample_inputs(data))
-        except BuildError:  # it fails when its turn comes
+            rows, error = candidates.look(problem.space.smallest(), _layer_pairs, loss, features, sample_inputs(data))
+        except BuildError:  # it fails when it is proposed
             continue
         if error is not None:
             raise TrainingError(error)
-        said |= {f"'{name}' compares, in the smallest student: {pairs}.": None for name, pairs in rows}
-    return list(said)
+        sentences |= {f"'{name}' compares, in the smallest student: {pairs}.": None for name, pairs in rows}
+    return list(sentences)
 
 
-def _compared(
+def _layer_pairs(
     student: nn.Module, loss: LossTerms, features: Sequence[Feature], x: Tensor
 ) -> tuple[list[tuple[str, str]], str | None]:
-    """Return which layers each term compares in a student, or why one finds nothing to compare."""
+    """Return the layers that each term compares in a student, or the error of a term that finds none."""
     try:
         reads = loss.pairs(student, features, x)
     except TrainingError as error:
@@ -68,7 +68,7 @@ def _compared(
 
 
 def store_contents(problem: SearchProblem, training: TrainingConfig, *others: TrainingConfig) -> Contents:
-    """Return what a store of the teacher's answers keeps for trainings."""
+    """Return the contents of a teacher store that serves the given trainings."""
     loss = sum(map(problem.terms, others), problem.terms(training))
     return Contents(loss.features(problem.teacher.module, problem.data), problem.config.teacher.top_k)
 
@@ -76,9 +76,9 @@ def store_contents(problem: SearchProblem, training: TrainingConfig, *others: Tr
 def teacher_signal(
     problem: SearchProblem, folder: RunFolder, observer: Observer, training: TrainingConfig, *others: TrainingConfig
 ) -> TeacherSignal:
-    """Return the signal of the teacher, or of all teachers, that tells all that trainings read.
+    """Return the signal of the teacher, or of all teachers, with everything that the given trainings read.
 
-    Whether it is stored is as the search file and their losses want it; stores are built if need be.
+    The search file and the losses determine whether it is stored; missing stores are built.
     """
     signal = _signal(problem, problem.teacher, store_contents(problem, training, *others), folder, observer)
     if not problem.others:
@@ -99,12 +99,12 @@ def _signal(
     if contents.too_large:
         observer.note(
             f"A loss reads whole layers of the teacher ({', '.join(contents.too_large)}), which are too large to "
-            "store: the teacher runs beside each student, which makes a step several times as long."
+            "store. The teacher runs beside each student, which makes a step several times as long."
         )
         return LiveSignal(teacher, features=features)
     if features or config.top_k is not None:
         size = contents.bytes(teacher.num_classes, problem.data)
-        observer.note(f"The teacher's answers take {words.cost('weight_bytes', size)} of disk.")
+        observer.note(f"The teacher's answers take {formatting.cost('weight_bytes', size)} of disk.")
     return TeacherStore.build(
         store_root(problem, folder),
         teacher,

@@ -21,7 +21,7 @@ from nas_distill.runs.metadata import Phase
 from nas_distill.spaces import SearchSpace
 from nas_distill.study.cutting import describe_cutting
 from nas_distill.study.interruption import Interruption, interruptible
-from nas_distill.study.observer import Observer, watched
+from nas_distill.study.observer import Observer, default_observer
 from nas_distill.study.pipeline import Pipeline
 from nas_distill.study.problem import FROM_PYTHON, SearchProblem, load_data, resolve, search_paths
 from nas_distill.study.run import Run
@@ -53,33 +53,33 @@ def search(
     """Search for the best student and return the run.
 
     Args:
-        file: a search file; what else is given stands in for its sections. Without one, ``teacher``, ``data`` and
-            ``space`` are needed.
-        teacher: any module that maps samples to logits, which is frozen; or a name as in a search file.
-            Several modules teach together (see ``teacher.combine``); budgets in percent are of the first.
+        file: a search file; other arguments replace its sections. Without a file, ``teacher``, ``data`` and ``space``
+            are needed.
+        teacher: any module that maps samples to logits, which is frozen; or a name as in a search file. Several
+            modules are combined (see ``teacher.combine``); budgets in percent refer to the first.
         data: a Dataset, (x, y), a torch map-style dataset, or a mapping of such by split; or a name.
-        builder: a function that builds a network of the parameters in ``space``, which it gets by name; also
-            ``input_shape`` and ``num_classes`` if it takes them. Functions defined in a notebook work.
+        builder: a function that builds a network from the parameters of ``space``, passed by name, with ``input_shape``
+            and ``num_classes`` if it takes them. Functions defined in a notebook work.
         space: parameters and their values, the name of a shipped space, or a SearchSpace.
         budget: hard limits, e.g. ``{"flops": "50%", "params": "60k"}`` (percent of the teacher's). Each replaces the
             file's limit on the same cost, None removes it, and the file's other limits stay.
-        folder: where the run is kept; ``runs/search`` or, with a file, beside it, unless given. A run that is there is
-            never overwritten: the next one gets a folder of its own.
-        resume: go on with the latest unfinished run in that place; with nothing to resume it simply starts.
-        seed: of everything.
-        calibration: the ``advice.yaml`` of a calibration, for whatever neither file nor settings spell out.
-        observer: is told what happens. Without one, progress, the table of costs and the result are shown on the
-            terminal or in the notebook.
+        folder: of the run; ``runs/search`` or, with a file, next to it, unless given. An existing run is never
+            overwritten: the next one gets a new folder.
+        resume: resume the latest unfinished run in that folder; without one, start a new run.
+        seed: of all random choices.
+        calibration: the ``advice.yaml`` of a calibration, for keys that neither file nor settings set.
+        observer: gets progress. Without one, progress, the table of costs and the result are shown on the terminal or
+            in the notebook.
         quiet: show nothing.
         settings: keys of the ``search`` section (``trials=40, workers=2, sampler="tpe"``), or whole sections:
             ``score={"epochs": 4}``, ``final={"epochs": 20}``, ``latency={"calibrate": 0}``.
 
     Raises:
-        NasDistillError: what is wrong, in a sentence; everything that was finished is kept.
+        NasDistillError: an input is invalid, or the search cannot continue; finished work is kept.
     """
     started = time.perf_counter()
-    with watched(observer, quiet=quiet) as told:
-        problem, place = prepare(
+    with default_observer(observer, quiet=quiet) as active:
+        problem, base = prepare(
             file,
             teacher=teacher,
             data=data,
@@ -91,11 +91,11 @@ def search(
             settings=settings,
             folder=folder,
             resume=resume,
-            on_phase=told.phase,
+            on_phase=active.phase,
         )
-        chosen = _only_a_run(choose_folder(place, resume=resume))
+        chosen = _require_free_folder(choose_folder(base, resume=resume))
         with interruptible() as interruption:
-            Pipeline(problem, chosen, told, interruption, started=started).run()
+            Pipeline(problem, chosen, active, interruption, started=started).run()
     return Run(chosen.path, problem=problem)
 
 
@@ -107,7 +107,7 @@ def dry_run(
     observer: Observer,
     calibration: str | Path | None = None,
 ) -> None:
-    """Look at the space of a search file and tell the observer; nothing is trained, nothing is kept.
+    """Survey the space of a search file and report it to the observer, without training or writing anything.
 
     Raises:
         NasDistillError: the search could not start.
@@ -134,24 +134,25 @@ def open_run(
     space: SearchSpace | Mapping[str, Any] | None = None,
     trust: bool = False,
 ) -> Run:
-    """Open a run's folder; what a search was given from Python is given again, if it is to train or evaluate.
+    """Open a run's folder.
 
-    Looking at a run is safe whoever made it. Where it is to train, evaluate or export, the code and files that a run of
-    somebody else names (builders, losses, data) are loaded with ``trust=True`` only; nas_distill's own always are.
+    To train or evaluate, pass again the objects that the search got from Python. Reading a run is safe even if another
+    user made it. Training, evaluation and export load code and files that another user's run names (builders, losses,
+    data) only with ``trust=True``; nas_distill's own are always loaded.
 
     Raises:
-        RunError: there is no run, or its journal cannot be read.
+        RunError: the folder has no run, or its journal cannot be read.
     """
     return Run(path, trust=trust, data=data, teacher=teacher, builder=builder, space=space)
 
 
 def teach_file(file: Path, *, on_epoch: Callable[[TeachProgress], None]) -> tuple[Path, Evaluation, str]:
-    """Train the teacher of a teach file; return its folder, its evaluation, and the split of that.
+    """Train the teacher of a teach file; return its folder, its evaluation, and the split of the evaluation.
 
-    A relative ``output`` is beside the file. Called again, it continues where it was stopped.
+    A relative ``output`` is next to the file. The same call resumes an interrupted training.
 
     Raises:
-        NasDistillError: the file, the data or the builder is wrong.
+        NasDistillError: the file, the data or the builder is invalid.
     """
     config = load_teach_file(file)
     paths = search_paths(file)
@@ -176,10 +177,13 @@ def prepare(
     resume: bool = False,
     on_phase: Callable[[str], None] | None = None,
 ) -> tuple[SearchProblem, Path]:
-    """Return the problem of a search, and where its run goes: ``folder`` if given.
+    """Return the problem of a search and the folder of its run (``folder`` if given); arguments as of ``search``.
 
-    With ``resume``, what the run that goes on there has kept of its teacher is not found again. ``on_phase`` is told
-    what takes long.
+    With ``resume``, the pruning plan that the run has stored is used again. ``on_phase`` is called with phases
+    that take long.
+
+    Raises:
+        NasDistillError: an input is invalid.
     """
     path = None if file is None else Path(file)
     content = {} if path is None else load_search_file(path).model_dump(mode="json", exclude_unset=True)
@@ -200,8 +204,8 @@ def prepare(
         first, *others = teachers
         content["teacher"] = {
             **kept,
-            "name": _named(first),
-            **({"others": list(map(_named, others))} if others else {}),
+            "name": _teacher_name(first),
+            **({"others": list(map(_teacher_name, others))} if others else {}),
         }
     module = None if isinstance(teacher, str) else teacher
     if space is not None or builder is not None:
@@ -214,11 +218,11 @@ def prepare(
         content["calibration"] = str(Path(calibration).absolute())
     content = _with_settings(content, settings, source)
     if content.get("calibration") is not None:
-        content = with_advice(content, load_advice(_found(content["calibration"], search_paths(path))))
+        content = with_advice(content, load_advice(_resolve_file(content["calibration"], search_paths(path))))
     config = parse(SearchFile, content, source=source)
     given_space = space if space is not None else (content["space"] if builder is not None else None)
-    beside = _place(path, config.name, source)
-    place = beside if folder is None else Path(folder)
+    default = _run_folder(path, config.name, source)
+    base = default if folder is None else Path(folder)
     problem = resolve(
         config,
         search_paths(path),
@@ -226,51 +230,51 @@ def prepare(
         teacher=module,
         space=given_space,
         builder=builder,
-        plan=choose_folder(place, resume=True).plan if resume else None,
+        plan=choose_folder(base, resume=True).plan if resume else None,
         on_phase=on_phase,
     )
-    problem.space.builder_function()  # one that does not import would make every candidate fail
+    problem.space.builder_function()  # without it every candidate would fail
     resolve_device(config.device)
     problem.check_costs()
     check_sampler(problem.config.search, problem.space, problem.paths)
-    return problem, place
+    return problem, base
 
 
-def _named(teacher: nn.Module | str) -> str:
+def _teacher_name(teacher: nn.Module | str) -> str:
     return teacher if isinstance(teacher, str) else f"{FROM_PYTHON} {type(teacher).__name__}"
 
 
-def _found(name: str, paths: Sequence[Path]) -> Path:
-    """Return the first file of that name; where there is none, where it should have been."""
-    places = [base / Path(name).expanduser() for base in paths]
-    return next((place for place in places if place.exists()), places[0])
+def _resolve_file(name: str, paths: Sequence[Path]) -> Path:
+    """Return the first existing file of that name, or its first possible path."""
+    files = [base / Path(name).expanduser() for base in paths]
+    return next((file for file in files if file.exists()), files[0])
 
 
-def _place(file: Path | None, name: str | None, source: str) -> Path:
-    """Return the folder of a search's runs: beside its file, and called like it unless it has a name."""
+def _run_folder(file: Path | None, name: str | None, source: str) -> Path:
+    """Return the folder of a search's runs: next to its file, named after it unless ``name`` is set."""
     beside = Path("runs") if file is None else file.parent
     if name is None:
-        # A file without a suffix cannot share its name with a folder.
+        # A file without a suffix and a folder cannot have the same name.
         return beside / ("search" if file is None else file.stem if file.suffix else f"{file.name}-run")
     if Path(name).name != name or name in ("", "..") or len(name.encode()) > 200 or not name.isprintable():
         raise ConfigError(
-            f"{source}: 'name' is {reprlib.repr(name)}, which cannot be the name of a folder; use a short name of "
+            f"{source}: 'name' is {reprlib.repr(name)}, which is not a valid name of a folder; use a short name of "
             "printable characters, without slashes."
         )
     return beside / name
 
 
 def _merged_budget(known: Mapping[str, Any] | None, given: Any) -> Any:
-    """Return the file's limits with those given in their place, per cost; a limit of None removes the file's."""
+    """Return the file's limits, replaced per cost by the given ones; a limit of None removes the file's."""
     if not isinstance(given, Mapping):
-        return given  # for the model to refuse
+        return given  # the config model refuses it
     return {name: limit for name, limit in {**(known or {}), **given}.items() if limit is not None}
 
 
 def _space_section(
     known: Any, space: SearchSpace | Mapping[str, Any] | str | None, builder: Callable[..., nn.Module] | str | None
 ) -> Any:
-    """Return the space as a search file would have it, so that the run records what it searched."""
+    """Return the space as in a search file, so that the run records it."""
     if isinstance(space, SearchSpace):
         return space.to_dict()
     content = known if space is None else space
@@ -279,14 +283,18 @@ def _space_section(
     return dict(content) if isinstance(content, Mapping) else content
 
 
-def _only_a_run(folder: RunFolder) -> RunFolder:
-    """Return a folder for a run; one that holds something else is somebody's, and files of a run may be named alike."""
+def _require_free_folder(folder: RunFolder) -> RunFolder:
+    """Return a folder for a run; refuse one with other files, which a run might overwrite.
+
+    Raises:
+        RunError: the folder has other files.
+    """
     if folder.exists or not folder.path.is_dir():
         return folder
     others = sorted(path.name for path in folder.path.iterdir() if path != folder.lock_file)
     if others:
         raise RunError(
-            f"{folder.path} holds {others[0]!r} and no run; give a folder that is empty or not there yet "
+            f"{folder.path} contains {others[0]!r} and is not a run; give an empty or new folder "
             "(--folder, or folder=... from Python)."
         )
     return folder

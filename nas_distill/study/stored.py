@@ -1,4 +1,4 @@
-"""A run as its folder holds it: the journal's records and metadata, the search file, and what the search was about."""
+"""Stored runs: a run's records, metadata, search file and problem, loaded from its folder."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from nas_distill.utils.references import is_reference, only_known
 
 
 class StoredRun:
-    """What a run, its trials and their students share, read from the run's folder.
+    """The content of a run's folder that a run, its trials and their students share.
 
     Args:
         path: of the folder.
-        problem: what the search is about, where that is at hand; loaded when first needed otherwise.
-        trust: the code and files that a run of somebody else names may be loaded; the user's own runs need no trust.
-        given: ``data``, ``teacher``, ``space`` and ``builder`` stand in for what the search was given from Python.
+        problem: of the search, if it is loaded already; else it is loaded at first use.
+        trust: code and files that another user's run names may be loaded; the user's own runs do not need it.
+        objects: ``data``, ``teacher``, ``space`` and ``builder`` replace objects that the search got from Python.
     """
 
     def __init__(
-        self, path: str | Path, *, problem: SearchProblem | None = None, trust: bool = False, **given: Any
+        self, path: str | Path, *, problem: SearchProblem | None = None, trust: bool = False, **objects: Any
     ) -> None:
         self.folder = RunFolder(path).require()
         self._problem = problem
         self._trust = trust
-        self._given = given
+        self._objects = objects
         self.refresh()
         if not self.trusted:
             refuse_links(self.folder)
@@ -53,7 +53,7 @@ class StoredRun:
 
     @property
     def trusted(self) -> bool:
-        """Whether the code that it names may run: it was declared trusted, or is this user's own."""
+        """True if code that the run names may be executed: it was declared trusted, or is this user's own."""
         return self._trust or self._problem is not None or is_own_run(self.folder, self.metadata.base)
 
     @property
@@ -62,7 +62,7 @@ class StoredRun:
         if self._problem is not None:
             return self._problem.config
         if not self.folder.search_yaml.exists():
-            raise RunError(f"{self.folder.path} holds no {self.folder.search_yaml.name}; a resumed search writes it.")
+            raise RunError(f"{self.folder.path} has no {self.folder.search_yaml.name}; resume the search to write it.")
         try:
             config = load_search_file(plain_file(self.folder.path, self.folder.search_yaml.name, links=True))
         except ValueError as error:
@@ -72,29 +72,30 @@ class StoredRun:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The folders that relative files and modules of the search are looked for in."""
+        """Folders in which relative files and modules of the search are resolved."""
         base = self.folder.path / self.metadata.base
         return (base.resolve(), *search_paths(None))
 
     @cached_property
     def problem(self) -> SearchProblem:
-        """Data, teacher and space of the run, loaded when first needed.
+        """The problem of the search, loaded at first use.
 
         Raises:
-            TrustError: they are a stranger's code or files.
+            TrustError: it names code or files of another user.
+            RunError: data or teacher differ from those of the search.
         """
         if self._problem is not None:
             return self._problem
         config, base = self.config, self.metadata.base
-        with guard(self.folder, config, base, self._given, trust=self._trust):
-            problem = resolve(config, self.paths, plan=self.folder.plan, **self._given)
+        with guard(self.folder, config, base, self._objects, trust=self._trust):
+            problem = resolve(config, self.paths, plan=self.folder.plan, **self._objects)
             problem.space.builder_function()
         known = self.metadata.identity
         for section, digest in problem.identity.items():
             if section in ("data", "teacher") and known.get(section, digest) != digest:
                 raise RunError(
                     f"{self.folder.path} was searched with another {section} than '{getattr(problem, section).name}' "
-                    "as it is now, so its figures do not hold for that one."
+                    f"as it is now, so its figures are not valid for it; give the {section} of the search."
                 )
         return problem
 
@@ -103,13 +104,13 @@ class StoredRun:
         """The deployment runtime of the run's students.
 
         Raises:
-            TrustError: it is a stranger's code.
+            TrustError: it is code of another user.
         """
         with nullcontext() if self.trusted else only_known(self.folder.path):
             return find_runtime(self.config.latency.runtime, paths=self.paths)
 
     def problem_if_given(self) -> SearchProblem | None:
-        """Return ``problem``; None where some of them came from Python and are not given now."""
+        """Return ``problem``; None where it needs objects that came from Python and are not given now."""
         try:
             return self.problem
         except MissingArgumentError:
@@ -117,15 +118,15 @@ class StoredRun:
 
     @property
     def budget(self) -> Budget:
-        """The run's own budget, in plain numbers."""
+        """The run's budget, in base units."""
         return Budget.restore(self.metadata.budget)
 
     @property
     def task(self) -> str:
-        """What its networks tell of a sample.
+        """The name of the task.
 
         Raises:
-            TrustError: it is a stranger's code.
+            TrustError: it is code of another user.
         """
         task = self.metadata.task
         if is_reference(task):
@@ -135,11 +136,11 @@ class StoredRun:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to resume."""
+        """True if nothing is left to resume."""
         return self.metadata.finished
 
     def budget_of(self, budget: Mapping[str, Any] | None) -> Budget:
-        """Return a budget as written in a search file in plain numbers; the run's own for None."""
+        """Return a budget, written as in a search file, in base units; None gives the run's own."""
         if budget is None:
             return self.budget
         teacher = self.metadata.teacher
@@ -147,10 +148,10 @@ class StoredRun:
         return Budget.parse(budget, None if teacher is None else teacher.costs)
 
     def final_training(self, epochs: float | None, changes: Mapping[str, Any], *, source: str) -> TrainingConfig:
-        """Return the run's full distillation, of another length or with other settings where they are given.
+        """Return the settings of the run's full distillation, with another length and other settings where given.
 
         Raises:
-            ConfigError: a setting is wrong; names ``source``.
+            ConfigError: a setting is invalid; names ``source``.
         """
         length = {} if epochs is None else {"epochs": epochs}
         return parse(FinalConfig, {**self.config.final.model_dump(), **length, **changes}, source=source).training

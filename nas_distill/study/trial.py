@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from nas_distill.engine.finalists import recipe_of
 from nas_distill.engine.work import Work, epoch_rungs, last_rung
 from nas_distill.export.provenance import DISTILLED, Provenance, StudentKind
-from nas_distill.reports import formatting as words
+from nas_distill.reports import formatting
 from nas_distill.reports.tables import STATES
 from nas_distill.runs.records import TrialRecord
 from nas_distill.study.assistants import Via, find_assistant
-from nas_distill.study.observer import Observer, watched
+from nas_distill.study.observer import Observer, default_observer
 from nas_distill.study.signals import teacher_signal
 from nas_distill.study.stored import StoredRun
 from nas_distill.study.student import Student
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Trial:
-    """One trial of a run."""
+    """A trial of a run."""
 
     def __init__(self, run: StoredRun, record: TrialRecord) -> None:
         self.run = run
@@ -39,7 +39,7 @@ class Trial:
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The nested values of its parameters."""
+        """Its parameters, as nested values."""
         return self.record.architecture.to_dict()
 
     @property
@@ -48,7 +48,7 @@ class Trial:
         return self.record.costs
 
     def build(self) -> nn.Module:
-        """Return its network with fresh weights (random ones, also where students begin with the teacher's)."""
+        """Return its network with random weights, also where students start from the teacher's."""
         return self.run.problem.build(self.record.architecture)
 
     def other(self, record: TrialRecord) -> Trial:
@@ -56,11 +56,11 @@ class Trial:
         return Trial(self.run, record)
 
     def students(self, *kinds: StudentKind) -> list[Student]:
-        """Return its finished students of some kinds, those of the best validation quality first.
+        """Return its finished students of the given kinds, the best validation quality first.
 
-        Their provenance says what each is. Without ``kinds`` these are the full distillations, in the search and since,
-        whose qualities compare: taught, and validated on the run's own data. What was trained on labels only
-        (``"labels"``) or trained further on other data (``"updated"``) has to be asked for.
+        The default is all full distillations, during the search and after it, whose qualities are comparable: taught,
+        and validated on the run's own data. Training on labels only (``"labels"``) and updates on other data
+        (``"updated"``) are listed only by their kinds. See ``Student.provenance``.
         """
         unfinished = self._unfinished()
         data = self.run.metadata.data
@@ -69,7 +69,7 @@ class Trial:
             student = Student(self.run, self.record, folder.name)
             try:
                 provenance = student.provenance
-            except ExportError:  # it is being written, or its process died while it was
+            except ExportError:  # it is being written, or its process died while writing
                 continue
             if provenance.trial != self.record.key or provenance.kind not in (kinds or DISTILLED):
                 continue
@@ -80,7 +80,7 @@ class Trial:
         return [student for _, student in sorted(found, key=lambda entry: -entry[0])]
 
     def _unfinished(self) -> set[str]:
-        """Return the trainings of the search that may have left a student and are not recorded as complete."""
+        """Return the keys of trainings of the search that may have a student but are not recorded as complete."""
         entries = self.run.metadata.finalists.values()
         done = {entry.key for entry in entries if entry.quality is not None}
         return {self.record.key, *(entry.key for entry in entries)} - done
@@ -95,7 +95,7 @@ class Trial:
         if not students:
             raise RunError(
                 f"Trial {self.record.number} of {self.run.folder.path} was not distilled in full; "
-                f"'nas-distill distill {self.run.folder.path} {self.record.number}' does it."
+                f"run 'nas-distill distill {self.run.folder.path} {self.record.number}'."
             )
         return students[0]
 
@@ -112,25 +112,25 @@ class Trial:
     ) -> Student:
         """Distil it in full, in this process, and return the student.
 
-        It saves itself after each epoch and goes on from there when called again with the same settings.
+        A checkpoint is saved per epoch; the same call resumes from it.
 
         Args:
             epochs: length, the run's own ``final.epochs`` unless given.
-            taught: False trains on labels alone.
+            taught: False trains on labels only.
             seed: the run's unless given.
-            via: who teaches it instead of the teacher: ``front``, the next larger member of the front (distilled first
-                if need be), or ``self``, its own best student; see ``find_assistant``.
-            observer: is told of each epoch; it is shown here unless given.
+            via: an assistant instead of the teacher: ``front``, the next larger member of the front (distilled first if
+                necessary), or ``self``, its own best student; see ``find_assistant``.
+            observer: gets progress per epoch; it is shown here unless given.
             quiet: show nothing.
             changes: other settings of the ``final`` section, e.g. ``batch_size=256``.
 
         Raises:
             TrainingError: the loss became NaN or infinite.
-            ConfigError: a setting is wrong.
-            RunError: nobody can teach it ``via`` that way.
+            ConfigError: a setting is invalid.
+            RunError: no such assistant exists.
         """
-        with watched(observer, quiet=quiet) as told:
-            return self._distill(told, epochs, taught, seed, via, changes)
+        with default_observer(observer, quiet=quiet) as active:
+            return self._distill(active, epochs, taught, seed, via, changes)
 
     def _distill(
         self,
@@ -190,7 +190,7 @@ class Trial:
         return Student(self.run, self.record, name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all that is known of it, in plain values."""
+        """Return its record as plain values."""
         record = self.record
         return {
             "trial": record.number,
@@ -209,10 +209,10 @@ class Trial:
         }
 
     def worth(self) -> dict[str, float]:
-        """Return its qualities by how they came about, as far as they are known.
+        """Return its known qualities by their description.
 
-        After the full distillation on test data (of the search's student) and on validation data, after the short one,
-        and after the full training on labels only.
+        These are quality after the full distillation on test data (only of the search's student) and on validation
+        data, after the short distillation, and after the full training on labels only.
         """
         record, metadata = self.record, self.run.metadata
         measure = find_task(self.run.task).quality_name
@@ -234,17 +234,17 @@ class Trial:
         return found
 
     def _repr_html_(self) -> str:
-        worth = {name: words.percent(quality) for name, quality in self.worth().items()}
-        costs = {name: words.cost(name, value) for name, value in self.record.costs.items()}
+        worth = {name: formatting.percent(quality) for name, quality in self.worth().items()}
+        costs = {name: formatting.cost(name, value) for name, value in self.record.costs.items()}
         rows = {"state": STATES[self.record.state], **worth, **costs, "architecture": str(self.architecture)}
         cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in rows.items())
         return f"<table><caption>Trial {self.record.number}</caption>{''.join(cells)}</table>"
 
     def __repr__(self) -> str:
         measure = f" validation {find_task(self.run.task).quality_name}"
-        told = [f"{words.percent(quality)} {name}" for name, quality in self.worth().items()]
+        told = [f"{formatting.percent(quality)} {name}" for name, quality in self.worth().items()]
         first = next((place for place, text in enumerate(told) if measure in text), 0)
         told[first + 1 :] = [text.replace(measure, "") for text in told[first + 1 :]]
-        costs = words.costs(self.record.costs, self.run.config.search.objectives)
+        costs = formatting.costs(self.record.costs, self.run.config.search.objectives)
         parts = [STATES[self.record.state], *told, *([costs] if costs else [])]
         return f"Trial({self.record.number}: {', '.join(parts)})"

@@ -1,4 +1,4 @@
-"""Trust in run folders: what may be loaded from a run of another origin."""
+"""Trust in run folders: the code and files that may be loaded from a run of another user."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from nas_distill.utils.references import is_reference, only_known
 
 
 def remember_run(folder: RunFolder, base: str) -> None:
-    """Note that this user's search has made the run, and what it names.
+    """Record that this user made the run, with digests of its search file and ``base``.
 
-    ``base`` is the fact of the run's journal that says where relative files and modules are looked for.
+    ``base`` is the folder of relative files and modules, as in the run's metadata.
     """
     remember_own(folder.path, folder.search_yaml.read_bytes(), base.encode())
 
 
 def is_own_run(folder: RunFolder, base: str) -> bool:
-    """Say whether ``remember_run`` has noted the run as it is now."""
+    """Return True if ``remember_run`` recorded the run in its present state."""
     try:
         content = plain_file(folder.path, folder.search_yaml.name).read_bytes()
     except (OSError, ValueError):
@@ -34,10 +34,10 @@ def is_own_run(folder: RunFolder, base: str) -> bool:
 
 
 def refuse_links(folder: RunFolder) -> None:
-    """Refuse a stranger's run that would have files read outside of its folder.
+    """Refuse another user's run whose links lead out of its folder.
 
     Raises:
-        TrustError: it holds a link that leads out of it.
+        TrustError: it contains such a link.
     """
     link = links_outside(folder.path)
     if link is not None:
@@ -45,14 +45,14 @@ def refuse_links(folder: RunFolder) -> None:
 
 
 def guard(
-    folder: RunFolder, config: SearchFile, base: str, given: Mapping[str, Any], *, trust: bool
+    folder: RunFolder, config: SearchFile, base: str, objects: Mapping[str, Any], *, trust: bool
 ) -> AbstractContextManager[None]:
-    """Return the context in which a run's problem is loaded: one that refuses the code of strangers, unless trusted.
+    """Return a context for loading a run's problem, which refuses other users' code unless trusted.
 
-    ``given`` are the objects that stand in for sections of ``config``. Declared trust is noted for the next time.
+    ``objects`` replace sections of ``config``. Declared trust is recorded for later calls.
 
     Raises:
-        TrustError: the run is a stranger's, and names files or holds links that lead out of it.
+        TrustError: the run is another user's, and names files or contains links out of its folder.
     """
     if trust:
         remember_run(folder, base)
@@ -60,7 +60,7 @@ def guard(
     if is_own_run(folder, base):
         return nullcontext()
     refuse_links(folder)
-    for key, value in _files(config, given).items():
+    for key, value in _files(config, objects).items():
         if value is not None:
             raise TrustError(
                 f"{folder.search_yaml}: '{key}' names the file '{value}', and the run was not made by you on this "
@@ -69,22 +69,22 @@ def guard(
     return only_known(folder.path)
 
 
-def _files(config: SearchFile, given: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return what a search file names outside of nas_distill, besides references to code; None where it does not."""
+def _files(config: SearchFile, objects: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the files that a search file names, by key, besides references to code; None where a key names none."""
     found: dict[str, str | None] = {
         "teacher.store": config.teacher.store,
         "blockwise.library": config.blockwise.library,
     }
-    if given.get("data") is None:
+    if objects.get("data") is None:
         known = config.data.name in BUILT_IN or is_reference(config.data.name) or config.data.name.startswith("<")
         found |= {"data.name": None if known else config.data.name, "data.root": config.data.root}
-    if given.get("teacher") is None:
+    if objects.get("teacher") is None:
         for source in (config.teacher, *config.teacher.others):
             shipped = source.name is None or source.name in shipped_teachers() or source.name.startswith("<")
             found |= {"teacher.name": None if shipped else source.name, "teacher.weights": source.weights}
             if any(value is not None for value in found.values()):
                 break
-    if given.get("space") is None and isinstance(config.space, str):
+    if objects.get("space") is None and isinstance(config.space, str):
         known = config.space in space_names() or config.space == "from_teacher"
         found["space"] = None if known else config.space
     return found

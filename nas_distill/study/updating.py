@@ -1,4 +1,4 @@
-"""Updates of a finished student on other data: fine-tuned, without forgetting, or personalised."""
+"""Updates of a finished student on other data: without forgetting, fine-tuned or personalised."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEMPERATURE = 2.0
 
 
 class Updatable(Protocol):
-    """A finished student, as far as training it further depends on it."""
+    """The part of a finished student that its update depends on."""
 
     key: str
     run: StoredRun
@@ -37,7 +37,7 @@ class Updatable(Protocol):
 
     @property
     def provenance(self) -> Provenance:
-        """How it was trained."""
+        """Its training."""
         ...
 
     def load(self) -> nn.Module:
@@ -47,7 +47,7 @@ class Updatable(Protocol):
 
 @dataclass(frozen=True)
 class Update:
-    """How a student is trained on; see ``Student.update``."""
+    """Settings of an update; see ``Student.update``."""
 
     keep: float
     labels: bool
@@ -65,20 +65,22 @@ class Update:
         changes: dict[str, Any],
         task: str = "classification",
     ) -> Update:
-        """Check the settings.
+        """Check and return the settings.
 
         Raises:
-            ConfigError: a setting is wrong, or nothing is left to learn from.
+            ConfigError: a setting is invalid, or all sources of the loss are off.
         """
         if keep < 0:
-            raise ConfigError(f"update(...): 'keep' is {keep:g}; it is a weight, from 0.")
+            raise ConfigError(f"update(...): 'keep' is {keep:g}; a weight is at least 0.")
         if not labels and not teacher and not keep:
-            raise ConfigError("update(...): without labels, teacher and 'keep' there is nothing to learn from.")
+            raise ConfigError(
+                "update(...): without labels, teacher and 'keep' there is nothing to learn from; switch one of them on."
+            )
         loss: list[dict[str, Any]] = [{"name": find_task(task).labels_loss, "weight": 1.0}] if labels else []
         if keep or teacher:
             temperature = {"temperature": TEMPERATURE} if find_task(task).has_temperature else {}
             loss.append({"name": find_task(task).answers_loss, "weight": keep or 1.0, **temperature})
-        # Trained weights want smaller steps than fresh ones.
+        # Trained weights need smaller steps than random ones.
         settings = {"epochs": epochs, "loss": loss, "optimizer": {"lr": 0.01}, **changes}
         return cls(keep, labels, teacher, parse(TrainingConfig, settings, source="update(...)"))
 
@@ -94,7 +96,7 @@ class Update:
 
 
 def update_student(student: Updatable, data: Dataset, update: Update, observer: Observer) -> str:
-    """Train a student on, in this process, and write the result beside it; return its key.
+    """Continue a student's training in this process, write the result as a new student, and return its key.
 
     Raises:
         ConfigError: the data do not fit the student.

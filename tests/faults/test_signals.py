@@ -24,7 +24,10 @@ def terminate(driver):
 def stopped_cleanly(driver, run):
     code, out, errors = driver.end()
     assert code == 130, errors
-    assert errors == f"Stopped. What is finished is kept in {run}; the same command with --resume goes on.\n"
+    assert errors.startswith("Stopped. ")
+    assert errors.count("\n") == 1
+    assert str(run) in errors
+    assert "--resume" in errors
     assert silent_about_ray(out, "")
     records = open_run(run).records
     assert not [record for record in records if record.state == "running"]
@@ -97,7 +100,7 @@ def test_pressed_twice_it_leaves_at_once_and_still_goes_on(launch, search_file, 
     driver.wait_until(lambda: just_begun(driver.records()))
     time.sleep(1)
     press_ctrl_c(driver)
-    driver.wait_for("Press Ctrl-C again to leave at once")
+    driver.wait_for("Press Ctrl-C again")
     press_ctrl_c(driver)
     _, records = stopped_cleanly(driver, tmp_path / "small")
     assert [record.state for record in records] == ["interrupted"]

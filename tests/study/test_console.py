@@ -94,7 +94,7 @@ def test_finalists_are_told_epoch_by_epoch_with_the_time_left(told):
         "full distillation",
         "[1/10] trial 3 taught: 40.00 % after epoch 1 of 2; about 9 min 00 s left",
         "[2/10] trial 3 taught: 75.00 % on validation data (short: 50.00 %)",
-        "[4/10] trial 3 on labels alone: 70.00 % on validation data (short: 50.00 %)",
+        "[4/10] trial 3 on labels only: 70.00 % on validation data (short: 50.00 %)",
         "[4/8] trial 4 taught failed: worker died (Aborted)",
         "[8/8] trial 5 taught: 80.00 % on validation data",
     ]

@@ -63,7 +63,7 @@ def test_outside_the_main_thread_nothing_is_taken():
 
     def work():
         with interruptible() as interruption:
-            seen.append((signal.getsignal(signal.SIGINT), interruption.asked))
+            seen.append((signal.getsignal(signal.SIGINT), interruption.stop_requested))
 
     thread = threading.Thread(target=work)
     thread.start()

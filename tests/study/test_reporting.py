@@ -3,7 +3,7 @@
 import pytest
 
 from nas_distill.runs.metadata import EvaluationRecord, RunMetadata, TeacherRecord
-from nas_distill.study.reporting import teacher_note
+from nas_distill.study.reporting import validation_gap_note
 from nas_distill.tasks.classification import ClassificationEvaluation
 
 
@@ -22,12 +22,12 @@ def metadata_of(validation, test, samples=2000, split="test"):
     [(0.97, 0.93, True), (0.94, 0.93, False), (0.93, 0.93, False), (0.90, 0.94, False)],
 )
 def test_a_teacher_far_better_on_validation_than_on_test_data_is_warned_of(validation, test, warned):
-    assert bool(teacher_note(metadata_of(validation, test))) is warned
+    assert bool(validation_gap_note(metadata_of(validation, test))) is warned
 
 
 def test_few_validation_samples_show_nothing():
-    assert teacher_note(metadata_of(0.97, 0.93, samples=50)) == []
+    assert validation_gap_note(metadata_of(0.97, 0.93, samples=50)) == []
 
 
 def test_without_test_data_nothing_is_said():
-    assert teacher_note(metadata_of(0.97, 0.93, split="val")) == []
+    assert validation_gap_note(metadata_of(0.97, 0.93, split="val")) == []

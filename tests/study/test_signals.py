@@ -5,7 +5,7 @@ from nas_distill.config import SearchFile, parse
 from nas_distill.runs.folder import RunFolder
 from nas_distill.study.observer import Silent
 from nas_distill.study.problem import resolve
-from nas_distill.study.signals import compared_layers, store_contents, teacher_signal
+from nas_distill.study.signals import describe_compared_layers, store_contents, teacher_signal
 from nas_distill.teacher import LiveSignal, TeacherStore
 
 KD = ["cross_entropy", "kd"]
@@ -58,7 +58,7 @@ def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
 
 def test_pairs_are_told_before_anything_trains():
     problem = problem_of(KD, [*KD, "at"])
-    said = compared_layers(problem, problem.candidates())
+    said = describe_compared_layers(problem, problem.candidates())
     assert len(said) == 1
     assert said[0].startswith("'at' compares, in the smallest student: ")
     assert said[0].count(" from ") == 3

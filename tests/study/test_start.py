@@ -279,7 +279,7 @@ def test_progress_and_result_are_shown_unless_it_is_to_be_quiet(given, quick, tm
         f"Run: {run.folder.path}",
         "candidates looked at in ",
         "[1/1] trial ",
-        " on labels alone: ",
+        " on labels only: ",
         f"Student: trial {run.best().record.number}",
         "All in all ",
     ):

@@ -1,4 +1,4 @@
-"""Searches over students that are assembled from distilled blocks, and assembly for other budgets."""
+"""Assembly of students from distilled blocks, in a search and for other budgets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas_distill.blockwise.library import CONTENT, Library
 from nas_distill.config import BlockwiseConfig
 from nas_distill.costs.budget import Budget, Limit
 from nas_distill.costs.counting import count as count_costs
-from nas_distill.reports import formatting as words
+from nas_distill.reports import formatting
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.records import TrialRecord
 from nas_distill.spaces import Architecture
@@ -23,22 +23,22 @@ from nas_distill.study.problem import SearchProblem
 from nas_distill.utils.errors import RunError
 
 STEP = 0.85
-"""Ratio of the limits, from the budget's own down, for which the front is swept."""
+"""Ratio of successive limits of the sweep along the front, starting at the budget's own."""
 
 
 class LibraryAssembler:
-    """Proposes the assemblies that local scores call best within the budget, from dear to cheap along the front.
+    """Proposer of the best assemblies within the budget by local scores, from expensive to cheap along the front.
 
-    Once enough of them were trained, the weights of blocks are fitted to what was seen, and the assemblies that are
-    best by these follow: local scores mislead, so what they call best is always trained too (implements
+    After enough of them were trained, weights of blocks are fitted to their qualities, and the best assemblies by these
+    weights follow. Local scores may mislead, so their best assemblies are always trained as well (implements
     ``engine.assembling.Assembler``).
 
     Args:
         library: of trained blocks.
-        limits: of the budget; those on costs that do not add up are left to the search, which counts whole networks.
+        limits: of the budget; limits on costs that are not sums over blocks are checked by the search, per network.
         by: the cost along which the front is swept.
-        settings: how many assemblies, how unlike, by which score.
-        alone: whether the search ends with them.
+        settings: number of assemblies, their largest overlap, and the local score.
+        alone: the search ends with these proposals.
         seed: of the fit's bootstrap.
     """
 
@@ -64,11 +64,11 @@ class LibraryAssembler:
 
     @property
     def alone(self) -> bool:
-        """Whether the search ends with its proposals."""
+        """True if the search ends with these proposals."""
         return self._alone
 
     def propose(self, scored: Sequence[tuple[Architecture, float]], seen: Collection[str]) -> Architecture | None:
-        """Return the best assembly that was not looked at yet, None when there are no more; see ``Assembler``."""
+        """Return the best assembly that was not proposed yet, None after the last; see ``Assembler``."""
         if self._first is None:
             self._first = self.assemble(None)
         for architecture in self._first:
@@ -77,22 +77,22 @@ class LibraryAssembler:
         return next((each for each in self._by_fit(scored) if each.hash not in seen), None)
 
     def fit(self, scored: Sequence[tuple[Architecture, float]]) -> BlockWeights | None:
-        """Return the weights of blocks that qualities speak for; None while there are too few of known blocks."""
+        """Return block weights fitted to qualities; None while too few candidates consist of library blocks."""
         known = [
             (scores, quality)
             for architecture, quality in scored
             if (scores := block_scores(self._library, self._space.decode(architecture), self._settings.score))
             is not None
-            and all(map(math.isfinite, scores))  # a block that diverged in its training says nothing of others
+            and all(map(math.isfinite, scores))  # a block that diverged in training has no local score
         ]
         if len(known) < MINIMUM:
             return None
         return fit([scores for scores, _ in known], [quality for _, quality in known], seed=self._seed)
 
     def assemble(self, weights: Sequence[float] | None) -> list[Architecture]:
-        """Return ``settings.solutions`` assemblies, half of them along the front, the others the best and unlike.
+        """Return ``settings.solutions`` assemblies: half along the front, the others the best with limited overlap.
 
-        The dearest of the front come first, since they are what the budget is for.
+        The most expensive of the front come first, since they use the budget.
         """
         settings = self._settings
         high = self._limits[self._by].high if self._by in self._limits else None
@@ -130,14 +130,14 @@ class LibraryAssembler:
 
 
 def describe_alternatives(count: int, cutting: Cutting, epochs: float) -> str:
-    """Say how much there is to distil before candidates can be assembled."""
-    blocks = words.count(len(cutting.plan.blocks), "block")
+    """Return a sentence on the alternatives that are distilled before candidates can be assembled."""
+    blocks = formatting.count(len(cutting.plan.blocks), "block")
     length = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
-    return f"{words.count(count, 'alternative')} of {blocks}, distilled side by side for {length}, then scored."
+    return f"{formatting.count(count, 'alternative')} of {blocks}, distilled in parallel for {length}, then scored."
 
 
 def scored(records: Sequence[TrialRecord]) -> list[tuple[Architecture, float]]:
-    """Return the candidates that were trained to their last rung, with their quality."""
+    """Return the candidates that completed their last rung, with their quality."""
     return [
         (record.architecture, record.quality)
         for record in records
@@ -146,18 +146,18 @@ def scored(records: Sequence[TrialRecord]) -> list[tuple[Architecture, float]]:
 
 
 @dataclass(frozen=True)
-class Assembled:
-    """An assembly for a budget, found without training.
+class CountedAssembly:
+    """An assembly for a budget, found without training, with the costs of its whole network.
 
     Attributes:
         architecture: in the run's space.
-        blocks: names of the alternatives that it is made of.
+        blocks: names of its alternatives.
         costs: of the whole network, counted.
-        predicted: the costs that the assembly was found by, sums over its parts.
+        predicted: costs as sums over its parts, by which it was found.
         score: the (weighted) sum of its local scores; lower is better.
-        expected: the quality of a short distillation that is expected by the weights fitted to those that were trained,
-            at most 1, the best there is; None where too few were.
-        trial: the trial of the run that is of this architecture, None if there is none.
+        expected: expected quality of a short distillation, by weights fitted to the trained assemblies, at most 1;
+            None where too few were trained.
+        trial: number of the run's trial of this architecture; None if it was not trained.
     """
 
     architecture: Architecture
@@ -169,7 +169,7 @@ class Assembled:
     trial: int | None
 
     def row(self) -> dict[str, Any]:
-        """Return it in plain values."""
+        """Return it as plain values."""
         counted = {name: self.costs[name] for name in self.predicted}
         return {
             "score": self.score,
@@ -184,18 +184,18 @@ class Assembled:
 
 def assemble(
     problem: SearchProblem, folder: RunFolder, records: Sequence[TrialRecord], budget: Budget, *, count: int
-) -> list[Assembled]:
+) -> list[CountedAssembly]:
     """Return the best assemblies of a run's blocks within another budget, best first.
 
     Raises:
-        RunError: the run has no blocks that were distilled.
-        BudgetError: nothing fits, or a limit is on a cost that does not add up.
+        RunError: the run has no distilled blocks.
+        BudgetError: nothing fits, or a limit is on a cost that is not a sum over blocks.
     """
     blocks = problem.blocks_folder(folder)
     if not (blocks / CONTENT).exists():
         raise RunError(
-            f"{folder.path} has no library of blocks ({blocks}); a search with strategy 'blockwise' or 'hybrid' makes "
-            "one."
+            f"{folder.path} has no library of blocks ({blocks}); search with strategy 'blockwise' or 'hybrid' to "
+            "make one."
         )
     library = Library.load(blocks)
     settings = problem.config.blockwise
@@ -217,10 +217,10 @@ def assemble(
 
 def _counted(
     problem: SearchProblem, library: Library, assembly: Assembly, fitted: BlockWeights | None, trials: Mapping[str, int]
-) -> Assembled:
+) -> CountedAssembly:
     architecture = library.alternatives.space.encode(assembly.cut)
     module = problem.build(architecture, problem.config.seed, stream="costing")
-    return Assembled(
+    return CountedAssembly(
         architecture=architecture,
         blocks=assembly.alternatives,
         costs=count_costs(module, problem.input_shape, list(assembly.costs)),
