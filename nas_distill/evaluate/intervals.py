@@ -1,4 +1,4 @@
-"""Uncertainty of figures read on samples: intervals, bootstraps, and rank correlation."""
+"""Uncertainty of metrics: confidence intervals, bootstraps, and rank correlation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 DRAWS = 2000
-"""Draws of a bootstrap over networks."""
+"""Number of draws of a bootstrap over networks."""
 LEVEL = 95.0
 _SAMPLE_DRAWS, _FEWEST_SAMPLE_DRAWS, _VALUES = 200, 40, 4e8
 
@@ -27,7 +27,7 @@ _SAMPLE_DRAWS, _FEWEST_SAMPLE_DRAWS, _VALUES = 200, 40, 4e8
 class RankCorrelation:
     """Kendall's tau-b of ``count`` pairs, in [-1, 1], higher is better, with its 95 % bootstrap interval.
 
-    0, with the interval [-1, 1], where one of the two does not vary and so orders nothing.
+    If one of the two is constant, tau is 0 with the interval [-1, 1].
     """
 
     tau: float
@@ -37,7 +37,7 @@ class RankCorrelation:
 
 
 def accuracy_halfwidth(accuracy: float, samples: int) -> float:
-    """Return half the width of the 95 % interval (Wilson's) of an accuracy read on ``samples`` independent samples."""
+    """Return the half-width of the 95 % interval (Wilson) of an accuracy on ``samples`` independent samples."""
     from scipy.stats import binomtest
 
     if samples < 1:
@@ -46,14 +46,14 @@ def accuracy_halfwidth(accuracy: float, samples: int) -> float:
     return float(interval.high - interval.low) / 2
 
 
-def bootstrap_halfwidth(figure: Callable[[Tensor, Tensor], float], outputs: Tensor, labels: Tensor) -> float:
-    """Return half the width of the 95 % interval of ``figure(outputs, labels)`` over draws of samples (Efron).
+def bootstrap_halfwidth(metric: Callable[[Tensor, Tensor], float], outputs: Tensor, labels: Tensor) -> float:
+    """Return the half-width of the 95 % bootstrap interval of ``metric(outputs, labels)`` over samples (Efron).
 
-    Percentiles of 200 draws with replacement, fewer of very many values; the draws are seeded. Draws of which the
-    figure cannot be told are left out; NaN where that is so of all.
+    It is computed from percentiles of 200 seeded draws with replacement, or fewer for very many values. Draws for which
+    the metric is undefined are left out; the result is NaN if it is undefined for all.
 
     Args:
-        figure: of outputs and labels; DataError where it cannot be told.
+        metric: a function of outputs and labels, which raises DataError if it is undefined.
         outputs: (N, K).
         labels: (N, K).
     """
@@ -65,7 +65,7 @@ def bootstrap_halfwidth(figure: Callable[[Tensor, Tensor], float], outputs: Tens
     for _ in range(int(np.clip(_VALUES / max(1, outputs.numel()), _FEWEST_SAMPLE_DRAWS, _SAMPLE_DRAWS))):
         drawn = torch.from_numpy(rng.integers(0, len(outputs), len(outputs)))
         try:
-            found.append(figure(outputs[drawn], labels[drawn]))
+            found.append(metric(outputs[drawn], labels[drawn]))
         except DataError:
             continue
     interval = percentile_interval(found)
@@ -73,14 +73,15 @@ def bootstrap_halfwidth(figure: Callable[[Tensor, Tensor], float], outputs: Tens
 
 
 def crossed_interval(values: ArrayLike) -> tuple[float, float]:
-    """Return the mean of figures read once per seed and sample, and half the width of its 95 % interval.
+    """Return the mean of values per seed and sample, and the half-width of its 95 % interval.
 
-    Seeds and samples are both taken as drawn at random. Half the width is the root of the sum of two squares, each the
-    half-width of Student's interval of a mean: of the seeds' means, and of the samples' means. So three seeds count as
-    three, and samples count where seeds agree.
+    Seeds and samples are both random effects. The half-width is the root of the sum of two squares, each the half-width
+    of Student's interval of a mean: of the means per seed, and of the means per sample. So the interval covers the
+    variation between few seeds, and that between samples even if seeds agree.
 
     Args:
-        values: (seeds, samples), such as the difference of two networks' being right; one seed says nothing of seeds.
+        values: (seeds, samples), such as the difference of two networks' correctness. With one seed, the interval
+            covers only samples.
     """
     from scipy.stats import t as student_t
 
@@ -94,9 +95,9 @@ def crossed_interval(values: ArrayLike) -> tuple[float, float]:
 
 
 def percentile_interval(draws: ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the percentile interval of bootstrap draws, those without a finite value left out; None if none has one.
+    """Return the percentile interval of the finite bootstrap draws; None if no draw is finite.
 
-    ``scipy.stats.bootstrap`` has no such rule: one draw without a value leaves it without an interval.
+    ``scipy.stats.bootstrap`` gives no interval if a single draw is not finite.
     """
     values = np.asarray(draws, dtype=float)
     values = values[np.isfinite(values)]
@@ -107,18 +108,18 @@ def percentile_interval(draws: ArrayLike, level: float = LEVEL) -> tuple[float, 
 
 
 def bootstrap_weights(count: int, draws: int = DRAWS, *, seed: int = 0) -> Array:
-    """Return how often each of ``count`` entries comes up [draws, count] when as many are drawn with replacement.
+    """Return the multiplicities (draws, count) of ``count`` entries in bootstrap draws with replacement.
 
-    The draws are seeded, and the same for all that is compared on the same entries, so differences are paired.
+    The draws are seeded, and equal for all comparisons on the same entries, so differences are paired.
     """
     rng = numpy_rng(seed, "bootstrap", count)
     return np.array(rng.multinomial(count, np.full(count, 1 / count), size=draws), dtype=float)
 
 
 def kendall_tau(one: ArrayLike, other: ArrayLike, among: NDArray[np.bool_] | None = None) -> float | None:
-    """Return Kendall's tau-b (Kendall 1945) of two samples [N], in [-1, 1]; None where one of them does not vary.
+    """Return Kendall's tau-b (Kendall 1945) of two samples (N,), in [-1, 1]; None if one of them is constant.
 
-    With ``among`` [N, N] (symmetric) only those pairs count.
+    ``among`` (N, N), symmetric, restricts it to those pairs.
     """
     from scipy.stats import kendalltau
 
@@ -135,7 +136,7 @@ def kendall_tau(one: ArrayLike, other: ArrayLike, among: NDArray[np.bool_] | Non
 def weighted_taus(
     one: ArrayLike, other: ArrayLike, weights: ArrayLike, among: NDArray[np.bool_] | None = None
 ) -> Array:
-    """Return tau-b [D] of samples in which entry i comes up ``weights[d, i]`` times; NaN where one does not vary."""
+    """Return tau-b (D,) of samples in which entry i occurs ``weights[d, i]`` times; NaN where one is constant."""
     signs = [np.sign(np.subtract.outer(values, values)) for values in map(_floats, (one, other))]
     if among is not None:
         signs = [np.where(among, sign, 0.0) for sign in signs]
@@ -154,9 +155,9 @@ def weighted_taus(
 def rank_correlation(
     predicted: ArrayLike, measured: ArrayLike, *, seed: int, groups: Sequence[object] | None = None
 ) -> RankCorrelation:
-    """Return how well predictions order measurements; the interval is of percentiles over draws of the pairs.
+    """Return the rank correlation of predictions and measurements, with a bootstrap interval over entries.
 
-    ``groups``: one per entry; entries are then compared within their group only (students of about equal cost, say).
+    ``groups``, one per entry, restricts it to pairs within a group (for example, students of about equal cost).
     """
     count = len(_floats(predicted))
     among = None if groups is None else np.array([[one == other for other in groups] for one in groups])

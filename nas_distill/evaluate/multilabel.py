@@ -1,4 +1,4 @@
-"""Multi-label metrics on logits, (N, K). Computed in float64 on the CPU, independent of sample order."""
+"""Multi-label metrics on logits (N, K), computed in float64 on the CPU, independent of the order of samples."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from nas_distill.utils.errors import DataError
 
 
 def mean_average_precision(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean over labels of average precision (macro mAP), in [0, 1]; higher is better.
+    """Return average precision, averaged over labels (macro mAP), in [0, 1]; higher is better.
 
-    Average precision is the sum over recall's steps of the precision there, without interpolation; samples of equal
-    logits are taken in together. Labels that no sample has are left out of the mean.
+    Average precision is the precision at each step of recall, weighted by the step, without interpolation; samples with
+    equal logits form one step. Labels that no sample has are left out.
 
     Raises:
         DataError: no sample has any label.
@@ -24,18 +24,18 @@ def mean_average_precision(logits: Tensor, labels: Tensor) -> float:
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean over labels of F1 at a probability of a half, in [0, 1]; higher is better.
+    """Return F1 at a threshold of 0.5, averaged over labels, in [0, 1]; higher is better.
 
-    Labels that no sample has are left out of the mean, as in ``mean_average_precision``.
+    Labels that no sample has are left out, as in ``mean_average_precision``.
     """
     logits, labels = _checked(logits, labels)
-    told, place = (logits > 0).double(), _present(labels)
-    hits = (told * labels).sum(dim=0)
-    return _mean((2 * hits / (told.sum(dim=0) + labels.sum(dim=0)))[place].tolist())
+    predicted, present = (logits > 0).double(), _present(labels)
+    hits = (predicted * labels).sum(dim=0)
+    return _mean((2 * hits / (predicted.sum(dim=0) + labels.sum(dim=0)))[present].tolist())
 
 
 def label_nll(logits: Tensor, labels: Tensor) -> float:
-    """Return the binary cross-entropy in nats a sample, summed over its labels, at least 0; lower is better."""
+    """Return the binary cross-entropy in nats per sample, summed over its labels, at least 0; lower is better."""
     logits, labels = _checked(logits, labels)
     return float(functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")) / len(logits)
 
@@ -43,20 +43,20 @@ def label_nll(logits: Tensor, labels: Tensor) -> float:
 def label_ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Return the expected calibration error of labels' probabilities, a share in [0, 1]; lower is better.
 
-    As ``metrics.ece``, with each label of each sample as a sample of its own, its probability as confidence, and how
-    often the label is there in place of accuracy.
+    Computed like ``classification.ece`` with each label of each sample as an event: its probability is the confidence,
+    and the frequency of the label replaces accuracy.
     """
     logits, labels = _checked(logits, labels)
     return calibration_gap(logits.sigmoid().flatten(), labels.flatten(), bins)
 
 
 def label_agreement(logits_a: Tensor, logits_b: Tensor) -> float:
-    """Return the share of labels, over all samples, of which both say the same, in [0, 1]; higher means more alike."""
+    """Return the share of equal label predictions over all samples, in [0, 1]; higher means more similar."""
     logits_a, logits_b = checked_logits(logits_a), checked_logits(logits_b)
     if logits_a.shape != logits_b.shape:
         raise DataError(
-            f"Agreement needs two sets of logits of one shape, and these are {shape_text(logits_a)} and "
-            f"{shape_text(logits_b)}."
+            "Agreement needs logits of the same shape, but they have "
+            f"{shape_text(logits_a)} and {shape_text(logits_b)}."
         )
     return float(((logits_a > 0) == (logits_b > 0)).double().mean())
 
@@ -64,7 +64,7 @@ def label_agreement(logits_a: Tensor, logits_b: Tensor) -> float:
 def _average_precision(scores: Tensor, labels: Tensor) -> float:
     order = scores.argsort(descending=True)
     hits, ranks = labels[order].cumsum(0), torch.arange(1, len(scores) + 1, dtype=torch.float64)
-    # Where the next score is lower: equal scores are told apart by nothing.
+    # Positions before a lower score, since equal scores form one step.
     last = torch.cat([scores[order].diff() < 0, torch.ones(1, dtype=torch.bool)])
     found, at = hits[last], ranks[last]
     return float((found.diff(prepend=torch.zeros(1, dtype=torch.float64)) * found / at).sum() / hits[-1])
@@ -73,7 +73,7 @@ def _average_precision(scores: Tensor, labels: Tensor) -> float:
 def _present(labels: Tensor) -> list[int]:
     present: list[int] = labels.any(dim=0).nonzero().flatten().tolist()
     if not present:
-        raise DataError("No sample has any label, so that quality cannot be told.")
+        raise DataError("No sample has any label, so quality is undefined.")
     return present
 
 

@@ -1,4 +1,4 @@
-"""Prediction over batches that leaves the model as it was."""
+"""Prediction over batches, in eval mode."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def predict_logits(model: nn.Module, batches: Iterable[Tensor], device: torch.de
     """Return the logits of every sample, ``[N, C]`` float32 on the CPU, in the order of the batches.
 
     Args:
-        model: gives ``[B, C]`` logits for a batch ``[B, ...]``; already on ``device``. It runs in eval mode without
-            gradients; afterwards each of its modules is in the mode that it was in before.
+        model: returns ``[B, C]`` logits for a batch ``[B, ...]``; already on ``device``. It runs in eval mode without
+            gradients; afterwards the mode of each of its modules is restored.
         batches: input tensors, moved to ``device`` one at a time.
-        device: where the model is.
+        device: device of the model.
 
     Raises:
         DataError: there are no batches.
-        BuildError: the model returns something else than a floating tensor ``[B, C]`` of one C.
+        BuildError: the model does not return floating tensors ``[B, C]`` with a constant C.
     """
     parts: list[Tensor] = []
     with eval_mode(model), torch.no_grad():
@@ -31,7 +31,7 @@ def predict_logits(model: nn.Module, batches: Iterable[Tensor], device: torch.de
             _check(logits, len(batch), parts)
             parts.append(logits.float().cpu())
     if not parts:
-        raise DataError("There is nothing to predict: no batch was given.")
+        raise DataError("Predictions need at least one batch, but there is no batch.")
     return torch.cat(parts)
 
 

@@ -1,4 +1,4 @@
-"""Regression metrics on outputs, (N, K). Computed in float64 on the CPU, independent of sample order."""
+"""Regression metrics on outputs (N, K), computed in float64 on the CPU, independent of the order of samples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nas_distill.utils.errors import DataError
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:
-    """Return the coefficient of determination, the mean over targets, at most 1; higher is better.
+    """Return the coefficient of determination, averaged over targets, at most 1; higher is better.
 
-    1 less the squared error's share of the targets' variance on these samples: 0 is the mean's, below 0 is worse than
-    that. Targets that are the same for all samples are left out of the mean.
+    It is 1 minus the squared error divided by the variance of the targets on these samples: 0 for a constant prediction
+    of the mean, below 0 for a worse one. Targets that are the same for all samples are left out.
 
     Raises:
         DataError: all targets are the same for all samples.
@@ -21,9 +21,9 @@ def r2(outputs: Tensor, targets: Tensor) -> float:
     total = (targets - targets.mean(dim=0)).square().sum(dim=0)
     varied = (targets != targets[0]).any(dim=0)
     if not bool(varied.any()):
-        raise DataError("All samples have the same targets, so that quality cannot be told.")
-    missed = (outputs - targets).square().sum(dim=0)
-    return float((1 - missed[varied] / total[varied]).mean())
+        raise DataError("All samples have the same targets, so quality is undefined.")
+    error = (outputs - targets).square().sum(dim=0)
+    return float((1 - error[varied] / total[varied]).mean())
 
 
 def rmse(outputs: Tensor, targets: Tensor) -> float:
@@ -42,6 +42,6 @@ def _checked(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     outputs = checked_logits(outputs)
     if targets.shape != outputs.shape:
         raise DataError(
-            f"Outputs of shape {shape_text(outputs)} need as many targets, and these are {shape_text(targets)}."
+            f"Outputs of shape {shape_text(outputs)} need as many targets, but targets have {shape_text(targets)}."
         )
     return outputs, checked_logits(targets)

@@ -1,4 +1,4 @@
-"""Layers that the built-in builders share."""
+"""Shared layers of the built-in builders."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from torch import Tensor, nn
 
 
 def round_channels(channels: float) -> int:
-    """Return the multiple of 8 that is nearest to ``channels`` (the upper of two), and at least 8.
+    """Return the multiple of 8 nearest to ``channels`` (the upper one in a tie), at least 8.
 
-    Other numbers waste vector lanes, and fewer than 8 have crashed native convolutions.
+    Other numbers waste vector lanes, and fewer than 8 channels have crashed native convolutions.
     """
     return max(8, int(channels + 4) // 8 * 8)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Return a convolution with padding that keeps the size (over ``stride``), and its batch norm."""
+    """Return a convolution, padded to keep the size (divided by ``stride``), and its batch norm."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -22,12 +22,12 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Return ``conv_bn`` with a ReLU behind it."""
+    """Return ``conv_bn`` followed by a ReLU."""
     return nn.Sequential(*conv_bn(inputs, outputs, kernel, stride, groups), nn.ReLU(inplace=True))
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs each channel by a gate in [0, 1] that depends on the means of all: (B, C, H, W) to the same shape.
+    """Squeeze-excitation: scales each channel by a gate in [0, 1] that depends on all channel means, (B, C, H, W).
 
     Hu et al., 2018 (arXiv:1709.01507), with a quarter of the channels in between and MobileNetV3's hard sigmoid.
     """
@@ -40,7 +40,7 @@ class SqueezeExcite(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the weighed feature maps."""
+        """Return the scaled feature maps, of the same shape."""
         result: Tensor = x * self.gate(x.mean(dim=(2, 3)))[:, :, None, None]
         return result
 
@@ -59,12 +59,12 @@ class Classifier(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw convolution weights by He et al. (2015, fan out); norms start as the identity, linear layers as torch does.
+    """Initialise convolutions by He et al. (2015, fan out); norms are the identity, linear layers as in torch.
 
     A depthwise convolution's fan out is that of one channel, which torch counts as its fan in.
 
-    Residual branches do not start at zero: that helps long trainings of deep networks, but in the short ones that score
-    an architecture it cost 4 to 30 points.
+    Residual branches are not initialised to zero: that helps long trainings of deep networks, but reduced the accuracy
+    of short trainings, which score architectures, by 4 to 30 points.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

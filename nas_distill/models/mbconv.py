@@ -11,16 +11,16 @@ from nas_distill.models.layers import Classifier, SqueezeExcite, conv_bn, conv_b
 
 
 class InvertedResidual(nn.Module):
-    """1x1 convolution to ``expansion * inputs`` channels, depthwise ``kernel``, 1x1 back to ``outputs``, no ReLU after.
+    """Inverted residual: 1x1 convolution to ``expansion * inputs`` channels, depthwise ``kernel``, 1x1 to ``outputs``.
 
-    ``expansion`` 1 leaves the first convolution out; ``se`` weighs the channels before the last one. The input is added
-    where its shape is that of the output.
+    ``expansion`` 1 omits the first convolution; ``se`` adds squeeze-excitation before the last one, which has no ReLU.
+    The input is added if it has the shape of the output.
     """
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int, se: bool) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"a kernel of {kernel} has no centre; kernels are odd")
+            raise ValueError(f"the kernel is {kernel}; kernels must be odd")
         middle = inputs * expansion
         self.body = nn.Sequential(
             *(conv_bn_relu(inputs, middle, 1) if expansion != 1 else ()),
@@ -55,7 +55,7 @@ class MBConvNet(nn.Module):
         blocks: list[InvertedResidual] = []
         width = stem
         for stage in stages:
-            # There is nothing to halve in a map of one pixel, as the later stages of tiny images have.
+            # Maps of one pixel, in later stages of tiny images, are not halved.
             stride = 2 if blocks and smallest > 1 else 1
             added = _stage(width, stride, **stage)
             if added:
@@ -86,9 +86,9 @@ def build(
 
     Args:
         stem: channels of the first 3x3 convolution.
-        stages: for each, ``depth`` (blocks; 0 leaves the stage out) and ``width`` (channels), and if wanted ``kernel``
-            (odd, 3), ``expansion`` (4) and ``se`` (squeeze-excitation, false). Every stage but the first halves the
-            resolution, as long as there is more than one pixel.
+        stages: per stage ``depth`` (blocks; 0 omits the stage) and ``width`` (channels), optionally ``kernel`` (odd,
+            default 3), ``expansion`` (4) and ``se`` (squeeze-excitation, false). Every stage but the first halves the
+            resolution, unless it is one pixel.
         stem_stride: 1 keeps the image's resolution in the first stage, 2 halves it.
         head: channels of a 1x1 convolution before the classifier, 0 for none.
         input_shape: (channels, height, width).

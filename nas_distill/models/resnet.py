@@ -16,7 +16,7 @@ class ResidualBlock(nn.Module):
     """A residual block: ``basic`` is two 3x3 convolutions, ``bottleneck`` 1x1, 3x3, 1x1 with a quarter of the width.
 
     The shortcut of a block that changes the shape pools before its 1x1 convolution, so that no 1x1 convolution has a
-    stride and none of its inputs is thrown away (He et al., 2018, arXiv:1812.01187, "ResNet-D").
+    stride, which would ignore inputs (He et al., 2018, arXiv:1812.01187, "ResNet-D").
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, kind: str) -> None:
@@ -87,7 +87,7 @@ def build(
 
     Args:
         stem: channels of the first 3x3 convolution.
-        stages: for each, ``depth`` (blocks), ``width`` (channels), and ``block`` (``basic``, ``bottleneck``); every
+        stages: per stage ``depth`` (blocks), ``width`` (channels), and ``block`` (``basic``, ``bottleneck``); every
             stage but the first halves the resolution.
         stem_stride: 1 keeps the image's resolution in the first stage, 2 halves it.
         input_shape: (channels, height, width).

@@ -1,4 +1,4 @@
-"""Search spaces and the architectures that are drawn from them."""
+"""Search spaces, and architectures as their points."""
 
 from nas_distill.spaces.architecture import Architecture, Scalar, Value
 from nas_distill.spaces.catalog import load_space, names

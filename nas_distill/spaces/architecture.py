@@ -1,4 +1,4 @@
-"""Architectures: points of a search space in one canonical form."""
+"""Architectures: points of a search space in canonical form."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 class Architecture:
     """Values of the active parameters of a space: nested dicts and lists of scalars.
 
-    Equal architectures compare and hash equal whatever the order of their keys; ``1``, ``1.0`` and ``True`` are three
-    different values (a space turns ``8.0`` into ``8`` where it asks for an integer: see ``SearchSpace.validate``).
-    Immutable: what it gives out are copies.
+    Equal architectures compare and hash equal for any order of their keys; ``1``, ``1.0`` and ``True`` are three
+    different values (``SearchSpace.validate`` converts ``8.0`` to ``8`` for integer parameters). Immutable: all
+    returned values are copies.
 
     Raises:
-        SpaceError: a key is no string, or a value is neither a finite scalar nor a list or dict of such.
+        SpaceError: a key is not a string, or a value is not a finite scalar, or a list or dict of such.
     """
 
     _text: str
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         if not isinstance(values, Mapping):
-            raise SpaceError(f"an architecture is a mapping of parameters to values, not one {_kind(values)}.")
+            raise SpaceError(f"an architecture must be a mapping of parameters to values, not {_kind(values)}.")
         plain = to_plain(values)
         object.__setattr__(self, "_text", json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
@@ -44,7 +44,7 @@ class Architecture:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that name the architecture: the start of the SHA-256 of its canonical JSON."""
+        """First 16 hexadecimal digits of the SHA-256 of the canonical JSON, the architecture's name."""
         return text_digest(self._text, 16)
 
     def to_dict(self) -> dict[str, Value]:
@@ -57,10 +57,10 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """Read what ``to_json`` wrote, or any JSON object of the same values.
+        """Read an architecture from JSON, as written by ``to_json`` or in any other form.
 
         Raises:
-            SpaceError: the text is no JSON object of finite scalars, lists and objects.
+            SpaceError: the text is not a JSON object of finite scalars, lists and objects.
         """
         try:
             values = json.loads(text)
@@ -73,10 +73,10 @@ class Architecture:
 
 
 def to_plain(value: Any, path: str = "") -> Value:
-    """Copy ``value`` as plain dicts, lists and scalars; NumPy scalars and tuples are turned into Python's.
+    """Copy ``value`` as plain dicts, lists and scalars; converts NumPy scalars and tuples.
 
     Raises:
-        SpaceError: names the path of what is not plain.
+        SpaceError: a value cannot be converted; the message has its path.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -88,16 +88,18 @@ def to_plain(value: Any, path: str = "") -> Value:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise SpaceError(f"{_place(path)} is {value}, and the values of an architecture are finite.")
+            raise SpaceError(f"{_place(path)} is {value}; values of an architecture must be finite.")
         return float(value) + 0.0  # -0.0 becomes 0.0: they are equal, so their text must be
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise SpaceError(f"the key {key!r} of {_place(path)} is no string, so it names no parameter.")
+                raise SpaceError(
+                    f"the key {key!r} of {_place(path)} is not a string; names of parameters must be strings."
+                )
         return {str(key): to_plain(inner, join(path, key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(inner, join(path, index)) for index, inner in enumerate(value)]
-    raise SpaceError(f"{_place(path)} is {_kind(value)}; only numbers, strings, booleans, null and lists can be kept.")
+    raise SpaceError(f"{_place(path)} is {_kind(value)}; it must be a number, string, boolean, null, list or mapping.")
 
 
 def join(path: str, name: str | int) -> str:

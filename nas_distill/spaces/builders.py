@@ -1,4 +1,4 @@
-"""Calls of builders with the arguments that their signatures ask for."""
+"""Builders: calls with the arguments of their signatures, names, and identities."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Builder = Callable[..., Any]
 
-# Given to a builder if it takes them; they come from the data, so no parameter can have these names.
+# Arguments from the data, passed to builders that accept them; parameters must not have these names.
 FROM_DATA = ("input_shape", "num_classes")
 
 
@@ -34,11 +34,11 @@ def call(
 ) -> nn.Module:
     """Build the network of ``architecture``; ``input_shape`` is (C, H, W).
 
-    The parameters and ``arguments`` are passed as keywords, copied; ``input_shape`` and ``num_classes`` too where the
-    signature has them, or takes any keyword. Initial weights come from torch's global generator: the caller seeds it.
+    Copies of the parameters and ``arguments`` are passed as keywords; also ``input_shape`` and ``num_classes``, if the
+    signature accepts them. Initial weights come from torch's global generator, which the caller seeds.
 
     Raises:
-        BuildError: the builder raised, or returned no module.
+        BuildError: the builder raised, or did not return a module.
     """
     from torch import nn
 
@@ -51,7 +51,9 @@ def call(
         raise BuildError(f"builder {name} failed for architecture {architecture.hash}: {first_line(error)}") from error
     if not isinstance(module, nn.Module):
         kind = type(module).__name__
-        raise BuildError(f"builder {name} made a {kind}, no torch.nn.Module, for architecture {architecture.hash}.")
+        raise BuildError(
+            f"builder {name} returned a {kind}, not a torch.nn.Module, for architecture {architecture.hash}."
+        )
     return module
 
 
@@ -66,7 +68,7 @@ def describe(builder: str | Builder) -> str:
 
 
 def identity(builder: str | Builder) -> str:
-    """Return a text that changes with the builder: its name, and the source of a function where it can be had."""
+    """Return a text that identifies a builder: its name, and the source of a function if available."""
     if isinstance(builder, str):
         return builder
     if isinstance(builder, functools.partial):
@@ -79,5 +81,5 @@ def identity(builder: str | Builder) -> str:
 
 
 def plain_json(value: Any) -> str:
-    """Return ``value`` as JSON; what JSON does not know is written as the name of its type, never as an address."""
+    """Return ``value`` as JSON; other types are written as the names of their types, without addresses."""
     return json.dumps(value, default=lambda other: f"{type(other).__module__}:{type(other).__qualname__}")

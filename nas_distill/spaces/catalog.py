@@ -1,4 +1,4 @@
-"""Search spaces by name: shipped ones and files of the user."""
+"""Search spaces by name: shipped spaces and space files of users."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 def names() -> list[str]:
-    """Return the names of the spaces that are shipped, sorted."""
+    """Return the sorted names of the shipped spaces."""
     return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
 
 
 def load_space(space: str | Path | Mapping[str, Any] | SearchSpace, paths: Sequence[str | Path] = ()) -> SearchSpace:
-    """Return a space by the name of a shipped one, the path of a space file, or a mapping with the keys of such a file.
+    """Return a space by name of a shipped one, by path of a space file, or from a mapping with a file's keys.
 
-    ``paths`` are folders in which a relative file, and the module of a builder, are looked for before the current
-    folder; a file's own folder counts among them for its builder.
+    ``paths`` are folders in which a relative file and the module of a builder are searched before the current folder.
+    The module of a builder is also searched in the folder of the space file.
 
     Raises:
-        SpaceError: there is no such space, or it is wrong; names the file, the parameter, and the near name.
+        SpaceError: the space does not exist, or is invalid; the message has the file, the parameter and a suggestion.
     """
     if isinstance(space, SearchSpace):
         return space
@@ -40,7 +40,7 @@ def load_space(space: str | Path | Mapping[str, Any] | SearchSpace, paths: Seque
 
 
 def shipped_folder() -> Path:
-    """Return the folder of the shipped spaces: inside an installed package, beside the package in a checkout."""
+    """Return the folder of the shipped spaces: inside an installed package, or next to the package in a checkout."""
     inside = Path(__file__).parent / "shipped"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "search_spaces"
 

@@ -1,4 +1,4 @@
-"""Domains: the values that one parameter can take, and positions within them."""
+"""Domains: the allowed values of one parameter, and positions within them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nas_distill.utils.errors import SpaceError
 
 @dataclass(frozen=True)
 class Choice:
-    """One of ``values`` (scalars, all different), written from cheap to dear: the first is the low end.
+    """A domain of distinct scalar ``values``, in order of increasing cost: the first is the low end.
 
     Raises:
-        SpaceError: no values, a value that is no scalar, or one given twice.
+        SpaceError: there are no values, a value is not a scalar, or a value is given twice.
     """
 
     values: tuple[Scalar, ...]
@@ -30,7 +30,7 @@ class Choice:
         for value in self.values:
             plain = to_plain(value)
             if isinstance(plain, list | dict):
-                raise SpaceError(f"a choice is between numbers, strings, booleans or null, and {plain!r} is none.")
+                raise SpaceError(f"values of a choice must be numbers, strings, booleans or null, not {plain!r}.")
             if identity(plain) in seen:
                 raise SpaceError(f"the value {format_value(plain)} is given twice.")
             seen[identity(plain)] = plain
@@ -38,12 +38,12 @@ class Choice:
 
     @property
     def integers(self) -> bool:
-        """Whether every value is an integer (booleans are not)."""
+        """True if every value is an integer (booleans are not)."""
         return all(isinstance(value, int) and not isinstance(value, bool) for value in self.values)
 
     @property
     def ordered(self) -> bool:
-        """Whether the values are integers of a constant step, which ``low``, ``high`` and ``step`` describe."""
+        """True if the values are integers with a constant step, described by ``low``, ``high`` and ``step``."""
         numbers = self._sorted()
         return bool(numbers) and len({b - a for a, b in pairwise(numbers)}) <= 1
 
@@ -59,7 +59,7 @@ class Choice:
 
     @property
     def step(self) -> int:
-        """The distance between neighbours of an ordered choice (1 where there is one value alone)."""
+        """The distance between neighbours of an ordered choice (1 for a single value)."""
         numbers = self._sorted()
         return numbers[1] - numbers[0] if len(numbers) > 1 else 1
 
@@ -67,14 +67,14 @@ class Choice:
         return len(self.values)
 
     def at(self, index: int) -> Scalar:
-        """Return value ``index``, counted from the cheap end."""
+        """Return value ``index``, counted from the low end."""
         return self.values[index]
 
     def match(self, value: Any) -> Scalar:
         """Return the choice's own value that equals ``value`` (8.0 gives 8; True and 1 are different).
 
         Raises:
-            SpaceError: there is none; the message says which there are.
+            SpaceError: no value is equal; the message lists the values.
         """
         plain = to_plain(value)
         if not isinstance(plain, list | dict):
@@ -92,7 +92,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class IntRange:
-    """The integers ``low``, ``low + step``, ... up to and including ``high``; ``low`` is the cheap end.
+    """A domain of the integers ``low``, ``low + step``, ... up to and including ``high``; ``low`` is the cheap end.
 
     Raises:
         SpaceError: ``high`` is below ``low``, or ``step`` is below 1 or does not lead to ``high``.
@@ -106,10 +106,10 @@ class IntRange:
         for name in ("low", "high", "step"):
             plain = to_plain(getattr(self, name))
             if not isinstance(plain, int) or isinstance(plain, bool):
-                raise SpaceError(f"the {name} of an integer range is {format_value(plain)}, which is no integer.")
+                raise SpaceError(f"the {name} of an integer range must be an integer, not {format_value(plain)}.")
             object.__setattr__(self, name, plain)
         if self.high < self.low:
-            raise SpaceError(f"an integer range from {self.low} to {self.high} is empty; the low end comes first.")
+            raise SpaceError(f"an integer range from {self.low} to {self.high} is empty; give the low end first.")
         if self.step < 1:
             raise SpaceError(f"the step of an integer range is {self.step}; it must be at least 1.")
         if (self.high - self.low) % self.step:
@@ -117,12 +117,12 @@ class IntRange:
 
     @property
     def integers(self) -> bool:
-        """Whether every value is an integer: always."""
+        """True: every value is an integer."""
         return True
 
     @property
     def ordered(self) -> bool:
-        """Whether ``low``, ``high`` and ``step`` describe the values: always."""
+        """True: ``low``, ``high`` and ``step`` describe the values."""
         return True
 
     @property
@@ -141,7 +141,7 @@ class IntRange:
         """Return ``value`` as an integer of the range (8.0 gives 8; True is not 1).
 
         Raises:
-            SpaceError: it is not in the range; the message says what is.
+            SpaceError: it is not in the range; the message has the range.
         """
         plain = to_plain(value)
         number = isinstance(plain, int | float) and not isinstance(plain, bool)
@@ -158,7 +158,7 @@ Domain: TypeAlias = Choice | IntRange
 
 
 def format_value(value: Any) -> str:
-    """Return a value as a user would write it in a space file."""
+    """Return a value as written in a space file."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -167,17 +167,17 @@ def format_value(value: Any) -> str:
 
 
 def identity(value: Scalar) -> tuple[str, Scalar]:
-    """Return what two values share exactly when they mean the same: 8 and 8.0 do, 1 and True do not."""
-    # Python holds True == 1 == 1.0; here a number is a number whatever its type, and a boolean is something else.
+    """Return a key for comparing values: equal for 8 and 8.0, different for 1 and True."""
+    # In Python True == 1 == 1.0. Here numbers of all types are compared by value, and booleans are not numbers.
     kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "other"
     return kind, value
 
 
 def value_near(name: str, domain: Domain, *, fraction: float, reach: float, rng: np.random.Generator) -> Scalar:
-    """Answer ``SearchSpace.draw`` with the value at ``fraction``, give or take ``reach`` at random.
+    """Return a random value near ``fraction`` of a domain, within ``reach``, for ``SearchSpace.draw``.
 
-    Fraction 0 is the cheap end and 1 the dear one. A choice of anything but numbers has no ends to lie between: it is
-    drawn uniformly.
+    Fraction 0 is the low end (cheapest) and 1 the high end (most expensive). Choices of other types than numbers have
+    no order and are drawn uniformly.
     """
     if not is_ordered(domain):
         return domain.at(int(rng.integers(len(domain))))
@@ -187,12 +187,12 @@ def value_near(name: str, domain: Domain, *, fraction: float, reach: float, rng:
 
 
 def value_at(name: str, domain: Domain, *, fraction: float) -> Scalar:
-    """Answer ``SearchSpace.draw`` with the value at ``fraction``; the last one where a domain has no order."""
+    """Return the value at ``fraction`` of a domain, the last if it has no order, for ``SearchSpace.draw``."""
     return domain.at(
         min(math.floor(fraction * len(domain)), len(domain) - 1) if is_ordered(domain) else len(domain) - 1
     )
 
 
 def is_ordered(domain: Domain) -> bool:
-    """Say whether the values of a domain are numbers, and so have an order."""
+    """Return True if the values of a domain are numbers, which have an order."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values)

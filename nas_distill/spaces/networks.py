@@ -1,4 +1,4 @@
-"""The builder of a search: makes the networks of a space for the samples of one data set."""
+"""The network builder of a search: builds architectures of a space for samples of one data set."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class InitialWeights(Protocol):
-    """Gives students weights to begin with, in place of the random ones that their builder gave them. Picklable."""
+    """Initial weights of students, which replace the random ones of their builder. Picklable."""
 
     def fill(self, student: nn.Module, architecture: Architecture) -> None:
-        """Give a student its initial weights, in place, as far as its architecture has any."""
+        """Write the initial weights of an architecture to a student, in place, as far as they exist."""
         ...
 
 
 class DataShape(Protocol):
-    """Data, as far as a network depends on them."""
+    """Properties of data on which a network depends."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -37,13 +37,13 @@ class DataShape(Protocol):
 
 @dataclass(frozen=True)
 class NetworkBuilder:
-    """Builds the network of any architecture of ``space``; sent to worker processes.
+    """A builder of networks of the architectures of ``space``; sent to worker processes.
 
     Attributes:
-        space: of the architectures.
-        input_shape: of one sample, without the batch.
+        space: the search space.
+        input_shape: shape of one sample, without the batch.
         num_classes: number of outputs.
-        weights: gives students the weights that they begin with; None leaves the builder's random ones.
+        weights: initial weights of students; None keeps the builder's random ones.
     """
 
     space: SearchSpace
@@ -53,20 +53,20 @@ class NetworkBuilder:
 
     @classmethod
     def of(cls, space: SearchSpace, data: DataShape, weights: InitialWeights | None = None) -> Self:
-        """Return the builder of a space's networks for samples of ``data``."""
+        """Return the builder of networks of a space for samples of ``data``."""
         return cls(space, tuple(data.input_shape), data.num_classes, weights)
 
     def build(self, architecture: Architecture, seed: int | None = None, *, stream: str = "init") -> nn.Module:
         """Build a network with random weights.
 
         Args:
-            architecture: of the space.
-            seed: of the weights, as ``derive(seed, stream)``; without one they come from torch's global generator.
+            architecture: an architecture of the space.
+            seed: seed of the weights, used as ``derive(seed, stream)``; None uses torch's global generator.
             stream: name of the random stream.
 
         Raises:
             ConfigError: the builder cannot be imported.
-            BuildError: it raised, or returned no module.
+            BuildError: the builder raised, or did not return a module.
         """
         if seed is not None:
             with seeded_torch(seed, stream):
@@ -74,11 +74,11 @@ class NetworkBuilder:
         return self.space.build(architecture, input_shape=self.input_shape, num_classes=self.num_classes)
 
     def build_student(self, architecture: Architecture, seed: int) -> nn.Module:
-        """Build a student with the weights that its training begins with.
+        """Build a student with its initial weights.
 
         Raises:
             ConfigError: the builder cannot be imported.
-            BuildError: it raised, or returned no module.
+            BuildError: the builder raised, or did not return a module.
         """
         student = self.build(architecture, seed)
         if self.weights is not None:

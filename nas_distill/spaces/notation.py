@@ -1,4 +1,4 @@
-"""The notation of space files: parsing plain values to a parameter tree, and writing it back."""
+"""Notation of space files: parsing of plain values to a parameter tree, and its inverse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas_distill.spaces.tree import Condition, Each, Node, Parameter, Repeat, Sc
 from nas_distill.utils.errors import SpaceError, did_you_mean
 
 MAX_VALUES = 100_000
-"""Values of the largest architecture, of which every candidate is made."""
+"""Maximum number of values of the largest architecture."""
 
 _KEYS = {
     "choice": ("choice", "when"),
@@ -22,7 +22,7 @@ _KEYS = {
 
 
 class _Names:
-    """What a reference can name inside a scope: what was declared before in that scope, then in those around it."""
+    """Names visible inside a scope: those declared earlier in it, then those of enclosing scopes."""
 
     def __init__(self, later: list[str], outer: _Names | None) -> None:
         self._nodes: dict[str, Node] = {}
@@ -34,7 +34,7 @@ class _Names:
         self._later.remove(node.name)
 
     def find(self, name: str, path: str, key: str) -> Parameter:
-        """Return the parameter called ``name``; ``path`` and ``key`` say who asks."""
+        """Return the parameter called ``name``; ``path`` and ``key`` name the reference in errors."""
         node = self._nodes.get(name)
         if node is None:
             if name in self._later:
@@ -44,7 +44,7 @@ class _Names:
                 raise SpaceError(f"parameter '{path}': '{key}' refers to unknown parameter '{name}'{near}")
             return self._outer.find(name, path, key)
         if not isinstance(node, Parameter):
-            raise SpaceError(f"parameter '{path}': '{key}' refers to '{name}', which is a list and has no value.")
+            raise SpaceError(f"parameter '{path}': '{key}' refers to '{name}', which is a list, not a single value.")
         return node
 
     def visible(self) -> list[str]:
@@ -53,10 +53,10 @@ class _Names:
 
 
 def parse(specs: Mapping[str, Any]) -> Scope:
-    """Read the parameters of a space.
+    """Parse the parameters of a space.
 
     Raises:
-        SpaceError: names the path of the first parameter that is wrong, and what is.
+        SpaceError: a parameter is invalid; the message has the path of the first one, and the cause.
     """
     scope = _scope(specs, "", None)
     most = _extent(scope)
@@ -66,20 +66,20 @@ def parse(specs: Mapping[str, Any]) -> Scope:
 
 
 def dump(scope: Scope) -> dict[str, Any]:
-    """Return specs that ``parse`` reads as the same tree."""
+    """Return the specification from which ``parse`` reads the same tree."""
     return {node.name: _spec(node) for node in scope}
 
 
 def _scope(specs: Any, path: str, outer: _Names | None) -> Scope:
     if not isinstance(specs, Mapping):
-        raise SpaceError(f"{_place(path)} must map names of parameters to their values, and is {_shown(specs)}.")
+        raise SpaceError(f"{_place(path)} must map names of parameters to their values, but is {_shown(specs)}.")
     if not specs:
         raise SpaceError(f"{_place(path)} has no parameters.")
     for name in specs:
         if not isinstance(name, str) or not name.isidentifier() or name in _KEYS:
             raise SpaceError(
-                f"parameter '{join(path, str(name))}' needs another name: a builder takes it as a keyword, "
-                f"so it must be an identifier, and none of {', '.join(_KEYS)}."
+                f"parameter '{join(path, str(name))}' needs another name: it is passed as a keyword, so it must be an "
+                f"identifier and not one of {', '.join(_KEYS)}."
             )
     names = _Names(list(specs), outer)
     nodes: list[Node] = []
@@ -111,22 +111,22 @@ def _node(name: str, spec: Any, path: str, names: _Names) -> Node:
     if inner not in (None, "choice", "int"):
         raise SpaceError(f"parameter '{path}': 'of' is a list itself; name the inner list, as in of: {{inner: ...}}.")
     if isinstance(of, Mapping) and "when" in of:
-        raise SpaceError(f"parameter '{path}': the values of a list are all there; put 'when' beside 'repeat'.")
+        raise SpaceError(f"parameter '{path}': entries of a list have no conditions; put 'when' beside 'repeat'.")
     return Repeat(name, count, most, _domain(of, inner, path), when)
 
 
 def _kind(spec: Any, path: str) -> str | None:
-    """Return which long form a spec has; None for the short ones."""
+    """Return the keyword of a specification's long form; None for the short form."""
     if isinstance(spec, list | tuple | range | Choice | IntRange):
         return None
     if not isinstance(spec, Mapping):
         raise SpaceError(
             f"parameter '{path}' is {_shown(spec)}; list its values, as in [{_example(spec)}], "
-            "or put what is fixed under 'arguments'."
+            "or put fixed values under 'arguments'."
         )
     kinds = [key for key in _KEYS if key in spec]
     if len(kinds) > 1:
-        raise SpaceError(f"parameter '{path}' has '{kinds[0]}' and '{kinds[1]}'; it can be only one of them.")
+        raise SpaceError(f"parameter '{path}' has '{kinds[0]}' and '{kinds[1]}'; give only one of them.")
     if not kinds:
         known = sorted({key for keys in _KEYS.values() for key in keys})
         for key in spec:
@@ -144,7 +144,7 @@ def _domain(spec: Any, kind: str | None, path: str) -> Domain:
         return spec
     values = spec[kind] if kind else spec
     if not isinstance(values, list | tuple | range):
-        raise SpaceError(f"parameter '{path}': '{kind}' must be a list, and is {_shown(values)}.")
+        raise SpaceError(f"parameter '{path}': '{kind}' must be a list, but is {_shown(values)}.")
     try:
         if kind != "int":
             return Choice(tuple(values))
@@ -158,21 +158,23 @@ def _domain(spec: Any, kind: str | None, path: str) -> Domain:
 def _count(count: Any, path: str, names: _Names) -> tuple[int | str, int]:
     if isinstance(count, str):
         domain = names.find(count, path, "repeat").domain
-        # Of a range only the ends are looked at, since it may be long.
+        # Only the ends of a range are checked, since it may be long.
         ends = (domain.low, domain.high) if isinstance(domain, IntRange) else domain.values
         numbers = [value for value in ends if isinstance(value, int)]
         if not domain.integers or min(numbers) < 0:
-            raise SpaceError(f"parameter '{path}': 'repeat' refers to '{count}', whose values are not all counts.")
+            raise SpaceError(
+                f"parameter '{path}': 'repeat' refers to '{count}', whose values must be integers of at least 0."
+            )
         return count, max(numbers)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise SpaceError(
-            f"parameter '{path}': 'repeat' is {_shown(count)}; it is a number from 1, or the name of a parameter."
+            f"parameter '{path}': 'repeat' is {_shown(count)}; give a positive integer or the name of a parameter."
         )
     return count, count
 
 
 def _extent(scope: Scope) -> int:
-    """Return how many values an architecture has with every list at its longest."""
+    """Return the number of values of an architecture whose lists all have their maximum length."""
     return sum(_extent_of(node) for node in scope)
 
 
@@ -189,17 +191,19 @@ def _when(spec: Mapping[str, Any], path: str, names: _Names) -> tuple[Condition,
         return ()
     when = spec["when"]
     if not isinstance(when, Mapping) or not when:
-        raise SpaceError(f"parameter '{path}': 'when' must map names of parameters to values, and is {_shown(when)}.")
+        raise SpaceError(f"parameter '{path}': 'when' must map names of parameters to values, but is {_shown(when)}.")
     found = []
     for name, wanted in when.items():
         domain = names.find(str(name), path, "when").domain
         options = wanted if isinstance(wanted, list | tuple) else [wanted]
         if not options:
-            raise SpaceError(f"parameter '{path}': 'when' gives no value for '{name}', so it would never be active.")
+            raise SpaceError(f"parameter '{path}': 'when' gives no value for '{name}'; give at least one.")
         try:
             found.append(Condition(str(name), tuple(domain.match(option) for option in options)))
         except SpaceError as error:
-            raise SpaceError(f"parameter '{path}': 'when' asks '{name}' for what it cannot be: {error}") from error
+            raise SpaceError(
+                f"parameter '{path}': 'when' gives '{name}' a value that it cannot have: {error}"
+            ) from error
     return tuple(found)
 
 

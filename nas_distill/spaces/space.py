@@ -1,4 +1,4 @@
-"""Search spaces: parameters with their domains, and the builder of their networks."""
+"""Search spaces: parameters with their domains, and the builder of the networks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas_distill.spaces import builders
-from nas_distill.spaces import notation as specs
-from nas_distill.spaces import summary as rows
-from nas_distill.spaces import summary as size
-from nas_distill.spaces import tree as walk
+from nas_distill.spaces import builders, notation, summary, tree
 from nas_distill.spaces.architecture import Architecture, Scalar, Value
 from nas_distill.spaces.domains import Domain, value_near
 from nas_distill.spaces.tree import Scope
@@ -30,9 +26,9 @@ _KEYS = ("name", "about", "builder", "arguments", "parameters")
 
 
 class SearchSpace:
-    """What may be chosen, and the builder that makes a network of it; read one with ``from_dict`` or ``load_space``.
+    """A search space: a tree of parameters and the builder of its networks; create it by ``from_dict``, ``load_space``.
 
-    ``arguments`` are fixed keywords of the builder; ``paths`` are folders where a builder's module is looked for.
+    ``arguments`` are fixed keywords of the builder; ``paths`` are folders in which a builder's module is searched.
     """
 
     def __init__(
@@ -51,9 +47,9 @@ class SearchSpace:
         self.arguments: dict[str, Any] = copy.deepcopy(dict(arguments or {}))
         self.about = about
         self.paths = tuple(str(Path(path).resolve()) for path in paths)
-        # Taken here and carried along: a worker that gets a pickled function may not have its source.
+        # Computed here and pickled: a worker that gets a pickled function may not have its source.
         self._identity = builders.identity(builder)
-        self._size: size.SpaceSize | None = None
+        self._size: summary.SpaceSize | None = None
 
     @classmethod
     def from_dict(
@@ -65,14 +61,15 @@ class SearchSpace:
         paths: Sequence[str | Path] = (),
         source: str | None = None,
     ) -> SearchSpace:
-        """Read a space.
+        """Create a space from plain values.
 
-        ``mapping`` has the keys of a space file (``builder``, ``parameters``, and if wanted ``name``, ``about``,
-        ``arguments``), or is the parameters alone where ``builder`` is given apart. ``builder`` is a function, or its
-        name as ``package.module:function``. ``source`` names the file in errors. Notation: see ``spaces/notation.py``.
+        ``mapping`` has the keys of a space file (``builder``, ``parameters``, optionally ``name``, ``about``,
+        ``arguments``), or only the parameters if ``builder`` is given separately. ``builder`` is a function, or its
+        name as ``package.module:function``. ``source`` names the file in errors. ``spaces/notation.py`` defines the
+        notation.
 
         Raises:
-            SpaceError: names source and parameter, and what is wrong.
+            SpaceError: the space is invalid; the message has source, parameter and cause.
         """
         given = name or (mapping.get("name") if isinstance(mapping, Mapping) else None)
         label = source or (f"space '{given}'" if isinstance(given, str) else "space")
@@ -90,7 +87,9 @@ class SearchSpace:
         paths: Sequence[str | Path],
     ) -> SearchSpace:
         if not isinstance(mapping, Mapping):
-            raise SpaceError(f"a space is a mapping with the keys {', '.join(_KEYS)}, not a {type(mapping).__name__}.")
+            raise SpaceError(
+                f"a space must be a mapping with the keys {', '.join(_KEYS)}, not a {type(mapping).__name__}."
+            )
         content: Mapping[str, Any] = mapping
         if builder is not None and "parameters" not in mapping and "builder" not in mapping:
             content = {"parameters": mapping}
@@ -112,14 +111,14 @@ class SearchSpace:
         texts = {key: content.get(key) or "" for key in ("name", "about")}
         for key, text in texts.items():
             if not isinstance(text, str):
-                raise SpaceError(f"'{key}' must be a text, and is a {type(text).__name__}.")
-        parameters = specs.parse(content["parameters"])
+                raise SpaceError(f"'{key}' must be text, not a {type(text).__name__}.")
+        parameters = notation.parse(content["parameters"])
         for key in [*arguments, *(node.name for node in parameters)]:
             if key in builders.FROM_DATA:
                 raise SpaceError(f"'{key}' comes from the data, so it can be neither a parameter nor an argument.")
         for node in parameters:
             if node.name in arguments:
-                raise SpaceError(f"'{node.name}' is a parameter and an argument; it can be only one of them.")
+                raise SpaceError(f"'{node.name}' is both a parameter and an argument; give only one of them.")
         return cls(
             name or texts["name"] or builders.describe(builder).rpartition(":")[2],
             builder,
@@ -130,62 +129,62 @@ class SearchSpace:
         )
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """Return a random architecture: every active parameter uniform over its domain, independent of the others."""
+        """Return a random architecture: every active parameter is drawn uniformly and independently."""
         return self.draw(lambda _, domain: domain.at(int(rng.integers(len(domain)))))
 
     def draw(self, choose: Callable[[str, Domain], Any]) -> Architecture:
-        """Return the architecture of what ``choose(flat_name, domain)`` answers.
+        """Return the architecture of the values that ``choose(flat_name, domain)`` returns.
 
-        It is asked for every active parameter, by a name such as ``stages.0.blocks.1.kernel``, in the order of
-        declaration; a name always comes with the same domain.
+        It is called for every active parameter, with a name such as ``stages.0.blocks.1.kernel``, in the order of
+        declaration; the domain of a name is always the same.
 
         Raises:
-            SpaceError: an answer is outside its domain.
+            SpaceError: a value is outside its domain.
         """
-        return Architecture(walk.draw(self.parameters, choose))
+        return Architecture(tree.draw(self.parameters, choose))
 
     def every(self) -> Iterator[Architecture]:
-        """Yield every architecture once, later parameters changing first; see ``size`` for how many there are."""
-        places: list[tuple[int, int]] = []  # of the choices made: (index of the value, how many values there are)
+        """Yield every architecture once, with later parameters varying fastest; ``size`` gives their number."""
+        counters: list[tuple[int, int]] = []  # of each choice: (index of the value, number of values)
         while True:
-            asked = iter(range(len(places)))
+            steps = iter(range(len(counters)))
 
-            def choose(_: str, domain: Domain, asked: Iterator[int] = asked) -> Scalar:
-                step = next(asked, None)
+            def choose(_: str, domain: Domain, steps: Iterator[int] = steps) -> Scalar:
+                step = next(steps, None)
                 if step is None:
-                    places.append((0, len(domain)))
+                    counters.append((0, len(domain)))
                     return domain.at(0)
-                return domain.at(places[step][0])
+                return domain.at(counters[step][0])
 
             yield self.draw(choose)
-            while places and places[-1][0] + 1 == places[-1][1]:
-                places.pop()
-            if not places:
+            while counters and counters[-1][0] + 1 == counters[-1][1]:
+                counters.pop()
+            if not counters:
                 return
-            places[-1] = (places[-1][0] + 1, places[-1][1])
+            counters[-1] = (counters[-1][0] + 1, counters[-1][1])
 
     def smallest(self) -> Architecture:
-        """Return the architecture of every low end: a choice's first value, a range's lowest, so the shortest lists.
+        """Return the architecture of the low ends: first values of choices, lowest of ranges, shortest lists.
 
-        Smallest by its parameters: it is the cheapest as far as choices are written from cheap to dear.
+        It is the cheapest architecture if the values of choices are in order of increasing cost.
         """
         return self.draw(lambda _, domain: domain.at(0))
 
     def largest(self) -> Architecture:
-        """Return the architecture of every high end; see ``smallest``."""
+        """Return the architecture of the high ends; see ``smallest``."""
         return self.draw(lambda _, domain: domain.at(len(domain) - 1))
 
     def spread(self, count: int, rng: np.random.Generator) -> list[Architecture]:
         """Return ``count`` distinct architectures from small to large: every ordered domain at evenly spaced fractions.
 
-        Each parameter strays from its fraction at random; domains without order are drawn uniformly. Fewer come back
-        where the space holds fewer, or where so few are left that chance does not find them.
+        Parameters deviate from their fractions at random; domains without order are drawn uniformly. Fewer are returned
+        if the space has fewer, or if random draws do not find the remaining ones.
         """
         found: dict[Architecture, None] = {}
         for index in range(max(0, min(count, self.size().count))):
             fraction = (index + 0.5) / count
             for attempt in range(100):
-                # It strays further with each attempt, so that narrow spaces still give distinct ones.
+                # The deviation grows with each attempt, so that small spaces still give distinct architectures.
                 reach = max(0.5 / count, 0.15) * (1 + attempt / 10)
                 drawn = self.draw(partial(value_near, fraction=fraction, reach=reach, rng=rng))
                 if drawn not in found:
@@ -194,71 +193,72 @@ class SearchSpace:
         return list(found)
 
     def validate(self, values: Mapping[str, Any] | Architecture) -> Architecture:
-        """Return the architecture of ``values``, each as its domain writes it (8.0 becomes 8 where 8 is asked for).
+        """Return the architecture of ``values``, converted to the types of their domains (8.0 becomes 8).
 
         Raises:
             SpaceError: a parameter is missing, unknown, inactive, of a wrong type or length, or outside its domain; the
-                message has its path and the values allowed.
+                message has its path and the allowed values.
         """
         given = values.to_dict() if isinstance(values, Architecture) else values
-        return Architecture(walk.check(self.parameters, given))
+        return Architecture(tree.check(self.parameters, given))
 
     def flatten(self, architecture: Architecture) -> dict[str, Scalar]:
         """Return the values by flat name, in the order of declaration, e.g. ``{"stages.0.blocks.1.kernel": 3}``.
 
         Raises:
-            SpaceError: the architecture is not of this space.
+            SpaceError: the architecture does not belong to this space.
         """
-        nested = walk.flat(self.validate(architecture).to_dict())
+        nested = tree.flat(self.validate(architecture).to_dict())
         ordered: dict[str, Scalar] = {}
 
-        def note(name: str, _: Domain) -> Value:
+        def choose(name: str, _: Domain) -> Value:
             ordered[name] = nested[name]  # type: ignore[assignment]
             return nested[name]
 
-        self.draw(note)
+        self.draw(choose)
         return ordered
 
     def unflatten(self, flat: Mapping[str, Any]) -> Architecture:
         """Return the architecture whose ``flatten`` is ``flat``.
 
         Raises:
-            SpaceError: an active parameter is missing, another is given, or a value is outside its domain.
+            SpaceError: an active parameter is missing, an inactive or unknown one is given, or a value is outside its
+                domain.
         """
         asked: list[str] = []
 
-        def look_up(name: str, domain: Domain) -> Any:
+        def choose(name: str, domain: Domain) -> Any:
             asked.append(name)
             if name not in flat:
                 raise SpaceError(f"parameter '{name}' is missing; allowed: {domain}.")
             return flat[name]
 
-        architecture = self.draw(look_up)
+        architecture = self.draw(choose)
         for name in flat:
             if name not in asked:
                 raise SpaceError(f"parameter '{name}' is unknown, or does not apply here{did_you_mean(name, asked)}")
         result: Architecture = architecture
         return result
 
-    def size(self) -> size.SpaceSize:
-        """Return how many distinct architectures there are."""
+    def size(self) -> summary.SpaceSize:
+        """Return the number of distinct architectures."""
         if self._size is None:
-            self._size = size.measure(self.parameters)
+            self._size = summary.measure(self.parameters)
         return self._size
 
     def builder_function(self) -> Callable[..., Any]:
-        """Return the builder itself.
+        """Return the builder as a function.
 
         Raises:
-            ConfigError: its module does not import, or has no such name.
-            BuildError: what has the name cannot be called.
+            ConfigError: its module cannot be imported, or has no such name.
+            BuildError: the name is not callable.
         """
         if not isinstance(self.builder, str):
             remember_builder(builders.describe(self.builder), self.builder)
             return self.builder
         found = load_reference(self.builder, what=f"the builder of space '{self.name}'", paths=self.paths)
         if not callable(found):
-            raise BuildError(f"the builder of space '{self.name}', {self.builder}, is no function.")
+            raise BuildError(f"the builder of space '{self.name}', {self.builder}, is not a function.")
         remember_builder(self.builder, found)
         builds: Callable[..., Any] = found
         return builds
@@ -270,7 +270,7 @@ class SearchSpace:
 
         Raises:
             ConfigError: the builder cannot be imported.
-            BuildError: it raised, or returned no module.
+            BuildError: the builder raised, or did not return a module.
         """
         return builders.call(
             self.builder_function(),
@@ -281,28 +281,28 @@ class SearchSpace:
             num_classes=num_classes,
         )
 
-    def describe(self) -> list[rows.Row]:
-        """Return one row a parameter: name, kind, values, and when it is active."""
-        return rows.describe(self.parameters)
+    def describe(self) -> list[summary.Row]:
+        """Return one row per parameter: name, kind, values and conditions."""
+        return summary.describe(self.parameters)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``from_dict`` reads; a builder that is a function is given by its name."""
+        """Return the space as plain values for ``from_dict``, with a builder function by name."""
         return {
             "name": self.name,
             "about": self.about,
             "builder": builders.describe(self.builder),
             "arguments": copy.deepcopy(self.arguments),
-            "parameters": specs.dump(self.parameters),
+            "parameters": notation.dump(self.parameters),
         }
 
     @property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of builder, arguments and parameters with their order.
 
-        A builder given as a function counts with its source. Name and description do not count.
+        The source of a builder function is included; name and description are not.
         """
-        # Not canonical JSON, since the order of parameters counts.
-        return text_digest(builders.plain_json([self._identity, self.arguments, specs.dump(self.parameters)]))
+        # Not canonical JSON, since the order of parameters is significant.
+        return text_digest(builders.plain_json([self._identity, self.arguments, notation.dump(self.parameters)]))
 
     def __repr__(self) -> str:
         return f"SearchSpace({self.name!r}, {self.size()})"

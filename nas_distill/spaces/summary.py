@@ -23,13 +23,13 @@ from nas_distill.spaces.tree import (
     is_active,
 )
 
-# Steps of the exact recursion before a bound is given instead: about a second.
+# Maximum steps of the exact recursion, about a second, before a bound is returned instead.
 _MAX_STEPS = 200_000
 
 
 @dataclass(frozen=True)
 class SpaceSize:
-    """``count`` distinct architectures; where ``exact`` is False, at most so many."""
+    """The number of distinct architectures, or an upper bound if ``exact`` is False."""
 
     count: int
     exact: bool = True
@@ -43,8 +43,8 @@ class SpaceSize:
 def measure(scope: Scope, max_steps: int = _MAX_STEPS) -> SpaceSize:
     """Count the architectures of a space: sums over parameters that others depend on, products over the rest.
 
-    Where so many parameters depend on each other that this takes more than ``max_steps`` steps, the answer is an upper
-    bound: every parameter taken as active, every list as long as it can be.
+    If dependencies require more than ``max_steps`` steps, the result is an upper bound: with every parameter active,
+    and every list at its maximum length.
     """
     try:
         return SpaceSize(_Counter(max_steps).count(scope, 0, {}))
@@ -57,7 +57,7 @@ class _StepLimitError(Exception):
 
 
 class _Counter:
-    """The exact recursion; what it has counted once under the same outer values it remembers."""
+    """The exact recursion, with memoised counts per combination of outer values."""
 
     def __init__(self, max_steps: int) -> None:
         self._max_steps = max_steps
@@ -65,10 +65,10 @@ class _Counter:
         self._needs: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def count(self, scope: Scope, start: int, outer: Mapping[str, Any]) -> int:
-        """Count the ways to fill ``scope[start:]`` under the values of ``outer``."""
+        """Count the assignments of ``scope[start:]`` given the values of ``outer``."""
         if start == len(scope):
             return 1
-        # Only the values that the rest of the scope refers to matter, so only they tell one case from another.
+        # Only the values that the rest of the scope refers to matter, so only they are in the key.
         values = {name: outer[name] for name in self._needed(scope, start)}
         key = (id(scope), start, *((name, _key(value)) for name, value in values.items()))
         if key not in self._known:
@@ -127,7 +127,7 @@ def _key(value: Any) -> Any:
 
 
 class Row(NamedTuple):
-    """A parameter: its flat name (``*`` is any entry of a list), its kind, its values, and when it is active."""
+    """A parameter as a table row: flat name (``*`` is any entry of a list), kind, values, and conditions."""
 
     name: str
     kind: str
@@ -136,7 +136,7 @@ class Row(NamedTuple):
 
 
 def describe(scope: Scope, path: str = "") -> list[Row]:
-    """Return a row for every parameter and list, in the order of declaration."""
+    """Return one row per parameter and list, in the order of declaration."""
     table: list[Row] = []
     for node in scope:
         here = join(path, node.name)

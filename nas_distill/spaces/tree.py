@@ -1,4 +1,4 @@
-"""The tree of a search space: parameters, repeats and conditions, and the order in which they are visited."""
+"""Parameter tree of a search space: parameters, lists, conditions, and traversal in order of declaration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas_distill.utils.errors import SpaceError, did_you_mean
 
 @dataclass(frozen=True)
 class Condition:
-    """True while ``parameter`` (a sibling declared earlier, or one of an outer scope) has one of ``values``."""
+    """A condition: ``parameter``, an earlier sibling or one of an outer scope, has one of ``values``."""
 
     parameter: str
     values: tuple[Scalar, ...]
@@ -21,7 +21,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One value out of a domain."""
+    """A parameter with one value from a domain."""
 
     name: str
     domain: Domain
@@ -32,7 +32,7 @@ class Parameter:
 class Repeat:
     """A list of ``count`` entries (a number, or the name of a parameter), each a group of parameters or a value.
 
-    ``most`` is the greatest length that the list can have.
+    ``most`` is the maximum length of the list.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Each:
-    """A list whose entries have parameters of their own."""
+    """A list whose entries have their own parameters."""
 
     name: str
     items: tuple[Scope, ...]
@@ -56,25 +56,25 @@ Scope: TypeAlias = tuple[Node, ...]
 
 
 class _Inactive:
-    """The value, in an environment, of a parameter that does not apply."""
+    """The value of an inactive parameter in an environment."""
 
 
 INACTIVE: Final = _Inactive()
 
 
 class Environment:
-    """The values given so far to parameters, seen from inside a scope: its own first, then those around it."""
+    """The values assigned so far, as visible in a scope: its own first, then those of enclosing scopes."""
 
     def __init__(self, outer: Environment | None = None) -> None:
         self._outer = outer
         self._own: dict[str, Any] = {}
 
     def set(self, name: str, value: Any) -> None:
-        """Give a parameter of this scope its value, or ``INACTIVE``."""
+        """Set the value of a parameter of this scope, or ``INACTIVE``."""
         self._own[name] = value
 
     def get(self, name: str) -> Any:
-        """Return the nearest value called ``name``; a space that was parsed never asks for one that is not there."""
+        """Return the innermost value called ``name``, which exists in every parsed space."""
         if name in self._own:
             return self._own[name]
         assert self._outer is not None, name
@@ -82,7 +82,7 @@ class Environment:
 
 
 def is_active(node: Node, environment: Environment) -> bool:
-    """Whether all conditions of a node hold; a list whose count is inactive is inactive with it."""
+    """Return True if all conditions of a node are met; a list whose count is inactive is inactive."""
     if isinstance(node, Repeat) and isinstance(node.count, str) and environment.get(node.count) is INACTIVE:
         return False
     for condition in node.when:
@@ -93,7 +93,7 @@ def is_active(node: Node, environment: Environment) -> bool:
 
 
 def entries(node: Repeat | Each, environment: Environment) -> Sequence[Scope | Domain]:
-    """Return what each entry of an active list is made of."""
+    """Return the scope or domain of each entry of an active list."""
     if isinstance(node, Each):
         return node.items
     count = environment.get(node.count) if isinstance(node.count, str) else node.count
@@ -101,7 +101,7 @@ def entries(node: Repeat | Each, environment: Environment) -> Sequence[Scope | D
 
 
 def references(node: Node) -> set[str]:
-    """Return the names that a node, with all inside it, takes from the scopes around it."""
+    """Return the names in enclosing scopes to which a node and its content refer."""
     names = {condition.parameter for condition in node.when}
     if isinstance(node, Repeat):
         if isinstance(node.count, str):
@@ -115,7 +115,7 @@ def references(node: Node) -> set[str]:
 
 
 def free(scope: Scope) -> set[str]:
-    """Return the names that a scope, or the rest of one, takes from outside."""
+    """Return the free names of a scope, or of the rest of one: references to outer scopes."""
     names: set[str] = set()
     for node in scope:
         names |= references(node)
@@ -126,10 +126,10 @@ Choose = Callable[[str, Domain], Any]
 
 
 def draw(scope: Scope, choose: Choose, path: str = "", outer: Environment | None = None) -> dict[str, Value]:
-    """Ask ``choose(flat_name, domain)`` for every active parameter, in the order of declaration, and nest the answers.
+    """Return nested values from ``choose(flat_name, domain)`` for every active parameter, in order of declaration.
 
     Raises:
-        SpaceError: an answer is outside the domain.
+        SpaceError: a value is outside its domain.
     """
     environment = Environment(outer)
     values: dict[str, Value] = {}
@@ -154,11 +154,11 @@ def draw(scope: Scope, choose: Choose, path: str = "", outer: Environment | None
 
 
 def check(scope: Scope, given: Any, path: str = "", outer: Environment | None = None) -> dict[str, Value]:
-    """Return ``given`` with every value as its domain writes it (8.0 becomes 8).
+    """Return ``given`` with every value converted to the type of its domain (8.0 becomes 8).
 
     Raises:
-        SpaceError: names the path of the first parameter that is missing, unknown, inactive, of a wrong type or length,
-            or outside its domain.
+        SpaceError: a parameter is missing, unknown, inactive, of a wrong type or length, or outside its domain; the
+            message has the path of the first one.
     """
     if not isinstance(given, Mapping):
         raise SpaceError(f"{_named(path)} is {_shown(given)}, but must map these names to values: {_names(scope)}.")
@@ -172,7 +172,7 @@ def check(scope: Scope, given: Any, path: str = "", outer: Environment | None = 
         here = join(path, node.name)
         if not is_active(node, environment):
             if node.name in given:
-                raise SpaceError(f"parameter '{here}' does not apply here: it is active only {_reason(node)}.")
+                raise SpaceError(f"parameter '{here}' is inactive here: it is active only {_reason(node)}.")
             environment.set(node.name, INACTIVE)
             continue
         if node.name not in given:
@@ -208,7 +208,7 @@ def flat(values: Value, path: str = "") -> dict[str, Value]:
 
 
 def match(domain: Domain, value: Any, path: str) -> Value:
-    """Return the domain's own value that equals ``value``, or say at which path there is none."""
+    """Return the domain's own value that equals ``value``; SpaceError with the path if none does."""
     try:
         return domain.match(value)
     except SpaceError as error:

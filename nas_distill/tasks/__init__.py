@@ -1,4 +1,4 @@
-"""Tasks, one file each: label checks, quality, losses and evaluation."""
+"""Tasks, one per file: label checks, quality, losses and evaluation."""
 
 from nas_distill.tasks.registry import find_task, infer_task, read_evaluation, task_names
 from nas_distill.tasks.task import Evaluation, Metric, Task

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassificationEvaluation:
-    """The figures of a classifier on one split of labelled data.
+    """The metrics of a classifier on one split of labelled data.
 
     Attributes:
-        accuracy: share of right top-1 predictions, in [0, 1]; higher is better.
+        accuracy: share of correct top-1 predictions, in [0, 1]; higher is better.
         nll: mean negative log-likelihood, nats per sample; lower is better.
         ece: expected calibration error of 15 bins, a share in [0, 1]; lower is better.
-        agreement: share of samples where it predicts what the teacher predicts; None where no teacher was given.
+        agreement: share of samples with the teacher's prediction; None without a teacher.
         retained: its accuracy divided by the teacher's on the same samples (above 1: better than the teacher); None
-            where no teacher was given, or where the teacher was never right.
+            without a teacher, or if the teacher was never correct.
         count: number of samples.
     """
 
@@ -44,7 +44,7 @@ class ClassificationEvaluation:
 
     @property
     def error(self) -> float:
-        """Half the width of the 95 % interval of accuracy (Wilson's)."""
+        """Half-width of the 95 % interval (Wilson) of accuracy."""
         return accuracy_halfwidth(self.accuracy, self.count)
 
 
@@ -55,7 +55,7 @@ class Classification(Task):
     quality_name = "accuracy"
     output, outputs = "class", "classes"
     purpose = "A classifier of {count}"
-    limits = ", and names one of them whatever it is shown"
+    limits = ", and returns one of them for any input"
     result = "logits"
     stored_as = "(N,) int64"
     same = "same class"
@@ -74,11 +74,11 @@ class Classification(Task):
 
     @property
     def fingerprint_tag(self) -> str:
-        """Nothing for classification itself."""
+        """An empty text for classification itself, the class name for subclasses."""
         return "" if type(self) is Classification else self.name
 
     def targets(self, y: np.ndarray, samples: int, where: str) -> np.ndarray:
-        """Return labels (N,) of whole numbers as int64."""
+        """Return integer labels (N,) as int64."""
         import numpy as np
 
         if y.ndim != 1 or len(y) != samples:
@@ -94,13 +94,13 @@ class Classification(Task):
         return y.astype(np.int64, copy=False)
 
     def fits(self, y: np.ndarray) -> bool:
-        """Say whether labels are (N,) int64."""
+        """Return True if labels are (N,) int64."""
         return y.dtype.name == "int64" and y.ndim == 1
 
     def check(self, y: np.ndarray, outputs: int, data: str, where: str) -> None:
         """Refuse fewer than two classes, and labels that are not in 0..K-1."""
         if outputs < 2:
-            raise DataError(f"{data} has {outputs} class; there must be two to tell apart.")
+            raise DataError(f"{data} has {outputs} class; a classification needs at least two.")
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= outputs:
             raise DataError(
@@ -123,7 +123,7 @@ class Classification(Task):
         return float(labels.bincount().max()) / len(labels)
 
     def evaluate(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> ClassificationEvaluation:
-        """Return every figure; a label out of range is a DataError too."""
+        """Return all metrics; raises DataError for labels out of range too."""
         from nas_distill.evaluate import classification as metrics
 
         accuracy = metrics.accuracy(outputs, labels)
@@ -142,7 +142,7 @@ class Classification(Task):
         )
 
     def same_answers(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return where the highest logit is of the same class."""
+        """Return a mask of samples with the same predicted class."""
         return one.argmax(dim=1) == other.argmax(dim=1)
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class Classification(Task):
         return -(log_shares.exp() * log_shares).sum(dim=-1)
 
     def mixture(self, outputs: Tensor, weights: Tensor, temperature: float) -> Tensor:
-        """Return the logits at ``temperature`` of the mixed probabilities."""
+        """Return logits at ``temperature`` of the mixed class probabilities."""
         log_shares = (outputs / temperature).log_softmax(dim=2)
         return temperature * (log_shares + weights.clamp_min(1e-30).log()[:, :, None]).logsumexp(dim=0)
 

@@ -1,4 +1,4 @@
-"""Multi-label tasks: any number of K labels per sample."""
+"""Multi-label classification: any number of K labels per sample."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MultilabelEvaluation:
-    """The figures of a model on one split of samples with several labels each.
+    """The metrics of a model on one split of multi-label data.
 
     Attributes:
         mean_average_precision: macro, over labels that any sample has, in [0, 1]; higher is better.
-        f1: macro, at a probability of a half, in [0, 1]; higher is better.
+        f1: macro, at a threshold of 0.5, in [0, 1]; higher is better.
         nll: binary cross-entropy in nats per sample, summed over labels; lower is better.
         ece: expected calibration error of labels' probabilities in 15 bins, a share in [0, 1]; lower is better.
-        agreement: share of labels, over all samples, for which it says what the teacher says; None without a teacher.
+        agreement: share of label predictions, over all samples, equal to the teacher's; None without a teacher.
         retained: its mean average precision divided by the teacher's; None without a teacher.
-        error: half the width of the 95 % interval of mean average precision (bootstrap).
+        error: half-width of the 95 % bootstrap interval of mean average precision.
         count: number of samples.
     """
 
@@ -51,7 +51,7 @@ class Multilabel(Task):
     name = "multilabel"
     quality_name = "mean average precision"
     output, outputs = "label", "labels"
-    purpose = "A network that tells which of {count} a sample has"
+    purpose = "A network that predicts which of {count} a sample has"
     result = "logits, one per label (its sigmoid is the label's probability),"
     same = "same labels"
     labels_loss, answers_loss = "bce", "bce_kd"
@@ -61,7 +61,7 @@ class Multilabel(Task):
         Metric(quality_name, "mean_average_precision"),
         Metric("share of teacher's", "retained"),
         Metric("agreement with teacher, label by label", "agreement"),
-        Metric("F1 at a half, mean over labels", "f1"),
+        Metric("F1 at 0.5, averaged over labels", "f1"),
         Metric("ECE of labels (lower is better)", "ece"),
         Metric("NLL of all labels, nats (lower is better)", "nll", ".4f"),
     )
@@ -73,7 +73,7 @@ class Multilabel(Task):
         return columns
 
     def fits(self, y: np.ndarray) -> bool:
-        """Say whether labels are (N, K) float32."""
+        """Return True if labels are (N, K) float32."""
         return are_columns(y)
 
     def check(self, y: np.ndarray, outputs: int, data: str, where: str) -> None:
@@ -81,7 +81,7 @@ class Multilabel(Task):
         check_columns(y, outputs, self.outputs, where)
         self._check_binary(y, where)
         if not y.any():
-            raise DataError(f"{where}: no sample has any label, so quality cannot be told.")
+            raise DataError(f"{where}: no sample has any label, so quality is undefined; give samples with labels.")
 
     def count_outputs(self, labels: Sequence[np.ndarray]) -> int:
         """Return the number of columns."""
@@ -94,13 +94,13 @@ class Multilabel(Task):
         return mean_average_precision(outputs, labels)
 
     def constant_quality(self, labels: Tensor) -> float:
-        """Return the average share of the labels."""
-        # A constant ranks samples equally, so its precision is the label's share, wherever the line is drawn.
+        """Return the frequency of labels, averaged over those that any sample has."""
+        # A constant ranks samples equally, so its precision is the label's frequency at every threshold.
         shares = labels.double().mean(dim=0)
         return float(shares[shares > 0].mean())
 
     def evaluate(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> MultilabelEvaluation:
-        """Return every figure."""
+        """Return all metrics."""
         from nas_distill.evaluate import multilabel
 
         found = multilabel.mean_average_precision(outputs, labels)
@@ -116,7 +116,7 @@ class Multilabel(Task):
         )
 
     def same_answers(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return where all labels are the same at a probability of a half."""
+        """Return a mask of samples with equal predictions of all labels at a threshold of 0.5."""
         return ((one > 0) == (other > 0)).all(dim=1)
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Multilabel(Task):
         return self.losses(outputs, outputs.sigmoid())
 
     def mixture(self, outputs: Tensor, weights: Tensor, temperature: float) -> Tensor:
-        """Return the logits at ``temperature`` of each label's mixed probability."""
+        """Return logits at ``temperature`` of each label's mixed probability."""
         from torch.nn.functional import logsigmoid
 
         log_weights = weights.clamp_min(1e-30).log()[:, :, None]
@@ -139,7 +139,7 @@ class Multilabel(Task):
         return temperature * (yes - no)
 
     def divergence(self, ours: Tensor, wanted: Tensor, variance: Tensor) -> Tensor:
-        """Return the KL divergence summed over labels, each a choice between two."""
+        """Return the KL divergence of Bernoulli distributions, summed over labels."""
         import torch
         from torch.nn import functional
 
@@ -153,4 +153,4 @@ class Multilabel(Task):
         import numpy as np
 
         if not np.isin(y, (0, 1)).all():
-            raise DataError(f"{where}: labels of a multi-label task are 0 or 1 each, and others are among them.")
+            raise DataError(f"{where}: labels of a multi-label task must be 0 or 1, but there are other values.")

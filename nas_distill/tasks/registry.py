@@ -1,4 +1,4 @@
-"""Tasks by name: the built-in ones, and the user's own as ``package.module:Class``."""
+"""Registry of tasks by name: built-in ones, and the user's own as ``package.module:Class``."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def find_task(name: str, *, where: str = "data.task", paths: Sequence[str | Path
     """Return the task called ``name``, or the user's own of the form ``package.module:Class``.
 
     Raises:
-        ConfigError: there is none, or what was found is no task; names ``where``.
+        ConfigError: the task is unknown, or the name is not that of a task; the message begins with ``where``.
     """
     known = _built_in()
     if name in known:
         return known[name]
     if not is_reference(name):
-        raise ConfigError(f"{where}: there is no task '{name}'{did_you_mean(name, known)}")
+        raise ConfigError(f"{where}: unknown task '{name}'{did_you_mean(name, known)}")
     found = load_reference(name, what=f"{where}: the task", paths=paths)
     if not (isinstance(found, type) and issubclass(found, Task)):
-        raise ConfigError(f"{where}: '{name}' is no subclass of nas_distill.tasks.Task.")
+        raise ConfigError(f"{where}: '{name}' is not a subclass of nas_distill.tasks.Task.")
     return _instance(found)
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names of all built-in tasks, the commonest first."""
+    """Return the names of all built-in tasks, the most common first."""
     return tuple(_built_in())
 
 
 def infer_task(y: np.ndarray, where: str) -> str:
-    """Return the task that labels (N,) or (N, K) are of; ``where`` begins the message of an error.
+    """Return the task of labels (N,) or (N, K); ``where`` begins messages of errors.
 
-    (N,): classes. (N, K) of zeros and ones: several labels a sample. Other numbers (N, K) with a fraction: regression.
+    Labels (N,) are classes; zeros and ones (N, K) are multi-label; other floating numbers (N, K) are a regression.
 
     Raises:
-        DataError: it cannot be told: whole numbers (N, K), or zeros and ones with a single one in each row.
+        DataError: the task is ambiguous: integers (N, K), or zeros and ones with a single one in each row.
     """
     import numpy as np
 
@@ -55,7 +55,7 @@ def infer_task(y: np.ndarray, where: str) -> str:
     binary = bool(np.isin(y, (0, 1)).all())
     if binary and y.shape[1] > 1 and bool((y.sum(axis=1) == 1).all()):
         raise DataError(
-            f"{where}: each row of y has a single 1 of {y.shape[1]}, which looks like classes; give their numbers, "
+            f"{where}: each row of y has a single 1 of {y.shape[1]}, like one-hot classes; give class numbers, "
             "y.argmax(axis=1), or task='multilabel'."
         )
     if binary and (y.shape[1] > 1 or y.dtype.kind in "fb"):
@@ -63,13 +63,13 @@ def infer_task(y: np.ndarray, where: str) -> str:
     if y.dtype.kind == "f":
         return "regression"
     raise DataError(
-        f"{where}: y holds whole numbers of shape {y.shape}; give class labels as ({len(y)},), or name the task: "
+        f"{where}: y has integers of shape {y.shape}; give class labels as ({len(y)},), or name the task: "
         "task='multilabel' or task='regression'."
     )
 
 
 def read_evaluation(values: Mapping[str, Any], task: str) -> Evaluation:
-    """Return the evaluation record whose fields ``values`` are, as ``dataclasses.asdict`` writes it."""
+    """Return the evaluation record of a task from its fields, as written by ``dataclasses.asdict``."""
     found: Evaluation = find_task(task).record(**values)
     return found
 

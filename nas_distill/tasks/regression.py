@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RegressionEvaluation:
-    """The figures of a model on one split of samples with targets.
+    """The metrics of a model on one split of samples with targets.
 
     Attributes:
         r2: coefficient of determination, averaged over targets, at most 1; higher is better.
         rmse: root of the mean squared error, in units of the targets; lower is better.
         mae: mean absolute error, in units of the targets; lower is better.
-        agreement: R^2 of its outputs with the teacher's in place of the targets; None without a teacher, or where the
-            teacher says the same of all samples.
-        retained: its R^2 divided by the teacher's; None without a teacher, or where that is not above 0.
-        error: half the width of the 95 % interval of R^2 (bootstrap).
+        agreement: R^2 of its outputs with the teacher's outputs as targets; None without a teacher, or if the
+            teacher's outputs are constant.
+        retained: its R^2 divided by the teacher's; None without a teacher, or if the teacher's is not above 0.
+        error: half-width of the 95 % bootstrap interval of R^2.
         count: number of samples.
     """
 
@@ -51,7 +51,7 @@ class Regression(Task):
     quality_name = "R\N{SUPERSCRIPT TWO}"
     output, outputs = "target", "targets"
     purpose = "A network that predicts {count} of a sample (a regression)"
-    limits = ", and gives a number whatever it is shown"
+    limits = ", and returns a number for any input"
     result = "values, in units of the targets,"
     labels_loss, answers_loss = "squared_error", "mse"
     has_temperature = False
@@ -71,16 +71,18 @@ class Regression(Task):
         return as_columns(y, samples, self.name, where)
 
     def fits(self, y: np.ndarray) -> bool:
-        """Say whether labels are (N, K) float32."""
+        """Return True if labels are (N, K) float32."""
         return are_columns(y)
 
     def check(self, y: np.ndarray, outputs: int, data: str, where: str) -> None:
-        """Refuse targets that do not vary."""
+        """Refuse constant targets."""
         import numpy as np
 
         check_columns(y, outputs, self.outputs, where)
         if not np.ptp(y, axis=0).any():
-            raise DataError(f"{where}: all samples have the same targets, so quality cannot be told.")
+            raise DataError(
+                f"{where}: all samples have the same targets, so quality is undefined; give targets that vary."
+            )
 
     def count_outputs(self, labels: Sequence[np.ndarray]) -> int:
         """Return the number of columns."""
@@ -93,11 +95,11 @@ class Regression(Task):
         return r2(outputs, labels)
 
     def constant_quality(self, labels: Tensor) -> float:
-        """Return 0, that of the targets' averages."""
+        """Return 0, the R^2 of predicting the mean of the targets."""
         return 0.0
 
     def evaluate(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> RegressionEvaluation:
-        """Return every figure."""
+        """Return all metrics."""
         from nas_distill.evaluate import regression
 
         found = regression.r2(outputs, labels)
@@ -118,7 +120,7 @@ class Regression(Task):
         )
 
     def same_answers(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return True for all: how far values are apart is another question."""
+        """Return True for all samples, since values are compared only by their difference."""
         import torch
 
         return torch.ones(len(one), dtype=torch.bool)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of an evaluation, as a row of a table.
+    """A metric of an evaluation, as a row of a table.
 
-    ``title`` gives its direction where lower is better; ``field`` is its name in the evaluation record; ``form``:
-    ``percent``, or a format specification such as ``.4f``.
+    ``title`` includes the direction if lower is better; ``field`` is the name in the evaluation record; ``form`` is
+    ``percent`` or a format specification such as ``.4f``.
     """
 
     title: str
@@ -28,16 +28,16 @@ class Metric:
 
 
 class Evaluation(Protocol):
-    """The figures of one model on one split: a frozen dataclass of its task, with these for all tasks."""
+    """The metrics of one model on one split: a frozen dataclass of its task, with properties common to all tasks."""
 
     @property
     def quality(self) -> float:
-        """The figure by which models are compared; higher is better."""
+        """The metric by which models are compared; higher is better."""
         ...
 
     @property
     def error(self) -> float:
-        """Half the width of the 95 % interval of quality."""
+        """Half-width of the 95 % interval of quality."""
         ...
 
     @property
@@ -47,7 +47,7 @@ class Evaluation(Protocol):
 
     @property
     def retained(self) -> float | None:
-        """Quality divided by the teacher's on the same samples; None without one, or where that says nothing."""
+        """Quality divided by the teacher's on the same samples; None without one, or if the ratio is undefined."""
         ...
 
     @property
@@ -57,52 +57,51 @@ class Evaluation(Protocol):
 
 
 class Task(ABC):
-    """What a network tells of a sample, and all that follows from it.
+    """A task of supervised learning: labels, quality, losses, and evaluation of outputs (N, K), logits or values.
 
-    A subclass is one file of this package, or a user's own, which a search file names ``package.module:Class``. Outputs
-    are (N, K) logits or values. It has no state.
+    A subclass is one file of this package, or a user's own, which a search file names ``package.module:Class``. It has
+    no state.
     """
 
     name: ClassVar[str]
     quality_name: ClassVar[str]
     """Name of the quality in reports; higher is better, 1 is the best."""
     output: ClassVar[str]
-    """Noun for one of the K outputs: class, label, target."""
+    """Noun for one of the K outputs: "class", "label" or "target"."""
     outputs: ClassVar[str]
     """Its plural."""
     result: ClassVar[str]
-    """What a network returns, for whoever deploys it: "logits"."""
+    """Noun for the outputs of a network in its card: "logits"."""
     purpose: ClassVar[str]
-    """Sentence beginning for a card, with ``{count}`` for the number and noun of outputs: "A classifier of {count}"."""
+    """Beginning of a card's sentence, with ``{count}`` for number and noun of outputs: "A classifier of {count}"."""
     limits: ClassVar[str] = ""
-    """What a network does with inputs that it does not know, as a clause for a card."""
+    """Clause of a card about inputs unlike the training data."""
     stored_as: ClassVar[str]
     """Shape and type of labels in a split: "(N,) int64"."""
     same: ClassVar[str] = ""
-    """What two networks share where they answer alike: "same class". Empty where values are compared only by their
-    difference."""
+    """Noun for equal predictions of two networks: "same class". Empty if values are compared only by difference."""
     labels_loss: ClassVar[str]
-    """Name of the loss by which labels teach."""
+    """Name of the loss between outputs and labels."""
     answers_loss: ClassVar[str]
-    """Name of the plain loss by which the teacher's outputs teach."""
+    """Name of the default loss between outputs and the teacher's outputs."""
     answers_options: ClassVar[Mapping[str, float]] = {}
-    """Options of that loss in the default training."""
+    """Options of the teacher loss in the default training."""
     has_temperature: ClassVar[bool] = True
-    """Whether that loss has a temperature."""
+    """True if the teacher loss has a temperature."""
     training_without_teacher: ClassVar[str] = "labels only"
-    """Name of the baseline that has no teacher."""
+    """Name of the baseline without a teacher."""
     has_entropy: ClassVar[bool] = True
-    """Whether an output says how sure it is."""
+    """True if outputs have an entropy."""
     exclusive: ClassVar[bool] = False
-    """Whether the outputs of a sample compete: their probabilities sum to 1."""
+    """True if exactly one output of a sample applies: their probabilities sum to 1."""
     metrics: ClassVar[Sequence[Metric]]
-    """Rows of an evaluation in tables, the quality first."""
+    """Metrics of an evaluation in tables, quality first."""
     record: ClassVar[type]
     """The dataclass that ``evaluate`` returns."""
 
     @property
     def fingerprint_tag(self) -> str:
-        """Text in the fingerprint of data, which tells them from data of another task with the same labels."""
+        """Text in the fingerprint of data, which distinguishes tasks with the same labels."""
         return self.name
 
     # Labels.
@@ -112,44 +111,44 @@ class Task(ABC):
         """Return the labels of ``samples`` samples as a split holds them.
 
         Raises:
-            DataError: they are of another type or shape than the task's; the message begins with ``where``.
+            DataError: the type or shape does not fit the task; the message begins with ``where``.
         """
 
     @abstractmethod
     def fits(self, y: np.ndarray) -> bool:
-        """Say whether ``y`` is of the type and rank that ``targets`` returns."""
+        """Return True if ``y`` has the type and rank that ``targets`` returns."""
 
     @abstractmethod
     def check(self, y: np.ndarray, outputs: int, data: str, where: str) -> None:
-        """Refuse labels that cannot be learnt or judged.
+        """Check labels for training and evaluation.
 
         Args:
-            y: as ``targets`` returns them.
+            y: labels as returned by ``targets``.
             outputs: number K of outputs.
-            data: begins a message about the data as a whole.
-            where: begins one about the split.
+            data: start of messages about the data set.
+            where: start of messages about the split.
 
         Raises:
-            DataError: out of range, not finite, or such that quality is not defined.
+            DataError: labels are out of range or not finite, or quality is undefined for them.
         """
 
     @abstractmethod
     def count_outputs(self, labels: Sequence[np.ndarray]) -> int:
-        """Return the number K of outputs that the labels of all splits show."""
+        """Return the number K of outputs, given the labels of all splits."""
 
-    # Judging.
+    # Evaluation.
 
     @abstractmethod
     def quality(self, outputs: Tensor, labels: Tensor) -> float:
-        """Return the figure by which networks are compared, at most 1; higher is better.
+        """Return the metric by which networks are compared, at most 1; higher is better.
 
         Raises:
-            DataError: shapes do not fit, values are not finite, or quality is not defined for these labels.
+            DataError: shapes do not match, values are not finite, or quality is undefined for these labels.
         """
 
     @abstractmethod
     def constant_quality(self, labels: Tensor) -> float:
-        """Return the quality of the best constant answer.
+        """Return the quality of the best constant prediction.
 
         Raises:
             DataError: as ``quality``.
@@ -157,7 +156,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Evaluation:
-        """Return every figure of a model's outputs (N, K), compared with the teacher's (N, K) if given.
+        """Return all metrics of a model's outputs (N, K), compared with the teacher's (N, K) if given.
 
         Raises:
             DataError: as ``quality``.
@@ -165,16 +164,16 @@ class Task(ABC):
 
     @abstractmethod
     def same_answers(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return for which samples two networks answer the same, (N,) bool; all True where there is no sameness."""
+        """Return a mask (N,) of equal predictions; all True for tasks without ``same``."""
 
-    # Learning.
+    # Training.
 
     @abstractmethod
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss on labels of each sample, without reduction: (..., K) outputs give (...)."""
+        """Return the loss on labels per sample, without reduction: (..., K) outputs give (...)."""
 
     def entropies(self, outputs: Tensor) -> Tensor:
-        """Return the entropy of the answers (..., K), in nats: (...).
+        """Return the entropy of outputs (..., K) in nats: (...).
 
         Raises:
             NotImplementedError: ``has_entropy`` is False.
@@ -183,16 +182,16 @@ class Task(ABC):
 
     @abstractmethod
     def mixture(self, outputs: Tensor, weights: Tensor, temperature: float) -> Tensor:
-        """Return the outputs (B, K) of several networks mixed, (M, B, K), with weights (M, B) that sum to 1 over M.
+        """Return the mixture (B, K) of several networks' outputs (M, B, K), with weights (M, B) that sum to 1 over M.
 
-        Where outputs are logits, probabilities at ``temperature`` (above 0) are mixed.
+        If outputs are logits, probabilities at ``temperature`` (above 0) are mixed.
         """
 
     @abstractmethod
     def divergence(self, ours: Tensor, wanted: Tensor, variance: Tensor) -> Tensor:
-        """Return KL(teacher || student) of each sample (B,) in nats, from outputs (B, K).
+        """Return KL(teacher || student) per sample (B,) in nats, from outputs (B, K).
 
-        ``variance`` (K,) is that of the teacher's outputs over samples, for tasks whose outputs are no probabilities.
+        ``variance`` (K,) is that of the teacher's outputs over samples, for tasks whose outputs are not probabilities.
         """
 
 
@@ -200,7 +199,7 @@ def as_columns(y: np.ndarray, samples: int, task: str, where: str) -> np.ndarray
     """Return numbers (N,) or (N, K) as (N, K) float32.
 
     Raises:
-        DataError: they are of another shape, or no numbers.
+        DataError: the shape is wrong, or values are not numbers.
     """
     import numpy as np
 
@@ -210,7 +209,7 @@ def as_columns(y: np.ndarray, samples: int, task: str, where: str) -> np.ndarray
         raise DataError(f"{where}: y has shape {y.shape}; for {samples} samples of {task} it must be ({samples}, K).")
     if y.dtype.kind not in "iufb":
         raise DataError(f"{where}: y is {y.dtype}; it must be numbers.")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the check refuses that
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the check refuses those
         return y.astype(np.float32, copy=False)
 
 
@@ -222,9 +221,9 @@ def check_columns(y: np.ndarray, outputs: int, plural: str, where: str) -> None:
         raise DataError(f"{where}: y has {y.shape[1]} columns for {outputs} {plural}.")
     if not np.isfinite(y).all():
         bad = int(np.flatnonzero(~np.isfinite(y).all(axis=1))[0])
-        raise DataError(f"{where}: the {plural} of sample {bad} hold NaN or infinity; remove or mend it.")
+        raise DataError(f"{where}: the {plural} of sample {bad} hold NaN or infinity; remove or correct it.")
 
 
 def are_columns(y: np.ndarray) -> bool:
-    """Say whether labels are (N, K) float32."""
+    """Return True if labels are (N, K) float32."""
     return y.dtype.name == "float32" and y.ndim == 2

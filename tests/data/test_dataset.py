@@ -164,7 +164,7 @@ Y = np.arange(20) % 4
 BAD = [
     ({"num_classes": 3}, "training split: labels run from 0 to 3, but with 3 classes they must be in 0..2"),
     ({"y": Y - 1}, "training split: labels run from -1 to 2"),
-    ({"y": np.zeros(20, int)}, "has 1 class; there must be two"),
+    ({"y": np.zeros(20, int)}, "has 1 class; a classification needs at least two"),
     ({"x": pixels(0), "y": Y[:0]}, "training split is empty"),
     ({"val": (pixels(0), Y[:0])}, "validation split is empty"),
     ({"x": pixels(2), "y": Y[:2], "val": 0.2}, "validation split is empty"),

@@ -38,7 +38,7 @@ def ece_by_hand(logits, labels, bins=15):
 
 @given(cases())
 @settings(max_examples=150, deadline=None)
-def test_figures_equal_an_independent_numpy_computation(case):
+def test_metrics_equal_an_independent_numpy_computation(case):
     logits, labels = case
     p = softmax_by_hand(logits)
     z = logits.double().numpy()
@@ -51,7 +51,7 @@ def test_figures_equal_an_independent_numpy_computation(case):
 
 @given(cases(), st.integers(1, 30))
 @settings(max_examples=100, deadline=None)
-def test_bounds_hold(case, bins):
+def test_metrics_are_within_their_bounds(case, bins):
     logits, labels = case
     assert 0 <= accuracy(logits, labels) <= 1
     assert 0 <= ece(logits, labels, bins) <= 1
@@ -61,7 +61,7 @@ def test_bounds_hold(case, bins):
 
 @given(cases(), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_order_of_samples_does_not_matter(case, random):
+def test_the_order_of_samples_is_not_significant(case, random):
     logits, labels = case
     order = list(range(len(labels)))
     random.shuffle(order)
@@ -73,14 +73,14 @@ def test_order_of_samples_does_not_matter(case, random):
 
 @given(cases(), st.floats(-50, 50))
 @settings(max_examples=50, deadline=None)
-def test_a_constant_added_to_every_logit_changes_nothing(case, shift):
+def test_metrics_are_invariant_to_a_constant_added_to_all_logits(case, shift):
     logits, labels = case
     moved = logits.double() + shift
     for figure in (accuracy, nll, ece):
         assert figure(moved, labels) == pytest.approx(figure(logits.double(), labels), abs=1e-9)
 
 
-def test_perfect_and_confident_predictions():
+def test_perfect_confident_predictions_have_ideal_metrics():
     labels = torch.arange(5)
     logits = torch.eye(5) * 200
     assert accuracy(logits, labels) == 1
@@ -88,20 +88,20 @@ def test_perfect_and_confident_predictions():
     assert ece(logits, labels) == pytest.approx(0, abs=1e-12)
 
 
-def test_confident_and_wrong_is_the_worst_calibration():
+def test_confident_wrong_predictions_have_the_largest_calibration_error():
     logits = torch.eye(4) * 200
     assert ece(logits, (torch.arange(4) + 1) % 4) == pytest.approx(1)
 
 
-def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
-    # With two bins, two confidences of exactly 0.5 and one above: alone in its bin, the last one is off by its own gap.
+def test_a_confidence_on_an_edge_is_in_the_lower_bin():
+    # Two bins, with two confidences of exactly 0.5 and one above, which is the only one in the upper bin.
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, math.log(3)]], dtype=torch.float64)
     labels = torch.tensor([0, 1, 1])
     assert ece(logits, labels, bins=2) == pytest.approx(1 / 3 * (1 - 0.75))
     assert ece(logits, labels, bins=1) == pytest.approx(abs(2 / 3 - (0.5 + 0.5 + 0.75) / 3))
 
 
-def test_agreement_counts_equal_predictions_right_or_wrong():
+def test_agreement_counts_equal_predictions_correct_or_not():
     a = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0], [0.0, 4.0]])
     b = torch.tensor([[9.0, 1.0], [1.0, 0.0], [5.0, 1.0], [0.0, 0.1]])
     assert agreement(a, b) == 0.75
@@ -120,7 +120,7 @@ def test_extreme_logits_stay_finite(dtype):
     assert ece(logits, right) == 0
 
 
-def test_labels_of_any_integer_type_and_tensors_with_gradients_serve():
+def test_integer_labels_of_any_type_and_tensors_with_gradients_are_accepted():
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     for dtype in (torch.uint8, torch.int32, torch.int64):
         assert accuracy(logits, torch.tensor([0, 0], dtype=dtype)) == 0.5
@@ -128,7 +128,7 @@ def test_labels_of_any_integer_type_and_tensors_with_gradients_serve():
 
 @pytest.mark.parametrize("figure", [accuracy, nll, ece])
 @pytest.mark.parametrize(
-    ("logits", "labels", "said"),
+    ("logits", "labels", "message"),
     [
         (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), "need 3 labels"),
         (torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.int64), "need 3 labels"),
@@ -138,20 +138,20 @@ def test_labels_of_any_integer_type_and_tensors_with_gradients_serve():
         (torch.zeros(3, 2), torch.tensor([0, -1, 1]), "-1 to 1"),
         (torch.zeros(3, 2), torch.zeros(3), "integers"),
         (torch.zeros(3, 2), torch.zeros(3, dtype=torch.bool), "integers"),
-        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), "nothing to evaluate"),
-        (torch.zeros(2, 0), torch.zeros(2, dtype=torch.int64), "nothing to evaluate"),
+        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), "no values to evaluate"),
+        (torch.zeros(2, 0), torch.zeros(2, dtype=torch.int64), "no values to evaluate"),
         (torch.tensor([[0.0, float("nan")], [0, 1]]), torch.tensor([0, 1]), "1 of 2 samples are NaN"),
         (torch.tensor([[0.0, float("inf")], [0, 1]]), torch.tensor([0, 1]), "1 of 2 samples are NaN or infinite"),
     ],
 )
-def test_what_cannot_be_judged_is_one_sentence(figure, logits, labels, said):
-    with pytest.raises(DataError, match=said) as caught:
+def test_invalid_logits_and_labels_are_refused(figure, logits, labels, message):
+    with pytest.raises(DataError, match=message) as caught:
         figure(logits, labels)
     assert str(caught.value).count("\n") == 0
     assert str(caught.value).endswith(".")
 
 
-def test_agreement_of_different_shapes_and_a_bin_count_of_zero_are_errors():
+def test_agreement_of_different_shapes_and_zero_bins_are_refused():
     with pytest.raises(DataError, match=r"\[3, 2\] and \[3, 4\]"):
         agreement(torch.zeros(3, 2), torch.zeros(3, 4))
     with pytest.raises(DataError, match="at least 1 bin"):

@@ -12,17 +12,17 @@ def make_model():
     return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4))
 
 
-def test_batches_give_what_one_large_batch_gives():
+def test_batches_give_the_result_of_one_large_batch():
     model, x = make_model(), torch.randn(11, 3)
-    whole = predict_logits(model, [x])
+    at_once = predict_logits(model, [x])
     parts = predict_logits(model, iter(x.split([5, 5, 1])))
-    assert whole.shape == (11, 4)
-    assert whole.dtype == torch.float32
-    assert not whole.requires_grad
-    torch.testing.assert_close(parts, whole)
+    assert at_once.shape == (11, 4)
+    assert at_once.dtype == torch.float32
+    assert not at_once.requires_grad
+    torch.testing.assert_close(parts, at_once)
 
 
-def test_the_model_is_left_as_it_was():
+def test_modes_of_the_model_are_restored():
     model, x = make_model(), torch.randn(6, 3)
     model.train()
     model[1].eval()  # a frozen normalisation inside a model in training
@@ -34,7 +34,7 @@ def test_the_model_is_left_as_it_was():
         assert torch.equal(value, before[name]), name
 
 
-def test_modes_come_back_after_an_error():
+def test_modes_are_restored_after_an_error():
     model = make_model().train()
     with eval_mode(model):
         assert not any(module.training for module in model.modules())
@@ -48,7 +48,7 @@ def test_half_precision_models_give_float32():
     assert predict_logits(model, [torch.zeros(2, 3, dtype=torch.bfloat16)]).dtype == torch.float32
 
 
-def test_no_batch_is_an_error():
+def test_missing_batches_are_refused():
     with pytest.raises(DataError, match="no batch"):
         predict_logits(make_model(), [])
 
@@ -63,7 +63,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (lambda x: {"logits": x}, "returned a dict"),
         (lambda x: x.sum(), r"shape \[\] for a batch of 2"),
@@ -71,11 +71,11 @@ class Odd(nn.Module):
         (lambda x: x.long(), "torch.int64"),
     ],
 )
-def test_something_else_than_logits_is_one_sentence(answer, said):
-    with pytest.raises(BuildError, match=said):
+def test_other_outputs_than_logits_are_refused(answer, message):
+    with pytest.raises(BuildError, match=message):
         predict_logits(Odd(answer), [torch.zeros(2, 3)])
 
 
-def test_a_class_count_that_changes_is_an_error():
+def test_a_changing_number_of_classes_is_refused():
     with pytest.raises(BuildError, match=r"not floating logits \[3, 5\]"):
         predict_logits(Odd(lambda x: x), [torch.zeros(2, 5), torch.zeros(3, 4)])

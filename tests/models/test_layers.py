@@ -27,7 +27,7 @@ def test_padding_keeps_the_size_over_the_stride(kernel, stride, size, result):
     assert conv_bn(8, 16, kernel, stride).eval()(torch.zeros(2, 8, size, size)).shape == (2, 16, result, result)
 
 
-def test_squeeze_excitation_weighs_whole_channels_between_zero_and_one():
+def test_squeeze_excitation_scales_channels_by_gates_in_0_1():
     torch.manual_seed(0)
     layer = SqueezeExcite(16)
     x = torch.rand(3, 16, 4, 5) + 1
@@ -44,7 +44,7 @@ def test_the_classifier_averages_over_the_map():
     assert torch.allclose(head(features), head.linear(features.mean((2, 3))))
 
 
-def test_depthwise_weights_start_as_wide_as_those_of_one_channel():
+def test_depthwise_weights_have_the_variance_of_one_channel():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(256, 256, 3, groups=256), nn.Conv2d(64, 256, 3))
     initialise(module)

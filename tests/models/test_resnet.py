@@ -32,14 +32,14 @@ def test_a_bottleneck_is_a_quarter_as_wide_in_multiples_of_eight(width, middle):
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_no_convolution_of_one_pixel_has_a_stride(block):
+def test_1x1_convolutions_have_no_stride(block):
     stages = [{"depth": 2, "width": width, "block": block} for width in (8, 16, 32)]
     strided = [layer for layer in convolutions(build(stem=8, stages=stages)) if layer.stride != (1, 1)]
     assert len(strided) == 2
     assert all(layer.kernel_size == (3, 3) for layer in strided)
 
 
-def test_a_stage_of_depth_zero_is_not_there():
+def test_a_stage_of_depth_zero_is_left_out():
     stages = [{"depth": 1, "width": 8}, {"depth": 0}]
     assert len(build(stem=8, stages=stages).blocks) == 1
 

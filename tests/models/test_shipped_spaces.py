@@ -1,4 +1,4 @@
-"""The builders fed with random architectures of their shipped spaces."""
+"""The built-in builders with random architectures of their shipped spaces."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_random_architectures_train_one_step(name, shape):
 
 
 @pytest.mark.parametrize("name", ["mbconv", "resnet"])
-def test_every_convolution_behind_the_image_keeps_to_multiples_of_eight(name):
+def test_channels_after_the_first_layer_are_multiples_of_eight(name):
     space = load_space(name)
     for architecture in candidates(space, 20):
         model = space.build(architecture, input_shape=(1, 28, 28), num_classes=10)
@@ -55,7 +55,7 @@ def test_every_convolution_behind_the_image_keeps_to_multiples_of_eight(name):
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("mbconv", 0.15e6, 15e6), ("resnet", 0.4e6, 35e6)])
-def test_the_ends_of_a_space_are_cheap_and_dear(name, low, high):
+def test_the_ends_of_a_space_are_the_cheapest_and_most_expensive(name, low, high):
     space = load_space(name)
 
     def multiply_adds(architecture):
@@ -71,7 +71,7 @@ def test_the_ends_of_a_space_are_cheap_and_dear(name, low, high):
 
 
 @pytest.mark.parametrize("name", ["mbconv", "resnet"])
-def test_different_architectures_make_different_networks(name):
+def test_different_architectures_give_different_networks(name):
     space = load_space(name)
     rng = np.random.default_rng(0)
     base = space.flatten(space.sample(rng))

@@ -58,7 +58,7 @@ def test_a_multi_label_student_is_judged_by_its_own_figures(labels):
     assert found["mean average precision"] == ["80.00 %", "76.00 %", "72.00 %"]
     assert found["share of teacher's"] == ["-", "95.00 %", "90.00 %"]
     assert found["agreement with teacher, label by label"] == ["-", "91.00 %", "88.00 %"]
-    assert found["F1 at a half, mean over labels"][0] == "70.00 %"
+    assert found["F1 at 0.5, averaged over labels"][0] == "70.00 %"
     assert found["ECE of labels (lower is better)"][0] == "2.00 %"
     assert found["NLL of all labels, nats (lower is better)"][0] == "1.9000"
     assert "validation mean average precision" in found
@@ -108,7 +108,7 @@ def test_tables_name_the_quality(run, labels, targets):
 def test_the_card_says_what_the_outputs_are(labels, targets):
     text = card(labels, FACTS)
     for part in (
-        "A network that tells which of 2 labels a sample has, distilled from big on mine",
+        "A network that predicts which of 2 labels a sample has, distilled from big on mine",
         "the best by validation mean average precision is this one",
         "Output: logits, one per label (its sigmoid is the label's probability), of shape (batch, 2).",
         "Labels: 0 u, 1 v.",
@@ -120,7 +120,7 @@ def test_the_card_says_what_the_outputs_are(labels, targets):
         "A network that predicts 2 targets of a sample (a regression)",
         "Output: values, in units of the targets, of shape (batch, 2).",
         "Targets: 0 u, 1 v.",
-        "gives a number whatever it is shown",
+        "returns a number for any input",
     ):
         assert part in text
     assert "classes" not in text

@@ -27,7 +27,7 @@ def reversed_keys(value):
 
 
 @given(mappings)
-def test_the_order_of_keys_never_matters(values):
+def test_the_order_of_keys_is_not_significant(values):
     one, other = Architecture(values), Architecture(reversed_keys(values))
     assert one == other
     assert one.hash == other.hash
@@ -35,7 +35,7 @@ def test_the_order_of_keys_never_matters(values):
 
 
 @given(mappings)
-def test_json_and_pickle_give_it_back(values):
+def test_json_and_pickle_round_trips(values):
     architecture = Architecture(values)
     assert Architecture.from_json(architecture.to_json()) == architecture
     assert Architecture.from_json(json.dumps(architecture.to_dict(), indent=1)) == architecture
@@ -43,22 +43,22 @@ def test_json_and_pickle_give_it_back(values):
     assert architecture.to_dict() == values
 
 
-def test_the_hash_is_sixteen_hexadecimal_digits_that_never_change():
+def test_the_hash_is_stable_and_has_sixteen_digits():
     assert Architecture({"width": 8, "blocks": [{"kernel": 3}]}).hash == "24a26e4659eb3e7e"
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, 1.0), (1, True), (0, False), (1, "1"), (0, None), ([], {})])
-def test_values_of_different_kinds_are_different(one, other):
+def test_values_of_different_types_are_different(one, other):
     assert Architecture({"x": one}) != Architecture({"x": other})
     assert Architecture({"x": one}).hash != Architecture({"x": other}).hash
 
 
-def test_numpy_scalars_and_tuples_become_plain():
+def test_numpy_scalars_and_tuples_are_converted():
     given = {"a": np.int64(3), "b": (np.float32(0.5), np.bool_(True)), "c": -0.0}
     assert Architecture(given) == Architecture({"a": 3, "b": [0.5, True], "c": 0.0})
 
 
-def test_what_it_gives_out_are_copies():
+def test_returned_values_are_copies():
     architecture = Architecture({"stages": [{"depth": 1}]})
     architecture.values["stages"][0]["depth"] = 2
     architecture.to_dict()["stages"].clear()
@@ -77,12 +77,12 @@ def test_what_it_gives_out_are_copies():
         ([1], "mapping"),
     ],
 )
-def test_what_cannot_be_kept_is_named(values, message):
+def test_invalid_values_are_named(values, message):
     with pytest.raises(SpaceError, match=message):
         Architecture(values)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", '{"a": NaN}'])
-def test_text_that_is_no_architecture(text):
+def test_invalid_json_is_refused(text):
     with pytest.raises(SpaceError):
         Architecture.from_json(text)

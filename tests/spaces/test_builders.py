@@ -28,7 +28,7 @@ def make(space, **values):
     return space.build(space.validate(values), input_shape=(1, 8, 8), num_classes=3)
 
 
-def test_a_builder_gets_parameters_arguments_and_what_comes_from_the_data():
+def test_a_builder_gets_parameters_arguments_and_data_sizes():
     space = SearchSpace.from_dict({"builder": build, "parameters": WIDTH, "arguments": {"bias": False}})
     module = make(space, width=8)
     assert module.weight.shape == (3, 8)
@@ -46,15 +46,15 @@ def test_a_builder_gets_parameters_arguments_and_what_comes_from_the_data():
         (functools.partial(build, bias=False), 3),
     ],
 )
-def test_a_builder_gets_only_what_its_signature_takes(builder, taken):
+def test_a_builder_gets_only_data_sizes_that_it_accepts(builder, taken):
     assert make(SearchSpace.from_dict(WIDTH, builder=builder), width=4).weight.shape == (taken, 4)
 
 
-def test_a_class_is_a_builder():
+def test_a_class_can_be_a_builder():
     assert isinstance(make(SearchSpace.from_dict(WIDTH, builder=Net), width=4), Net)
 
 
-def test_a_builder_cannot_change_what_the_space_holds():
+def test_a_builder_cannot_change_arguments_of_the_space():
     def greedy(stages, options):
         stages.clear()
         options["x"].append(1)
@@ -84,11 +84,11 @@ def raises(width):
         (raises, "RuntimeError: width 4 is too small"),
         (lambda width, height: nn.Identity(), "TypeError: .*height"),
         (lambda: nn.Identity(), "TypeError: .*width"),
-        (lambda width: None, "made a NoneType, no torch.nn.Module"),
-        (lambda width: nn.Identity, "made a type, no torch.nn.Module"),
+        (lambda width: None, "returned a NoneType, not a torch.nn.Module"),
+        (lambda width: nn.Identity, "returned a type, not a torch.nn.Module"),
     ],
 )
-def test_a_builder_that_fails_is_one_sentence_with_the_architecture(builder, message):
+def test_a_failing_builder_is_reported_with_the_architecture(builder, message):
     space = SearchSpace.from_dict(WIDTH, builder=builder)
     with pytest.raises(BuildError, match=message) as caught:
         make(space, width=4)
@@ -96,13 +96,13 @@ def test_a_builder_that_fails_is_one_sentence_with_the_architecture(builder, mes
     assert "\n" not in str(caught.value)
 
 
-def test_what_has_the_name_of_a_builder_must_be_a_function():
+def test_a_builder_must_be_callable():
     space = SearchSpace.from_dict({"builder": "math:pi", "parameters": WIDTH})
-    with pytest.raises(BuildError, match="math:pi, is no function"):
+    with pytest.raises(BuildError, match="math:pi, is not a function"):
         make(space, width=4)
 
 
-def test_building_leaves_the_seed_to_the_caller():
+def test_the_caller_seeds_initial_weights():
     space = SearchSpace.from_dict(WIDTH, builder=build)
     torch.manual_seed(3)
     one, other = make(space, width=4), make(space, width=4)
@@ -112,14 +112,14 @@ def test_building_leaves_the_seed_to_the_caller():
     assert not torch.equal(one.weight, other.weight)
 
 
-def test_a_builder_from_a_folder_of_the_users(tmp_path):
+def test_a_builder_in_a_folder_of_the_user(tmp_path):
     (tmp_path / "users_own_builder.py").write_text("import torch\ndef build(width): return torch.nn.Linear(width, 1)\n")
     mapping = {"builder": "users_own_builder:build", "parameters": WIDTH}
     space = SearchSpace.from_dict(mapping, paths=[tmp_path])
     assert make(pickle.loads(pickle.dumps(space)), width=8).weight.shape == (1, 8)
 
 
-def test_a_space_with_a_builder_of_a_notebook_travels_by_cloudpickle():
+def test_a_space_with_a_notebook_builder_is_pickled_by_cloudpickle():
     cell = {"__name__": "__main__"}
     exec("from torch import nn\nscale = 2\ndef build(width):\n    return nn.Linear(width * scale, 1)\n", cell)
     space = SearchSpace.from_dict(WIDTH, builder=cell["build"])
@@ -129,7 +129,7 @@ def test_a_space_with_a_builder_of_a_notebook_travels_by_cloudpickle():
     assert space.to_dict()["builder"] == "__main__:build"
 
 
-def test_the_fingerprint_of_a_function_knows_its_source():
+def test_the_fingerprint_depends_on_a_functions_source():
     def first():
         def build(width):
             return nn.Linear(width, 1)

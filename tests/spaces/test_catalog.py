@@ -10,12 +10,12 @@ from nas_distill.utils.errors import SpaceError
 MINE = "builder: package.module:function\nparameters:\n  width: [8, 16]\n"
 
 
-def test_what_is_shipped():
+def test_names_of_shipped_spaces():
     assert names() == ["mbconv", "resnet"]
 
 
 @pytest.mark.parametrize("name", ["mbconv", "resnet"])
-def test_a_shipped_space_is_large_and_counts_exactly(name):
+def test_a_shipped_space_is_large_and_counted_exactly(name):
     space = load_space(name)
     assert space.name == name
     assert space.about
@@ -35,12 +35,12 @@ def test_a_shipped_space_keeps_channels_at_multiples_of_eight(name):
         assert all(value % 8 == 0 for value in seen[flat].values)
 
 
-def test_a_name_that_is_near_is_suggested():
+def test_a_misspelt_name_gets_a_suggestion():
     with pytest.raises(SpaceError, match="unknown search space 'mbcon'; did you mean 'mbconv'"):
         load_space("mbcon")
 
 
-def test_a_file_is_found_beside_the_search_file_and_under_the_current_folder(tmp_path, monkeypatch):
+def test_a_file_is_found_next_to_the_search_file_and_in_the_current_folder(tmp_path, monkeypatch):
     folder = tmp_path / "searches"
     folder.mkdir()
     (folder / "mine.yaml").write_text(MINE)
@@ -50,7 +50,7 @@ def test_a_file_is_found_beside_the_search_file_and_under_the_current_folder(tmp
     assert load_space("searches/mine.yaml").name == "mine"
 
 
-def test_a_builder_is_found_beside_its_space_file(tmp_path):
+def test_a_builder_is_found_next_to_its_space_file(tmp_path):
     (tmp_path / "builder_beside_space.py").write_text(
         "import torch\ndef build(width): return torch.nn.Linear(width, 1)\n"
     )
@@ -59,7 +59,7 @@ def test_a_builder_is_found_beside_its_space_file(tmp_path):
     assert space.build(space.smallest(), input_shape=(1, 8, 8), num_classes=2).in_features == 8
 
 
-def test_mappings_and_spaces_are_taken_as_they_are():
+def test_mappings_and_spaces_are_accepted():
     space = load_space(yaml.safe_load(MINE))
     assert isinstance(space, SearchSpace)
     assert load_space(space) is space
@@ -69,13 +69,13 @@ def test_mappings_and_spaces_are_taken_as_they_are():
     ("text", "message"),
     [
         ("builder: [", "bad.yaml is not valid YAML at line 1"),
-        ("", "bad.yaml: a space is a mapping"),
-        ("- 1", "bad.yaml: a space is a mapping"),
+        ("", "bad.yaml: a space must be a mapping"),
+        ("- 1", "bad.yaml: a space must be a mapping"),
         ("builder: a.b:c\nparameters: {width: {chioce: [8]}}", "bad.yaml: parameter 'width': unknown key 'chioce'"),
         ("builder: a.b:c\nparamaters: {width: [8]}", "bad.yaml: unknown key 'paramaters'; did you mean 'parameters'"),
     ],
 )
-def test_a_wrong_file_is_named(tmp_path, text, message):
+def test_an_invalid_file_is_named(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(SpaceError, match=message) as caught:
@@ -83,7 +83,7 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_an_unreadable_file_is_refused(tmp_path):
     with pytest.raises(SpaceError, match=r"nowhere\.yaml does not exist"):
         load_space(tmp_path / "nowhere.yaml")
     path = tmp_path / "binary.yaml"
@@ -92,12 +92,12 @@ def test_a_file_that_cannot_be_read(tmp_path):
         load_space(path)
 
 
-def test_the_shipped_folder_holds_space_files_alone():
+def test_the_shipped_folder_has_only_space_files():
     assert {path.suffix for path in Path(shipped_folder()).iterdir()} == {".yaml"}
 
 
-def test_a_key_that_is_given_twice_is_refused_as_in_search_files(tmp_path):
-    """YAML itself would keep only the last of the two."""
+def test_a_duplicate_key_is_refused(tmp_path):
+    """PyYAML would keep only the last value of a duplicate key."""
     file = tmp_path / "mine.yaml"
     file.write_text("builder: package.module:function\nparameters:\n  width: [8, 16]\n  width: [32]\n")
     with pytest.raises(SpaceError, match=r"space file .*mine\.yaml .* line 4, .*'width' is given twice"):

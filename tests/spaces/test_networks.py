@@ -1,4 +1,4 @@
-"""The builder of a search: seeded weights, and the weights that students begin with."""
+"""The network builder of a search: seeded random weights, and initial weights of students."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_networks_have_the_shapes_of_the_data() -> None:
     assert (network[1].in_features, network[1].out_features) == (6, 5)
 
 
-def test_a_seed_and_a_stream_give_the_same_weights_and_leave_the_global_generator_alone() -> None:
+def test_weights_depend_on_seed_and_stream_and_the_global_generator_is_restored() -> None:
     builder, state = NetworkBuilder.of(SPACE, Data()), torch.get_rng_state()
     first = weights(builder.build(SPACE.smallest(), 3))
     assert torch.equal(first, weights(builder.build(SPACE.smallest(), 3)))
@@ -47,7 +47,7 @@ def test_a_seed_and_a_stream_give_the_same_weights_and_leave_the_global_generato
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_students_begin_with_the_weights_that_they_are_given() -> None:
+def test_students_get_the_given_initial_weights() -> None:
     plain = NetworkBuilder.of(SPACE, Data())
     assert torch.equal(weights(plain.build_student(SPACE.largest(), 3)), weights(plain.build(SPACE.largest(), 3)))
     given = pickle.loads(pickle.dumps(replace(plain, weights=Ones())))

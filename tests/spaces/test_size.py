@@ -16,11 +16,11 @@ from nas_distill.spaces.summary import measure
         ({"s": {"each": [{"k": [1]}, {"k": [1, 2]}, {"k": [1, 2, 3]}]}}, 6),
     ],
 )
-def test_small_spaces_are_counted_by_hand(specs, count):
+def test_sizes_of_small_spaces(specs, count):
     assert measure(parse(specs)) == SpaceSize(count, exact=True)
 
 
-def test_a_long_space_is_exact_because_only_what_is_still_referred_to_is_told_apart():
+def test_a_long_space_is_counted_exactly():
     specs = {}
     for index in range(40):
         specs[f"n{index}"] = {"int": [1, 3]}
@@ -28,7 +28,7 @@ def test_a_long_space_is_exact_because_only_what_is_still_referred_to_is_told_ap
     assert measure(parse(specs)) == SpaceSize((2 + 4 + 8) ** 40, exact=True)
 
 
-def test_out_of_patience_it_is_a_bound_from_above():
+def test_beyond_the_step_limit_the_size_is_an_upper_bound():
     specs = {f"n{index}": {"int": [0, 2]} for index in range(6)}
     specs |= {f"x{index}": {"repeat": f"n{index}", "of": [1, 2]} for index in range(6)}
     exact, bound = measure(parse(specs)), measure(parse(specs), max_steps=100)
@@ -37,7 +37,7 @@ def test_out_of_patience_it_is_a_bound_from_above():
     assert bound.count == 3**6 * 4**6
 
 
-def test_a_wide_range_that_others_refer_to_ends_the_patience_at_once():
+def test_a_wide_range_with_dependents_exceeds_the_step_limit():
     specs = {"n": {"int": [1, 10**9]}, "x": {"choice": [1, 2], "when": {"n": 1}}}
     assert measure(parse(specs)) == SpaceSize(2 * 10**9, exact=False)
 
@@ -51,5 +51,5 @@ def test_a_wide_range_that_others_refer_to_ends_the_patience_at_once():
         (SpaceSize(10**400, exact=False), "at most 1.0e400 architectures"),
     ],
 )
-def test_how_a_size_reads(size, text):
+def test_sizes_as_text(size, text):
     assert str(size) == text

@@ -30,7 +30,7 @@ def space_of(specs):
 
 @st.composite
 def random_specs(draw, outer=(), level=0):
-    """Small random specs; ``outer`` are the parameters around them, as (name, values)."""
+    """Small random specifications; ``outer`` are the parameters of enclosing scopes, as (name, values)."""
     specs, visible = {}, list(outer)
     for index in range(draw(st.integers(1, 3 if level == 0 else 2))):
         name = f"{'pqr'[level]}{index}"
@@ -66,7 +66,7 @@ def random_specs(draw, outer=(), level=0):
 
 
 def enumerate_specs(specs, outer):
-    """All architectures, straight from the notation: the slow and plain way that the package is checked against."""
+    """All architectures, enumerated from the notation: a slow reference for the package."""
     partial = [({}, dict(outer))]
     for name, spec in specs.items():
         grown = []
@@ -98,7 +98,7 @@ def enumerate_specs(specs, outer):
 
 @settings(max_examples=150, deadline=None)
 @given(specs=random_specs(), seed=st.integers(0, 2**32))
-def test_a_random_space_is_the_set_that_enumeration_gives(specs, seed):
+def test_random_spaces_equal_brute_force_enumeration(specs, seed):
     space = space_of(specs)
     everything = {Architecture(values) for values in enumerate_specs(specs, {})}
     assert space.size().exact
@@ -110,7 +110,7 @@ def test_a_random_space_is_the_set_that_enumeration_gives(specs, seed):
 
 @settings(max_examples=100, deadline=None)
 @given(specs=random_specs(), seed=st.integers(0, 2**32))
-def test_whatever_is_sampled_validates_and_survives_every_round_trip(specs, seed):
+def test_sampled_architectures_are_valid_and_round_trip(specs, seed):
     space = space_of(specs)
     architecture = space.sample(np.random.default_rng(seed))
     flat = space.flatten(architecture)
@@ -123,7 +123,7 @@ def test_whatever_is_sampled_validates_and_survives_every_round_trip(specs, seed
 
 @settings(max_examples=60, deadline=None)
 @given(specs=random_specs(), seed=st.integers(0, 2**32))
-def test_an_architecture_is_the_same_whether_optuna_or_a_user_gave_it(specs, seed):
+def test_architectures_of_optuna_and_of_users_are_equal(specs, seed):
     space = space_of(specs)
     architecture = space.sample(np.random.default_rng(seed))
     trial = optuna.trial.FixedTrial(space.flatten(architecture))
@@ -163,7 +163,7 @@ def test_flat_names_come_in_the_order_of_declaration():
         ({"depth": 1, "act": "relu", "blocks.0.kernel": 3, "blocks.1.kernel": 3}, r"'blocks\.1\.kernel' is unknown"),
     ],
 )
-def test_flat_values_that_are_no_architecture(flat, message):
+def test_invalid_flat_values_are_refused(flat, message):
     with pytest.raises(SpaceError, match=message):
         space_of(SPECS).unflatten(flat)
 
@@ -173,7 +173,7 @@ def test_an_architecture_of_another_space_is_not_flattened():
         space_of(SPECS).flatten(Architecture({"width": 8}))
 
 
-def test_sampling_depends_on_the_generator_alone():
+def test_sampling_depends_only_on_the_generator():
     space = space_of(SPECS)
     first = [space.sample(np.random.default_rng(7)) for _ in range(3)]
     assert len(set(first)) == 1
@@ -181,13 +181,13 @@ def test_sampling_depends_on_the_generator_alone():
     assert len({space.sample(rng) for _ in range(50)}) > 10
 
 
-def test_smallest_and_largest_are_the_ends_as_written():
+def test_smallest_and_largest_are_the_ends_of_domains():
     space = space_of({"stride": [2, 1], "depth": {"int": [1, 2]}, "widths": {"repeat": "depth", "of": [8, 16]}})
     assert space.smallest().to_dict() == {"stride": 2, "depth": 1, "widths": [8]}
     assert space.largest().to_dict() == {"stride": 1, "depth": 2, "widths": [16, 16]}
 
 
-def test_spread_goes_from_small_to_large_and_repeats_nothing():
+def test_spread_returns_distinct_architectures_from_small_to_large():
     space = space_of({name: {"int": [0, 99]} for name in "abcdef"} | {"act": ["x", "y", "z"]})
     spread = space.spread(5, np.random.default_rng(0))
     sums = [sum(value for value in one.to_dict().values() if isinstance(value, int)) for one in spread]
@@ -199,13 +199,13 @@ def test_spread_goes_from_small_to_large_and_repeats_nothing():
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 1), (6, 6), (50, 6)])
-def test_spread_gives_no_more_than_there_are(count, expected):
+def test_spread_returns_at_most_the_size_of_the_space(count, expected):
     space = space_of({"width": {"int": [1, 3]}, "act": ["x", "y"]})
     spread = space.spread(count, np.random.default_rng(0))
     assert len(spread) == len(set(spread)) == expected
 
 
-def test_a_space_of_a_file_round_trips():
+def test_a_space_round_trips_through_a_dict():
     mapping = {
         "name": "tiny",
         "about": "A tiny space.",
@@ -221,7 +221,7 @@ def test_a_space_of_a_file_round_trips():
     assert (space.name, space.about, space.builder) == ("tiny", "A tiny space.", "package.module:function")
 
 
-def test_the_fingerprint_changes_with_what_matters_and_not_with_words():
+def test_the_fingerprint_does_not_depend_on_name_and_description():
     def fingerprint(**changes):
         base = {"builder": "a.b:c", "parameters": {"x": [1, 2], "y": [3]}}
         return SearchSpace.from_dict({**base, **changes}).fingerprint
@@ -249,15 +249,18 @@ def test_the_fingerprint_changes_with_what_matters_and_not_with_words():
         ({"builder": "build", "parameters": {"x": [1]}}, "'build', which is not of the form package.module:function"),
         ({"builder": 3, "parameters": {"x": [1]}}, "the builder is a int"),
         ({"builder": "a.b:c", "parameters": {"x": []}, "name": "mine"}, "space 'mine': parameter 'x': a choice needs"),
-        ({"builder": "a.b:c", "parameters": {"x": [1]}, "name": 3}, "'name' must be a text"),
+        ({"builder": "a.b:c", "parameters": {"x": [1]}, "name": 3}, "'name' must be text"),
         ({"builder": "a.b:c", "parameters": {"x": [1]}, "arguments": [1]}, "'arguments' must map"),
-        ({"builder": "a.b:c", "parameters": {"x": [1]}, "arguments": {"x": 1}}, "'x' is a parameter and an argument"),
+        (
+            {"builder": "a.b:c", "parameters": {"x": [1]}, "arguments": {"x": 1}},
+            "'x' is both a parameter and an argument",
+        ),
         ({"builder": "a.b:c", "parameters": {"num_classes": [1]}}, "'num_classes' comes from the data"),
         ({"builder": "a.b:c", "parameters": {"x": [1]}, "arguments": {"input_shape": 1}}, "'input_shape' comes from"),
-        ([1], "a space is a mapping"),
+        ([1], "a space must be a mapping"),
     ],
 )
-def test_a_wrong_space_is_one_sentence(mapping, message):
+def test_an_invalid_space_is_refused(mapping, message):
     with pytest.raises(SpaceError, match=message):
         SearchSpace.from_dict(mapping)
 
@@ -268,7 +271,7 @@ def test_a_builder_that_cannot_be_imported_is_named():
         space.build(space.smallest(), input_shape=(1, 8, 8), num_classes=2)
 
 
-def test_rows_tell_names_values_and_conditions():
+def test_rows_have_names_values_and_conditions():
     rows = space_of(
         {**SPECS, "stages": {"each": [{"width": IntRange(8, 16, 8)}]}, "ks": {"repeat": 2, "of": [3]}}
     ).describe()
@@ -285,7 +288,7 @@ def test_rows_tell_names_values_and_conditions():
     ]
 
 
-def test_every_architecture_comes_once() -> None:
+def test_every_architecture_is_enumerated_once() -> None:
     space = SearchSpace.from_dict(
         {"act": ["relu", "silu"], "depth": [1, 2, 3], "blocks": {"repeat": "depth", "of": {"kernel": [3, 5]}}},
         builder="builtins:dict",

@@ -15,7 +15,7 @@ EVERYTHING = {
 }
 
 
-def test_every_form_is_read_and_written_back():
+def test_every_form_round_trips():
     tree = parse(EVERYTHING)
     written = dump(tree)
     assert parse(written) == tree
@@ -25,7 +25,7 @@ def test_every_form_is_read_and_written_back():
     assert written["stages"]["each"] == EVERYTHING["stages"]["each"]
 
 
-def test_short_long_and_python_forms_are_the_same():
+def test_short_long_and_python_forms_are_equal():
     forms = [[1, 2], (1, 2), {"choice": [1, 2]}, range(1, 3), Choice((1, 2))]
     assert len({parse({"x": form}) for form in forms}) == 1
     assert parse({"x": IntRange(1, 5, 2)}) == parse({"x": {"int": [1, 5], "step": 2}})
@@ -64,7 +64,7 @@ def test_short_long_and_python_forms_are_the_same():
         ({"a": {"each": [{"x": [1]}, {"x": []}]}}, "'a.1.x': a choice needs"),
     ],
 )
-def test_a_wrong_spec_is_named(specs, message):
+def test_an_invalid_parameter_is_named(specs, message):
     with pytest.raises(SpaceError, match=message):
         parse(specs)
 
@@ -77,18 +77,24 @@ def test_a_wrong_spec_is_named(specs, message):
             "'b': 'repeat' refers to unknown parameter 'dept'; did you",
         ),
         ({"b": {"repeat": "depth", "of": [1]}, "depth": [1]}, "'b': 'repeat' refers to 'depth', which is not declared"),
-        ({"d": ["x", "y"], "b": {"repeat": "d", "of": [1]}}, "'b': 'repeat' refers to 'd', whose values are not all"),
-        ({"d": [1.0, 2.0], "b": {"repeat": "d", "of": [1]}}, "'b': 'repeat' refers to 'd', whose values are not all"),
-        ({"d": [True], "b": {"repeat": "d", "of": [1]}}, "'b': 'repeat' refers to 'd', whose values are not all"),
-        ({"d": {"int": [-1, 2]}, "b": {"repeat": "d", "of": [1]}}, "'b': 'repeat' refers to 'd', whose values are not"),
+        ({"d": ["x", "y"], "b": {"repeat": "d", "of": [1]}}, "'b': 'repeat' refers to 'd', whose values must be"),
+        ({"d": [1.0, 2.0], "b": {"repeat": "d", "of": [1]}}, "'b': 'repeat' refers to 'd', whose values must be"),
+        ({"d": [True], "b": {"repeat": "d", "of": [1]}}, "'b': 'repeat' refers to 'd', whose values must be"),
+        ({"d": {"int": [-1, 2]}, "b": {"repeat": "d", "of": [1]}}, "'b': 'repeat' refers to 'd', whose values must"),
         (
             {"l": {"repeat": 2, "of": [1]}, "b": {"repeat": "l", "of": [1]}},
             "'b': 'repeat' refers to 'l', which is a list",
         ),
         ({"b": {"choice": [1], "when": {"c": 1}}, "c": [1]}, "'b': 'when' refers to 'c', which is not declared before"),
         ({"b": {"choice": [1], "when": {"b": 1}}}, "'b': 'when' refers to 'b', which is not declared before it"),
-        ({"a": [1, 2], "b": {"choice": [1], "when": {"a": 3}}}, "'b': 'when' asks 'a' for .*: 3 is not one of 1, 2"),
-        ({"a": [1, 2], "b": {"choice": [1], "when": {"a": True}}}, "'b': 'when' asks 'a' for .*: true is not one of"),
+        (
+            {"a": [1, 2], "b": {"choice": [1], "when": {"a": 3}}},
+            "'b': 'when' gives 'a' a value .*: 3 is not one of 1, 2",
+        ),
+        (
+            {"a": [1, 2], "b": {"choice": [1], "when": {"a": True}}},
+            "'b': 'when' gives 'a' a value .*: true is not one of",
+        ),
         ({"a": [1, 2], "b": {"choice": [1], "when": {"a": []}}}, "'b': 'when' gives no value for 'a'"),
         ({"a": [1], "b": {"choice": [1], "when": {}}}, "'b': 'when' must map"),
         ({"a": [1], "b": {"choice": [1], "when": "a"}}, "'b': 'when' must map"),
@@ -103,12 +109,12 @@ def test_a_wrong_spec_is_named(specs, message):
         ),
     ],
 )
-def test_a_wrong_reference_is_named(specs, message):
+def test_an_invalid_reference_is_named(specs, message):
     with pytest.raises(SpaceError, match=message):
         parse(specs)
 
 
-def test_the_nearest_parameter_is_meant_where_a_name_is_used_twice():
+def test_a_name_refers_to_the_innermost_parameter():
     inner_first = {"d": [1], "g": {"repeat": 1, "of": {"d": [2, 3], "x": {"choice": [0], "when": {"d": 2}}}}}
     assert parse(inner_first)
     with pytest.raises(SpaceError, match="not declared before"):

@@ -23,7 +23,7 @@ def changed(**changes):
     return {name: value for name, value in values.items() if value is not ...}
 
 
-def test_values_are_given_the_kind_of_their_domain():
+def test_values_are_converted_to_the_type_of_their_domain():
     given = changed(depth=2.0, beta=1, blocks=({"kernel": 3.0}, {"gate": False, "kernel": 5}))
     checked = check(SPACE, given)
     assert checked == GOOD
@@ -39,7 +39,7 @@ def test_values_are_given_the_kind_of_their_domain():
         (changed(dept=1, depth=...), "unknown parameter 'dept'; did you mean 'depth'"),
         (changed(depth=...), "'depth' is missing; allowed: 1 to 3"),
         (changed(beta=...), "'beta' is missing; allowed: 0.5, 1.0"),
-        (changed(act="relu"), "'beta' does not apply here: it is active only when act is 'swish'"),
+        (changed(act="relu"), "'beta' is inactive here: it is active only when act is 'swish'"),
         (changed(depth=4), "'depth': 4 is not an integer of 1 to 3"),
         (changed(depth=1.5), "'depth': 1.5 is not an integer"),
         (changed(depth="2"), "'depth': '2' is not an integer"),
@@ -51,16 +51,16 @@ def test_values_are_given_the_kind_of_their_domain():
         (changed(blocks=[{"kernel": 3}, 5]), r"'blocks\.1' is 5, but must map these names to values: kernel, gate"),
         (changed(blocks=[{"kernel": 3}, {"kernel": 4}]), r"'blocks\.1\.kernel': 4 is not one of 3, 5"),
         (changed(blocks=[{"kernel": 3}, {"kernel": 5}]), r"'blocks\.1\.gate' is missing; allowed: true, false"),
-        (changed(blocks=[{"kernel": 3, "gate": True}, {"kernel": 3}]), r"'blocks\.0\.gate' does not apply here"),
+        (changed(blocks=[{"kernel": 3, "gate": True}, {"kernel": 3}]), r"'blocks\.0\.gate' is inactive here"),
         (changed(blocks=[{"kernel": 3}, {"kernl": 3}]), r"unknown parameter 'blocks\.1\.kernl'; did you mean 'kernel'"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_path(values, message):
+def test_invalid_values_are_named_by_path(values, message):
     with pytest.raises(SpaceError, match=message):
         check(SPACE, values)
 
 
-def test_a_draw_asks_for_active_parameters_in_the_order_of_declaration():
+def test_draw_chooses_active_parameters_in_order_of_declaration():
     asked = []
 
     def choose(name, domain):
@@ -73,19 +73,19 @@ def test_a_draw_asks_for_active_parameters_in_the_order_of_declaration():
     assert check(SPACE, values) == values
 
 
-def test_an_answer_outside_its_domain_is_refused():
+def test_a_value_outside_its_domain_is_refused():
     with pytest.raises(SpaceError, match="'depth': 7 is not an integer of 1 to 3"):
         draw(SPACE, lambda name, domain: 7)
 
 
-def test_a_list_whose_count_is_inactive_is_inactive_with_it():
+def test_a_list_with_an_inactive_count_is_inactive():
     space = parse({"on": [False, True], "n": {"int": [1, 2], "when": {"on": True}}, "x": {"repeat": "n", "of": [1, 2]}})
     assert check(space, {"on": False}) == {"on": False}
-    with pytest.raises(SpaceError, match="'x' does not apply here: it is active only when 'n' is"):
+    with pytest.raises(SpaceError, match="'x' is inactive here: it is active only when 'n' is"):
         check(space, {"on": False, "x": []})
 
 
-def test_an_inactive_parameter_hides_one_of_the_same_name_outside():
+def test_an_inactive_parameter_shadows_an_outer_one():
     inner = {"on": [False, True], "k": {"choice": [1], "when": {"on": True}}, "x": {"choice": [7], "when": {"k": 1}}}
     space = parse({"k": [1, 2], "g": {"repeat": 1, "of": inner}})
     assert check(space, {"k": 1, "g": [{"on": False}]}) == {"k": 1, "g": [{"on": False}]}
@@ -93,7 +93,7 @@ def test_an_inactive_parameter_hides_one_of_the_same_name_outside():
         check(space, {"k": 1, "g": [{"on": False, "x": 7}]})
 
 
-def test_a_condition_tells_true_from_one():
+def test_a_condition_distinguishes_true_from_one():
     space = parse({"a": [True, 1], "b": {"choice": [5], "when": {"a": 1}}})
     assert check(space, {"a": True}) == {"a": True}
     assert check(space, {"a": 1, "b": 5}) == {"a": 1, "b": 5}

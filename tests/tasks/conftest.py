@@ -1,4 +1,4 @@
-"""A task that a user wrote: an ordered score from 0 to 4, of which being off by one is half right."""
+"""A user's own task: grades from 0 to 4, where an error of one grade counts as half correct."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rules that hold for every task, built in or a user's own."""
+"""Requirements of every task, built-in or a user's own."""
 
 import sys
 
@@ -27,7 +27,7 @@ def labels_of(task: Task) -> np.ndarray:
 
 
 def perfect(task: Task, labels: torch.Tensor) -> torch.Tensor:
-    """Outputs that are exactly right."""
+    """Outputs that match the labels exactly."""
     if labels.dim() == 1:
         return 20.0 * torch.nn.functional.one_hot(labels, K) - 10.0
     return labels.clone() if task.name == "regression" else 20.0 * labels - 10.0
@@ -43,7 +43,7 @@ def labels(task):
     return torch.from_numpy(labels_of(task))
 
 
-def test_labels_are_stored_as_stated_and_pass_their_own_check(task, labels):
+def test_labels_have_the_stated_type_and_pass_the_check(task, labels):
     assert task.fits(labels.numpy())
     task.check(labels.numpy(), K, "Data 'x'", "here")
     assert task.count_outputs([labels.numpy()]) == K
@@ -54,26 +54,26 @@ def test_labels_of_another_length_are_refused(task, labels):
         task.targets(labels.numpy(), N + 1, "here")
 
 
-def test_the_truth_has_quality_one_and_noise_less(task, labels):
+def test_perfect_outputs_have_quality_one_and_noise_less(task, labels):
     noise = torch.randn(N, K, generator=torch.Generator().manual_seed(0))
 
     assert task.quality(perfect(task, labels), labels) == pytest.approx(1)
     assert task.quality(noise, labels) < 1
 
 
-def test_guessing_is_worth_what_the_best_constant_answer_is(task, labels):
+def test_constant_quality_is_that_of_the_best_constant_prediction(task, labels):
     if labels.dim() == 1:
         constant = torch.nn.functional.one_hot(labels.mode().values, K).float()
     else:
         constant = labels.mean(dim=0) if task.name == "regression" else torch.zeros(K)
-    worth = task.quality(constant.expand(N, K), labels)
+    quality = task.quality(constant.expand(N, K), labels)
 
-    assert task.constant_quality(labels) >= worth - 1e-6
+    assert task.constant_quality(labels) >= quality - 1e-6
     if task.name in task_names():
-        assert task.constant_quality(labels) == pytest.approx(worth)
+        assert task.constant_quality(labels) == pytest.approx(quality)
 
 
-def test_an_evaluation_has_its_figures_and_is_read_back(task, labels):
+def test_an_evaluation_has_its_metrics_and_is_read_back(task, labels):
     outputs = perfect(task, labels) + torch.randn(N, K, generator=torch.Generator().manual_seed(1))
     found = task.evaluate(outputs, labels, perfect(task, labels))
 
@@ -94,7 +94,7 @@ def test_a_network_agrees_with_itself(task, labels):
     assert torch.allclose(task.divergence(outputs, outputs, torch.ones(K)), torch.zeros(N, dtype=torch.double))
 
 
-def test_the_truth_has_the_smallest_loss(task, labels):
+def test_perfect_outputs_have_the_smallest_loss(task, labels):
     right, wrong = perfect(task, labels), -perfect(task, labels) + 0.1
     losses = task.losses(torch.stack([right, wrong]), labels)
 
@@ -102,7 +102,7 @@ def test_the_truth_has_the_smallest_loss(task, labels):
     assert (losses[0] < losses[1]).all()
 
 
-def test_equal_answers_mix_to_themselves(task, labels):
+def test_a_mixture_of_equal_outputs_equals_them(task, labels):
     outputs = torch.randn(N, K, generator=torch.Generator().manual_seed(2))
     mixed = task.mixture(torch.stack([outputs, outputs]), torch.full((2, N), 0.5), 4.0)
 
@@ -110,7 +110,7 @@ def test_equal_answers_mix_to_themselves(task, labels):
     assert torch.allclose(probabilities(mixed), probabilities(outputs), atol=1e-5)
 
 
-def test_entropy_is_highest_where_nothing_is_known(task):
+def test_entropy_is_highest_for_uniform_outputs(task):
     if not task.has_entropy:
         with pytest.raises(NotImplementedError):
             task.entropies(torch.zeros(1, K))
@@ -119,7 +119,7 @@ def test_entropy_is_highest_where_nothing_is_known(task):
     assert unsure > sure >= 0
 
 
-def test_its_losses_exist_and_are_those_of_the_default_training(task):
+def test_losses_of_a_task_are_those_of_the_default_training(task):
     labels, answers = default_loss(task.name) if task.name in task_names() else TrainingConfig().loss
 
     assert find_loss(labels.name).name == task.labels_loss
@@ -128,14 +128,14 @@ def test_its_losses_exist_and_are_those_of_the_default_training(task):
     assert find_loss(answers.name).taught
 
 
-def test_more_noise_is_never_better(task, labels):
+def test_quality_decreases_with_noise(task, labels):
     noise = torch.randn(N, K, generator=torch.Generator().manual_seed(3))
-    worth = [task.quality(perfect(task, labels) + scale * noise, labels) for scale in (0, 10, 1000)]
+    quality = [task.quality(perfect(task, labels) + scale * noise, labels) for scale in (0, 10, 1000)]
 
-    assert worth == sorted(worth, reverse=True)
+    assert quality == sorted(worth, reverse=True)
 
 
-def test_labels_that_cannot_be_judged_are_refused(task, labels):
+def test_labels_with_undefined_quality_are_refused(task, labels):
     bad = labels.numpy().copy()
     bad[0] = K if labels.dim() == 1 else np.nan
 
@@ -143,7 +143,7 @@ def test_labels_that_cannot_be_judged_are_refused(task, labels):
         task.check(bad, K, "Data 'x'", "here")
 
 
-def test_its_losses_on_labels_can_be_learnt_from(task, labels):
+def test_losses_on_labels_have_gradients(task, labels):
     outputs = torch.zeros(N, K, requires_grad=True)
     (slope,) = torch.autograd.grad(task.losses(outputs, labels).sum(), outputs)
 
@@ -151,7 +151,7 @@ def test_its_losses_on_labels_can_be_learnt_from(task, labels):
     assert slope.abs().sum() > 0
 
 
-def test_it_has_the_words_that_reports_need(task):
+def test_a_task_has_the_texts_of_reports(task):
     assert "{count}" in task.purpose
     assert task.output != task.outputs
     assert task.quality_name in (task.metrics[0].title, "graded accuracy")
@@ -159,13 +159,13 @@ def test_it_has_the_words_that_reports_need(task):
     assert {figure.form[-1] for figure in task.metrics} <= set("tfg")
 
 
-def test_losses_of_the_task_that_it_is_a_kind_of_fit_a_users_own(own):
+def test_losses_of_the_base_task_fit_a_users_own(own):
     assert find_terms(default_loss("classification"), task=own)
     with pytest.raises(ConfigError, match=r"for regression, and the data are of my_tasks:Grades"):
         find_terms(default_loss("regression"), task=own)
 
 
-def test_built_in_data_are_also_those_of_a_users_own_task(own):
+def test_built_in_data_can_have_a_users_own_task(own):
     digits = load_dataset("digits", task=own)
 
     assert digits.task == own
@@ -175,7 +175,7 @@ def test_built_in_data_are_also_those_of_a_users_own_task(own):
 
 
 def test_a_task_of_the_package_is_one_file(own, tmp_path, monkeypatch):
-    """A file in the folder of tasks, and nothing else, makes it known by its name."""
+    """A file in the folder of tasks registers a task without other changes."""
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "grades.py").write_text((tmp_path / "my_tasks.py").read_text())
@@ -191,7 +191,7 @@ def test_a_task_of_the_package_is_one_file(own, tmp_path, monkeypatch):
     assert "grades" not in task_names()
 
 
-def test_a_users_own_task_goes_with_data_and_is_judged_by_its_own_quality(own):
+def test_a_users_own_task_is_evaluated_by_its_own_quality(own):
     x, y = np.zeros((20, 2), dtype=np.float32), np.arange(20) % 5
     data = Dataset.from_tensors(x, y, val=0.25, task=own)
     outputs = torch.nn.functional.one_hot((data.labels("val") + 1).clamp(max=4), 5).float()
@@ -200,17 +200,17 @@ def test_a_users_own_task_goes_with_data_and_is_judged_by_its_own_quality(own):
     assert 0.5 <= find_task(own).quality(outputs, data.labels("val")) < 1
 
 
-def test_an_unknown_task_and_what_is_no_task_are_refused():
+def test_unknown_tasks_and_other_classes_are_refused():
     with pytest.raises(ConfigError, match="did you mean 'regression'"):
         find_task("regresion")
-    with pytest.raises(ConfigError, match="no subclass"):
+    with pytest.raises(ConfigError, match="not a subclass"):
         find_task("collections:OrderedDict")
-    with pytest.raises(ConfigError, match="no task 'regresion'"):
+    with pytest.raises(ConfigError, match="unknown task 'regresion'"):
         Dataset.from_tensors(np.zeros((4, 2)), np.arange(4) % 2, task="regresion")
     assert infer_task(np.arange(4), "x") in task_names()
 
 
-def test_divergences_by_hand():
+def test_divergences_match_values_computed_by_hand():
     ours, wanted = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).double()
     variance = torch.tensor([1.0, 2.0, 4.0])
     classes = find_task("classification").divergence(ours, wanted, variance)

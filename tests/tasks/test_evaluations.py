@@ -13,17 +13,17 @@ TEACHER = torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [0.0, 0.5]])
 LABELS = torch.tensor([0, 0, 0, 1])
 
 
-def test_figures_are_those_of_the_metrics():
+def test_a_classification_evaluation_has_the_values_of_the_metrics():
     found = find_task("classification").evaluate(LOGITS, LABELS, TEACHER)
     assert found.accuracy == 0.5
-    assert found.retained == 0.5  # the teacher is right on all four
+    assert found.retained == 0.5  # the teacher is correct on all four
     assert found.agreement == 0.5
     assert found.nll == metrics.nll(LOGITS, LABELS)
     assert found.ece == metrics.ece(LOGITS, LABELS, bins=15)
     assert found.count == 4
 
 
-def test_a_student_may_be_better_than_its_teacher():
+def test_a_student_can_be_better_than_its_teacher():
     assert find_task("classification").evaluate(TEACHER, LABELS, LOGITS).retained == 2
 
 
@@ -33,22 +33,22 @@ def test_without_a_teacher_nothing_is_compared():
     assert found.retained is None
 
 
-def test_a_teacher_that_is_never_right_retains_nothing_and_divides_by_nothing():
+def test_a_teacher_without_correct_predictions_gives_no_retained_share():
     labels = 1 - TEACHER.argmax(dim=1)
     assert find_task("classification").evaluate(LOGITS, labels, TEACHER).retained is None
 
 
-def test_a_teacher_of_other_classes_is_an_error():
-    with pytest.raises(DataError, match="one shape"):
+def test_a_teacher_of_other_classes_is_refused():
+    with pytest.raises(DataError, match="same shape"):
         find_task("classification").evaluate(LOGITS, LABELS, torch.zeros(4, 3))
 
 
-def test_figures_are_read_without_torch():
+def test_evaluations_are_read_without_torch():
     code = "import sys, nas_distill.tasks; nas_distill.tasks.task_names(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_figures_of_labels_are_those_of_the_metrics():
+def test_a_multilabel_evaluation_has_the_values_of_the_metrics():
     from nas_distill.evaluate import multilabel
 
     logits, teacher = torch.tensor([[2.0, -1.0], [-1.0, 1.0], [1.0, 2.0]]), torch.tensor([[1.0, 1], [-1, 1], [-1, 1]])
@@ -64,7 +64,7 @@ def test_figures_of_labels_are_those_of_the_metrics():
     assert (alone.agreement, alone.retained, alone.nll) == (None, None, found.nll)
 
 
-def test_figures_of_targets_are_those_of_the_metrics():
+def test_a_regression_evaluation_has_the_values_of_the_metrics():
     from nas_distill.evaluate import regression
 
     outputs, teacher, targets = (torch.tensor(rows)[:, None] for rows in ([1.0, 2, 4], [1.0, 2, 2], [1.0, 2, 3]))
@@ -80,7 +80,7 @@ def test_figures_of_targets_are_those_of_the_metrics():
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression", "classification"])
-def test_a_record_is_read_back_whatever_its_task(task):
+def test_records_of_all_tasks_are_read_back(task):
     labels = torch.tensor([[1.0, 0], [0, 1]])
     one = (LOGITS, LABELS, TEACHER) if task == "classification" else (labels, labels, labels)
     found = find_task(task).evaluate(*one)

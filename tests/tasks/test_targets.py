@@ -32,28 +32,28 @@ NUMBERS = RNG.normal(size=(20, 2))
         (np.round(NUMBERS * 10), "regression"),
     ],
 )
-def test_the_task_shows_in_the_labels(y, task):
+def test_the_task_is_inferred_from_labels(y, task):
     assert infer_task(y, "x") == task
 
 
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.eye(3)[np.arange(20) % 3], "single 1 of 3, which looks like classes"),
-        (np.arange(40).reshape(20, 2), "whole numbers of shape .*; give class labels as .* or name the task"),
+        (np.eye(3)[np.arange(20) % 3], "single 1 of 3, like one-hot classes"),
+        (np.arange(40).reshape(20, 2), "integers of shape .*; give class labels as .* or name the task"),
         (np.ones((20, 1), dtype=int), r"give class labels as \(20,\)"),
     ],
 )
-def test_what_may_be_two_tasks_is_refused_until_it_is_named(y, message):
+def test_ambiguous_labels_are_refused_without_a_task(y, message):
     with pytest.raises(DataError, match=message):
         Dataset.from_tensors(X, y)
     for task in ("multilabel", "regression"):
         if task == "regression" or set(np.unique(y)) <= {0, 1}:
-            made = find_task(task).targets(y, 20, "x")
-            assert (made.dtype, made.shape) == (np.float32, y.shape)
+            columns = find_task(task).targets(y, 20, "x")
+            assert (columns.dtype, columns.shape) == (np.float32, y.shape)
 
 
-def test_a_multi_label_task():
+def test_multi_label_data_have_columns_of_zeros_and_ones():
     data = Dataset.from_tensors(X, LABELS, val=0.25, test=0.25, classes=["a", "b", "c"])
     assert (data.task, data.num_classes, data.classes) == ("multilabel", 3, ("a", "b", "c"))
     assert [len(data.split(name)) for name in data.splits] == [11, 4, 5]
@@ -66,7 +66,7 @@ def test_a_multi_label_task():
 
 
 @pytest.mark.parametrize("y", [NUMBERS, NUMBERS[:, 0], torch.from_numpy(NUMBERS), NUMBERS.tolist()])
-def test_a_regression(y):
+def test_regression_data_have_columns_of_numbers(y):
     named = None if np.ndim(y) == 2 else "regression"
     data = Dataset.from_tensors(X, y, task=named)
     assert data.task == "regression"
@@ -76,7 +76,7 @@ def test_a_regression(y):
 
 
 @given(st.integers(2, 40), st.floats(0.05, 0.95), st.integers(0, 5))
-def test_a_share_of_them_is_carved_by_lot(count, share, seed):
+def test_a_share_without_classes_is_split_off_at_random(count, share, seed):
     x, y = np.arange(count)[:, None], np.arange(2 * count).reshape(count, 2) / 7
     if not 2 <= round(count * share) <= count - 2:
         return
@@ -88,15 +88,15 @@ def test_a_share_of_them_is_carved_by_lot(count, share, seed):
     assert np.array_equal(again.val.x, data.val.x)
 
 
-def test_the_task_is_part_of_what_data_are():
+def test_the_fingerprint_depends_on_the_task():
     labels = Dataset.from_tensors(X, LABELS)
     numbers = Dataset.from_tensors(X, LABELS, task="regression")
     assert labels.fingerprint != numbers.fingerprint
     assert Dataset.from_tensors(X, np.arange(20) % 2).task == "classification"
 
 
-def test_fingerprints_of_classifications_are_what_they_were():
-    """Of stores, checkpoints and runs made before there were other tasks."""
+def test_fingerprints_of_classifications_are_stable():
+    """Stores, checkpoints and runs from versions without other tasks depend on them."""
     data = Dataset.from_tensors(np.arange(60, dtype=np.uint8).reshape(20, 3), np.arange(20) % 2)
     assert data.fingerprint == "fe4a713e6f26b8c5c1dc5d0c196315ec9099eb5fc39cb566a0e393f61472cefb"
     assert load_dataset("digits").fingerprint == "b63011a42f2e3c769ed221c6b2282ba674b3fb8bb05ce92fbc78a250d4782f99"
@@ -106,7 +106,7 @@ def test_fingerprints_of_classifications_are_what_they_were():
     ("y", "keys", "message"),
     [
         (NUMBERS[:, 0], {}, "labels are float64; they must be whole numbers from 0; for regression give task="),
-        (np.where(LABELS, 2, 0), {"task": "multilabel"}, "labels of a multi-label task are 0 or 1 each"),
+        (np.where(LABELS, 2, 0), {"task": "multilabel"}, "labels of a multi-label task must be 0 or 1"),
         (LABELS * 0, {"task": "multilabel"}, "training split: no sample has any label"),
         (LABELS * 0 + 0.5, {}, "training split: all samples have the same targets"),
         (np.where(LABELS, np.nan, NUMBERS[:, :1]), {}, "targets of sample 0 hold NaN or infinity"),
@@ -122,7 +122,7 @@ def test_fingerprints_of_classifications_are_what_they_were():
         (NUMBERS, {"views": Views(count=2, flip=True)}, "views with flip need images"),
     ],
 )
-def test_what_cannot_be_learnt_or_judged_is_refused(y, keys, message):
+def test_invalid_labels_and_targets_are_refused(y, keys, message):
     with pytest.raises(DataError, match=message):
         Dataset.from_tensors(X, y, **keys)
 
@@ -132,7 +132,7 @@ def test_a_split_of_other_types_is_refused():
     with pytest.raises(DataError, match=r"a Split for classification must have .* \(N,\) int64"):
         Dataset("mine", split, split, None, 2)
     classes = Split(X, np.arange(20) % 2)
-    with pytest.raises(DataError, match=r"a Split for regression holds .* \(N, K\) float32"):
+    with pytest.raises(DataError, match=r"a Split for regression must have .* \(N, K\) float32"):
         Dataset("mine", classes, classes, None, 1, task="regression")
 
 
@@ -158,8 +158,8 @@ def test_rows_of_labels_are_read_from_a_dataset_of_pairs_and_from_arrays(tmp_pat
     assert load_dataset(str(tmp_path / "mine.npz"), task="regression").num_classes == 1
 
 
-def test_a_task_that_is_not_that_of_the_data_is_refused():
+def test_a_task_that_does_not_fit_the_data_is_refused():
     with pytest.raises(DataError, match="'digits' has labels of the task classification, not regression"):
         load_dataset("digits", task="regression")
-    with pytest.raises(DataError, match="multi-label task are 0 or 1"):
+    with pytest.raises(DataError, match="multi-label task must be 0 or 1"):
         as_dataset(Dataset.from_tensors(X, NUMBERS), task="multilabel")
