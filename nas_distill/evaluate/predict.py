@@ -31,7 +31,7 @@ def predict_logits(model: nn.Module, batches: Iterable[Tensor], device: torch.de
             _check(logits, len(batch), parts)
             parts.append(logits.float().cpu())
     if not parts:
-        raise DataError("Predictions need at least one batch, but there is no batch.")
+        raise DataError("No batch was given for prediction; give at least one.")
     return torch.cat(parts)
 
 

@@ -134,7 +134,7 @@ def test_integer_labels_of_any_type_and_tensors_with_gradients_are_accepted():
         (torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.int64), "need 3 labels"),
         (torch.zeros(3, 2, 1), torch.zeros(3, dtype=torch.int64), r"\[samples, classes\]"),
         (torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), "floating"),
-        (torch.zeros(3, 2), torch.tensor([0, 1, 2]), "0 to 2, but logits of 2 classes allow 0 to 1"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 2]), "0 to 2, but with 2 classes they must be in 0..1"),
         (torch.zeros(3, 2), torch.tensor([0, -1, 1]), "-1 to 1"),
         (torch.zeros(3, 2), torch.zeros(3), "integers"),
         (torch.zeros(3, 2), torch.zeros(3, dtype=torch.bool), "integers"),

@@ -82,7 +82,7 @@ def test_agreement_is_over_all_labels():
         (torch.zeros(4, 2), torch.zeros(4), r"must have the same shape, but have .*\[4\]"),
         (torch.zeros(4, 2), torch.full((4, 2), 0.5), "0 or 1 each"),
         (torch.full((4, 2), math.nan), torch.ones(4, 2), "4 of 4 samples are NaN"),
-        (torch.zeros(0, 2), torch.zeros(0, 2), "nothing to evaluate"),
+        (torch.zeros(0, 2), torch.zeros(0, 2), "no values to evaluate"),
     ],
 )
 def test_invalid_multi_label_values_are_refused(logits, labels, message):

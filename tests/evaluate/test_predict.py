@@ -49,7 +49,7 @@ def test_half_precision_models_give_float32():
 
 
 def test_missing_batches_are_refused():
-    with pytest.raises(DataError, match="no batch"):
+    with pytest.raises(DataError, match="No batch"):
         predict_logits(make_model(), [])
 
 

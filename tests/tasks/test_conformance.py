@@ -132,7 +132,7 @@ def test_quality_decreases_with_noise(task, labels):
     noise = torch.randn(N, K, generator=torch.Generator().manual_seed(3))
     quality = [task.quality(perfect(task, labels) + scale * noise, labels) for scale in (0, 10, 1000)]
 
-    assert quality == sorted(worth, reverse=True)
+    assert quality == sorted(quality, reverse=True)
 
 
 def test_labels_with_undefined_quality_are_refused(task, labels):
