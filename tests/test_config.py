@@ -118,7 +118,7 @@ WRONG = [
     ({"score": {"epochs": float("nan")}}, "'score.epochs' must be"),
     ({"final": {"optimizer": {"lr": 0}}}, "'final.optimizer.lr' must be greater than 0 (given: 0)."),
     ({"final": {"warmup": 1}}, "'final.warmup' must be less than 1 (given: 1)."),
-    ({True: 1}, "the key True is not text; write it in quotes, or another one."),
+    ({True: 1}, "the key True is not text; write it in quotes, or choose another key."),
 ]  # fmt: skip
 
 

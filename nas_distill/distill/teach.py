@@ -17,7 +17,7 @@ from nas_distill.tasks import Evaluation, Task, find_task
 from nas_distill.teacher.teacher import DESCRIPTION, WEIGHTS, build_module, builder_keywords
 from nas_distill.teacher.weights import save_weights
 from nas_distill.utils.errors import TeacherError
-from nas_distill.utils.files import remember_own, write_json, write_text
+from nas_distill.utils.files import record_ownership, write_json, write_text
 from nas_distill.utils.modules import resolve_device, torch_threads
 from nas_distill.utils.references import load_reference
 from nas_distill.utils.seeds import seeded_torch
@@ -93,7 +93,7 @@ def _teach(
     }
     write_text(output / "card.md", _card(config, data, split, evaluation, distiller))
     write_json(output / DESCRIPTION, description)  # last: it says that the teacher is finished
-    remember_own(output, (output / DESCRIPTION).read_bytes())
+    record_ownership(output, (output / DESCRIPTION).read_bytes())
     for path in checkpoint.glob("*"):
         path.unlink()
     checkpoint.rmdir()

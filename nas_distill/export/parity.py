@@ -111,5 +111,5 @@ def _compare(path: Path, wanted: Tensor, found: Tensor, sizes: tuple[int, ...], 
             f"{path} does not reproduce the outputs of its network: logits differ by up to {difference:.3g}, "
             f"{difference / (scale or 1.0):.2%} of their scale ({tolerance:.2%} is allowed)."
         )
-    same = find_task(task).same_answers(wanted, found)[1:]
+    same = find_task(task).equal_predictions(wanted, found)[1:]
     return Parity(difference, scale, float(same.double().mean()), len(same), sizes)

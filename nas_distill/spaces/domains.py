@@ -31,9 +31,9 @@ class Choice:
             plain = to_plain(value)
             if isinstance(plain, list | dict):
                 raise SpaceError(f"values of a choice must be numbers, strings, booleans or null, not {plain!r}.")
-            if identity(plain) in seen:
+            if equality_key(plain) in seen:
                 raise SpaceError(f"the value {format_value(plain)} is given twice.")
-            seen[identity(plain)] = plain
+            seen[equality_key(plain)] = plain
         object.__setattr__(self, "values", tuple(seen.values()))
 
     @property
@@ -79,7 +79,7 @@ class Choice:
         plain = to_plain(value)
         if not isinstance(plain, list | dict):
             for own in self.values:
-                if identity(own) == identity(plain):
+                if equality_key(own) == equality_key(plain):
                     return own
         raise SpaceError(f"{format_value(plain)} is not one of {self}.")
 
@@ -166,7 +166,7 @@ def format_value(value: Any) -> str:
     return repr(value)
 
 
-def identity(value: Scalar) -> tuple[str, Scalar]:
+def equality_key(value: Scalar) -> tuple[str, Scalar]:
     """Return a key for comparing values: equal for 8 and 8.0, different for 1 and True."""
     # In Python True == 1 == 1.0. Here numbers of all types are compared by value, and booleans are not numbers.
     kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "other"

@@ -183,7 +183,7 @@ def _extent_of(node: Node) -> int:
         return 1
     if isinstance(node, Each):
         return sum(_extent(item) for item in node.items)
-    return node.most * (_extent(node.of) if isinstance(node.of, tuple) else 1)
+    return node.max_count * (_extent(node.of) if isinstance(node.of, tuple) else 1)
 
 
 def _when(spec: Mapping[str, Any], path: str, names: _Names) -> tuple[Condition, ...]:

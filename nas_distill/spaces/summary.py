@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from nas_distill.spaces.architecture import join
-from nas_distill.spaces.domains import Choice, Domain, identity
+from nas_distill.spaces.domains import Choice, Domain, equality_key
 from nas_distill.spaces.tree import (
     INACTIVE,
     Each,
@@ -19,7 +19,7 @@ from nas_distill.spaces.tree import (
     Repeat,
     Scope,
     conditions,
-    free,
+    free_names,
     is_active,
 )
 
@@ -99,7 +99,7 @@ class _Counter:
     def _needed(self, scope: Scope, start: int) -> tuple[str, ...]:
         key = (id(scope), start)
         if key not in self._needs:
-            self._needs[key] = tuple(sorted(free(scope[start:])))
+            self._needs[key] = tuple(sorted(free_names(scope[start:])))
         return self._needs[key]
 
 
@@ -112,7 +112,7 @@ def _bound_of(node: Node) -> int:
         return len(node.domain)
     if isinstance(node, Each):
         return prod(_bound(item) for item in node.items)
-    return int((_bound(node.of) if isinstance(node.of, tuple) else len(node.of)) ** node.most)
+    return int((_bound(node.of) if isinstance(node.of, tuple) else len(node.of)) ** node.max_count)
 
 
 def _environment(values: Mapping[str, Any]) -> Environment:
@@ -123,7 +123,7 @@ def _environment(values: Mapping[str, Any]) -> Environment:
 
 
 def _key(value: Any) -> Any:
-    return value if value is INACTIVE else identity(value)
+    return value if value is INACTIVE else equality_key(value)
 
 
 class Row(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from nas_distill.spaces.architecture import Scalar, Value, join
-from nas_distill.spaces.domains import Domain, format_value, identity
+from nas_distill.spaces.domains import Domain, equality_key, format_value
 from nas_distill.utils.errors import SpaceError, did_you_mean
 
 
@@ -32,12 +32,12 @@ class Parameter:
 class Repeat:
     """A list of ``count`` entries (a number, or the name of a parameter), each a group of parameters or a value.
 
-    ``most`` is the maximum length of the list.
+    ``max_count`` is the maximum length of the list.
     """
 
     name: str
     count: int | str
-    most: int
+    max_count: int
     of: Scope | Domain
     when: tuple[Condition, ...] = ()
 
@@ -87,7 +87,7 @@ def is_active(node: Node, environment: Environment) -> bool:
         return False
     for condition in node.when:
         value = environment.get(condition.parameter)
-        if value is INACTIVE or identity(value) not in {identity(wanted) for wanted in condition.values}:
+        if value is INACTIVE or equality_key(value) not in {equality_key(wanted) for wanted in condition.values}:
             return False
     return True
 
@@ -107,14 +107,14 @@ def references(node: Node) -> set[str]:
         if isinstance(node.count, str):
             names.add(node.count)
         if isinstance(node.of, tuple):
-            names |= free(node.of)
+            names |= free_names(node.of)
     elif isinstance(node, Each):
         for item in node.items:
-            names |= free(item)
+            names |= free_names(item)
     return names
 
 
-def free(scope: Scope) -> set[str]:
+def free_names(scope: Scope) -> set[str]:
     """Return the free names of a scope, or of the rest of one: references to outer scopes."""
     names: set[str] = set()
     for node in scope:

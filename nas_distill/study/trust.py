@@ -12,7 +12,7 @@ from nas_distill.runs.folder import RunFolder
 from nas_distill.spaces.catalog import names as space_names
 from nas_distill.teacher import shipped_teachers
 from nas_distill.utils.errors import TrustError
-from nas_distill.utils.files import is_own, links_outside, plain_file, remember_own
+from nas_distill.utils.files import is_own, links_outside, plain_file, record_ownership
 from nas_distill.utils.references import is_reference, only_known
 
 
@@ -21,7 +21,7 @@ def remember_run(folder: RunFolder, base: str) -> None:
 
     ``base`` is the folder of relative files and modules, as in the run's metadata.
     """
-    remember_own(folder.path, folder.search_yaml.read_bytes(), base.encode())
+    record_ownership(folder.path, folder.search_yaml.read_bytes(), base.encode())
 
 
 def is_own_run(folder: RunFolder, base: str) -> bool:

@@ -141,7 +141,7 @@ class Classification(Task):
             count=len(labels),
         )
 
-    def same_answers(self, one: Tensor, other: Tensor) -> Tensor:
+    def equal_predictions(self, one: Tensor, other: Tensor) -> Tensor:
         """Return a mask of samples with the same predicted class."""
         return one.argmax(dim=1) == other.argmax(dim=1)
 

@@ -115,7 +115,7 @@ class Multilabel(Task):
             count=len(labels),
         )
 
-    def same_answers(self, one: Tensor, other: Tensor) -> Tensor:
+    def equal_predictions(self, one: Tensor, other: Tensor) -> Tensor:
         """Return a mask of samples with equal predictions of all labels at a threshold of 0.5."""
         return ((one > 0) == (other > 0)).all(dim=1)
 

@@ -119,7 +119,7 @@ class Regression(Task):
             count=len(labels),
         )
 
-    def same_answers(self, one: Tensor, other: Tensor) -> Tensor:
+    def equal_predictions(self, one: Tensor, other: Tensor) -> Tensor:
         """Return True for all samples, since values are compared only by their difference."""
         import torch
 

@@ -163,7 +163,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def same_answers(self, one: Tensor, other: Tensor) -> Tensor:
+    def equal_predictions(self, one: Tensor, other: Tensor) -> Tensor:
         """Return a mask (N,) of equal predictions; all True for tasks without ``same``."""
 
     # Training.

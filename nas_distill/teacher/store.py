@@ -240,7 +240,7 @@ class TeacherStore:
                         f"(fp16 explains {tolerance:.3g}); delete it, and it is written again."
                     )
                 worst = max(worst, difference)
-            same += int(find_task(data.task).same_answers(logits, stored.logits).sum())
+            same += int(find_task(data.task).equal_predictions(logits, stored.logits).sum())
         return StoreCheck(worst, same / samples, samples)
 
 

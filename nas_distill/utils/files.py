@@ -73,7 +73,7 @@ def links_outside(folder: Path) -> Path | None:
     return None
 
 
-def remember_own(folder: Path, *contents: bytes) -> None:
+def record_ownership(folder: Path, *contents: bytes) -> None:
     """Record, outside of the folder, that this user created it with these contents; does nothing if that fails."""
     try:
         write_text(_own(folder, contents), f"{folder.resolve()}\n")
@@ -82,7 +82,7 @@ def remember_own(folder: Path, *contents: bytes) -> None:
 
 
 def is_own(folder: Path, *contents: bytes) -> bool:
-    """Return True if ``remember_own`` has recorded this folder, at this path, with these contents."""
+    """Return True if ``record_ownership`` has recorded this folder, at this path, with these contents."""
     try:
         return _own(folder, contents).is_file()
     except (OSError, RuntimeError):

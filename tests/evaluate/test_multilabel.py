@@ -80,7 +80,7 @@ def test_agreement_is_over_all_labels():
     ("logits", "labels", "message"),
     [
         (torch.zeros(4, 2), torch.zeros(4), r"must have the same shape, but have .*\[4\]"),
-        (torch.zeros(4, 2), torch.full((4, 2), 0.5), "0 or 1 each"),
+        (torch.zeros(4, 2), torch.full((4, 2), 0.5), "0 or 1"),
         (torch.full((4, 2), math.nan), torch.ones(4, 2), "4 of 4 samples are NaN"),
         (torch.zeros(0, 2), torch.zeros(0, 2), "no values to evaluate"),
     ],

@@ -89,7 +89,7 @@ def test_an_evaluation_has_its_metrics_and_is_read_back(task, labels):
 def test_a_network_agrees_with_itself(task, labels):
     outputs = perfect(task, labels)
 
-    assert task.same_answers(outputs, outputs).all()
+    assert task.equal_predictions(outputs, outputs).all()
     assert task.evaluate(outputs, labels, outputs).retained == pytest.approx(1)
     assert torch.allclose(task.divergence(outputs, outputs, torch.ones(K)), torch.zeros(N, dtype=torch.double))
 

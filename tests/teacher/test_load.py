@@ -15,7 +15,7 @@ from nas_distill.teacher import teacher as load
 from nas_distill.teacher.teacher import build_module, builder_keywords
 from nas_distill.teacher.weights import save_weights
 from nas_distill.utils.errors import ConfigError, TeacherError
-from nas_distill.utils.files import remember_own
+from nas_distill.utils.files import record_ownership
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def write_folder(folder, module, **changes):
     save_weights(module, folder / "model.safetensors")
     description = {"builder": "user_teacher:build", "arguments": {"width": 8, "num_classes": 3}, **changes}
     (folder / "teacher.json").write_text(json.dumps(description))
-    remember_own(folder, (folder / "teacher.json").read_bytes())
+    record_ownership(folder, (folder / "teacher.json").read_bytes())
 
 
 def test_a_folder_is_found_by_name_or_path(tmp_path, user, data, make_teacher, monkeypatch):
