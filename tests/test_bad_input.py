@@ -1,4 +1,4 @@
-"""What a user can get wrong: one sentence each, exit code 2, and what was finished is kept."""
+"""Invalid input: one sentence per error, exit code 2, and finished work is kept."""
 
 import os
 import pickle
@@ -33,7 +33,7 @@ def build(width, depth, input_shape, num_classes):
 
 @pytest.fixture
 def _own_modules():
-    """Forget the modules that a test has had imported from its own folder."""
+    """Remove the modules that a test imported from its own folder."""
     path, modules = sys.path[:], set(sys.modules)
     yield
     sys.path[:] = path
@@ -44,7 +44,7 @@ def _own_modules():
 
 @pytest.fixture
 def refused(cli, tmp_path) -> Callable[..., str]:
-    """Runs a search that must be refused, and returns the sentence."""
+    """Run a search that must be refused, and return the sentence."""
 
     def run(file: Path, *arguments: str) -> str:
         answer = cli("search", file, "--quiet", *arguments)
@@ -102,7 +102,7 @@ def own_space(tmp_path: Path, body: str = "pass", layer: str = "", name: str = "
     ],
     ids=str,
 )
-def test_a_wrong_search_file_names_the_place_and_what_is_near(refused, search_file, tmp_path, changes, expected):
+def test_an_invalid_search_file_names_the_key_and_similar_ones(refused, search_file, tmp_path, changes, expected):
     assert expected in refused(search_file(**changes))
     assert nothing_was_begun(tmp_path)
 
@@ -121,7 +121,7 @@ def test_a_missing_search_file_is_named(refused, tmp_path):
     ("text", "expected"),
     [("data: [digits\n", "line 2"), ("", "holds no keys"), ("- a\n- b\n", "holds no keys"), ("a: 1\na: 2\n", "twice")],
 )
-def test_what_is_no_search_file_is_refused(refused, tmp_path, text, expected):
+def test_a_file_that_is_not_a_search_file_is_refused(refused, tmp_path, text, expected):
     file = tmp_path / "small.yaml"
     file.write_text(text)
     assert expected in refused(file)
@@ -135,7 +135,7 @@ def test_binary_garbage_is_refused(refused, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "a\nb", "a/b", ".", ".."])
-def test_a_name_that_no_folder_can_have_is_refused(refused, search_file, name):
+def test_a_name_that_is_not_a_valid_folder_name_is_refused(refused, search_file, name):
     assert "name" in refused(search_file(name=name))
 
 
@@ -229,7 +229,7 @@ def test_nan_in_the_data_is_refused_with_its_place(refused, search_file, tmp_pat
     assert "sample 41 holds NaN or infinity" in refused(search_file(data=data))
 
 
-def test_a_function_of_data_that_raises_is_named(refused, search_file, tmp_path):
+def test_a_data_function_that_raises_is_named(refused, search_file, tmp_path):
     (tmp_path / "users_data.py").write_text("def load():\n    raise KeyError('pixels')\n")
     said = refused(search_file(data="users_data:load"))
     assert "users_data:load failed" in said
@@ -301,7 +301,7 @@ def test_a_teacher_that_answers_with_nan_is_refused(refused, search_file, weight
 # Budget.
 
 
-def test_a_budget_that_nothing_fits_names_the_limit_that_binds_and_the_cheapest(refused, search_file, cli, tmp_path):
+def test_an_infeasible_budget_names_the_binding_limit_and_the_cheapest_candidate(refused, search_file, cli, tmp_path):
     found = cli("search", search_file(), "--dry-run", "--json").json
     cheapest = next(row["cheapest"] for row in found["rows"] if row["name"] == "flops")
     said = refused(search_file(budget={"params": "10M", "flops": cheapest - 1}))
@@ -332,7 +332,7 @@ def finished(cli, file) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     ],
     ids=["builder", "forward"],
 )
-def test_a_builder_that_fails_for_some_fails_those_alone(cli, search_file, tmp_path, body, layer, cause):
+def test_a_builder_that_fails_for_some_candidates_fails_only_those(cli, search_file, tmp_path, body, layer, cause):
     space = own_space(tmp_path, body, layer)
     budget = {"params": "1M"}
     search = {"trials": 4, "seeds": 2, "pruning": {"rule": "none"}}
@@ -347,14 +347,14 @@ def test_a_builder_that_fails_for_some_fails_those_alone(cli, search_file, tmp_p
     assert (status["failed"], status["complete"]) == (2, 2)
 
 
-def test_if_the_builder_fails_for_all_the_first_cause_is_told(refused, search_file, tmp_path):
+def test_if_the_builder_fails_for_all_candidates_the_first_cause_is_reported(refused, search_file, tmp_path):
     said = refused(search_file(space=own_space(tmp_path, "raise ValueError('not today')"), budget={}))
     assert "could be built" in said
     assert "not today" in said
     assert nothing_was_begun(tmp_path)
 
 
-def test_if_every_training_fails_the_first_cause_is_told_and_kept(cli, refused, search_file, tmp_path):
+def test_if_every_training_fails_the_first_cause_is_reported_and_recorded(cli, refused, search_file, tmp_path):
     (tmp_path / "users_moody.py").write_text(
         """
 from torch import nn
@@ -374,7 +374,7 @@ def build(width, depth, input_shape, num_classes):
     assert "I will not learn" in said
 
 
-def test_a_loss_that_is_not_finite_fails_that_trial_alone(cli, search_file, tmp_path):
+def test_a_loss_that_is_not_finite_fails_only_that_trial(cli, search_file, tmp_path):
     (tmp_path / "users_nan.py").write_text(
         """
 from torch import nn
@@ -408,14 +408,14 @@ with RunFolder(sys.argv[1]).lock():
 
 @pytest.fixture
 def unfinished(finished_run, search_file, tmp_path) -> tuple[Path, Path]:
-    """A search file and its run, of which the journal's last lines are lost."""
+    """A search file and its run, without the last lines of the journal."""
     run = Path(shutil.copytree(finished_run, tmp_path / "small"))
     lines = (run / "study.journal").read_bytes().splitlines(keepends=True)
     (run / "study.journal").write_bytes(b"".join(lines[: len(lines) // 2]))
     return search_file(), run
 
 
-def test_a_run_in_use_is_refused_with_its_process_and_may_be_looked_at(cli, refused, unfinished):
+def test_a_run_in_use_is_refused_with_its_process_and_can_be_read(cli, refused, unfinished):
     file, run = unfinished
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True)
     try:
@@ -429,7 +429,7 @@ def test_a_run_in_use_is_refused_with_its_process_and_may_be_looked_at(cli, refu
     assert cli("status", run, "--json").json["state"] == "stopped"
 
 
-def test_a_torn_last_line_is_mended_and_nothing_is_lost(cli, unfinished):
+def test_a_truncated_last_line_is_repaired_without_loss(cli, unfinished):
     file, run = unfinished
     whole = (run / "study.journal").read_bytes()
     (run / "study.journal").write_bytes(whole + b'{"op_code": 8, "worker_id": "x", "tr')
@@ -442,7 +442,7 @@ def test_a_torn_last_line_is_mended_and_nothing_is_lost(cli, unfinished):
     assert before["trained"] < 4
 
 
-def test_a_journal_torn_in_the_middle_is_refused_with_its_line_and_left_as_it_is(cli, refused, unfinished):
+def test_a_journal_damaged_in_the_middle_is_refused_with_its_line_and_unchanged(cli, refused, unfinished):
     file, run = unfinished
     lines = (run / "study.journal").read_bytes().splitlines(keepends=True)
     lines[6] = lines[6][: len(lines[6]) // 2] + b"\n"
@@ -454,7 +454,7 @@ def test_a_journal_torn_in_the_middle_is_refused_with_its_line_and_left_as_it_is
     assert "torn at line 7" in answer.err
 
 
-def test_a_journal_that_lost_a_line_is_refused_with_it_and_left_as_it_is(cli, refused, unfinished):
+def test_a_journal_without_a_line_is_refused_with_its_number_and_unchanged(cli, refused, unfinished):
     file, run = unfinished
     lines = (run / "study.journal").read_bytes().splitlines(keepends=True)
     del lines[9]
@@ -468,7 +468,7 @@ def test_a_journal_that_lost_a_line_is_refused_with_it_and_left_as_it_is(cli, re
         assert "Traceback" not in answer.err
 
 
-def test_a_run_of_another_search_is_not_gone_on_with(refused, unfinished, search_file):
+def test_a_run_of_another_search_is_not_resumed(refused, unfinished, search_file):
     _, run = unfinished
     before = (run / "study.journal").read_bytes()
     assert "was begun with another 'score'" in refused(search_file(score={"batch_size": 64}), "--resume")
@@ -477,14 +477,14 @@ def test_a_run_of_another_search_is_not_gone_on_with(refused, unfinished, search
     assert (run / "study.journal").read_bytes() == before
 
 
-def test_a_folder_of_somebody_else_is_not_written_in(refused, search_file, tmp_path):
+def test_a_folder_with_other_files_is_not_written_to(refused, search_file, tmp_path):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "search.yaml").write_text("mine: true\n")
-    assert "holds 'search.yaml' and no run" in refused(search_file())
+    assert "contains 'search.yaml'" in refused(search_file())
     assert [path.name for path in (tmp_path / "small").iterdir()] == ["search.yaml"]
 
 
-def test_a_folder_that_cannot_be_made_is_named(refused, search_file, tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(refused, search_file, tmp_path):
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file" / "run") in refused(search_file(), "--folder", str(tmp_path / "file" / "run"))
 
@@ -494,7 +494,7 @@ def test_a_folder_that_cannot_be_made_is_named(refused, search_file, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mounts a file system of so many bytes; called again, makes it larger."""
+    """Mount a file system of a given size in bytes; a second call enlarges it."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = False
@@ -515,7 +515,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting takes root")
 @pytest.mark.parametrize("kilobytes", [130, *(pytest.param(size, marks=pytest.mark.slow) for size in (12, 40, 110))])
-def test_a_full_disk_ends_the_search_and_keeps_what_was_finished(cli, refused, search_file, small_disk, kilobytes):
+def test_a_full_disk_ends_the_search_and_keeps_finished_work(cli, refused, search_file, small_disk, kilobytes):
     disk, file = small_disk(kilobytes), search_file(search={"pruning": {"rule": "none"}}, final={"baseline": False})
     run = disk / "run"
     said = refused(file, "--folder", str(run))
@@ -533,7 +533,7 @@ def test_a_full_disk_ends_the_search_and_keeps_what_was_finished(cli, refused, s
 
 
 def test_a_checkpoint_that_cannot_be_written_interrupts_its_trial(cli, refused, search_file, tmp_path, monkeypatch):
-    """What the system would say on a full disk, at the layer where it would."""
+    """The error of a full disk, raised where the system would raise it."""
     monkeypatch.setattr("nas_distill.engine.backends.InlineBackend", lambda **_: InProcessBackend())
     real, full = Path.write_bytes, True
 
@@ -555,7 +555,7 @@ def test_a_checkpoint_that_cannot_be_written_interrupts_its_trial(cli, refused, 
     assert (found["complete"], found["interrupted"], found["trained"]) == (4, 1, 4)
 
 
-def test_a_run_folder_that_may_not_be_written_is_named(cli, finished_run, tmp_path, monkeypatch):
+def test_a_read_only_run_folder_is_named(cli, finished_run, tmp_path, monkeypatch):
     copied = Path(shutil.copytree(finished_run, tmp_path / "small"))
 
     def forbidden(self, *_, **__):

@@ -1,4 +1,4 @@
-"""Every command of nas-distill, as a terminal and a script meet it."""
+"""The commands of nas-distill, on a terminal and in a script."""
 
 import os
 import re
@@ -31,7 +31,7 @@ TEACH = {
 
 
 def commands(group=None, path=()):
-    """Every command with its place, groups included."""
+    """All commands with their paths, groups included."""
     group = group or typer.main.get_command(app)
     for name, command in group.commands.items():
         yield (*path, name), command
@@ -44,14 +44,14 @@ ALL = [path for path, _ in commands()]
 
 @pytest.fixture
 def run_copy(finished_run, tmp_path):
-    """A finished run that may be written in; a copy is the user's own once it was declared trusted."""
+    """A copy of a finished run that may be changed; it was declared trusted."""
     copied = Path(shutil.copytree(finished_run, tmp_path / "copied"))
     remember_run(RunFolder(copied), nd.open_run(copied).metadata.base)
     return copied
 
 
 def one_line(answer, code=2):
-    """The sentence that a refused command says, and nothing else."""
+    """Return the sentence of a refused command, its only output."""
     assert answer.code == code
     assert answer.out == ""
     assert answer.err.count("\n") == 1, answer.err
@@ -63,21 +63,21 @@ def one_line(answer, code=2):
 
 
 @pytest.mark.parametrize("path", [(), *ALL], ids=" ".join)
-def test_every_command_explains_itself(cli, path):
+def test_every_command_has_help(cli, path):
     answer = cli(*path, "--help")
     assert (answer.code, answer.err) == (0, "")
     assert f"Usage: nas-distill {' '.join(path)}".strip() in answer.out
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
-def test_every_argument_and_option_is_explained(path):
+def test_every_argument_and_option_has_help(path):
     command = dict(commands())[path]
     assert command.help
     for parameter in command.params:
         assert parameter.name == "help" or getattr(parameter, "help", None), parameter.name
 
 
-def test_the_commands_of_the_manual_are_there():
+def test_the_documented_commands_exist():
     wanted = {
         "search",
         "front",
@@ -108,7 +108,7 @@ def test_the_version_is_that_of_the_package(cli):
     assert cli("--version").out == f"nas-distill {expected}\n"
 
 
-def test_alone_it_shows_its_commands(cli):
+def test_without_arguments_commands_are_listed(cli):
     answer = cli()
     assert answer.code == 2
     assert "Commands" in answer.out
@@ -129,14 +129,14 @@ def test_alone_it_shows_its_commands(cli):
     ],
     ids=" ".join,
 )
-def test_a_mistake_at_the_prompt_is_one_line(cli, arguments, expected):
+def test_an_invalid_command_line_is_one_line(cli, arguments, expected):
     said = one_line(cli(*arguments))
     assert expected in said
     assert "--help" in said
 
 
 @pytest.mark.parametrize("entry", ["flops", "=2M", "flops="])
-def test_a_budget_that_is_no_pair_is_refused(cli, finished_run, entry):
+def test_a_budget_that_is_not_a_pair_is_refused(cli, finished_run, entry):
     assert entry in one_line(cli("front", finished_run, "--budget", entry))
 
 
@@ -149,7 +149,7 @@ def test_python_dash_m_runs_it():
 # Bugs, pipes, disks.
 
 
-def test_a_bug_is_one_line_and_its_traceback_is_kept(cli, monkeypatch, tmp_path, finished_run):
+def test_a_bug_is_one_line_and_its_traceback_is_written_to_a_file(cli, monkeypatch, tmp_path, finished_run):
     def broken(*_, **__):
         raise ZeroDivisionError("by what?")
 
@@ -163,7 +163,7 @@ def test_a_bug_is_one_line_and_its_traceback_is_kept(cli, monkeypatch, tmp_path,
     assert "in broken" in kept.read_text()
 
 
-def test_what_the_disk_refuses_is_one_line(cli, monkeypatch, finished_run):
+def test_a_disk_error_is_one_line(cli, monkeypatch, finished_run):
     def full(*_, **__):
         raise OSError(28, "No space left on device", str(finished_run / "front.png"))
 
@@ -173,7 +173,7 @@ def test_what_the_disk_refuses_is_one_line(cli, monkeypatch, finished_run):
     assert f"the disk is full, so {finished_run / 'front.png'} could not be written" in one_line(answer)
 
 
-def test_a_reader_that_goes_away_is_no_error(finished_run):
+def test_a_closed_pipe_is_not_an_error(finished_run):
     command = f"{sys.executable} -W error -m nas_distill.cli show {finished_run} 0 --json | head -c 1"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert (found.stdout, found.stderr) == ("{", "")
@@ -182,7 +182,7 @@ def test_a_reader_that_goes_away_is_no_error(finished_run):
 # Starting.
 
 
-def test_init_writes_a_search_file_that_is_accepted_and_overwrites_none(cli, tmp_path):
+def test_init_writes_a_valid_search_file_and_overwrites_nothing(cli, tmp_path):
     file = tmp_path / "deep" / "mine.yaml"
     answer = cli("init", file)
     assert answer.code == 0
@@ -190,11 +190,11 @@ def test_init_writes_a_search_file_that_is_accepted_and_overwrites_none(cli, tmp
     found = load_search_file(file)
     assert found.space == "mbconv"
     file.write_text("mine: true\n")
-    assert "exists already" in one_line(cli("init", file))
+    assert "not overwritten" in one_line(cli("init", file))
     assert file.read_text() == "mine: true\n"
 
 
-def test_init_has_a_name_of_its_own_to_offer(cli, tmp_path, monkeypatch):
+def test_init_has_a_default_name(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli("init").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["search.yaml"]
@@ -221,7 +221,7 @@ def test_a_space_is_described(cli, tmp_path):
     assert "did you mean 'resnet'?" in one_line(cli("spaces", "resnt"))
 
 
-def test_a_dry_run_shows_what_candidates_cost_and_keeps_nothing(cli, search_file, tmp_path):
+def test_a_dry_run_shows_costs_and_writes_nothing(cli, search_file, tmp_path):
     file = search_file()
     before = sorted(tmp_path.rglob("*"))
     answer = cli("search", file, "--dry-run")
@@ -232,7 +232,7 @@ def test_a_dry_run_shows_what_candidates_cost_and_keeps_nothing(cli, search_file
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_dry_run_in_json_and_a_budget_that_stands_in(cli, search_file):
+def test_a_dry_run_in_json_with_another_budget(cli, search_file):
     file = search_file(budget={"flops": "60%", "params": "60k"})
     found = cli("search", file, "--dry-run", "--json", "--budget", "params=10k", "--trials", "7").json
     limits = {row["name"]: row["limit"] for row in found["rows"]}
@@ -243,14 +243,14 @@ def test_a_dry_run_in_json_and_a_budget_that_stands_in(cli, search_file):
     assert 0 < found["fits_all"] < 1
 
 
-def test_a_dry_run_that_is_to_be_quiet_says_nothing(cli, search_file):
+def test_a_quiet_dry_run_prints_nothing(cli, search_file):
     assert cli("search", search_file(), "--dry-run", "--quiet") == type(cli("--version"))(0, "", "")
 
 
 # Looking at a run.
 
 
-def test_search_says_where_what_and_how_well(cli, search_file, tmp_path):
+def test_search_prints_folder_costs_trials_and_result(cli, search_file, tmp_path):
     answer = cli("search", search_file(search={"trials": 2, "seeds": 1}, final={"baseline": False}))
     assert (answer.code, answer.err) == (0, "")
     run = tmp_path / "small"
@@ -270,7 +270,7 @@ def test_search_says_where_what_and_how_well(cli, search_file, tmp_path):
     assert len((run / "trials.csv").read_text().splitlines()) >= 3
 
 
-def test_status_in_words_and_in_json(cli, finished_run):
+def test_status_as_text_and_json(cli, finished_run):
     answer = cli("status", finished_run)
     assert answer.code == 0
     assert "state: finished" in answer.out
@@ -282,7 +282,7 @@ def test_status_in_words_and_in_json(cli, finished_run):
     assert found["best_quality"] > 0
 
 
-def test_the_front_as_a_table_a_picture_and_json(cli, run_copy):
+def test_the_front_as_table_picture_and_json(cli, run_copy):
     (run_copy / "front.png").unlink()
     answer = cli("front", run_copy)
     assert (answer.code, answer.err) == (0, "")
@@ -308,7 +308,7 @@ def test_the_front_within_another_budget_keeps_the_runs_own_picture(cli, run_cop
     assert "did you mean 'flops'?" in one_line(cli("front", run_copy, "--budget", "flop=2M"))
 
 
-def test_a_trial_is_shown_with_its_end(cli, finished_run):
+def test_a_trial_is_shown_with_its_result(cli, finished_run):
     seen = set()
     for number in range(cli("status", finished_run, "--json").json["trained"]):
         answer, found = cli("show", finished_run, number), cli("show", finished_run, number, "--json").json
@@ -329,7 +329,7 @@ def test_a_folder_without_a_run_is_refused(cli, tmp_path, command):
     assert sorted(tmp_path.rglob("*")) == []
 
 
-def test_the_store_is_verified_and_a_changed_one_refused(cli, finished_run, teacher_folder, tmp_path):
+def test_the_store_is_verified_and_a_changed_store_is_refused(cli, finished_run, teacher_folder, tmp_path):
     answer = cli("store", "verify", finished_run, "--samples", "64")
     assert answer.code == 0
     assert "64 stored answers" in answer.out
@@ -361,7 +361,7 @@ def test_a_student_is_evaluated(cli, finished_run):
     assert "known: train, val, test" in one_line(cli("evaluate", finished_run, "--split", "dev"))
 
 
-def test_a_student_is_exported_where_it_is_wanted(cli, finished_run, tmp_path):
+def test_a_student_is_exported_to_the_given_file(cli, finished_run, tmp_path):
     import onnx
 
     target = tmp_path / "deep" / "student.onnx"
@@ -399,7 +399,7 @@ def test_another_trial_is_distilled_evaluated_and_exported(cli, run_copy):
 # Teaching.
 
 
-def test_teaching_says_how_it_goes_and_a_finished_teacher_is_kept(cli, tmp_path):
+def test_teaching_reports_epochs_and_keeps_a_finished_teacher(cli, tmp_path):
     file = tmp_path / "teach.yaml"
     file.write_text(yaml.safe_dump(TEACH))
     answer = cli("teach", file)
@@ -422,7 +422,7 @@ def test_teaching_in_json(cli, tmp_path):
 
 
 @pytest.mark.slow
-def test_teaching_stops_cleanly_on_either_signal_and_goes_on(tmp_path):
+def test_teaching_stops_cleanly_on_either_signal_and_resumes(tmp_path):
     file = tmp_path / "teach.yaml"
     file.write_text(yaml.safe_dump({**TEACH, "training": {"epochs": 200, "batch_size": 256}}))
     command = [sys.executable, "-W", "error", "-m", "nas_distill.cli", "teach", str(file)]
@@ -439,7 +439,7 @@ def test_teaching_stops_cleanly_on_either_signal_and_goes_on(tmp_path):
         reached = max(int(found) for found in re.findall(r"epoch (\d+)/200", first + rest))
 
 
-def test_a_second_signal_in_main_is_not_needed_to_leave_what_has_not_begun(monkeypatch, capsys):
+def test_one_signal_leaves_main_before_work_has_begun(monkeypatch, capsys):
     def interrupted(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
@@ -454,7 +454,7 @@ def test_a_second_signal_in_main_is_not_needed_to_leave_what_has_not_begun(monke
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_stops_a_search_that_can_be_resumed(cli, search_file, tmp_path):
+def test_a_closed_pipe_stops_a_search_that_can_be_resumed(cli, search_file, tmp_path):
     command = f"{sys.executable} -m nas_distill.cli search {search_file(final={'baseline': False})} | head -n 1"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert found.stdout == f"Run: {tmp_path / 'small'}\n"

@@ -118,7 +118,7 @@ def calibrate(
             is the full distillation.
         count: architectures, spread over the logarithm of the first cost objective; at least 8.
         whole_range: draw from the whole space, not only from architectures within the budget.
-        folder: of the results; beside the file, named after it with ``-calibration``, unless given.
+        folder: of the results; next to the file, named after it with ``-calibration``, unless given.
         resume: continue the calibration in that folder.
         observer: gets progress.
         settings: as of ``search``.

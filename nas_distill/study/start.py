@@ -252,16 +252,16 @@ def _resolve_file(name: str, paths: Sequence[Path]) -> Path:
 
 def _run_folder(file: Path | None, name: str | None, source: str) -> Path:
     """Return the folder of a search's runs: next to its file, named after it unless ``name`` is set."""
-    beside = Path("runs") if file is None else file.parent
+    parent = Path("runs") if file is None else file.parent
     if name is None:
         # A file without a suffix and a folder cannot have the same name.
-        return beside / ("search" if file is None else file.stem if file.suffix else f"{file.name}-run")
+        return parent / ("search" if file is None else file.stem if file.suffix else f"{file.name}-run")
     if Path(name).name != name or name in ("", "..") or len(name.encode()) > 200 or not name.isprintable():
         raise ConfigError(
             f"{source}: 'name' is {reprlib.repr(name)}, which is not a valid name of a folder; use a short name of "
             "printable characters, without slashes."
         )
-    return beside / name
+    return parent / name
 
 
 def _merged_budget(known: Mapping[str, Any] | None, given: Any) -> Any:

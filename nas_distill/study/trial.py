@@ -242,9 +242,9 @@ class Trial:
 
     def __repr__(self) -> str:
         measure = f" validation {find_task(self.run.task).quality_name}"
-        told = [f"{formatting.percent(quality)} {name}" for name, quality in self.worth().items()]
-        first = next((place for place, text in enumerate(told) if measure in text), 0)
-        told[first + 1 :] = [text.replace(measure, "") for text in told[first + 1 :]]
+        qualities = [f"{formatting.percent(quality)} {name}" for name, quality in self.worth().items()]
+        first = next((index for index, text in enumerate(qualities) if measure in text), 0)
+        qualities[first + 1 :] = [text.replace(measure, "") for text in qualities[first + 1 :]]
         costs = formatting.costs(self.record.costs, self.run.config.search.objectives)
-        parts = [STATES[self.record.state], *told, *([costs] if costs else [])]
+        parts = [STATES[self.record.state], *qualities, *([costs] if costs else [])]
         return f"Trial({self.record.number}: {', '.join(parts)})"

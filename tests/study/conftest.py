@@ -1,4 +1,4 @@
-"""A search of the user's own: a module, tensors and a function, all made in Python."""
+"""A search from Python objects: a module, tensors and a builder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(width: int, depth: int, input_shape: tuple[int, ...], num_classes: int
 
 
 def tensors() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images whose class is the place of a bright patch: quickly learnt."""
+    """Images whose class is the position of a bright patch, quickly learnt."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(320) % 4
     x = torch.rand(320, 1, 8, 8, generator=generator)
@@ -56,7 +56,7 @@ def trained() -> nn.Module:
 
 @pytest.fixture(scope="session")
 def given() -> dict[str, Any]:
-    """What a search from Python is given."""
+    """Arguments of a search from Python."""
     x, y = tensors()
     return {
         "teacher": trained(),
@@ -75,7 +75,7 @@ def quick() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def own_run(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> nd.Run:
-    """A finished search of the user's own; to be looked at, not to be written in."""
+    """A finished search of the user's own, which tests must not change."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

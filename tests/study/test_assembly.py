@@ -1,4 +1,4 @@
-"""What is proposed of a library of blocks, and what is assembled of one for labels and numbers."""
+"""Proposals from a library of blocks, and assembly for other budgets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.study.conftest import QUICK, tensors
 
 
 class Pairs:
-    """A space whose cuts are plain values."""
+    """A space of cuts as plain values."""
 
     def encode(self, cut: Any) -> Architecture:
         return Architecture(cut)
@@ -46,7 +46,7 @@ def assembly(a: int, b: int) -> Assembly:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Stand-ins for the integer programme: they write down what they are asked and answer by the weights."""
+    """Replacements of the integer program, which record their calls and answer by the weights."""
     calls: list[dict[str, Any]] = []
 
     def solve(library: Any, limits: Any, *, count: int, weights: Any = None, **more: Any) -> list[Assembly]:
@@ -80,7 +80,7 @@ def propose_all(assembler: LibraryAssembler, quality: Any) -> list[Architecture]
     return [each for each, _ in scored]
 
 
-def test_the_front_is_swept_down_from_the_budget_and_its_dear_end_comes_first(asked: list[dict[str, Any]]) -> None:
+def test_the_front_is_swept_down_from_the_budget_most_expensive_first(asked: list[dict[str, Any]]) -> None:
     found = propose_all(make({"flops": Limit(None, 100.0), "latency_ms": Limit(None, 1.0)}), lambda values: 0.5)
     assert [values.to_dict() for values in found] == [
         {"a": 12, "b": 2},
@@ -97,8 +97,8 @@ def test_without_a_limit_the_whole_front_is_swept(asked: list[dict[str, Any]]) -
     assert asked[0]["points"] == 4
 
 
-def test_once_enough_were_trained_what_the_fitted_weights_call_best_follows(asked: list[dict[str, Any]]) -> None:
-    """Quality depends on block a alone here, so its weight rises; what was proposed before is not proposed again."""
+def test_the_best_assemblies_by_fitted_weights_follow_after_enough_trials(asked: list[dict[str, Any]]) -> None:
+    """Quality depends only on block a here, so its weight rises; no assembly is proposed twice."""
     found = propose_all(make({}, solutions=MINIMUM), lambda values: 1 - values["a"] / 40)
     assert len(found) > MINIMUM
     assert len(set(found)) == len(found)
@@ -107,7 +107,7 @@ def test_once_enough_were_trained_what_the_fitted_weights_call_best_follows(aske
     assert all(a > b for a, b in fitted)
 
 
-def test_too_few_of_known_blocks_are_not_fitted(asked: list[dict[str, Any]]) -> None:
+def test_weights_are_not_fitted_to_too_few_trials(asked: list[dict[str, Any]]) -> None:
     assembler = make({})
     unknown = [(Architecture({"a": 60, "b": index}), 0.5) for index in range(MINIMUM)]
     known = [(Architecture({"a": index, "b": index}), 0.5 + index / 100) for index in range(MINIMUM)]
@@ -117,7 +117,7 @@ def test_too_few_of_known_blocks_are_not_fitted(asked: list[dict[str, Any]]) -> 
     assert fitted.plain.count == MINIMUM
 
 
-def test_students_with_a_block_that_diverged_are_not_fitted(
+def test_students_with_a_diverged_block_are_left_out_of_the_fit(
     asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def local(library: Any, values: Any, score: str) -> tuple[float, ...]:
@@ -200,7 +200,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         torch.set_num_threads(threads)
 
 
-def test_what_is_expected_of_assemblies_is_the_quality_of_the_task(case: Case) -> None:
+def test_expected_quality_of_assemblies_is_that_of_the_task(case: Case) -> None:
     found = case.run.assemble({"flops": "60%"}, count=4)
     assert len(found) == 4
     limit = case.run.budget_of({"flops": "60%"}).limits["flops"].high
@@ -230,7 +230,7 @@ def test_the_command_names_the_quality_of_the_task(
     assert all(part in names for row in rows for part in row["blocks"][0].split("-"))
 
 
-def test_while_too_few_were_trained_nothing_is_expected(
+def test_without_enough_trials_there_is_no_expected_quality(
     case: Case, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas_distill.cli.commands.open_run_folder", lambda path, trust=False: case.run)
@@ -240,6 +240,6 @@ def test_while_too_few_were_trained_nothing_is_expected(
     assert "Expected:" not in said
 
 
-def test_a_run_without_blocks_says_what_makes_them(own_run: nd.Run) -> None:
+def test_a_run_without_blocks_names_the_strategies_that_make_them(own_run: nd.Run) -> None:
     with pytest.raises(RunError, match=r"has no library of blocks .* strategy 'blockwise' or 'hybrid'"):
         own_run.assemble({"flops": "50%"})

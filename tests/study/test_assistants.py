@@ -34,7 +34,7 @@ def run(given, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def front(run, monkeypatch):
-    """The task is so easy that one small network beats all: here every candidate is of the front."""
+    """Put all candidates on the front, since a small network beats all others on this easy task."""
     members = [record for record in run.records if record.state == "complete"]
     monkeypatch.setattr("nas_distill.study.assistants.front_records", lambda records, costs: members)
     return sorted(members, key=lambda record: record.costs["flops"])
@@ -50,7 +50,7 @@ def answers(student, run):
     return predict_logits(module, data.inputs("train"))
 
 
-def test_the_ladder_goes_up_the_front_by_doublings(run):
+def test_assistants_double_the_cost_along_the_front(run):
     trial, costs = cheapest(run), []
     while trial is not None:
         costs.append(trial.record.costs["flops"])
@@ -60,7 +60,7 @@ def test_the_ladder_goes_up_the_front_by_doublings(run):
     assert all(after >= STEP * before for before, after in pairwise(costs))
 
 
-def test_an_assistant_teaches_what_it_has_learnt(run):
+def test_a_student_resembles_its_assistant(run):
     trial = cheapest(run)
     only_taught = [{"name": "kd", "weight": 1.0}]
     student = trial.distill(via="front", epochs=6, loss=only_taught)
@@ -73,7 +73,7 @@ def test_an_assistant_teaches_what_it_has_learnt(run):
     assert not torch.equal(own, answers(plain, run))
 
 
-def test_what_was_distilled_is_not_distilled_again(run):
+def test_a_distilled_assistant_is_not_distilled_again(run):
     trial = cheapest(run)
     first = find_assistant(trial, "front", 2, Silent()).student
     written = first.folder.joinpath("model.safetensors").stat().st_mtime_ns
@@ -81,8 +81,8 @@ def test_what_was_distilled_is_not_distilled_again(run):
     assert first.folder.joinpath("model.safetensors").stat().st_mtime_ns == written
 
 
-def test_an_updated_assistant_is_not_taken_for_one_that_compares(run, given):
-    """What was trained further on other data teaches nobody in its former self's place."""
+def test_an_updated_student_is_not_an_assistant(run, given):
+    """A student updated on other data does not replace its original as an assistant."""
     trial = cheapest(run)
     assistant = find_assistant(trial, "front", 2, Silent()).student
     data = given["data"]
@@ -91,8 +91,8 @@ def test_an_updated_assistant_is_not_taken_for_one_that_compares(run, given):
     assert find_assistant(trial, "front", 2, Silent()).student.key == assistant.key
 
 
-def test_a_ladder_is_found_by_who_taught_it(run):
-    """Two assistants whose numbers begin alike are told apart, whatever the folders are called."""
+def test_assistants_are_found_by_their_own_teachers(run):
+    """Assistants whose numbers have a common prefix are distinguished, whatever the names of their folders."""
     trial = cheapest(run)
     student = trial.distill(via="front", epochs=2)
     assistant = find_assistant(trial, "front", 2, Silent()).student
@@ -106,7 +106,7 @@ def test_the_largest_has_no_assistant(run):
         dearest.distill(via="front")
 
 
-def test_a_student_may_be_born_again(run):
+def test_a_student_teaches_a_born_again_one(run):
     best = run.best()
     before = best.student()
     again = best.distill(via="self", epochs=4, loss=[{"name": "kd", "weight": 1.0}])
@@ -114,7 +114,7 @@ def test_a_student_may_be_born_again(run):
     assert agreement(answers(again, run), answers(before, run)) > 0.8
 
 
-def test_without_a_student_there_is_no_former_self(run):
+def test_self_needs_a_student(run):
     others = [record for record in run.records if not run.trial(record.number).students()]
     with pytest.raises(RunError, match="was not distilled in full"):
         run.trial(others[0].number).distill(via="self")

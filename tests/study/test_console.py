@@ -1,4 +1,4 @@
-"""What a terminal is told, without a search."""
+"""Output of the console observer, without a search."""
 
 import io
 
@@ -13,7 +13,7 @@ from nas_distill.study.observer import ConsoleObserver
 
 @pytest.fixture
 def told():
-    """An observer on a plain console, and all that it has written."""
+    """An observer on a plain console, and its output."""
     text = io.StringIO()
     observer = ConsoleObserver(console=Console(file=text, width=120, force_terminal=False))
     return observer, text.getvalue
@@ -47,7 +47,7 @@ def finalist(**changes):
     return Finalist(**{**content, **changes})
 
 
-def test_a_trial_is_one_line_when_it_ends_with_what_it_reached(told):
+def test_a_finished_trial_is_one_line_with_its_quality(told):
     observer, written = told
     with observer:
         observer.phase("search")
@@ -65,7 +65,7 @@ def test_a_trial_is_one_line_when_it_ends_with_what_it_reached(told):
     ]
 
 
-def test_an_early_end_is_told_with_its_reason_and_an_expected_one_is_not(told):
+def test_an_early_end_of_the_search_is_reported_with_its_reason(told):
     observer, written = told
     with observer:
         observer.phase("search")
@@ -78,7 +78,7 @@ def test_an_early_end_is_told_with_its_reason_and_an_expected_one_is_not(told):
     ]
 
 
-def test_finalists_are_told_epoch_by_epoch_with_the_time_left(told):
+def test_finalists_are_reported_per_epoch_with_the_time_left(told):
     observer, written = told
     with observer:
         observer.phase("full distillation")
@@ -110,7 +110,7 @@ def test_steps_with_a_text_are_lines(told):
     assert written().splitlines() == ["distilling trial 3", "[1/2] validation 50.00%", "Something to know."]
 
 
-def test_quiet_says_nothing_at_all():
+def test_quiet_prints_nothing():
     text = io.StringIO()
     with ConsoleObserver(quiet=True, console=Console(file=text)) as observer:
         observer.phase("search")
@@ -122,7 +122,7 @@ def test_quiet_says_nothing_at_all():
     assert text.getvalue() == ""
 
 
-def test_the_terminal_is_given_back_after_an_error():
+def test_the_terminal_is_restored_after_an_error():
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=80)
 
@@ -138,7 +138,7 @@ def test_the_terminal_is_given_back_after_an_error():
     assert text.getvalue().count(hidden) == text.getvalue().count(shown) == 1
 
 
-def test_a_quiet_console_never_asks_for_a_snapshot():
+def test_a_quiet_console_never_takes_a_snapshot():
     text = io.StringIO()
     with ConsoleObserver(quiet=True, console=Console(file=text)) as observer:
         observer.phase("search")

@@ -17,7 +17,7 @@ from nas_distill.pruning.inheritance import CachedPlan
 from nas_distill.pruning.plan import Cut, Plan, Unpruned
 from nas_distill.runs.folder import RunFolder
 from nas_distill.study import cutting, pipeline
-from nas_distill.study.cutting import advise, describe_cutting
+from nas_distill.study.cutting import budget_advice, describe_cutting
 from nas_distill.study.interruption import InterruptedSearchError
 from nas_distill.study.observer import Silent
 from nas_distill.study.start import prepare
@@ -75,9 +75,7 @@ def prepared(teacher: nn.Module, data: nd.Dataset, space: Any) -> Any:
     return prepare(None, teacher=teacher, data=data, space=space, budget=BUDGET, settings=dict(QUICK))[0]
 
 
-def test_a_teacher_from_python_is_searched_from_end_to_end(
-    teacher: nn.Module, data: nd.Dataset, tmp_path: Path
-) -> None:
+def test_a_search_with_a_teacher_from_python_completes(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> None:
     space = {"from_teacher": {"start": "both", "multiple": 2, "samples": 64}}
     settings = {**QUICK, "score": {"epochs": 1, "batch_size": 32, "rungs": [0, 1]}}
     run = nd.search(teacher=teacher, data=data, space=space, budget=BUDGET, folder=tmp_path / "run", **settings)
@@ -99,7 +97,7 @@ def not_to_be_found(*_: Any, **__: Any) -> Any:
 
 
 class Leaves(Silent):
-    """Stops a search where a phase begins."""
+    """An observer that stops a search at the start of a phase."""
 
     def __init__(self, phase: str) -> None:
         self.stops_at = phase
@@ -111,7 +109,7 @@ class Leaves(Silent):
 
 @pytest.fixture
 def stopped(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> dict[str, Any]:
-    """What a search was given that was stopped before anything was trained."""
+    """Arguments of a search that was stopped before any training."""
     space = {"from_teacher": {"multiple": 2, "samples": 64, "depth": "redundancy"}}
     given = {"teacher": teacher, "data": data, "space": space, "budget": BUDGET, "folder": tmp_path / "run", **QUICK}
     with pytest.raises(InterruptedSearchError):
@@ -119,9 +117,7 @@ def stopped(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> dict[str, A
     return given
 
 
-def test_a_teacher_is_looked_at_once_for_a_run_and_all_that_follows(
-    stopped: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pruning_plan_is_found_once_per_run(stopped: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     found = prepared(stopped["teacher"], stopped["data"], stopped["space"])
     for name in ("find_plan", "depth_order"):
         monkeypatch.setattr(cutting, name, not_to_be_found)
@@ -137,7 +133,7 @@ def test_a_teacher_is_looked_at_once_for_a_run_and_all_that_follows(
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "another teacher's"])
-def test_what_is_not_of_this_teacher_is_found_anew(
+def test_a_plan_of_another_teacher_is_found_again(
     stopped: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
 ) -> None:
     file = RunFolder(stopped["folder"]).plan
@@ -167,7 +163,7 @@ def test_what_is_not_of_this_teacher_is_found_anew(
     assert file.read_bytes() == kept
 
 
-def test_a_search_that_finds_nothing_to_train_leaves_no_plan(
+def test_a_search_without_feasible_candidates_leaves_no_plan(
     teacher: nn.Module, data: nd.Dataset, tmp_path: Path
 ) -> None:
     given = {"teacher": teacher, "data": data, "space": "from_teacher", "folder": tmp_path / "run", **QUICK}
@@ -176,7 +172,7 @@ def test_a_search_that_finds_nothing_to_train_leaves_no_plan(
     assert not (tmp_path / "run").exists()
 
 
-def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.Dataset) -> None:
+def test_students_start_from_the_teachers_weights(teacher: nn.Module, data: nd.Dataset) -> None:
     problem = prepared(teacher, data, {"from_teacher": {"multiple": 2, "samples": 64}})
     largest = problem.space.largest()
     student = problem.space.build(largest, input_shape=problem.input_shape, num_classes=4)
@@ -189,7 +185,7 @@ def test_students_begin_with_the_teachers_weights(teacher: nn.Module, data: nd.D
     assert all(torch.equal(weight, own[name]) for name, weight in student.named_parameters())
 
 
-def test_what_a_narrow_student_holds_a_wider_one_holds_too(teacher: nn.Module, data: nd.Dataset) -> None:
+def test_wider_students_contain_the_units_of_narrower_ones(teacher: nn.Module, data: nd.Dataset) -> None:
     inheritance = prepared(teacher, data, {"from_teacher": {"multiple": 2, "samples": 64}}).cutting.inheritance
     narrow, wide = (
         inheritance.pruned_teacher(Cut.of(inheritance.plan, {inheritance.plan.shared[0].name: width})).stem.weight
@@ -198,11 +194,11 @@ def test_what_a_narrow_student_holds_a_wider_one_holds_too(teacher: nn.Module, d
     assert all(any(torch.equal(one, other) for other in wide) for one in narrow)
 
 
-def test_with_random_starts_nobody_gives_weights(teacher: nn.Module, data: nd.Dataset) -> None:
+def test_random_starts_inherit_no_weights(teacher: nn.Module, data: nd.Dataset) -> None:
     assert prepared(teacher, data, {"from_teacher": {"start": "random"}}).student_builder().weights is None
 
 
-def test_importance_is_part_of_what_scores_depend_on(teacher: nn.Module, data: nd.Dataset) -> None:
+def test_importance_is_part_of_the_identity_of_scores(teacher: nn.Module, data: nd.Dataset) -> None:
     one, other = (
         prepared(teacher, data, {"from_teacher": {"importance": importance}}).identity
         for importance in ("taylor", "magnitude")
@@ -210,7 +206,7 @@ def test_importance_is_part_of_what_scores_depend_on(teacher: nn.Module, data: n
     assert {section for section in one if one[section] != other[section]} == {"inheritance"}
 
 
-def test_candidates_may_be_judged_without_any_training(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> None:
+def test_candidates_can_be_scored_without_training(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> None:
     space = {"from_teacher": {"multiple": 2, "samples": 64}}
     settings = {**QUICK, "score": {"batch_size": 32, "rungs": [0]}}
     given = {"teacher": teacher, "data": data, "budget": BUDGET, "folder": tmp_path / "run", **settings}
@@ -221,7 +217,7 @@ def test_candidates_may_be_judged_without_any_training(teacher: nn.Module, data:
     assert run.finished
     assert run.best().student().folder.exists()
     for other in ({"from_teacher": {"start": "both"}}, "mbconv"):
-        with pytest.raises(ConfigError, match=r"score.rungs: \[0\] judges candidates by the weights that they inherit"):
+        with pytest.raises(ConfigError, match=r"score.rungs: \[0\]"):
             nd.search(space=other, **{**given, "folder": tmp_path / "other"})
 
 
@@ -234,12 +230,12 @@ def test_candidates_may_be_judged_without_any_training(teacher: nn.Module, data:
             "space: from_teacher: unknown key 'width'; did you mean 'widths'",
         ),
         ({"from_teacher": 3}, ConfigError, "'from_teacher' maps keys to values"),
-        ({"from_teacher": {}, "builder": "a:b"}, ConfigError, "'builder' does not go with 'from_teacher'"),
+        ({"from_teacher": {}, "builder": "a:b"}, ConfigError, "'builder' cannot be combined with 'from_teacher'"),
         ({"from_teacher": {"widths": [0.5, 0.25]}}, ConfigError, "widths must rise"),
         ({"from_teacher": {"kinds": ["separate"]}}, SpaceError, "did you mean 'separable'"),
     ],
 )
-def test_what_is_wrong_is_said(teacher: nn.Module, data: nd.Dataset, space: Any, error: type, said: str) -> None:
+def test_invalid_settings_are_refused(teacher: nn.Module, data: nd.Dataset, space: Any, error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         prepared(teacher, data, space)
 
@@ -254,7 +250,7 @@ def test_students_of_a_shipped_teacher_are_built_by_its_builder() -> None:
 
 
 class Listener(Silent):
-    """Keeps what is said, and where a phase's first step came."""
+    """An observer that records notes, phases and the first step of each phase."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -271,7 +267,7 @@ class Listener(Silent):
 
 
 @pytest.mark.parametrize("strategy", ["blockwise", "hybrid"])
-def test_candidates_are_assembled_of_distilled_blocks(
+def test_candidates_are_assembled_from_distilled_blocks(
     teacher: nn.Module, data: nd.Dataset, tmp_path: Path, strategy: str
 ) -> None:
     settings = {**QUICK, "trials": 5, "strategy": strategy, "seeds": 1}
@@ -310,12 +306,12 @@ def test_candidates_are_assembled_of_distilled_blocks(
         run.assemble({"latency_ms": 1.0})
 
 
-def test_strategies_of_blocks_need_a_teacher_to_cut(data: nd.Dataset, given: dict[str, Any]) -> None:
+def test_blockwise_strategies_need_a_space_from_the_teacher(data: nd.Dataset, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="'hybrid' assembles students of the teacher's blocks"):
         prepare(None, **{**given, "budget": BUDGET}, settings={**QUICK, "strategy": "hybrid"})
 
 
-def test_what_can_be_cut_and_what_is_left_whole_is_said(teacher: nn.Module, data: nd.Dataset) -> None:
+def test_groups_and_unpruned_modules_are_described(teacher: nn.Module, data: nd.Dataset) -> None:
     found = prepared(teacher, data, "from_teacher").cutting
     told = describe_cutting(found)
     assert "3 groups (3 of channels), 1 shared between its 2 blocks, of which 2 can be removed" in told[0]
@@ -330,7 +326,7 @@ def test_what_can_be_cut_and_what_is_left_whole_is_said(teacher: nn.Module, data
 
 
 class Chain(nn.Module):
-    """Linear layers only: there is no trunk of blocks."""
+    """A network of linear layers only, without a backbone of blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -340,7 +336,7 @@ class Chain(nn.Module):
         return self.head(torch.relu(self.first(x.flatten(1))))
 
 
-def test_a_teacher_without_a_trunk_is_searched_without_blocks(data: nd.Dataset, tmp_path: Path) -> None:
+def test_a_teacher_without_a_backbone_is_searched_without_blocks(data: nd.Dataset, tmp_path: Path) -> None:
     told = Listener()
     space = {"from_teacher": {"multiple": 2, "samples": 64}}
     run = nd.search(
@@ -348,7 +344,7 @@ def test_a_teacher_without_a_trunk_is_searched_without_blocks(data: nd.Dataset, 
     )
     assert any("No backbone of blocks" in sentence and "blocks: [...]" in sentence for sentence in told.heard)
     assert list(run.trials()["state"]).count("complete") == 2
-    with pytest.raises(ConfigError, match="no trunk of blocks"):
+    with pytest.raises(ConfigError, match="no backbone of blocks"):
         nd.search(teacher=Chain(), data=data, space=space, **{**QUICK, "strategy": "blockwise"})
 
 
@@ -361,7 +357,7 @@ def test_a_teacher_without_a_trunk_is_searched_without_blocks(data: nd.Dataset, 
         ({"start": "random"}, 0.1),
     ],
 )
-def test_learning_rates_suit_what_students_begin_with(
+def test_learning_rates_depend_on_the_initial_weights(
     teacher: nn.Module, data: nd.Dataset, options: dict[str, Any], rate: float
 ) -> None:
     space = {"from_teacher": options}
@@ -375,7 +371,7 @@ def test_learning_rates_suit_what_students_begin_with(
     assert spelt.notes == ()
 
 
-def test_a_budget_that_nothing_fits_is_told_before_the_teacher_looks_at_the_data(
+def test_an_infeasible_budget_is_reported_before_the_teacher_runs(
     teacher: nn.Module, data: nd.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def looks(*_: Any, **__: Any) -> None:
@@ -388,7 +384,7 @@ def test_a_budget_that_nothing_fits_is_told_before_the_teacher_looks_at_the_data
         nd.search(teacher=teacher, data=data, space="from_teacher", budget={"flops": 1}, folder=place, **QUICK)
 
 
-def test_what_makes_the_teacher_look_at_data_is_announced_first(
+def test_phases_that_run_the_teacher_are_announced_first(
     teacher: nn.Module, data: nd.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener, begun = Listener(), {}
@@ -415,13 +411,13 @@ def test_what_makes_the_teacher_look_at_data_is_announced_first(
 
 
 class Fixed(Network):
-    """Its code has the width of its stem as a number."""
+    """A network with the width of its stem as a constant in its code."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(self.stem(x)).reshape(-1, 16, 64).amax(2))
 
 
-def test_a_run_says_what_was_left_whole(data: nd.Dataset, tmp_path: Path) -> None:
+def test_a_run_lists_unpruned_modules(data: nd.Dataset, tmp_path: Path) -> None:
     space = {"from_teacher": {"multiple": 2, "samples": 64}}
     run = nd.search(teacher=Fixed(), data=data, space=space, folder=tmp_path / "run", **{**QUICK, "trials": 2})
     left = nd.open_run(run.folder.path).unpruned()
@@ -429,15 +425,15 @@ def test_a_run_says_what_was_left_whole(data: nd.Dataset, tmp_path: Path) -> Non
     assert "does not run" in left["reason"][0]
 
 
-def test_a_space_of_which_next_to_nothing_fits_is_told_what_helps(teacher: nn.Module, data: nd.Dataset) -> None:
+def test_a_space_with_almost_no_feasible_candidate_gets_advice(teacher: nn.Module, data: nd.Dataset) -> None:
     found = prepared(teacher, data, {"from_teacher": {"multiple": 4}})
     costs = [Candidate(found.space.largest(), {"flops": float(cost)}) for cost in range(100, 0, -1)]
     budget = Budget.parse({"flops": 1})
     scarce = Survey(tuple(costs[::-1]), (costs[-1],), (), 0.01, {"flops": 0.01}, 0.1)
-    told = str(advise(scarce, budget, found.cutting))
-    assert "1.0 % of the candidates" in told
+    told = str(budget_advice(scarce, budget, found.cutting))
+    assert "1.0 % of sampled candidates" in told
     assert "'multiple' below 4" in told
-    assert "cheaper values" in str(advise(scarce, budget, None))
-    assert advise(replace(scarce, share=0.5), budget, found.cutting) is None
+    assert "cheaper values" in str(budget_advice(scarce, budget, None))
+    assert budget_advice(replace(scarce, share=0.5), budget, found.cutting) is None
     floor = Budget.parse({"flops": {"min": 100}})
-    assert "larger shares" in str(advise(replace(scarce, shares={"flops": 0.01}), floor, found.cutting))
+    assert "larger shares" in str(budget_advice(replace(scarce, shares={"flops": 0.01}), floor, found.cutting))

@@ -1,4 +1,4 @@
-"""What a student's file is held against."""
+"""Parity of an exported student with its network."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from nas_distill.export.parity import verify_export
 from nas_distill.study import finish
 
 
-def test_a_file_is_held_against_samples_of_all_classes_of_a_sorted_split(monkeypatch, tmp_path):
+def test_parity_is_checked_on_samples_of_all_classes(monkeypatch, tmp_path):
     y = np.repeat(np.arange(4), 300)
     x = np.repeat(np.eye(4, dtype=np.float32), 300, 0)
     looked_at = []

@@ -1,4 +1,4 @@
-"""Signals, and who takes them."""
+"""Stop signals and their handlers."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from nas_distill.utils.errors import NasDistillError
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_leaves(number):
+def test_the_first_signal_stops_and_the_second_leaves_the_block(number):
     asked = []
 
     def work():
@@ -26,7 +26,7 @@ def test_the_first_signal_asks_and_the_second_leaves(number):
     assert asked == ["stop", "went on"]
 
 
-def test_where_nobody_takes_it_the_block_is_left_at_once():
+def test_without_a_stop_function_a_signal_leaves_the_block():
     reached = []
 
     def work():
@@ -39,7 +39,7 @@ def test_where_nobody_takes_it_the_block_is_left_at_once():
     assert reached == []
 
 
-def test_what_is_begun_after_a_signal_is_asked_to_stop_at_once():
+def test_work_started_after_a_signal_is_stopped_at_once():
     interruption, asked = Interruption(), []
     with interruption.stopping(lambda: asked.append("first")):
         interruption.handle(signal.SIGINT, None)
@@ -48,7 +48,7 @@ def test_what_is_begun_after_a_signal_is_asked_to_stop_at_once():
     assert asked == ["first", "second"]
 
 
-def test_handlers_are_given_back_and_nested_ones_too():
+def test_signal_handlers_are_restored_also_when_nested():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with interruptible():
         middle = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -58,7 +58,7 @@ def test_handlers_are_given_back_and_nested_ones_too():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_outside_the_main_thread_nothing_is_taken():
+def test_outside_the_main_thread_no_handler_is_set():
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work():
@@ -71,7 +71,7 @@ def test_outside_the_main_thread_nothing_is_taken():
     assert seen == [(before, False)]
 
 
-def test_a_stoppable_block_says_how_to_go_on():
+def test_a_stoppable_block_says_how_to_resume():
     with pytest.raises(InterruptedSearchError, match=r"^Stopped\. Call again\.$") as raised, stoppable("Call again."):
         os.kill(os.getpid(), signal.SIGINT)
     assert isinstance(raised.value, NasDistillError)

@@ -36,8 +36,8 @@ def answers(student, run):
     return predict_logits(student.module, data.inputs("val"))
 
 
-def test_peers_come_to_say_the_same(run):
-    """With little to learn from but each other, they agree more than those that were distilled apart."""
+def test_mutual_learning_increases_agreement(run):
+    """With an untrained teacher, students of mutual learning agree more than separately distilled ones."""
     loss = [{"name": "cross_entropy", "weight": 1.0}, {"name": "kd", "weight": 2.0, "temperature": 2.0}]
     settings = {"epochs": 3, "batch_size": 32, "loss": loss}
     first, second = run.distill_mutually([0, 1], **settings)
@@ -49,7 +49,7 @@ def test_peers_come_to_say_the_same(run):
     assert {first.record.number, second.record.number} == {0, 1}
 
 
-def test_a_student_of_mutual_learning_is_a_student_like_others(run):
+def test_students_of_mutual_learning_are_listed_with_their_trials(run):
     students = run.distill_mutually([0, 1, 2], epochs=1, batch_size=64)
     assert len({student.folder for student in students}) == 3
     for student in students:
@@ -60,11 +60,11 @@ def test_a_student_of_mutual_learning_is_a_student_like_others(run):
 
 
 @pytest.mark.parametrize("numbers", [[0], [1, 1]])
-def test_one_is_no_company(run, numbers):
+def test_mutual_learning_needs_two_different_trials(run, numbers):
     with pytest.raises(RunError, match="at least two different trials"):
         run.distill_mutually(numbers)
 
 
-def test_without_kd_peers_have_nothing_to_say(run):
+def test_mutual_learning_needs_a_kd_term(run):
     with pytest.raises(ConfigError, match="no term 'kd'"):
         run.distill_mutually([0, 1], loss=["cross_entropy"])

@@ -1,4 +1,4 @@
-"""Searches under a cost of the user's own, whose code does what it likes in worker processes."""
+"""Searches with a cost of the user's own, whose code may fail in worker processes."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["exit", "nan", "text"])
-def test_a_search_under_it_loses_only_the_candidates_that_it_fails_for(own, given, quick, tmp_path, no_export, how):
+def test_only_candidates_for_which_the_cost_fails_are_lost(own, given, quick, tmp_path, no_export, how):
     entry = {"name": own, "picojoules": 2.0, "bad": 8, "how": how}
     settings = {**quick, "trials": 3, "costs": ["flops", entry]}
     run = nd.search(**{**given, "budget": {"energy_mj": "100%"}}, folder=tmp_path / "run", quiet=True, **settings)
@@ -59,7 +59,7 @@ def test_a_search_under_it_loses_only_the_candidates_that_it_fails_for(own, give
     )
 
 
-def test_one_that_is_only_limited_is_no_objective(own, given, quick, tmp_path):
+def test_a_cost_that_is_only_limited_is_not_an_objective(own, given, quick, tmp_path):
     problem, _ = prepare(
         None,
         **{**given, "budget": {"energy_mj": 30}},
@@ -70,7 +70,7 @@ def test_one_that_is_only_limited_is_no_objective(own, given, quick, tmp_path):
     assert problem.teacher_costs["energy_mj"] == pytest.approx(16 * 4.6)
 
 
-def test_a_teacher_for_which_it_fails_matters_only_for_shares(own, given, tmp_path):
+def test_a_cost_that_fails_for_the_teacher_matters_only_for_percentages(own, given, tmp_path):
     entry = {"name": own, "bad": 16, "how": "negative"}
 
     def inputs_of(limit):
@@ -78,10 +78,10 @@ def test_a_teacher_for_which_it_fails_matters_only_for_shares(own, given, tmp_pa
         return prepare(None, **{**given, "budget": {"energy_mj": limit}}, settings=settings, folder=tmp_path)[0]
 
     assert "energy_mj" not in inputs_of(30).teacher_costs
-    with pytest.raises(CostError, match=r"share of the teacher's.*energy_mj"):
+    with pytest.raises(CostError, match=r"percentage of the teacher's.*energy_mj"):
         inputs_of("50%")
 
 
-def test_a_built_in_name_is_not_taken(own, given, tmp_path):
+def test_a_built_in_name_is_refused(own, given, tmp_path):
     with pytest.raises(ConfigError, match="built-in cost 'flops'"):
         prepare(None, **given, settings={"costs": ["params", "joules:flops"]}, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""The phases of a search: each finds in the journal what is done, and the last says that there is no more to do."""
+"""Phases of a search: each resumes from the journal, and the last marks the run as finished."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def broken(*_, **__):
     "place",
     [*(pytest.param(name, marks=pytest.mark.slow) for name in ("export_finalists", "evaluate_once")), "write_run_card"],
 )
-def test_what_was_done_before_it_died_is_not_done_again(given, quick, tmp_path, monkeypatch, place):
+def test_finished_phases_are_not_repeated_after_a_kill(given, quick, tmp_path, monkeypatch, place):
     run, first = tmp_path / "run", Listening()
     settings = {**quick, "trials": 2, "latency": {"calibrate": 9, "repeats": 5}, "space": {**given["space"]}}
     settings["space"]["width"] = {"int": [4, 12]}
@@ -97,7 +97,7 @@ def test_the_seconds_of_each_phase_are_added_up(own_run):
 
 @pytest.mark.usefixtures("no_export")
 def test_the_seconds_of_a_run_are_those_of_the_call(given, quick, tmp_path, monkeypatch):
-    """Also what comes before, between and after the phases counts."""
+    """Time before, between and after the phases counts too."""
     watch = Watch()
     monkeypatch.setattr("time.perf_counter", watch)
 
@@ -117,7 +117,7 @@ def test_the_seconds_of_a_run_are_those_of_the_call(given, quick, tmp_path, monk
 
 
 class Watch:
-    """A clock that moves a little with every look."""
+    """A clock that advances a little with every call."""
 
     def __init__(self):
         self.now = 100.0
@@ -127,7 +127,7 @@ class Watch:
         return self.now
 
 
-def test_a_run_remembers_where_it_was_made_and_with_what(own_run):
+def test_a_run_records_its_host_and_versions(own_run):
     metadata = own_run.metadata
     assert metadata.seed == 0
     assert {"torch", "optuna", "python", "numpy"} <= set(metadata.versions)
@@ -136,7 +136,7 @@ def test_a_run_remembers_where_it_was_made_and_with_what(own_run):
 
 
 @pytest.mark.usefixtures("no_export")
-def test_test_data_is_looked_at_once_and_by_nobody_before(given, quick, tmp_path, monkeypatch):
+def test_test_data_is_read_once_at_the_end(given, quick, tmp_path, monkeypatch):
     x, y = given["data"].train.x, given["data"].train.y
     data = nd.Dataset.from_tensors(x, y, val=0.2, test=0.2)
     looked = []

@@ -1,4 +1,4 @@
-"""Which costs are counted, and what is checked of them before anything is timed."""
+"""Costs of a search problem: counting, checks before timing, and the latency predictor."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from nas_distill.utils.errors import BudgetError, CostError
 
 @pytest.fixture
 def problem(given):
-    """SearchProblem of a search of the user's own, with other sections where they are given."""
+    """Make the problem of a search from Python, with other sections where given."""
 
     def make(**sections):
         content = {"data": "x", "teacher": "x", "space": "x", **sections}
@@ -27,7 +27,7 @@ def problem(given):
     return make
 
 
-def test_the_costs_asked_for_are_those_of_limits_and_objectives(problem):
+def test_required_costs_are_those_of_limits_and_objectives(problem):
     given = problem(budget={"params": 1}, search={"costs": ["flops", "latency_ms"]})
     assert given.required_costs == {"params", "flops", "latency_ms"}
     scalar = problem(search={"scalar": {"cost": "weight_bytes", "target": "1KiB"}})
@@ -48,12 +48,12 @@ def test_the_costs_asked_for_are_those_of_limits_and_objectives(problem):
     ],
     ids=str,
 )
-def test_what_cannot_be_read_is_refused(problem, sections, expected):
+def test_invalid_costs_and_amounts_are_refused(problem, sections, expected):
     with pytest.raises(BudgetError, match=expected):
         problem(**sections).check_costs()
 
 
-def test_a_share_of_the_teachers_latency_waits_until_that_is_measured(problem):
+def test_a_percentage_of_the_teachers_latency_is_resolved_after_its_measurement(problem):
     given = problem(budget={"latency_ms": "50%", "flops": "10%"})
     given.check_costs()
     pricing = given.pricing(None, 4.0)
@@ -73,12 +73,12 @@ def test_costs_of_an_architecture_are_counted_the_same_each_time(problem):
     assert all(largest[name] > value for name, value in pricing(given.space.smallest()).items())
 
 
-def test_latency_is_left_out_unless_it_is_asked_for_or_calibrated(problem):
+def test_latency_is_fitted_only_if_required_or_calibrated(problem):
     assert fit_latency_predictor(problem(latency={"calibrate": 0}), lambda done, total: None) is None
     assert restore_latency_predictor(None) is None
 
 
-def test_a_space_of_too_few_networks_is_no_error_unless_latency_is_asked_for(problem):
+def test_a_space_of_too_few_networks_is_an_error_only_if_latency_is_required(problem):
     few = problem(latency={"calibrate": 4, "repeats": 5})
     assert fit_latency_predictor(few, lambda done, total: None) is None
     asked = replace(few, config=few.config.model_copy(update={"budget": {"latency_ms": 1.0}}))
@@ -87,7 +87,7 @@ def test_a_space_of_too_few_networks_is_no_error_unless_latency_is_asked_for(pro
 
 
 @pytest.mark.parametrize("widths", [[4], [4, 8, 16]])
-def test_a_space_with_few_architectures_is_timed_as_a_whole(given, problem, widths):
+def test_all_architectures_of_a_small_space_are_timed(given, problem, widths):
     few = problem(latency={"calibrate": 30, "repeats": 5}, budget={"latency_ms": 5.0})
     few = replace(few, space=SearchSpace.from_dict({"width": widths, "depth": [1]}, builder=given["builder"]))
     latency = fit_latency_predictor(few, lambda done, total: None)
@@ -95,7 +95,7 @@ def test_a_space_with_few_architectures_is_timed_as_a_whole(given, problem, widt
     assert few.pricing(latency, 1.0)(few.space.largest())["latency_ms"] > 0
 
 
-def test_a_calibration_predicts_and_is_restored(given, problem):
+def test_a_latency_predictor_predicts_and_is_restored(given, problem):
     content = {"width": {"int": [4, 16]}, "depth": [1, 2]}
     wide = replace(
         problem(latency={"calibrate": 9, "repeats": 5}), space=SearchSpace.from_dict(content, builder=given["builder"])

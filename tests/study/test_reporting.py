@@ -21,13 +21,13 @@ def metadata_of(validation, test, samples=2000, split="test"):
     ("validation", "test", "warned"),
     [(0.97, 0.93, True), (0.94, 0.93, False), (0.93, 0.93, False), (0.90, 0.94, False)],
 )
-def test_a_teacher_far_better_on_validation_than_on_test_data_is_warned_of(validation, test, warned):
+def test_a_teacher_far_better_on_validation_than_on_test_data_gives_a_warning(validation, test, warned):
     assert bool(validation_gap_note(metadata_of(validation, test))) is warned
 
 
-def test_few_validation_samples_show_nothing():
+def test_few_validation_samples_give_no_warning():
     assert validation_gap_note(metadata_of(0.97, 0.93, samples=50)) == []
 
 
-def test_without_test_data_nothing_is_said():
+def test_without_test_data_there_is_no_warning():
     assert validation_gap_note(metadata_of(0.97, 0.93, split="val")) == []

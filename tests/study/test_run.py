@@ -1,4 +1,4 @@
-"""A run as its user holds it."""
+"""Runs, their trials and students, opened from a folder."""
 
 import json
 import re
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def copied(own_run, given, tmp_path):
-    """A run of the user's own that may be written in, opened with what the search was given."""
+    """A copy of a user's run that may be changed, opened with the search's objects."""
     folder = shutil.copytree(own_run.folder.path, tmp_path / "run")
     return nd.open_run(folder, teacher=given["teacher"], data=given["data"], builder=given["builder"])
 
@@ -39,7 +39,7 @@ class Watching(Silent):
 # Looking.
 
 
-def test_a_run_is_opened_by_its_folder_alone(own_run):
+def test_a_run_is_opened_by_its_folder_only(own_run):
     opened = nd.open_run(own_run.folder.path)
     assert opened.finished
     assert opened.front().equals(own_run.front())
@@ -51,7 +51,7 @@ def test_a_run_is_opened_by_its_folder_alone(own_run):
     assert repr(opened.best()).startswith(f"Trial({opened.best().record.number}: ")
 
 
-def test_what_came_from_python_is_needed_where_networks_are(own_run, given):
+def test_objects_from_python_are_needed_where_networks_are_built(own_run, given):
     opened = nd.open_run(own_run.folder.path)
     for use in (lambda: opened.problem, opened.best().build, opened.best().student().evaluate):
         with pytest.raises(ConfigError, match=r"given from Python.*open_run\(folder, data=\.\.\.\)"):
@@ -83,10 +83,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         nd.open_run(tmp_path)
 
 
-def test_a_run_that_has_hardly_begun_says_so(own_run, tmp_path):
+def test_a_run_without_trials_or_search_file_is_refused(own_run, tmp_path):
     folder = shutil.copytree(own_run.folder.path, tmp_path / "run")
     (folder / "search.yaml").unlink()
-    with pytest.raises(RunError, match=r"holds no search\.yaml"):
+    with pytest.raises(RunError, match=r"no search\.yaml"):
         nd.open_run(folder).status()
     (folder / "study.journal").write_bytes(b"")
     with pytest.raises(RunError, match="holds no trials yet"):
@@ -112,7 +112,7 @@ def test_the_best_is_a_finalist_where_one_fits(own_run):
 
 
 def test_the_student_of_a_run_is_what_the_search_distilled(copied):
-    """Also after a longer distillation of the same trial, which is its owner's to choose."""
+    """Also after a longer distillation of the same trial, which has to be chosen explicitly."""
     student = copied.student()
     assert student.key == copied.best().record.key
     assert student.provenance.quality == max(entry.full for entry in copied.finalists() if entry.full is not None)
@@ -121,7 +121,7 @@ def test_the_student_of_a_run_is_what_the_search_distilled(copied):
     assert copied.student().key == student.key
 
 
-def test_a_run_without_a_finished_student_says_so(copied):
+def test_a_run_without_a_finished_student_is_an_error(copied):
     copied.metadata = copied.metadata.changed(finalists={})
     with pytest.raises(RunError, match="no finished student yet"):
         copied.student()
@@ -137,21 +137,22 @@ def test_the_front_has_few_columns_and_the_trials_have_all(own_run):
     assert max(len(line) for line in repr(front).splitlines()) <= 80
 
 
-def test_what_is_no_better_than_guessing_is_on_no_front(copied):
+def test_trials_no_better_than_a_constant_answer_are_on_no_front(copied):
     complete = sorted((r for r in copied.records if r.state == "complete"), key=lambda r: r.final_quality)
     assert 0 < copied.metadata.constant_quality < complete[0].final_quality
-    assert "no better than" not in copied._repr_html_()
+    assert "constant answer" not in copied._repr_html_()
     guess = complete[-1].final_quality
     copied.metadata = copied.metadata.changed(constant_quality=guess)
     assert copied.front().empty
     assert copied.status()["front"] == 0
     told = f"{len(complete)} of {len(complete)} complete trial"
     assert told in copied._repr_html_()
+    assert "constant answer" in copied._repr_html_()
     assert any(note.startswith(told) for note in copied.report().notes)
     assert copied.best().record.number == copied.student().record.number
 
 
-def test_a_trial_says_what_it_is_worth(own_run):
+def test_a_trial_lists_its_qualities(own_run):
     best, full = own_run.best(), own_run.student().provenance.quality
     for text in (repr(best), best._repr_html_()):
         assert f"{100 * full:.2f} %" in text
@@ -161,7 +162,7 @@ def test_a_trial_says_what_it_is_worth(own_run):
     assert all("full" not in repr(own_run.trial(number)) for number in others)
 
 
-def test_status_counts_the_epochs_of_the_full_distillations_and_what_is_left(copied):
+def test_status_counts_the_epochs_of_full_distillations_and_the_time_left(copied):
     found = copied.status()
     assert (found["full_epochs"], found["full_epochs_requested"], found["full_seconds_left"]) == (2, 2, None)
     (taught, labels) = copied.metadata.finalists.values()
@@ -181,7 +182,7 @@ def test_unknown_trials_are_refused(own_run):
         own_run.trial(-1)
 
 
-def test_status_counts_what_the_records_say(own_run):
+def test_status_counts_the_records(own_run):
     status = own_run.status()
     assert status["state"] == "finished"
     assert status["requested"] == status["trained"] == 3
@@ -199,7 +200,7 @@ def test_a_trial_in_plain_values(own_run):
         )
 
 
-def test_the_picture_is_drawn_without_what_came_from_python(own_run, tmp_path):
+def test_the_figure_needs_no_objects_from_python(own_run, tmp_path):
     import matplotlib.pyplot as plt
 
     figure = nd.open_run(own_run.folder.path).plot({"flops": "40%"})
@@ -211,7 +212,7 @@ def test_the_picture_is_drawn_without_what_came_from_python(own_run, tmp_path):
 # Students.
 
 
-def test_a_part_of_an_epoch_is_reported_as_the_search_reports_it(copied):
+def test_a_fraction_of_an_epoch_is_reported_as_in_the_search(copied):
     watching = Watching()
     copied.best().distill(epochs=2.4, observer=watching)
     assert watching.steps == [(1, 3), (2, 3), (3, 3)]
@@ -239,7 +240,7 @@ def test_a_trial_is_distilled_exported_and_loaded_again(copied, given):
     assert repr(student).startswith(f"Student({str(student.folder)!r}, final, ")
 
 
-def test_settings_and_seeds_have_students_of_their_own(copied):
+def test_each_setting_and_seed_has_its_own_student(copied):
     trial = copied.best()
     made = [
         trial.distill(epochs=1),
@@ -270,7 +271,7 @@ def test_the_student_of_a_trial_is_its_best_taught_one(copied):
         assert [student.key for student in trial.students()] == [better.key, worse.key]
 
 
-def test_a_student_that_is_half_written_is_none(copied):
+def test_a_partly_written_student_is_not_listed(copied):
     trial = copied.best()
     half = copied.folder.students / f"{trial.record.key}-9-epochs"
     half.mkdir()
@@ -278,7 +279,7 @@ def test_a_student_that_is_half_written_is_none(copied):
     assert [student.key for student in trial.students()] == [trial.record.key]
 
 
-def test_a_trial_that_was_no_finalist_has_no_student_yet(own_run):
+def test_a_trial_that_was_not_a_finalist_has_no_student_yet(own_run):
     finalists = {entry.trial for entry in own_run.finalists()}
     other = next(record.number for record in own_run.records if record.number not in finalists)
     assert own_run.trial(other).students() == []
@@ -286,7 +287,7 @@ def test_a_trial_that_was_no_finalist_has_no_student_yet(own_run):
         own_run.trial(other).student()
 
 
-def test_a_distillation_that_was_left_goes_on(copied):
+def test_an_interrupted_distillation_resumes(copied):
     trial = copied.best()
 
     class Leaving(Watching):
@@ -307,7 +308,7 @@ def test_a_distillation_that_was_left_goes_on(copied):
     )
 
 
-def test_a_split_that_is_not_there_is_named(own_run):
+def test_a_missing_split_is_named(own_run):
     with pytest.raises(ConfigError, match="no split 'test'; known: train, val"):
         own_run.best().student().evaluate("test")
 
@@ -330,7 +331,7 @@ def test_relative_files_are_found_wherever_the_run_is_kept(search_file, teacher_
 
 @pytest.fixture(scope="module")
 def unnamed(given, tmp_path_factory):
-    """A finished run whose data, teacher and builder only this process has, and its folder."""
+    """A finished run whose data, teacher and builder exist only in this process, and its folder."""
     folder = tmp_path_factory.mktemp("unnamed") / "run"
 
     def build(width, depth):  # nobody can import what is defined in a function
@@ -343,7 +344,7 @@ def unnamed(given, tmp_path_factory):
 
 @pytest.mark.filterwarnings("error")
 def test_the_command_line_works_on_a_run_that_came_from_python(unnamed, tmp_path):
-    """In a process of its own, which has neither data nor teacher nor builder."""
+    """In a separate process without data, teacher and builder."""
     exported = tmp_path / "student.onnx"
     commands = [["front", unnamed], ["show", unnamed, "0"], ["status", unnamed], ["card", unnamed]]
     commands += [["export", unnamed, "--output", exported], ["export", unnamed, "--json"]]
@@ -357,7 +358,7 @@ def test_the_command_line_works_on_a_run_that_came_from_python(unnamed, tmp_path
     assert exported.read_bytes() == next((unnamed / "students").glob("*/model.onnx")).read_bytes()
 
 
-def test_a_student_that_was_not_exported_yet_is_without_the_data(unnamed, tmp_path):
+def test_a_student_is_exported_without_the_data(unnamed, tmp_path):
     opened = nd.open_run(shutil.copytree(unnamed, tmp_path / "run"))
     (opened.student().folder / "model.onnx").unlink()
     result = opened.student().export(tmp_path / "student.onnx")
@@ -366,8 +367,8 @@ def test_a_student_that_was_not_exported_yet_is_without_the_data(unnamed, tmp_pa
     assert result["path"] == str(tmp_path / "student.onnx")
 
 
-def test_the_card_shows_a_way_to_load_that_works(unnamed):
-    """What it says of a builder that nobody can import is the graph."""
+def test_the_loading_code_of_the_card_works(unnamed):
+    """For a builder that cannot be imported, the card shows how to load the graph."""
     text = nd.open_run(unnamed).card()
     assert "import_module" not in text
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

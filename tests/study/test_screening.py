@@ -50,7 +50,7 @@ def problem():
 RECORDS = [record(0, 0.80, 10), record(1, 0.85, 50), record(2, 0.90, 100)]
 
 
-def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(problem, monkeypatch):
+def test_a_finalist_over_the_measured_limit_is_replaced(problem, monkeypatch):
     times = {"t00000": 0.1, "t00001": 0.5, "t00002": 1.2}
     monkeypatch.setattr(finish, "_measure", lambda _, entry, __: times[entry.key])
     journal = Kept()
@@ -59,7 +59,7 @@ def test_a_finalist_that_measures_over_the_limit_makes_room_for_the_next(problem
     assert journal.metadata.measured_latency_ms == times
 
 
-def test_what_was_measured_is_not_measured_again(problem, monkeypatch):
+def test_measured_candidates_are_not_measured_again(problem, monkeypatch):
     def refuse(*_):
         raise AssertionError("measured again")
 
@@ -69,13 +69,13 @@ def test_what_was_measured_is_not_measured_again(problem, monkeypatch):
     assert [entry.number for entry in chosen] == [2, 1]
 
 
-def test_if_none_measures_within_the_limit_the_choice_stands(problem, monkeypatch):
+def test_without_a_candidate_within_the_limit_the_choice_stays(problem, monkeypatch):
     monkeypatch.setattr(finish, "_measure", lambda *_: 9.0)
     chosen = screened_finalists(problem, Kept(), Budget.parse({"latency_ms": 1.0}), RECORDS)
     assert [entry.number for entry in chosen] == [2, 1]
 
 
-def test_a_finalist_that_cannot_be_timed_makes_room_for_the_next(problem, monkeypatch):
+def test_a_finalist_that_cannot_be_timed_is_replaced(problem, monkeypatch):
     def measure(_, entry, __):
         if entry.number == 2:
             raise BuildError("its process died")

@@ -1,4 +1,4 @@
-"""The twenty lines of the manual, as a program of their own: model, data and builder are defined in ``__main__``."""
+"""The example of the README as a separate program, with model, data and builder in ``__main__``."""
 
 import json
 import os

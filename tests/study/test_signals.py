@@ -26,13 +26,13 @@ def reductions(problem, training):
     return {feature.reduction for feature in store_contents(problem, training).features}
 
 
-def test_scores_and_finalists_ask_the_teacher_for_what_their_own_loss_reads():
+def test_scores_and_finalists_store_what_their_own_loss_reads():
     problem = problem_of(KD, [*KD, "at", "hint"])
     assert reductions(problem, problem.config.score.training) == set()
     assert reductions(problem, problem.config.final.training) == {"attention", "full"}
 
 
-def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
+def test_the_teacher_runs_live_only_for_answers_that_cannot_be_stored(given, tmp_path):
     config = {
         "data": {"name": "digits"},
         "teacher": {"name": "fashion-resnet"},
@@ -56,7 +56,7 @@ def test_the_teacher_runs_live_only_for_what_cannot_be_stored(given, tmp_path):
     assert live.features
 
 
-def test_pairs_are_told_before_anything_trains():
+def test_compared_layers_are_reported_before_training():
     problem = problem_of(KD, [*KD, "at"])
     said = describe_compared_layers(problem, problem.candidates())
     assert len(said) == 1
@@ -64,7 +64,7 @@ def test_pairs_are_told_before_anything_trains():
     assert said[0].count(" from ") == 3
 
 
-def test_a_search_whose_finalists_learn_from_layers_ends_with_a_plain_student(given, quick, tmp_path):
+def test_feature_losses_leave_a_plain_student(given, quick, tmp_path):
     final = {**quick["final"], "loss": [{"name": "cross_entropy"}, {"name": "kd"}, {"name": "hint", "weight": 1.0}]}
     quick = {**quick, "final": final}
     run = nd.search(**{**given, "budget": None}, folder=tmp_path / "run", **quick)

@@ -1,4 +1,4 @@
-"""Searches begun from Python."""
+"""Searches from Python."""
 
 import shutil
 import threading
@@ -19,7 +19,7 @@ from nas_distill.utils.errors import BudgetError, ConfigError, DataError, RunErr
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_search_of_ones_own_ends_with_a_student(own_run, given):
+def test_a_search_from_python_ends_with_a_student(own_run, given):
     assert own_run.finished
     front = own_run.front()
     assert isinstance(front, pd.DataFrame)
@@ -33,7 +33,7 @@ def test_a_search_of_ones_own_ends_with_a_student(own_run, given):
     assert not any(weight.requires_grad for weight in given["teacher"].parameters())
 
 
-def test_the_budget_is_held_and_shares_are_of_the_teacher(own_run):
+def test_the_budget_is_met_and_percentages_refer_to_the_teacher(own_run):
     limit = own_run.budget.limits["flops"].high
     teacher = own_run.metadata.teacher.costs
     assert limit == pytest.approx(0.5 * teacher["flops"])
@@ -42,7 +42,7 @@ def test_the_budget_is_held_and_shares_are_of_the_teacher(own_run):
     assert all(record.costs["flops"] <= limit and record.costs["params"] <= 60_000 for record in trained)
 
 
-def test_what_was_given_from_python_is_named_in_the_search_file(own_run):
+def test_objects_from_python_are_named_in_the_search_file(own_run):
     content = yaml.safe_load(own_run.folder.search_yaml.read_text())
     assert content["data"]["name"] == "<python> tensors"
     assert content["teacher"]["name"] == "<python> Sequential"
@@ -50,13 +50,13 @@ def test_what_was_given_from_python_is_named_in_the_search_file(own_run):
     assert content["space"]["parameters"]["width"] == [4, 8, 12]
 
 
-def test_nothing_is_printed_where_it_is_to_be_quiet(given, quick, tmp_path, capfd):
+def test_quiet_prints_nothing(given, quick, tmp_path, capfd):
     nd.search(**given, folder=tmp_path / "run", **{**quick, "trials": 1, "seeds": 0}, quiet=True)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("no_export")
-def test_threads_and_random_numbers_are_left_as_they_were(given, quick, tmp_path):
+def test_threads_and_random_state_are_unchanged(given, quick, tmp_path):
     torch.set_num_threads(2)
     torch.manual_seed(5)
     np.random.seed(5)
@@ -68,7 +68,7 @@ def test_threads_and_random_numbers_are_left_as_they_were(given, quick, tmp_path
 
 
 @pytest.mark.usefixtures("no_export")
-def test_a_search_in_a_thread_of_its_own_works(given, quick, tmp_path):
+def test_a_search_works_in_a_separate_thread(given, quick, tmp_path):
     found = []
     settings = {**quick, "trials": 1, "seeds": 0}
     thread = threading.Thread(target=lambda: found.append(nd.search(**given, folder=tmp_path / "run", **settings)))
@@ -78,7 +78,7 @@ def test_a_search_in_a_thread_of_its_own_works(given, quick, tmp_path):
 
 
 @pytest.mark.usefixtures("no_export")
-def test_the_next_search_gets_a_folder_of_its_own(own_run, given, quick, tmp_path):
+def test_the_next_search_gets_a_new_folder(own_run, given, quick, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(own_run.folder.path, run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -90,7 +90,7 @@ def test_the_next_search_gets_a_folder_of_its_own(own_run, given, quick, tmp_pat
 
 
 @pytest.mark.usefixtures("no_export")
-def test_the_same_search_again_finds_the_same(own_run, given, quick, tmp_path):
+def test_the_same_search_is_reproducible(own_run, given, quick, tmp_path):
     again = nd.search(**given, folder=tmp_path / "run", **quick)
     scores = [(record.architecture, record.state, record.rungs) for record in own_run.records]
     assert [(record.architecture, record.state, record.rungs) for record in again.records] == scores
@@ -99,7 +99,7 @@ def test_the_same_search_again_finds_the_same(own_run, given, quick, tmp_path):
 
 
 class LeaveError(Exception):
-    """As if the process had ended here."""
+    """End the search as if its process had died."""
 
 
 def leaving(kind, count):
@@ -116,7 +116,7 @@ def leaving(kind, count):
 
 
 @pytest.mark.usefixtures("no_export")
-def test_what_was_left_unfinished_is_gone_on_with_from_python(own_run, given, quick, tmp_path):
+def test_an_unfinished_search_is_resumed_from_python(own_run, given, quick, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(LeaveError):
         nd.search(**given, folder=run, observer=leaving("complete", 1), **quick)
@@ -131,7 +131,7 @@ def test_what_was_left_unfinished_is_gone_on_with_from_python(own_run, given, qu
 
 
 @pytest.mark.usefixtures("no_export")
-def test_more_trials_may_be_asked_for_when_it_is_gone_on_with(given, quick, tmp_path):
+def test_a_resumed_search_may_have_more_trials(given, quick, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(LeaveError):
         nd.search(**given, folder=run, observer=leaving("complete", 1), **{**quick, "trials": 1})
@@ -141,7 +141,7 @@ def test_more_trials_may_be_asked_for_when_it_is_gone_on_with(given, quick, tmp_
 
 
 @pytest.mark.usefixtures("no_export")
-def test_a_file_with_sections_from_python(given, tmp_path):
+def test_sections_of_a_file_are_replaced_from_python(given, tmp_path):
     file = tmp_path / "mine.yaml"
     content = {
         "data": "digits",
@@ -168,18 +168,18 @@ def test_a_file_with_sections_from_python(given, tmp_path):
     ("file", "name", "expected"),
     [("a.yaml", None, "a"), ("a.b.yaml", None, "a.b"), ("plain", None, "plain-run"), ("a.yaml", "other", "other")],
 )
-def test_a_run_is_beside_its_file_and_named_after_it(search_file, tmp_path, file, name, expected):
+def test_a_run_is_next_to_its_file_and_named_after_it(search_file, tmp_path, file, name, expected):
     path = search_file(file, **({} if name is None else {"name": name}))
     assert prepare(path, settings={})[1] == tmp_path / expected
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "/a", ""])
-def test_a_name_that_is_none_for_a_folder_is_refused(search_file, name):
-    with pytest.raises(ConfigError, match=r"'name' is '.*', which cannot be the name of a folder"):
+def test_an_invalid_folder_name_is_refused(search_file, name):
+    with pytest.raises(ConfigError, match=r"'name' is '.*', which is not a valid name"):
         prepare(search_file(name=name), settings={})
 
 
-def test_names_do_for_teacher_data_and_space(teacher_folder, tmp_path, monkeypatch):
+def test_teacher_data_and_space_may_be_names(teacher_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     problem, base = prepare(None, teacher=str(teacher_folder), data="digits", space="resnet", settings={})
     assert (problem.data.name, problem.space.name) == ("digits", "resnet")
@@ -210,7 +210,7 @@ def test_names_do_for_teacher_data_and_space(teacher_folder, tmp_path, monkeypat
     ],
     ids=str,
 )
-def test_what_is_wrong_is_one_sentence_and_nothing_is_left(given, quick, tmp_path, changes, error, expected):
+def test_invalid_input_is_one_sentence_and_leaves_no_run(given, quick, tmp_path, changes, error, expected):
     with pytest.raises(error) as raised:
         nd.search(folder=tmp_path / "run", **{**given, **quick, **changes})
     assert expected in str(raised.value)
@@ -224,13 +224,13 @@ def test_a_teacher_of_other_classes_is_refused(given, quick, tmp_path):
         nd.search(**{**given, "teacher": teacher}, folder=tmp_path / "run", **quick)
 
 
-def test_a_folder_of_other_things_is_refused(given, quick, tmp_path):
+def test_a_folder_with_other_files_is_refused(given, quick, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"holds 'notes\.txt' and no run"):
+    with pytest.raises(RunError, match=r"contains 'notes\.txt'"):
         nd.search(**given, folder=tmp_path, **quick)
 
 
-def test_a_dry_run_tells_and_keeps_nothing(search_file, tmp_path):
+def test_a_dry_run_reports_and_writes_nothing(search_file, tmp_path):
     told = []
 
     class Watching(Silent):
@@ -270,14 +270,14 @@ def test_mean_std_and_own_views_of_a_search_file(search_file, tmp_path):
 
 
 @pytest.mark.usefixtures("no_export")
-def test_progress_and_result_are_shown_unless_it_is_to_be_quiet(given, quick, tmp_path, capsys):
+def test_progress_and_result_are_shown_unless_quiet(given, quick, tmp_path, capsys):
     settings = {**given, **quick, "trials": 1, "seeds": 0}
     run = nd.search(**settings, folder=tmp_path / "shown")
     shown = capsys.readouterr()
     assert shown.err == ""
     for part in (
         f"Run: {run.folder.path}",
-        "candidates looked at in ",
+        "cheapest",
         "[1/1] trial ",
         " on labels only: ",
         f"Student: trial {run.best().record.number}",
@@ -315,7 +315,7 @@ class Attending(nn.Module):
         ({"name": "adamw", "lr": 0.3}, ("adamw", "adamw")),
     ],
 )
-def test_the_optimiser_suits_the_teacher_unless_the_file_names_one(search_file, optimizer, names):
+def test_the_default_optimiser_depends_on_the_teacher(search_file, optimizer, names):
     file = search_file(**({} if optimizer is None else {"score": {"optimizer": optimizer}}))
     plain, _ = prepare(file, settings={})
     problem, _ = prepare(file, teacher=Attending(), settings={})

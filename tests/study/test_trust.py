@@ -1,4 +1,4 @@
-"""Runs of strangers: looked at by anybody, but none of the code and files that they name is loaded unasked."""
+"""Runs of other users: readable, but code and files that they name are loaded only with trust."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def build(width, input_shape, num_classes):
 
 @pytest.fixture
 def stranger(tmp_path, finished_run, monkeypatch):
-    """A run that was copied here, as if somebody had sent it; ``beside`` makes a canary when it is imported."""
+    """A copied run, as if another user had sent it; the module ``beside`` writes a canary when it is imported."""
     monkeypatch.setattr("nas_distill.utils.references._used", {})
     run = tmp_path / "sent"
     shutil.copytree(finished_run, run)
@@ -97,7 +97,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_a_strangers_run_names_is_not_loaded(stranger, name):
+def test_code_and_files_of_another_users_run_are_not_loaded(stranger, name):
     changes, said = HOSTILE[name]
     edit(stranger, **changes)
     run = nd.open_run(stranger)
@@ -108,7 +108,7 @@ def test_what_a_strangers_run_names_is_not_loaded(stranger, name):
     assert "trust" in str(error.value)
 
 
-def test_the_sampler_of_a_strangers_run_is_never_loaded(stranger, cli):
+def test_the_sampler_of_another_users_run_is_never_loaded(stranger, cli):
     edit(stranger, **SHIPPED, space="resnet", search={"sampler": {"name": "beside:load", "option": 3}})
     run = nd.open_run(stranger)
     assert len(run.front()) > 0
@@ -120,7 +120,7 @@ def test_the_sampler_of_a_strangers_run_is_never_loaded(stranger, cli):
 
 
 @pytest.mark.parametrize("name", ["study.journal", "search.yaml", "card.md", "students"])
-def test_a_link_out_of_a_strangers_run_is_refused(stranger, tmp_path, name, cli):
+def test_a_link_out_of_another_users_run_is_refused(stranger, tmp_path, name, cli):
     (stranger / name).rename(tmp_path / "elsewhere")
     (stranger / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises((TrustError, RunError), match="leads out"):
@@ -129,7 +129,7 @@ def test_a_link_out_of_a_strangers_run_is_refused(stranger, tmp_path, name, cli)
 
 
 @pytest.mark.parametrize("name", ["study.journal", "search.yaml"])
-def test_a_pipe_in_a_strangers_run_is_not_waited_for(stranger, name, cli):
+def test_a_pipe_in_another_users_run_does_not_block(stranger, name, cli):
     (stranger / name).unlink()
     os.mkfifo(stranger / name)
     answer = cli("front", stranger)
@@ -137,8 +137,8 @@ def test_a_pipe_in_a_strangers_run_is_not_waited_for(stranger, name, cli):
     assert "not a regular file" in answer.err
 
 
-def test_a_strangers_run_sends_nothing_to_a_terminal_that_it_would_obey(stranger, cli, capsys):
-    """As escape sequences are, which set titles, fill the clipboard or hide text."""
+def test_control_characters_of_another_users_run_are_not_printed(stranger, cli, capsys):
+    """Escape sequences can set titles, fill the clipboard or hide text."""
     (stranger / "card.md").write_text("a card\x1b]0;title\x07\n")
     assert cli("card", stranger).out == "a card\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}\n"
     (stranger / "search.yaml").write_text('"sear\\ech": 1\n')
@@ -149,7 +149,7 @@ def test_a_strangers_run_sends_nothing_to_a_terminal_that_it_would_obey(stranger
     assert capsys.readouterr().out.strip() == "a cell\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}31m"
 
 
-def test_the_command_line_says_so_and_has_an_option(stranger, cli):
+def test_the_command_line_explains_trust_and_has_an_option(stranger, cli):
     answer = cli("evaluate", stranger)
     assert answer.code == 2
     assert "--trust" in answer.err
@@ -164,7 +164,7 @@ def test_the_users_own_run_needs_no_trust(finished_run, cli):
     assert cli("evaluate", finished_run, "--json").code == 0
 
 
-def test_an_own_builder_beside_the_search_file_needs_no_trust(search_file, cli, tmp_path, no_export, monkeypatch):
+def test_a_builder_next_to_the_search_file_needs_no_trust(search_file, cli, tmp_path, no_export, monkeypatch):
     (tmp_path / "own_builders.py").write_text(BUILDERS)
     monkeypatch.setattr("nas_distill.utils.references._used", {})
     space = {
@@ -180,7 +180,7 @@ def test_an_own_builder_beside_the_search_file_needs_no_trust(search_file, cli, 
 
 
 def test_an_own_run_started_from_python_loads_its_own_builder(tmp_path, no_export, monkeypatch):
-    """Without the data, which only that program has: its student is a module that can be trained, not a graph."""
+    """Without the data, which only that program has; the student is a module that can be trained, not a graph."""
     (tmp_path / "plain_builders.py").write_text(PLAIN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("nas_distill.utils.references._used", {})
@@ -202,7 +202,7 @@ def test_an_own_run_started_from_python_loads_its_own_builder(tmp_path, no_expor
     sys.modules.pop("plain_builders")
 
 
-def test_a_key_in_a_journal_is_no_path(tmp_path):
+def test_a_key_in_a_journal_is_not_a_path(tmp_path):
     for key in ("../x", "/etc", "..", ".", "", "a/b", "a\0b"):
         with pytest.raises(RunError, match="is not the name of a folder"):
             RunFolder(tmp_path).student(key)
@@ -210,13 +210,13 @@ def test_a_key_in_a_journal_is_no_path(tmp_path):
             RunFolder(tmp_path).checkpoint(key)
 
 
-def test_a_run_of_nas_distills_own_parts_needs_no_trust(stranger):
+def test_built_in_parts_need_no_trust(stranger):
     edit(stranger, **SHIPPED, space="resnet")
     with pytest.raises(RunError, match="was searched with another"):  # it is loaded, and found to differ
         _ = nd.open_run(stranger).problem
 
 
-def test_where_nothing_can_be_noted_the_user_is_asked(stranger, monkeypatch, tmp_path):
+def test_trust_is_required_again_where_it_cannot_be_recorded(stranger, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     assert nd.open_run(stranger, trust=True).problem is not None
@@ -224,7 +224,7 @@ def test_where_nothing_can_be_noted_the_user_is_asked(stranger, monkeypatch, tmp
         _ = nd.open_run(stranger).problem
 
 
-def test_the_task_of_a_strangers_run_is_not_loaded(stranger, cli, monkeypatch):
+def test_the_task_of_another_users_run_is_not_loaded(stranger, cli, monkeypatch):
     known = journal.metadata_of
     monkeypatch.setattr(
         "nas_distill.study.stored.metadata_of",

@@ -27,7 +27,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def student(given, tmp_path_factory):
-    """A finished student that tells four patches apart."""
+    """A finished student that classifies four patches."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -73,8 +73,8 @@ def digits_student(given, folder):
     return run.best().student(), data
 
 
-def test_its_former_self_keeps_it_from_forgetting(given, tmp_path):
-    """Trained on with the digits from 5 to 9 alone, it forgets those from 0 to 4, unless it teaches itself."""
+def test_distillation_from_the_former_student_reduces_forgetting(given, tmp_path):
+    """Updated only on digits 5 to 9, it forgets digits 0 to 4, unless its former self teaches it."""
     student, data = digits_student(given, tmp_path / "run")
     x, y = torch.from_numpy(data.train.x), torch.from_numpy(data.train.y)
     known = data.normalisation()
@@ -90,8 +90,8 @@ def test_its_former_self_keeps_it_from_forgetting(given, tmp_path):
         assert right(updated, val[~old], labels[~old]) > right(student, val[~old], labels[~old])
 
 
-def test_labels_need_not_be_looked_at(student):
-    """With labels that are all wrong, the teacher's answers alone still teach."""
+def test_personalisation_does_not_use_labels(student):
+    """With wrong labels only, the student still learns from the teacher's answers."""
     x, y = samples(160, [0, 1, 2, 3], dark=0.5)
     wrong = nd.Dataset.from_tensors(x, (y + 1) % 4, val=0.25, num_classes=4)
     local = student.update(wrong, keep=0, labels=False, teacher=True, epochs=6, batch_size=32)
@@ -103,7 +103,7 @@ def test_labels_need_not_be_looked_at(student):
     )
 
 
-def test_the_student_itself_is_left_as_it_was(student):
+def test_the_original_student_is_unchanged(student):
     before = {name: value.clone() for name, value in student.load().state_dict().items()}
     updated = student.update(dataset(64, [0, 1, 2, 3]), epochs=1, batch_size=16)
     assert updated.folder != student.folder
@@ -111,8 +111,8 @@ def test_the_student_itself_is_left_as_it_was(student):
     assert any(not torch.equal(value, before[name]) for name, value in updated.load().state_dict().items())
 
 
-def test_an_update_is_told_by_its_provenance_and_changes_no_answer_of_its_trial(student):
-    """Its quality is of other data: it compares with no other student's, however high it is."""
+def test_an_update_has_its_provenance_and_does_not_replace_the_trials_student(student):
+    """Its quality is of other data, so it is not comparable with other students' qualities."""
     trial, data = Trial(student.run, student.record), dataset(64, [0])  # one class only: 100 % is soon reached
     before = [other.key for other in trial.students()]
     updated = student.update(data, keep=0, epochs=4, batch_size=16)
@@ -127,8 +127,8 @@ def test_an_update_is_told_by_its_provenance_and_changes_no_answer_of_its_trial(
     assert updated.key in [other.key for other in trial.students("updated")]
 
 
-def test_a_student_of_other_data_is_no_student_of_the_run(student):
-    """Also where its kind is of those that compare: what it was validated on decides."""
+def test_a_student_of_other_data_is_not_a_student_of_the_run(student):
+    """Even if its kind is comparable, the data that it was validated on decide."""
     stranger = student.folder.with_name(f"{student.key}-stranger")
     shutil.copytree(student.folder, stranger)
     file = stranger / "architecture.json"
@@ -152,7 +152,7 @@ def test_a_student_of_other_data_is_no_student_of_the_run(student):
         ({"epoch": 3}, "did you mean 'epochs'"),
     ],
 )
-def test_wrong_settings_are_told(student, changes, said):
+def test_invalid_settings_are_refused(student, changes, said):
     with pytest.raises(ConfigError, match=said):
         student.update(dataset(64, [0, 1, 2, 3]), **changes)
 
