@@ -289,6 +289,65 @@ def test_every_row_of_a_table_has_a_figure_for_each_header(path):
     assert {len(row) for row in rows} == {len(headers)}
 
 
+# The package.
+
+PROSE = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
+DESIGN = ROOT / "docs" / "design.md"
+
+
+@pytest.mark.parametrize("path", PROSE, ids=relative)
+def test_modules_and_names_of_the_package_exist(path):
+    for name in set(re.findall(r"(?<![\w./-])nas_distill(?:\.\w+)+", path.read_text(encoding="utf-8"))):
+        if not name.startswith("nas_distill.ai"):
+            pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("path", PROSE, ids=relative)
+def test_paths_of_the_repository_exist(path):
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r"(?<![\w./-])(?:\.\./)*([\w-]+(?:/[\w-]+)*/[\w-]+\.(?:py|csv|ipynb))(?![\w/])", text)
+    for name in found:
+        bases = [ROOT, ROOT / "nas_distill", ROOT / "docs", path.parent]
+        assert any((base / name).exists() for base in bases), f"{relative(path)} names {name}"
+
+
+def rooms():
+    return {path.name for path in (ROOT / "nas_distill").iterdir() if (path / "__init__.py").exists()}
+
+
+def test_the_design_lists_every_room_and_only_files_that_exist():
+    (tree,) = re.findall(
+        r"^    nas_distill/\n(.*?)^    search_spaces/", DESIGN.read_text(encoding="utf-8"), re.M | re.S
+    )
+    listed, room = set(), ""
+    for indent, named in re.findall(r"^ {4}( {2,4})((?:[\w]+(?:/|\.py)(?:, )?)+)", tree, flags=re.M):
+        if len(indent) == 2:
+            room = named if named.endswith("/") else ""
+            listed |= {room.rstrip("/")} - {""}
+        for name in named.split(", "):
+            base = ROOT / "nas_distill" / (room if len(indent) == 4 else "")
+            assert (base / name).exists(), f"{room}{name}"
+    assert listed == rooms()
+
+
+def test_contributing_lists_every_room():
+    (table,) = re.findall(
+        r"^\| room \| .*\n\|.*\n((?:\|.*\n)+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M
+    )
+    listed = {name for cell in re.findall(r"^\| (.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", cell)}
+    assert listed == rooms()
+
+
+def test_steps_of_the_paths_through_the_code_are_in_their_files():
+    (drawn,) = re.findall(r"^## Four paths.*?\n(.*?)^## ", DESIGN.read_text(encoding="utf-8"), flags=re.M | re.S)
+    steps = re.findall(r"^ {6}([\w/]+\.py) +(?:(\w+)(?:\.(\w+))?)?", drawn, flags=re.M)
+    assert len(steps) >= 20
+    for name, *identifiers in steps:
+        source = (ROOT / "nas_distill" / name).read_text(encoding="utf-8")
+        for identifier in filter(None, identifiers):
+            assert re.search(rf"\b{identifier}\b", source), f"{name} has no {identifier}"
+
+
 # The site.
 
 
