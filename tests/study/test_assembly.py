@@ -19,7 +19,7 @@ from nas_distill.config import BlockwiseConfig, TrainingConfig
 from nas_distill.costs.budget import Limit
 from nas_distill.distill import Distiller
 from nas_distill.spaces import Architecture
-from nas_distill.study import assembling
+from nas_distill.study import assembly as study_assembly
 from nas_distill.study.assembly import STEP, LibraryAssembler
 from nas_distill.tasks import find_task, task_names
 from nas_distill.utils.errors import RunError
@@ -62,9 +62,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def local(library: Any, values: Any, score: str) -> tuple[float, ...] | None:
         return None if values["a"] == 60 else (values["a"] / 60, values["b"] / 60)
 
-    monkeypatch.setattr(assembling, "assemblies", solve)
-    monkeypatch.setattr(assembling, "front", sweep)
-    monkeypatch.setattr(assembling, "block_scores", local)
+    monkeypatch.setattr(study_assembly, "assemblies", solve)
+    monkeypatch.setattr(study_assembly, "front", sweep)
+    monkeypatch.setattr(study_assembly, "block_scores", local)
     return calls
 
 
@@ -123,7 +123,7 @@ def test_students_with_a_diverged_block_are_left_out_of_the_fit(
     def local(library: Any, values: Any, score: str) -> tuple[float, ...]:
         return (math.inf if values["a"] > 30 else values["a"] / 60, values["b"] / 60)
 
-    monkeypatch.setattr(assembling, "block_scores", local)
+    monkeypatch.setattr(study_assembly, "block_scores", local)
     fitted = make({}).fit([(Architecture({"a": index, "b": index}), 0.9 - index / 100) for index in range(60)])
     assert fitted is not None
     assert fitted.plain.count == 31
@@ -211,7 +211,7 @@ def test_expected_quality_of_assemblies_is_that_of_the_task(case: Case) -> None:
         assert entry.expected is not None
         assert entry.expected <= 1
     assert [entry.score for entry in found] == sorted(entry.score for entry in found)
-    fitted = [quality for _, quality in assembling.scored(case.run.records)]
+    fitted = [quality for _, quality in study_assembly.scored(case.run.records)]
     assert min(fitted) - 1 < found[0].expected <= 1  # type: ignore[operator]
 
 
@@ -234,7 +234,7 @@ def test_without_enough_trials_there_is_no_expected_quality(
     case: Case, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas_distill.cli.commands.open_run_folder", lambda path, trust=False: case.run)
-    monkeypatch.setattr(assembling, "MINIMUM", 1000)
+    monkeypatch.setattr(study_assembly, "MINIMUM", 1000)
     said = cli("assemble", case.run.folder.path).out
     assert "Nothing is expected of them yet: too few trials" in said
     assert "Expected:" not in said

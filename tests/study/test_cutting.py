@@ -150,9 +150,9 @@ def test_a_plan_of_another_teacher_is_found_again(
 
     def find_plan(*given: Any, **options: Any) -> Plan:
         found.append(given)
-        return find_anew(*given, **options)
+        return find_again(*given, **options)
 
-    find_anew = cutting.find_plan
+    find_again = cutting.find_plan
     monkeypatch.setattr(cutting, "find_plan", find_plan)
     opened = nd.open_run(stopped["folder"], teacher=stopped["teacher"], data=stopped["data"]).problem.cutting
     assert opened is not None
