@@ -255,7 +255,7 @@ def test_search_prints_folder_costs_trials_and_result(cli, search_file, tmp_path
     assert (answer.code, answer.err) == (0, "")
     run = tmp_path / "small"
     order = [f"Run: {run}", "cheapest", "[1/2] trial 0 complete", "on validation data", "on test data"]
-    order.append(f"Everything is in {run}")
+    order.append(f"All results are in {run}")
     said = "".join(answer.out.split())  # tables and sentences are broken at the terminal's width
     at = 0
     for text in order:  # each after the one before it

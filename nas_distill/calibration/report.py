@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from nas_distill.calibration.scores import BAND, Difference, Ranking, Score, Study, rank
 from nas_distill.reports import formatting
 from nas_distill.reports.formatting import markdown_table
-from nas_distill.reports.plots import Handles, finish, new_figure, say_nothing
+from nas_distill.reports.plots import Handles, finish, new_figure, write_empty
 
 
 def ranking_table(rankings: Iterable[Ranking | None]) -> str:
@@ -67,7 +67,7 @@ def ranking_figure(
         short = np.mean(list(score.values.values()), axis=0)
         known = np.isfinite(short) & np.isfinite(full)
         if not known.any():
-            say_nothing(axes, "nothing has been trained")
+            write_empty(axes, "nothing has been trained")
             continue
         low, high = seeds[:, known].min(axis=0), seeds[:, known].max(axis=0)
         reach = [full[known] - low, high - full[known]]

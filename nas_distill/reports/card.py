@@ -55,13 +55,13 @@ def write_card(path: Path, report: FinalReport, facts: CardFacts) -> Path:
 
 
 def card(report: FinalReport, facts: CardFacts) -> str:
-    """Return the card's Markdown; what is not known is left out."""
+    """Return the card's Markdown; unknown facts are left out."""
     sections = [
         f"# {facts.title}",
-        _what(report, facts),
+        _summary(report, facts),
         _section("Results", _results(report)),
         _section("Exported files", _bullets(export_lines(report))),
-        _section("How it was distilled", _made(report, facts)),
+        _section("How it was distilled", _recipe(report, facts)),
         _section("Input and output", _input(facts, report.task)),
         _section("How to load it", _load(report, facts)),
         _section("Limits of use", _bullets(_limits(report, facts))),
@@ -70,14 +70,14 @@ def card(report: FinalReport, facts: CardFacts) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _what(report: FinalReport, facts: CardFacts) -> str:
+def _summary(report: FinalReport, facts: CardFacts) -> str:
     costs = words.costs(report.student.costs, ("params", "flops", "weight_bytes"))
     task = find_task(report.task)
     what = task.purpose.format(count=words.count(facts.num_classes, task.output, task.outputs))
     text = f"{what}, distilled from {facts.teacher} on {facts.data}"
     text += f"; {costs}" if costs else ""
     budget = ", ".join(f"{name} {limit.text(name)}" for name, limit in report.limits.items())
-    found = "Its architecture was found by a search that knew what each candidate costs"
+    found = "Its architecture was found by a search under known costs of each candidate"
     return f"{text}. {found}{f' (budget: {budget})' if budget else ''}."
 
 
@@ -95,7 +95,7 @@ def _bullets(lines: Sequence[str]) -> list[str]:
     return [f"- {line}" for line in lines]
 
 
-def _made(report: FinalReport, facts: CardFacts) -> list[str]:
+def _recipe(report: FinalReport, facts: CardFacts) -> list[str]:
     samples = ", ".join(f"{count:,} {name}" for name, count in facts.samples.items())
     lines = [f"Data: {facts.data}{f' ({samples})' if samples else ''}.", f"Teacher: {facts.teacher}."]
     lines += [f"{name.capitalize()}: {text.rstrip('.')}." for name, text in facts.training.items()]
@@ -164,12 +164,11 @@ def _limits(report: FinalReport, facts: CardFacts) -> list[str]:
     task = find_task(report.task)
     count = words.count(facts.num_classes, task.output, task.outputs)
     lines = [
-        f"It knows the {count} of {facts.data} and nothing else{task.limits}. Inputs must look like that data, "
-        "normalised as above.",
-        f"Figures are of the {report.split} data of {facts.data}; elsewhere it may do better or worse.",
+        f"It knows only the {count} of {facts.data}{task.limits}. Inputs must resemble that data, normalised as above.",
+        f"Figures are of the {report.split} data of {facts.data}; on other data they may be better or worse.",
     ]
     if report.conditions:
-        lines.append("Latencies hold for the machine and settings they were measured on.")
+        lines.append("Latencies are valid only for the machine and the settings of their measurement.")
     return [*lines, *facts.limits_of_use]
 
 

@@ -21,7 +21,7 @@ _NAMES = 22  # columns for the names of figures, so that a table of three models
 
 
 def final_table(report: FinalReport) -> RenderableType:
-    """Return the report as a person reads it at the end of a search."""
+    """Return the report that is shown at the end of a search."""
     table = new_table(f"Student: trial {report.trial}, architecture {report.architecture}")
     models = models_of(report)
     add_columns(table, [f"on {report.split} data"], [model.name for model in models])
@@ -32,16 +32,16 @@ def final_table(report: FinalReport) -> RenderableType:
         add_row(table, [textwrap.fill(row[0], _NAMES), *(row[1:] if report.limits else row[1:-1])])
     lines = [Text(line) for line in (*result_lines(report), *effort_lines(report), *report.notes)]
     exports = [Text(line, overflow="fold") for line in export_lines(report)]
-    return Group(table, *lines, *exports, Text(f"Everything is in {report.run}.", overflow="fold"))
+    return Group(table, *lines, *exports, Text(f"All results are in {report.run}.", overflow="fold"))
 
 
 def models_of(report: FinalReport) -> list[ModelResult]:
-    """Return the models that are compared, in the order of the columns."""
+    """Return the compared models in the order of the columns."""
     return [report.teacher, report.student, *([report.baseline] if report.baseline else [])]
 
 
 def final_rows(report: FinalReport) -> list[list[str]]:
-    """Return the rows of the table: name of the figure (with its direction), one cell a model, the budget's limit.
+    """Return the rows of the table: name of the figure (with its direction), one cell per model, the budget's limit.
 
     Rows without a figure for any model are left out.
     """
@@ -65,7 +65,7 @@ def final_rows(report: FinalReport) -> list[list[str]]:
 
 
 def result_lines(report: FinalReport) -> list[str]:
-    """Return what the figures mean, in sentences: against the teacher, against hard labels, and how far to trust it."""
+    """Return sentences on the result: student and teacher, student and hard labels, and the uncertainty."""
     lines = []
     student, teacher = report.student.evaluation, report.teacher.evaluation
     if student is not None and teacher is not None:
@@ -97,7 +97,7 @@ def _baseline_line(report: FinalReport) -> list[str]:
     if ours is None or theirs is None:
         return []
     gain = ours.quality - theirs.quality
-    # Both were read on the same samples, so this is wider than it need be: a cautious reading of a small gain.
+    # Both were evaluated on the same samples, so this interval is wider than necessary: cautious about small gains.
     noise = math.hypot(ours.error, theirs.error)
     verdict = "a gain" if gain > noise else "a loss: it did not help" if gain < -noise else "which may be chance"
     alone = find_task(report.task).training_without_teacher
@@ -105,7 +105,7 @@ def _baseline_line(report: FinalReport) -> list[str]:
 
 
 def effort_lines(report: FinalReport) -> list[str]:
-    """Return what the search did and saved, and how well short scores ranked the finalists."""
+    """Return sentences on what the search trained and saved, and on how well short scores ranked the finalists."""
     lines = []
     saved = report.savings
     if saved is not None:
@@ -121,7 +121,7 @@ def effort_lines(report: FinalReport) -> list[str]:
         repeats = words.count(saved.duplicates, "repeat")
         lines.append(f"Never trained: {over} over budget{under} and {repeats}.{failed}")
         if saved.store_saved_seconds is not None and saved.store_seconds is not None:
-            once = f"took {words.duration(saved.store_seconds)}" if saved.store_seconds else "was done before"
+            once = f"took {words.duration(saved.store_seconds)}" if saved.store_seconds else "was done already"
             lines.append(
                 f"Running the teacher once {once}; beside every student it would have taken "
                 f"{words.duration(saved.store_saved_seconds)} more."
@@ -129,17 +129,17 @@ def effort_lines(report: FinalReport) -> list[str]:
         if saved.wall_seconds is not None:
             total, parts = words.durations(saved.phases or {"": saved.wall_seconds})
             listed = ", ".join(f"{name} {seconds}" for name, seconds in parts.items() if name)
-            lines.append(f"All in all {total}{f': {listed}' if listed else ''}.")
+            lines.append(f"Total time {total}{f': {listed}' if listed else ''}.")
     return [*lines, *trust_lines(report)]
 
 
 def trust_lines(report: FinalReport) -> list[str]:
-    """Return how well the short scores ranked the finalists, or why that cannot be said."""
+    """Return a sentence on how well short scores ranked the finalists, or on why that is unknown."""
     trust = report.trust
     if trust is None:
         return []
     if trust.finalists < 2 or trust.kendall is None:
-        return ["Trust: too few finalists to say how well short scores rank."]
+        return ["Trust: too few finalists to measure how well short scores rank."]
     many = words.count(trust.finalists, "finalist")
     interval = (
         f"95 % interval {trust.interval[0]:.2f} to {trust.interval[1]:.2f}"
@@ -155,7 +155,7 @@ def trust_lines(report: FinalReport) -> list[str]:
 
 
 def export_lines(report: FinalReport) -> list[str]:
-    """Return one sentence a file that was exported."""
+    """Return one sentence per exported file."""
     same = find_task(report.task).same
     return [
         f"{export.path}: {words.cost('weight_bytes', export.bytes)}, differs from PyTorch by at most "
@@ -176,7 +176,7 @@ def _speed_up(report: FinalReport, model: ModelResult) -> str:
 
 
 def finalists_table(report: FinalReport) -> RenderableType:
-    """Return the finalists: short and full quality, what the full distillation gained, the chosen one marked."""
+    """Return a table of the finalists: short and full quality, the gain, and a mark on the chosen one."""
     table = new_table(f"Finalists, by validation {find_task(report.task).quality_name}")
     names = cost_columns((name for entry in report.finalists for name in entry.costs), report.limits)
     costs = [words.label(name) for name in names]

@@ -34,12 +34,12 @@ def points(difference: float, digits: int = 2) -> str:
 
 
 def cost(name: str, value: float | None) -> str:
-    """Write a cost with its unit; a cost of which nothing is known here keeps its number."""
+    """Write a cost with its unit; an unknown cost is written as a number."""
     return NONE if value is None else format_cost(name, value)
 
 
 def label(name: str) -> str:
-    """Return how lines of text and headers call a cost."""
+    """Return the name of a cost in text and headers."""
     return describe_cost(name).label
 
 
@@ -50,7 +50,7 @@ def costs(values: Mapping[str, float], names: Iterable[str] = ()) -> str:
 
 
 def limit(name: str, value: Limit | None) -> str:
-    """Write a limit shortly: ``"<= 2 M"``, ``">= 10 k"``, ``"10 k to 2 M"``; a dash for none."""
+    """Write a limit in short form: ``"<= 2 M"``, ``">= 10 k"``, ``"10 k to 2 M"``; a dash for none."""
     if value is None or (value.low is None and value.high is None):
         return NONE
     if value.low is None:
@@ -83,7 +83,7 @@ def duration(seconds: float | None) -> str:
 
 
 def durations(parts: Mapping[str, float]) -> tuple[str, dict[str, str]]:
-    """Write seconds in total and by part, so that the parts as written add up to the total as written.
+    """Write seconds in total and by part, rounded so that the written parts add up to the written total.
 
     Parts too short for the total's unit (tenths of a second, seconds, or minutes) are left out.
     """
@@ -115,7 +115,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def to_plain(value: Any) -> Any:
     """Return a report as dicts, lists and scalars for ``--json``; numbers that are not finite become None.
 
-    Keys are the attributes' names, which carry the units; derived figures of a ``FinalReport`` are among them.
+    Keys are the names of attributes, which contain the units; derived figures of a ``FinalReport`` are included.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {entry.name: to_plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
@@ -130,7 +130,7 @@ def to_plain(value: Any) -> Any:
 
 
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table, its first column to the left and all others to the right; bars in cells are escaped."""
+    """Return a Markdown table, the first column left-aligned and the others right-aligned; bars are escaped."""
     lines = [headers, [":--", *["--:"] * (len(headers) - 1)], *rows]
     return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in line)} |" for line in lines)
 

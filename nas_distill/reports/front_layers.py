@@ -1,4 +1,4 @@
-"""Layers of a front plot, sorted without drawing."""
+"""Layers of a front plot: trials sorted by how they are drawn."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class FrontLayers:
 
     Attributes:
         fitting: complete trials within every limit.
-        beyond: complete trials over some limit, as there are once a budget is moved.
+        beyond: complete trials over some limit, which exist where the budget was changed after the search.
         pruned: stopped trials, at the quality of the last rung they reached.
         untrained: costs of candidates over budget, which have no quality.
         failed: costs of trials that failed.
-        front: complete trials within every limit that no cheaper one equals, by rising cost.
-        front_beyond: the same without limits, where it goes on past ``front``.
+        front: complete trials within every limit that are better than all cheaper ones, by rising cost.
+        front_beyond: the continuation of ``front`` without limits, from its last point on.
     """
 
     fitting: tuple[Point, ...]
@@ -38,9 +38,9 @@ class FrontLayers:
 def front_layers(
     records: Iterable[TrialRecord], cost: str, limits: Mapping[str, Limit], guess: float | None = None
 ) -> FrontLayers:
-    """Sort trials into layers; those without a finite, positive ``cost`` are left out (the axis is logarithmic).
+    """Return trials by layer; those without a finite, positive ``cost`` are left out (the axis is logarithmic).
 
-    What is no better than ``guess``, the quality of a constant answer, is on no front.
+    A front holds only trials that are better than ``guess``, the quality of a constant answer.
     """
     least = -math.inf if guess is None else guess
     fitting: list[Point] = []
@@ -71,12 +71,12 @@ def front_layers(
 
 
 def within(costs: Mapping[str, float], limits: Mapping[str, Limit]) -> bool:
-    """Say whether ``costs`` meet every limit; a cost that is not known meets none."""
+    """Return whether ``costs`` meet every limit; an unknown cost meets none."""
     return all(limit.excess(costs.get(name, math.nan)) == 0 for name, limit in limits.items())
 
 
 def envelope(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Return the points that are better than every one that costs no more, by rising cost."""
+    """Return the points that are better than every point of equal or lower cost, by rising cost."""
     found: list[Point] = []
     for price, quality in sorted(points, key=lambda point: (point[0], -point[1])):
         if not found or quality > found[-1][1]:
@@ -85,9 +85,9 @@ def envelope(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def quality_range(layers: Sequence[FrontLayers], others: Sequence[float]) -> tuple[float, float]:
-    """Return the range of quality worth showing: all that was trained to the end, and ``others``, with some room.
+    """Return the range of the quality axis: complete trials and ``others``, with a margin.
 
-    Stopped trials may lie far below; they are not to press the front against the top.
+    Stopped trials may be far below; they do not extend the range, because the front would be squeezed at the top.
     """
     main = [quality for layer in layers for _, quality in (*layer.fitting, *layer.beyond)] + list(others)
     stopped = [quality for layer in layers for _, quality in layer.pruned]
@@ -113,7 +113,7 @@ class DominatorRow:
 
     @property
     def total(self) -> int:
-        """How many trials it stopped."""
+        """The number of trials that it stopped."""
         return sum(self.stops.values())
 
 

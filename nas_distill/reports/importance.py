@@ -20,10 +20,10 @@ TREES = 60
 
 @dataclass(frozen=True)
 class Importance:
-    """Shares of variance, at least 0, higher means that more depends on it.
+    """Permutation importance of a parameter: shares of variance of at least 0; higher is more important.
 
-    ``quality``: lost when ``parameter`` is shuffled. ``beyond_cost``: the same for quality less what cost predicts.
-    Shares of different parameters may sum to more or less than 1: parameters act together.
+    ``quality`` is the share lost when ``parameter`` is shuffled; ``beyond_cost`` is the same for the residual of
+    quality after a fit to cost. Shares may sum to more or less than 1, because parameters interact.
     """
 
     parameter: str
@@ -33,16 +33,16 @@ class Importance:
 
 @dataclass(frozen=True)
 class ImportanceReport:
-    """Importances, the largest first, and what they rest on.
+    """Importances, the largest first, and the data that they are computed from.
 
     Attributes:
-        rows: one a parameter that varied.
-        rung: the rung whose qualities were used; ``trials`` how many reported there.
-        trials: see ``rung``.
-        explained: share of the variance of quality that the forest predicts on trials it has not seen (at most 1; near
-            0 or below means that the importances say nothing).
-        explained_by_cost: share that a parabola in the logarithm of ``cost`` fits.
-        explained_beyond_cost: share of what is then left that the forest predicts.
+        rows: one per parameter that varied.
+        rung: the rung whose qualities were used.
+        trials: number of trials that reported at this rung.
+        explained: share of the variance of quality that the forest predicts on held-out trials (at most 1; near 0 or
+            below, the importances are meaningless).
+        explained_by_cost: share that a parabola in the logarithm of ``cost`` explains.
+        explained_beyond_cost: share of the residual that the forest predicts.
         cost: name of the cost.
     """
 
@@ -56,9 +56,9 @@ class ImportanceReport:
 
 
 def parameter_importance(records: Sequence[TrialRecord], cost: str, *, seed: int = 0) -> ImportanceReport:
-    """Compute importances over all trials that reported at one rung: the last that half of the trained ones reached.
+    """Return importances over all trials that reported at the last rung that half of the trained trials reached.
 
-    Stopped trials count there too, so the sample is not the survivors alone.
+    Stopped trials count at this rung too, so the sample is not limited to trials that survived.
 
     Raises:
         RunError: fewer than ten trials reported at one rung, or no parameter varies among them.
@@ -69,7 +69,7 @@ def parameter_importance(records: Sequence[TrialRecord], cost: str, *, seed: int
     columns = {name: _column([record.params.get(name) for record in chosen]) for name in names}
     columns = {name: column for name, column in columns.items() if len(np.unique(column)) > 1}
     if not columns:
-        raise RunError("Parameter importance needs parameters that vary, and all trained trials have the same values.")
+        raise RunError("Parameter importance needs parameters that vary, but all trained trials have the same values.")
     x = np.column_stack(list(columns.values()))
     quality = np.array([record.rungs[rung] for record in chosen])
     rest = _beyond(quality, np.log([record.costs[cost] for record in chosen]))
@@ -102,14 +102,14 @@ def _at_one_rung(records: Sequence[TrialRecord]) -> tuple[int, list[TrialRecord]
 
 
 def _column(values: list[object]) -> NDArray[np.float64]:
-    """Return one column: numbers as they are, others by the order of their texts, absent ones below all."""
+    """Return a numeric column: numbers unchanged, other values by the order of their texts, absent ones lowest."""
     present = [value for value in values if value is not None]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
         numbers = [float(value) for value in present]  # type: ignore[arg-type]
         absent = min(numbers) - 1.0
         return np.array([absent if value is None else float(value) for value in values])  # type: ignore[arg-type]
-    places = {text: place for place, text in enumerate(sorted({str(value) for value in present}))}
-    return np.array([-1.0 if value is None else float(places[str(value)]) for value in values])
+    order = {text: index for index, text in enumerate(sorted({str(value) for value in present}))}
+    return np.array([-1.0 if value is None else float(order[str(value)]) for value in values])
 
 
 def _beyond(quality: NDArray[np.float64], log_cost: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -124,7 +124,7 @@ def _beyond(quality: NDArray[np.float64], log_cost: NDArray[np.float64]) -> NDAr
 
 
 def _importances(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> tuple[float, NDArray[np.float64]]:
-    """Return the share of variance predicted out of fold, and what is lost of it per column, both of ``y`` [N]."""
+    """Return the share of the variance of ``y`` [N] predicted out of fold, and the share lost per shuffled column."""
     from sklearn.ensemble import RandomForestRegressor
 
     rng = np.random.default_rng(seed)
@@ -139,10 +139,10 @@ def _importances(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> t
         forest.fit(x[~test], y[~test])
         error = float(((forest.predict(x[test]) - y[test]) ** 2).sum())
         missed += error
-        # One large prediction: a forest is slow to ask often.
+        # One large prediction, since each call of a forest has a large overhead.
         wrong = np.tile(x[test], (x.shape[1], SHUFFLES, 1, 1))
         for column in range(x.shape[1]):
-            # Drawn from all trials: a fold is small, and shuffled within itself it may hardly change.
+            # Drawn from all trials: a small fold that is shuffled within itself may hardly change.
             wrong[column, ..., column] = rng.choice(x[:, column], size=(SHUFFLES, int(test.sum())))
         predicted = forest.predict(wrong.reshape(-1, x.shape[1])).reshape(x.shape[1], SHUFFLES, -1)
         worse += ((predicted - y[test]) ** 2).sum(axis=2).mean(axis=1) - error

@@ -24,21 +24,21 @@ REDRAWN_SECONDS = 0.25
 
 
 def make_console() -> Console:
-    """Return a console on standard output; in a notebook one that writes text, since rich's own HTML is a cell each."""
+    """Return a console on standard output; in a notebook it writes text, as rich's HTML makes an output per line."""
     console = Console()
     if not console.is_jupyter:
         return console
     return Console(force_jupyter=False, force_terminal=False, width=NOTEBOOK_WIDTH)
 
 
-class Progress:
-    """Shows one run. Not thread-safe: called from the thread that searches; drawing happens in rich's own.
+class ProgressDisplay:
+    """Display of a run's progress. Not thread-safe: called from the thread that searches; rich draws in its own.
 
     Args:
-        console: where to write; the terminal's standard output unless given.
-        mode: ``live`` redraws a few lines in place, ``plain`` writes a line for each thing that happens (flushed, so
-            that a log file follows), ``notebook`` redraws an output of the cell, ``quiet`` writes nothing; ``auto`` is
-            live on a terminal, notebook in one, and plain elsewhere.
+        console: where to write; standard output by default.
+        mode: ``live`` redraws a few lines in place, ``plain`` writes and flushes a line per event, ``notebook`` redraws
+            an output of the cell, ``quiet`` writes nothing; ``auto`` is live on a terminal, notebook in a notebook, and
+            plain elsewhere.
     """
 
     def __init__(self, console: Console | None = None, *, mode: Mode = "auto") -> None:
@@ -47,7 +47,7 @@ class Progress:
         self._cell: Any = None
         self._drawn = 0.0
         self._view: ProgressView | None = None
-        self._seen = 0.0
+        self._updated = 0.0
         self._last = ""
         self._live: Live | None = None
 
@@ -58,43 +58,43 @@ class Progress:
         return "notebook" if own and Console().is_jupyter else "plain"
 
     def start(self) -> None:
-        """Begin; further calls do nothing."""
+        """Start the display; further calls have no effect."""
         if self.mode == "live" and self._live is None:
             self._live = Live(get_renderable=self._draw, console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
 
     def update(self, view: ProgressView) -> None:
-        """Show where it stands now. On its own this writes no plain line, unless a new phase begins."""
+        """Show the current state. In plain mode this writes a line only when a new phase begins."""
         begins = self._view is None or self._view.phase != view.phase
         if begins:
             self._end_phase()
             self._last = ""
-        self._view, self._seen = view, time.monotonic()
+        self._view, self._updated = view, time.monotonic()
         self._redraw(now=begins)
         if begins and self.mode == "plain":
             total = f": {view.total:g} {view.unit}" if view.total else ""
             self._write(f"{view.phase}{total}")
 
     def event(self, text: str) -> None:
-        """Say that something happened, e.g. ``"trial 12 complete: 91.2 %, 1.3 M flops"``.
+        """Show an event, e.g. ``"trial 12 complete: 91.2 %, 1.3 M flops"``.
 
-        The live view shows the latest; in plain mode it is a line, behind how many of the phase's pieces are done (so
-        update first).
+        The live view shows the latest event. In plain mode each is a line that begins with the phase's progress, so
+        call ``update`` first.
         """
         self._last = " ".join(text.split())
         self._redraw()
         if self.mode == "plain":
             view = self._view
-            place = f"[{view.done:g}/{view.total:g}] " if view is not None and view.total else ""
-            self._write(place + self._last)
+            done = f"[{view.done:g}/{view.total:g}] " if view is not None and view.total else ""
+            self._write(done + self._last)
 
     def note(self, text: str) -> None:
-        """Write a line that stays, in live and plain mode alike."""
+        """Write a permanent line, in every mode but quiet."""
         if self.mode != "quiet":
             self._write(" ".join(text.split()))
 
     def stop(self) -> None:
-        """End; what the last phase came to stays on the screen. Further calls do nothing."""
+        """Stop the display and leave the summary of the last phase on the screen; further calls have no effect."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -118,7 +118,7 @@ class Progress:
             self._write(f"{self._view.phase}: {self._summary(self._view)}")
 
     def _redraw(self, *, now: bool = False) -> None:
-        """Draw the view in a notebook's cell, not more often than one can look."""
+        """Draw the view in a notebook's cell, at most once per ``REDRAWN_SECONDS`` unless ``now``."""
         if self.mode != "notebook" or not (now or time.monotonic() - self._drawn >= REDRAWN_SECONDS):
             return
         from IPython.display import display
@@ -143,7 +143,7 @@ class Progress:
         self.console.file.flush()
 
     def _elapsed(self, view: ProgressView) -> float:
-        return view.elapsed_seconds + max(0.0, time.monotonic() - self._seen)
+        return view.elapsed_seconds + max(0.0, time.monotonic() - self._updated)
 
     def _draw(self) -> RenderableType:
         view = self._view
@@ -161,7 +161,7 @@ def _as_html(text: str) -> Any:
 
 
 def live_view(view: ProgressView, *, elapsed: float, left: float | None, last: str = "") -> RenderableType:
-    """Return the lines of the live view; ``elapsed`` and ``left`` in seconds as they are at this moment."""
+    """Return the lines of the live view; ``elapsed`` and ``left`` are the current times in seconds."""
     head = Table.grid(padding=(0, 1), expand=False)
     clock = words.duration(elapsed) + (f", about {words.duration(left)} left" if left is not None else "")
     total = f"{view.done:g}/{view.total:g} {view.unit}" if view.total else ""
@@ -185,7 +185,7 @@ def live_view(view: ProgressView, *, elapsed: float, left: float | None, last: s
 
 
 def counts(view: ProgressView) -> str:
-    """Return how many trials ended how: ``"12 complete, 9 stopped early, 31 over budget"``."""
+    """Return the numbers of trials by outcome: ``"12 complete, 9 stopped early, 31 over budget"``."""
     parts = [
         f"{view.complete} complete",
         f"{view.pruned} stopped early",

@@ -1,4 +1,4 @@
-"""Report models: plain figures from which tables, cards and JSON are made."""
+"""Data classes of reports: plain figures that tables, cards and JSON are made from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nas_distill.tasks import Evaluation
 
 @dataclass(frozen=True)
 class CostRow:
-    """One cost over a sample of the space.
+    """A cost over a sample of the space.
 
     Attributes:
-        name: of the cost.
+        name: name of the cost.
         cheapest: this cost of the candidate that is cheapest by the first objective.
         median: of the one in the middle by the first objective; so the columns of a table are three candidates.
         largest: of the largest by the first objective.
@@ -40,22 +40,22 @@ class CostRow:
 
 @dataclass(frozen=True)
 class CostSummary:
-    """What is known before anything trains.
+    """Costs and estimated times before a search trains anything.
 
     Attributes:
         space: name of the search space.
         size: of the space, as a text, e.g. "1.2e9 architectures (exact)".
-        sampled: candidates looked at.
-        rows: one a cost, objectives first.
+        sampled: number of candidates evaluated.
+        rows: one per cost, objectives first.
         trials: candidates to be trained.
-        workers: that train them side by side.
-        unbuildable: how many of the sampled ones the builder refused.
-        first_cause: what the first of those failed with.
+        workers: number of workers that train in parallel.
+        unbuildable: number of sampled candidates that the builder refused.
+        first_cause: error of the first of those.
         fits_all: share of the sampled candidates within all limits.
         search_seconds: estimated wall time of the search if nothing were pruned.
         final_seconds: estimated wall time of the full distillations.
-        conditions: what a latency is a latency of: runtime, batch, threads, processor.
-        seconds: that looking at the candidates took.
+        conditions: of latencies: runtime, batch, threads, processor.
+        seconds: time of the survey.
     """
 
     space: str
@@ -77,7 +77,7 @@ class CostSummary:
 class FinalistResult:
     """A candidate that was distilled in full.
 
-    ``short`` is the validation quality of its short distillation, ``full`` that of the full one (None: it failed, for
+    ``short`` is the validation quality of its short distillation, ``full`` that of the full one (None if it failed with
     ``cause``); ``chosen`` marks the student.
     """
 
@@ -94,9 +94,9 @@ class ModelResult:
     """A model as the final report shows it: the teacher, the student, or its baseline on hard labels.
 
     Attributes:
-        name: for people.
-        evaluation: on test data; None where there is none, or before it was looked at.
-        validation: quality on validation data, which chose the student and flatters it.
+        name: in headers.
+        evaluation: on test data; None without test data or before the evaluation.
+        validation: quality on validation data, optimistic for the student, which was chosen by it.
         costs: counted; ``latency_ms`` among them is the predicted one.
         latency_p50_ms: median, measured on the exported file.
         latency_p95_ms: 95th percentile, measured on the exported file.
@@ -112,20 +112,20 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Savings:
-    """What a search did, and did not have to do.
+    """Numbers of trained and skipped candidates, and the time that was saved.
 
     Attributes:
         complete: candidates trained to the end.
         pruned: candidates that were stopped.
         failed: candidates that failed.
         over_budget: candidates outside the budget, recorded and never trained.
-        below: those of them that are over no limit, but below a lower one.
-        duplicates: proposed again, and not trained again.
-        trained_seconds: spent training, over all workers.
-        pruning_saved_seconds: what stopped candidates would have gone on for, each at its own pace.
-        store_seconds: what running the teacher once took; 0 where the store was there already.
-        store_saved_seconds: what running the teacher beside every student would have taken on top.
-        wall_seconds: from start to end, over all sessions of the run.
+        below: those of them that violate only lower limits.
+        duplicates: candidates proposed again, which are not trained again.
+        trained_seconds: training time, summed over all workers.
+        pruning_saved_seconds: remaining training time of stopped candidates, at the speed of each.
+        store_seconds: time of running the teacher once; 0 if the store existed already.
+        store_saved_seconds: additional time that running the teacher beside every student would have taken.
+        wall_seconds: wall time over all sessions of the run.
         phases: these seconds by phase, in order; they add up to ``wall_seconds``.
     """
 
@@ -148,7 +148,7 @@ class Trust:
     """How well short scores ranked the finalists (``reports/trust.py`` computes it).
 
     Attributes:
-        finalists: how many were compared.
+        finalists: number of compared finalists.
         kendall: Kendall's tau-b of short and full quality, in [-1, 1]; higher is better; None where undefined.
         interval: its 95 % interval (bootstrap); None below five finalists.
         regret: full quality of the best finalist less that of the one whose short score was highest; a share, at least
@@ -163,7 +163,7 @@ class Trust:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An exported file and how it was checked (``export/parity.py``).
+    """An exported file and the result of its verification (``export/parity.py``).
 
     ``runtime``: title of the runtime that it is for; ``usage``: code that loads it from ``{path}``, empty for none.
     """
@@ -180,21 +180,21 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class FinalReport:
-    """The end of a search.
+    """Result of a search.
 
     Attributes:
         run: the run's folder, as the user names it.
-        teacher: what was distilled.
+        teacher: the teacher.
         student: the best finalist.
         trial: the student's trial.
         architecture: hash of the student's architecture.
         values: its parameters, nested.
-        baseline: the same architecture trained on hard labels alone.
+        baseline: the same architecture trained only on hard labels.
         finalists: all of them, the chosen one marked.
         limits: the budget, by cost.
-        split: which data ``evaluation`` of the three models is of.
-        task: what the networks tell of a sample.
-        savings: what the search did and did not have to do.
+        split: the data of ``evaluation`` of the three models.
+        task: name of the task.
+        savings: numbers of candidates, and the time that was saved.
         trust: how well short scores ranked the finalists.
         exports: files that were exported and checked.
         conditions: of the measured latencies.
@@ -220,18 +220,18 @@ class FinalReport:
 
     @property
     def student_folder(self) -> str:
-        """The student's folder, where its exported file is; the run's while nothing is exported."""
+        """The student's folder, which holds its exported file; the run's folder before the export."""
         return str(Path(self.exports[0].path).parent) if self.exports else self.run
 
     @property
     def speed_up(self) -> float | None:
-        """Teacher's measured median latency over the student's; higher is better."""
+        """The teacher's measured median latency divided by the student's; higher is better."""
         return ratio(self.teacher.latency_p50_ms, self.student.latency_p50_ms)
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a student's card says beside the report.
+    """Facts of a student's card that are not in the report.
 
     Attributes:
         title: name of the student.
@@ -242,14 +242,14 @@ class CardFacts:
         builder: reference of the builder.
         seed: of the run.
         samples: sizes of the splits, by name.
-        class_names: one a class, or None.
+        class_names: one per class, or None.
         normalisation: ``{"scale", "mean", "std"}``; the latter two may be None.
         teacher_fingerprint: digest of the teacher's weights.
-        training: how the student was distilled, in words by heading, e.g. {"loss": "KD, T = 4"}.
-        loads_by: how another program loads the student: ``builder`` (by its name), ``graph`` (the builder may not be
-            importable there), or ``own builder`` (neither works, so the caller gives one).
+        training: text on the student's training by heading, e.g. {"loss": "KD, T = 4"}.
+        loads_by: way for another program to load the student: ``builder`` (by its name), ``graph`` (if the builder may
+            not be importable), or ``own builder`` (the caller passes one, if neither works).
         versions: package -> version.
-        host: what figures of time were measured on.
+        host: the machine of all timings.
         created: a date.
         limits_of_use: further sentences.
     """
@@ -275,28 +275,28 @@ class CardFacts:
 
 @dataclass(frozen=True)
 class ProgressView:
-    """Where a run stands, for the live view.
+    """State of a run for the live view.
 
     Attributes:
-        phase: what it is doing, e.g. "teacher store", "calibration", "search", "full distillation", "export".
-        done: pieces of this phase that are finished.
-        total: pieces of this phase; 0 if not known.
-        unit: what the pieces are, in the plural, e.g. "trials".
+        phase: the current phase, e.g. "teacher store", "calibration", "search", "full distillation", "export".
+        done: finished units of this phase.
+        total: all units of this phase; 0 if unknown.
+        unit: name of the units in the plural, e.g. "trials".
         running: trials in training.
         complete: trials trained to the end.
         pruned: trials that were stopped.
         failed: trials that failed.
-        over_budget: candidates never trained, for their costs.
-        below: those of them that are over no limit, but below a lower one.
+        over_budget: candidates outside the budget, which are never trained.
+        below: those of them that violate only lower limits.
         duplicates: candidates that were proposed again.
         best_quality: highest quality of a complete trial within budget.
         best_trial: its number.
         best_costs: its costs.
-        front_size: trials that nobody beats.
+        front_size: number of trials on the front.
         hypervolume: of the front, in [0, 1]; higher is better.
         elapsed_seconds: of this session.
-        left_seconds: an estimate; None before there is one.
-        stopping: the user asked to stop.
+        left_seconds: estimated remaining time; None if unknown.
+        stopping: whether the user asked to stop.
     """
 
     phase: str
@@ -321,7 +321,7 @@ class ProgressView:
 
 
 def ratio(above: float | None, below: float | None) -> float | None:
-    """Return ``above / below`` where both are known and above 0, else None."""
+    """Return ``above / below`` if both are known and above 0, else None."""
     if above is None or below is None or not (above > 0 and below > 0):
         return None
     return above / below

@@ -36,7 +36,7 @@ Handles = dict[str, Line2D]
 
 
 class Picture(Figure):
-    """A figure that a notebook shows where it is a cell's result; others need pyplot for that."""
+    """A figure that a notebook displays as the result of a cell, without pyplot."""
 
     def _repr_png_(self) -> bytes:
         stream = io.BytesIO()
@@ -56,12 +56,12 @@ def front_figure(
     quality: str = "validation accuracy",
     guess: float | None = None,
 ) -> Figure:
-    """Draw quality (up, higher is better) over each of ``costs`` (logarithmic, lower is better), one panel a cost.
+    """Draw quality (higher is better) over each of ``costs`` (logarithmic, lower is better), one panel per cost.
 
-    Complete trials are dots, those on the front joined by steps; stopped ones hollow, at the quality where they
+    Complete trials are dots, joined by steps on the front; stopped trials are hollow, at the quality where they
     stopped; candidates over budget have no quality and are ticks at the bottom. ``finalists`` are stars, with an arrow
-    from short to full distillation; of ``teacher`` and ``baseline`` the validation accuracy is shown. What is no better
-    than ``guess``, the quality of a constant answer, is not on the front.
+    from short to full distillation; ``teacher`` and ``baseline`` are drawn at their validation quality. Trials not
+    better than ``guess``, the quality of a constant answer, are not on the front.
     """
     limits = limits or {}
     figure = new_figure(SIZE)
@@ -79,7 +79,7 @@ def front_figure(
         _finalists(axes, cost, finalists, baseline, handles)
         _teacher(axes, cost, teacher)
     if not any(layer.fitting or layer.beyond or layer.pruned for layer in layers):
-        say_nothing(panels[0], "nothing has been trained yet")
+        write_empty(panels[0], "nothing has been trained yet")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     panels[0].set_ylabel(quality)
     finish(figure, title or "Quality by cost", handles)
@@ -170,7 +170,9 @@ def _finalists(
         star: dict[str, Any] = {"marker": "*", "ms": 19 if entry.chosen else 13, "mec": INK, "mew": 0.7, "zorder": 7}
         _plot(axes, [(price, full)], label, handles, color=GREEN, ls="none", **star)
         if entry.chosen:
-            _say(axes, f"student {words.percent(full, 1)}", (price, full), (-9, 5), "right", color=GREEN, weight="bold")
+            _label(
+                axes, f"student {words.percent(full, 1)}", (price, full), (-9, 5), "right", color=GREEN, weight="bold"
+            )
             if baseline is not None and baseline.validation is not None:
                 point = (price, baseline.validation)
                 style: dict[str, Any] = {"marker": "X", "ms": 9, "color": PURPLE, "mec": INK, "mew": 0.6, "zorder": 6}
@@ -212,8 +214,8 @@ def _limit(axes: Axes, cost: str, limit: Limit | None) -> None:
         if end:
             axes.axvspan(*sorted((end, outer)), color=RED, alpha=0.07, lw=0, zorder=0)
             axes.axvline(end, color=RED, lw=1.5, zorder=1)
-            where, beside = (end, axes.get_ylim()[0]), ((5, "left") if end < middle else (-5, "right"))
-            _say(axes, f"{side} {words.cost(cost, end)}", where, (beside[0], height), beside[1], color=RED, gid=LIMIT)
+            where, (shift, ha) = (end, axes.get_ylim()[0]), ((5, "left") if end < middle else (-5, "right"))
+            _label(axes, f"{side} {words.cost(cost, end)}", where, (shift, height), ha, color=RED, gid=LIMIT)
 
 
 def _teacher(axes: Axes, cost: str, teacher: ModelResult | None) -> None:
@@ -225,10 +227,10 @@ def _teacher(axes: Axes, cost: str, teacher: ModelResult | None) -> None:
     text = f"teacher {words.percent(teacher.validation, 1)}"
     if price is not None and left <= price <= right:
         axes.plot([price], [teacher.validation], marker="D", ms=9, color=INK, zorder=6)
-        _say(axes, f"{text}\n{words.cost(cost, price)}", (price, teacher.validation), (-9, -7), "right", va="top")
+        _label(axes, f"{text}\n{words.cost(cost, price)}", (price, teacher.validation), (-9, -7), "right", va="top")
     else:
         extra = f", {words.cost(cost, price)}" if price is not None else ""
-        _say(axes, text + extra, (left, teacher.validation), (6, 4), "left")
+        _label(axes, text + extra, (left, teacher.validation), (6, 4), "left")
 
 
 def rungs_figure(
@@ -238,9 +240,9 @@ def rungs_figure(
     quality: str = "validation accuracy",
     highlight: int | None = None,
 ) -> Figure:
-    """Draw each trial's quality (up, higher is better) over the share of its training, a cross where it was stopped.
+    """Draw each trial's quality (higher is better) over the share of its training, with a cross where it was stopped.
 
-    ``highlight`` is the number of the trial to draw boldly, say the student's.
+    ``highlight`` is the number of a trial to draw in bold, such as the student's.
     """
     figure = new_figure(SIZE)
     axes = figure.subplots()
@@ -292,7 +294,7 @@ def dominator_figure(records: Sequence[TrialRecord], *, cost: str, most: int = 1
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trials stopped")
     if not rows:
-        say_nothing(axes, "nothing was stopped")
+        write_empty(axes, "nothing was stopped")
     elif len(rungs) > 1:
         axes.legend(frameon=False, loc="lower right")
     finish(figure, title or "Stopped trials by the trial that dominates them", {}, bars=True)
@@ -300,36 +302,36 @@ def dominator_figure(records: Sequence[TrialRecord], *, cost: str, most: int = 1
 
 
 def importance_figure(report: ImportanceReport, *, most: int = 15, title: str = "") -> Figure:
-    """Draw the importance of each parameter for quality, and for what cost does not explain of it; longer is more."""
+    """Draw the importance of each parameter for quality, and for the part of quality that cost does not explain."""
     rows = report.rows[:most]
     figure = new_figure((SIZE[0], 2.6 + 0.5 * max(len(rows), 3)))
     axes = figure.subplots()
-    places = range(len(rows))
+    positions = range(len(rows))
     for shift, values, colour, name in (
         (-0.19, [row.quality for row in rows], BLUE, "quality"),
         (0.19, [row.beyond_cost for row in rows], ORANGE, f"quality beyond what {report.cost} explains"),
     ):
-        bars = axes.barh([place + shift for place in places], values, height=0.36, color=colour, label=name)
+        bars = axes.barh([position + shift for position in positions], values, height=0.36, color=colour, label=name)
         axes.bar_label(bars, [words.percent(value, 0) for value in values], padding=4, color=GREY, fontsize=10)
-    axes.set_yticks(list(places), [row.parameter for row in rows])
+    axes.set_yticks(list(positions), [row.parameter for row in rows])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.set_xlim(0, max([0.05, *(max(row.quality, row.beyond_cost) for row in rows)]) * 1.12)
     found = [words.percent(max(share, 0), 0) for share in (report.explained, report.explained_beyond_cost)]
     basis = f"{report.trials} trials at rung {report.rung}. Parameters predict {found[0]} of the variance of quality"
     basis += (
-        f"; {report.cost} alone fits {words.percent(report.explained_by_cost, 0)}, of the rest they predict {found[1]}."
+        f"; {report.cost} explains {words.percent(report.explained_by_cost, 0)}, of the rest they predict {found[1]}."
     )
     if report.explained < 0.1:
-        basis += "\nThat is too little for these bars to mean much."
+        basis += "\nThat is too little for these bars to be meaningful."
     axes.set_xlabel(f"share of variance lost when the parameter is shuffled\n{basis}")
     axes.legend(frameon=False, loc="lower right")
-    finish(figure, title or "Which parameters matter", {}, bars=True)
+    finish(figure, title or "Importance of parameters", {}, bars=True)
     return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG, whole or not at all, and return the path.
+    """Write a figure as PNG atomically and return the path.
 
     Raises:
         RunError: the file cannot be written.
@@ -344,7 +346,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """Return an empty figure of so many inches, on a canvas of its own."""
+    """Return an empty figure of ``size`` in inches, with its own canvas."""
     figure = Picture(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     FigureCanvasAgg(figure)
     return figure
@@ -357,20 +359,20 @@ def _plot(axes: Axes, points: Sequence[Point], label: str, handles: Handles, **s
             handles.setdefault(label, line)
 
 
-def _say(axes: Axes, text: str, where: Point, shift: tuple[float, float], ha: str, **style: Any) -> None:
-    """Write beside a point, with a white edge, so that it reads over whatever is below."""
+def _label(axes: Axes, text: str, where: Point, shift: tuple[float, float], ha: str, **style: Any) -> None:
+    """Write text beside a point, with a white edge, so that it is readable over other marks."""
     edge = [withStroke(linewidth=3, foreground="white")]
     style = {"color": INK, "zorder": 8, **style}
     axes.annotate(text, where, shift, textcoords="offset points", ha=ha, path_effects=edge, **style)
 
 
-def say_nothing(axes: Axes, text: str) -> None:
-    """Write in the middle of a panel why it is empty."""
+def write_empty(axes: Axes, text: str) -> None:
+    """Write the reason for an empty panel into its middle."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=13)
 
 
 def finish(figure: Figure, title: str, handles: Handles, *, bars: bool = False) -> None:
-    """Give a figure its grid, title and legend."""
+    """Add grid, title and legend to a figure."""
     for axes in figure.axes:
         axes.grid(True, axis="x" if bars else "both", color=PALE, lw=0.7, zorder=0)
         axes.set_axisbelow(True)

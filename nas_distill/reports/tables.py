@@ -34,12 +34,12 @@ STATES = {
 
 
 def cost_table(summary: CostSummary) -> RenderableType:
-    """Return what is known before a search: what candidates cost, what share of them fits, how long it will take."""
+    """Return the survey of a search: costs of candidates, the share that fits the budget, and estimated times."""
     table = new_table(f"Space {summary.space}: {summary.size}", tightening=True)
     teacher, limits = any(row.teacher is not None for row in summary.rows), any(row.limit for row in summary.rows)
     columns = ["cheapest", "median", "largest"] + ["teacher"] * teacher + ["budget", "fits"] * limits
     add_columns(table, ["cost"], columns)
-    for column in table.columns:  # on a narrow terminal the limits wrap, between figures, and nothing else does
+    for column in table.columns:  # on a narrow terminal only the limits wrap, between figures
         column.no_wrap = str(column.header) != "budget"
     for row in summary.rows:
         cells = [row.name + (" *" if row.objective else "")]
@@ -62,18 +62,18 @@ def _share(share: float | None) -> str:
 
 
 def _cost_lines(summary: CostSummary) -> list[str]:
-    looked = f"{words.count(summary.sampled, 'candidate')} looked at"
-    looked += f" in {words.duration(summary.seconds)}" if summary.seconds is not None else ""
+    sampled = f"{words.count(summary.sampled, 'candidate')} evaluated"
+    sampled += f" in {words.duration(summary.seconds)}" if summary.seconds is not None else ""
     if summary.fits_all is not None:
-        looked += f": {_share(summary.fits_all)} within the budget"
+        sampled += f": {_share(summary.fits_all)} within the budget"
     if summary.unbuildable:
-        looked += f"; the builder refused {summary.unbuildable} of them, first with: {summary.first_cause}"
+        sampled += f"; the builder refused {summary.unbuildable} of them, first with: {summary.first_cause}"
     plan = f"{words.count(summary.trials, 'trial')} on {words.count(summary.workers, 'worker')}"
     if summary.search_seconds is not None:
         plan += f": at most {words.duration(summary.search_seconds)}, less what is stopped early"
     if summary.final_seconds is not None:
         plan += f"; then about {words.duration(summary.final_seconds)} of full distillation"
-    lines = [f"{looked.rstrip('.')}.", f"{plan}."]
+    lines = [f"{sampled.rstrip('.')}.", f"{plan}."]
     lines += [
         f"{row.name} is predicted, for half of the candidates to within {100 * row.error:.0f} %."
         for row in summary.rows
@@ -95,7 +95,7 @@ def front_table(
     task: str = "classification",
     note: str | None = None,
 ) -> RenderableType:
-    """Return the front, from cheap to dear: trials that none beats in quality and ``costs``; over a limit: dimmed."""
+    """Return the front by rising cost: trials that no other beats in quality and ``costs``; dim where over a limit."""
     front = front_records(records, costs)
     if not front:
         return Text(note or "No trial is complete yet, so there is no front.")
@@ -121,18 +121,18 @@ def front_table(
     if student is not None and any(record.number == student.trial for record in front):
         about += "  *: the student."
     elif student is not None:
-        about += f"\nThe student, trial {student.trial}, came to {words.percent(student.full)} after full distillation."
+        about += f"\nThe student, trial {student.trial}, has {words.percent(student.full)} after full distillation."
     return Group(table, *(Text(line, style="dim") for line in (about, note) if line))
 
 
 def cost_columns(known: Iterable[str], first: Iterable[str]) -> list[str]:
     """Return the costs that a table has columns for: ``first``, then the others.
 
-    Bytes of weights say what parameters say, so both are shown only where ``first`` asks for them.
+    Bytes of weights are redundant beside parameters, so both are shown only if ``first`` names the bytes.
     """
-    there, asked = list(dict.fromkeys(known)), list(first)
-    ordered = [name for name in dict.fromkeys((*asked, *there)) if name in there]
-    return [name for name in ordered if name != "weight_bytes" or name in asked or "params" not in there]
+    available, requested = list(dict.fromkeys(known)), list(first)
+    ordered = [name for name in dict.fromkeys((*requested, *available)) if name in available]
+    return [name for name in ordered if name != "weight_bytes" or name in requested or "params" not in available]
 
 
 def _over(costs: Mapping[str, float], limits: Mapping[str, Limit]) -> str:
@@ -140,7 +140,7 @@ def _over(costs: Mapping[str, float], limits: Mapping[str, Limit]) -> str:
 
 
 def trial_table(record: TrialRecord) -> RenderableType:
-    """Return everything known of one trial."""
+    """Return a table of one trial: costs, qualities at rungs, the reason for its end, and parameters."""
     rows = [("trial", f"{record.number}: {STATES[record.state]}"), ("architecture", record.architecture.hash)]
     for name, cost in record.costs.items():
         over = record.violations.get(name)
@@ -183,7 +183,7 @@ def _why(record: TrialRecord) -> list[tuple[str, str]]:
 
 
 class _Tightening(Table):
-    """A table whose columns move together where the terminal is too narrow for the usual gaps between them."""
+    """A table without gaps between columns on a terminal that is too narrow for the usual gaps."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if Measurement.get(console, options.update(max_width=_UNLIMITED), self).maximum > options.max_width:
@@ -194,7 +194,7 @@ class _Tightening(Table):
 def new_table(title: str, *, tightening: bool = False) -> Table:
     """Return an empty table in the style of all reports.
 
-    ``tightening``: on a narrow terminal its columns move together before they wrap.
+    ``tightening``: on a narrow terminal, gaps between columns disappear before columns wrap.
     """
     text = Text(title, style="bold")
     return (_Tightening if tightening else Table)(
@@ -204,12 +204,12 @@ def new_table(title: str, *, tightening: bool = False) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),  # the figures of a search fit 80 columns
+        padding=(0, 1, 0, 0),  # so that the figures of a search fit into 80 columns
     )
 
 
 def add_columns(table: Table, left: Sequence[str], right: Sequence[str]) -> None:
-    """Add columns of names, which a narrow terminal does not cut, then columns of figures, whose headers wrap."""
+    """Add columns of names, which do not wrap on a narrow terminal, then columns of figures, whose headers wrap."""
     for name in left:
         table.add_column(Text(name), no_wrap=True)
     for name in right:
@@ -217,20 +217,20 @@ def add_columns(table: Table, left: Sequence[str], right: Sequence[str]) -> None
 
 
 def add_row(table: Table, cells: Iterable[str | Text], style: str = "") -> None:
-    """Add a row; strings are shown as they are, whatever brackets are in them (rich would take those for markup).
+    """Add a row; strings are shown literally (rich would read brackets as markup).
 
-    Figures keep together with their units, where a narrow terminal makes columns wrap.
+    A figure and its unit stay on one line if a narrow terminal wraps the column.
     """
-    shown = (Text(_whole(cell)) if isinstance(cell, str) else cell for cell in cells)
+    shown = (Text(_unbroken(cell)) if isinstance(cell, str) else cell for cell in cells)
     table.add_row(*shown, style=style)
 
 
-def _whole(cell: str) -> str:
+def _unbroken(cell: str) -> str:
     return cell.replace(" ", "\N{NO-BREAK SPACE}") if cell[:1].isdigit() and len(cell) < 12 else cell
 
 
 def space_table(space: SearchSpace) -> RenderableType:
-    """Return a space's parameters, their values, when they apply, and its size."""
+    """Return a table of a space: its size, and its parameters with their values and conditions."""
     table = new_table(f"Space {space.name}: {space.size()}")
     for column in ("parameter", "kind", "values", "active when"):
         table.add_column(column)

@@ -1,4 +1,4 @@
-"""Trust in short scores: how they ranked finalists, starts and assembled students."""
+"""Trust in short scores: rankings of finalists, initial weights and assembled students."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ENOUGH = 5
 
 
 def rank_trust(finalists: Sequence[FinalistResult]) -> Trust:
-    """Compare short and full qualities of the finalists; those without both, finite, are left out.
+    """Compare short and full qualities of the finalists; those without two finite qualities are left out.
 
-    Kendall's tau-b (Kendall 1945), with a 95 % percentile interval over bootstrap draws of finalists where there are at
-    least five: fewer say next to nothing, and an interval would pretend otherwise. The draws are seeded.
+    The measure is Kendall's tau-b (Kendall 1945). From five finalists on, it has a 95 % percentile interval over seeded
+    bootstrap draws; for fewer, an interval would suggest more certainty than there is.
     """
     pairs = [(entry.short, entry.full) for entry in finalists]
     known = [(short, full) for short, full in pairs if short is not None and full is not None]
@@ -38,7 +38,7 @@ def rank_trust(finalists: Sequence[FinalistResult]) -> Trust:
         return Trust(0, None, None, None)
     array = np.array(known, dtype=float)
     short, full = array[:, 0], array[:, 1]
-    # Where several share the highest short score, each would have been as likely a choice.
+    # Where several share the highest short score, each is an equally likely choice.
     regret = float(full.max() - full[short == short.max()].mean())
     return Trust(len(array), kendall_tau(short, full), _interval(short, full) if len(array) >= ENOUGH else None, regret)
 
@@ -53,10 +53,10 @@ WORDS = {INHERITED: "with the teacher's weights", RANDOM: "with random ones"}
 
 
 def compare_starts(records: Sequence[TrialRecord]) -> str | None:
-    """Return a sentence that tells both kinds apart; None where a run has no such choice.
+    """Return a sentence that compares candidates by their initial weights; None for a run without that choice.
 
     Args:
-        records: of the run; those trained to their last rung are compared by quality, others are counted alone.
+        records: of the run; those trained to their last rung are compared by quality, others are only counted.
     """
     parts = []
     for start, text in WORDS.items():

@@ -17,8 +17,7 @@ from nas_distill.engine.progress import Event, Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.reports import formatting
 from nas_distill.reports.final import final_table
-from nas_distill.reports.live import Progress as LiveView
-from nas_distill.reports.live import make_console
+from nas_distill.reports.live import ProgressDisplay, make_console
 from nas_distill.reports.model import CostSummary, FinalReport, ProgressView
 from nas_distill.reports.tables import cost_table
 from nas_distill.runs.metadata import Finalist, Phase
@@ -104,7 +103,7 @@ class ConsoleObserver:
         self.console = console or make_console()
         self.quiet = quiet
         self.summary: CostSummary | None = None
-        self._view = LiveView(self.console, mode="quiet" if quiet else "auto")
+        self._view = ProgressDisplay(self.console, mode="quiet" if quiet else "auto")
         self._phase = ""
         self._began = time.monotonic()
         self._reached: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A run as searches leave them, made up: costs spread log-evenly, quality rising with cost, dominance stopping."""
+"""Synthetic run: log-uniform costs, quality that rises with cost, and dominance stopping."""
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def record():
 
 
 def make_report(run, *, notes=("A note [with] brackets.",), conditions="ONNX Runtime 1.32.0, batch 1, 1 thread, a CPU"):
-    """The end of a search over ``run``, everything known."""
+    """Return a complete final report of a search over ``run``."""
     limits = {"flops": Limit(high=2e6), "latency_ms": Limit(high=0.5)}
     best = sorted((r for r in run if r.state == "complete"), key=lambda r: -r.final_quality)[:3]
     gains = (0.009, 0.006, 0.004)

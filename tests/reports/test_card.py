@@ -33,7 +33,7 @@ def code_blocks(text):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_card_says_what_a_user_must_know(final):
+def test_the_card_holds_all_facts_in_fixed_sections(final):
     text = card(final, FACTS)
     for part in (
         "# Student of fashion-teacher",
@@ -67,7 +67,7 @@ def test_the_card_says_what_a_user_must_know(final):
     ]
 
 
-def test_its_code_is_code_and_names_the_students_folder(final):
+def test_code_of_the_card_is_valid_and_names_the_students_folder(final):
     blocks = code_blocks(card(final, FACTS))
     assert len(blocks) == 3
     for block in blocks:
@@ -95,13 +95,13 @@ def test_a_builder_that_cannot_be_imported_is_loaded_as_a_graph(final):
         ),
     ],
 )
-def test_how_inputs_are_made(final, normalisation, said):
+def test_normalisation_is_described(final, normalisation, said):
     text = card(final, replace(FACTS, normalisation=normalisation))
     assert ("Normalisation" in text) == (said is not None)
     assert said is None or said in text
 
 
-def test_what_is_not_known_leaves_no_empty_heading():
+def test_unknown_facts_leave_no_empty_heading():
     report = FinalReport("runs/x", ModelResult("teacher"), ModelResult("student", validation=0.9), 3, "abc")
     facts = CardFacts("A student", "own data", (4,), 2, "a teacher", "my.module:build", 0)
     text = card(report, facts)

@@ -24,14 +24,14 @@ def report(record):
     return parameter_importance(trials(record), "flops")
 
 
-def test_what_quality_depends_on_comes_first(report):
+def test_the_most_important_parameter_comes_first(report):
     assert [row.parameter for row in report.rows[:2]] == ["width", "kind"]
     others = [row.quality for row in report.rows[2:]]
     assert max(others) < 0.1 * report.rows[1].quality
     assert report.explained > 0.8
 
 
-def test_what_only_costs_is_not_important_beyond_cost(report):
+def test_a_parameter_that_acts_through_cost_is_not_important_beyond_cost(report):
     by_name = {row.parameter: row for row in report.rows}
     assert by_name["width"].quality > by_name["kind"].quality
     assert by_name["kind"].beyond_cost > 10 * by_name["width"].beyond_cost
@@ -45,7 +45,7 @@ def test_parameters_that_never_vary_are_left_out_and_conditional_ones_are_not(re
     assert report.trials == 60
 
 
-def test_noise_alone_explains_nothing(record):
+def test_pure_noise_explains_nothing(record):
     rng = np.random.default_rng(0)
     records = [
         record(n, flops=1e5, qualities=(rng.normal(0.8, 0.01),), values={"a": int(rng.integers(5))}) for n in range(60)
@@ -73,11 +73,11 @@ def test_stopped_trials_count_at_the_rung_that_half_reached(record):
     assert parameter_importance([*complete, *stopped[:8]], "flops").rung == 1
 
 
-def test_the_same_seed_gives_the_same(record, report):
+def test_importances_are_reproducible(record, report):
     assert parameter_importance(trials(record), "flops") == report
 
 
-def test_too_few_trials_or_nothing_that_varies_is_one_sentence(record, run):
+def test_too_few_trials_or_constant_parameters_are_an_error(record, run):
     with pytest.raises(RunError, match="at least 10 trials that reported at one rung, not 9"):
         parameter_importance(trials(record, 9), "flops")
     with pytest.raises(RunError, match="not 0"):

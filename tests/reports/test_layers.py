@@ -14,7 +14,7 @@ POINTS = st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(0, 9).map(
 
 @given(POINTS)
 @settings(max_examples=200)
-def test_the_envelope_is_what_no_cheaper_point_equals(points):
+def test_the_envelope_holds_points_better_than_all_cheaper_ones(points):
     found = envelope(points)
     wanted = {(c, q) for c, q in points if not any((d <= c and r > q) or (d < c and r >= q) for d, r in points)}
     assert set(found) == wanted
@@ -35,7 +35,7 @@ def test_every_trial_is_in_one_layer(run):
     assert set(layers.front) <= set(layers.fitting)
 
 
-def test_the_front_goes_on_beyond_the_budget_where_that_is_better(record):
+def test_the_front_continues_beyond_the_budget_where_quality_rises(record):
     records = [record(n, flops=f, qualities=(q,)) for n, (f, q) in enumerate([(1, 0.5), (2, 0.6), (3, 0.55), (4, 0.8)])]
     layers = front_layers(records, "flops", {"flops": Limit(high=2)})
     assert layers.front == ((1, 0.5), (2, 0.6))
@@ -50,7 +50,7 @@ def test_another_costs_limit_counts_too(record):
     assert not within({"flops": 1.0}, {"params": Limit(high=6)})
 
 
-def test_stopped_trials_stand_where_they_stopped_and_nan_nowhere(record):
+def test_stopped_trials_have_their_last_quality_and_nan_is_left_out(record):
     records = [
         record(0, "pruned", qualities=(0.3, 0.4)),
         record(1, "pruned", qualities=(math.nan,)),
@@ -63,7 +63,7 @@ def test_stopped_trials_stand_where_they_stopped_and_nan_nowhere(record):
     assert layers.fitting == layers.beyond == layers.front == ()
 
 
-def test_what_was_stopped_early_does_not_press_the_front_to_the_top(record):
+def test_stopped_trials_do_not_extend_the_range_of_quality(record):
     complete = [record(n, flops=10.0**n, qualities=(0.88 + n / 100,)) for n in range(3)]
     layers = front_layers([*complete, record(9, "pruned", qualities=(0.1,))], "flops", {})
     low, high = quality_range([layers], [0.93])
@@ -71,7 +71,7 @@ def test_what_was_stopped_early_does_not_press_the_front_to_the_top(record):
     assert 0.93 < high < 1
 
 
-def test_the_range_holds_everything_that_is_near(run):
+def test_the_range_contains_all_complete_trials(run):
     low, high = quality_range([front_layers(run, "flops", {})], [])
     complete = [record.quality for record in run if record.state == "complete"]
     assert low < min(complete)

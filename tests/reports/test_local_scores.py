@@ -3,7 +3,7 @@ from nas_distill.reports.trust import local_ranking
 from nas_distill.runs.metadata import BlockWeightsRecord
 
 
-def test_it_says_how_both_rank():
+def test_plain_and_fitted_local_scores_are_compared_by_tau():
     found = BlockWeightsRecord(
         weights=(1.0,),
         slope=0.1,

@@ -17,7 +17,7 @@ def test_a_report_is_json_with_every_figure(final):
     assert plain["speed_up"] == 8.0
 
 
-def test_what_is_not_finite_becomes_none(final):
+def test_numbers_that_are_not_finite_become_none(final):
     broken = replace(final, student=ModelResult("student", validation=math.nan, costs={"flops": math.inf}))
     plain = to_plain(broken)
     assert plain["student"]["validation"] is None

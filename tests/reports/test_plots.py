@@ -15,7 +15,7 @@ from nas_distill.utils.errors import RunError
 
 
 def lines(axes, *, marker=None, color=None):
-    """Points of the lines of one look."""
+    """Return the points of the lines with a marker and a colour."""
 
     def fits(line):
         right_colour = color is None or to_rgba(line.get_color()) == to_rgba(color)
@@ -39,7 +39,7 @@ def figure(run, final):
         limits={"flops": final.limits["flops"]},
         teacher=teacher,
         finalists=final.finalists,
-        baseline=ModelResult("hard labels alone", validation=0.91),
+        baseline=ModelResult("hard labels only", validation=0.91),
         title="a run",
     )
 
@@ -69,7 +69,7 @@ def test_untrained_candidates_are_ticks_at_the_bottom(run):
     assert all(0 <= y < 0.05 for _, y in ticks)
 
 
-def test_everything_that_was_stopped_is_on_the_picture(run):
+def test_all_stopped_trials_are_drawn(run):
     figure = front_figure(run, costs=["flops"])
     hollow = [line for line in figure.axes[0].lines if line.get_mfc() == "none"]
     points = [point for line in hollow for point in line.get_xydata()]
@@ -80,7 +80,7 @@ def test_everything_that_was_stopped_is_on_the_picture(run):
 
 def test_teacher_student_baseline_and_budget_are_named(figure, final):
     said = texts(figure)
-    for part in ("teacher 94.2 %", "student 9", "at most 2 M", "hard labels alone", "over budget, never trained"):
+    for part in ("teacher 94.2 %", "student 9", "at most 2 M", "hard labels only", "over budget, never trained"):
         assert part in said
     stars = lines(figure.axes[0], marker="*")
     assert sorted(stars) == sorted((entry.costs["flops"], entry.full) for entry in final.finalists)
@@ -119,7 +119,7 @@ def test_the_label_of_a_student_at_an_edge_is_within_the_panel(run, place):
     assert box.x1 <= axes.bbox.x1
 
 
-def test_the_limit_is_where_it_is_and_beyond_it_is_shaded(run):
+def test_limits_are_lines_and_the_outside_is_shaded(run):
     figure = front_figure(run, costs=["flops"], limits={"flops": Limit(low=1e5, high=1e6)})
     axes = figure.axes[0]
     upright = [
@@ -131,7 +131,7 @@ def test_the_limit_is_where_it_is_and_beyond_it_is_shaded(run):
     assert shaded == [pytest.approx((left, 1e5)), pytest.approx((1e6, right))]
 
 
-def test_a_teacher_far_away_does_not_squeeze_the_front(run):
+def test_an_expensive_teacher_does_not_squeeze_the_front(run):
     teacher = ModelResult("teacher", validation=0.95, costs={"flops": 1e12})
     figure = front_figure(run, costs=["flops"], teacher=teacher)
     assert figure.axes[0].get_xlim()[1] < 1e9
@@ -139,13 +139,13 @@ def test_a_teacher_far_away_does_not_squeeze_the_front(run):
 
 
 @pytest.mark.parametrize("costs", [["flops"], ["flops", "params", "latency_ms"]])
-def test_a_run_without_anything_is_a_picture_that_says_so(costs, tmp_path):
+def test_the_picture_of_an_empty_run_says_so(costs, tmp_path):
     figure = front_figure([], costs=costs)
     assert "nothing has been trained yet" in texts(figure)
     save_figure(figure, tmp_path / "front.png")
 
 
-def test_pictures_are_written_whole_in_the_size_promised(figure, tmp_path):
+def test_pictures_are_written_atomically_at_their_size(figure, tmp_path):
     path = save_figure(figure, tmp_path / "a folder" / "front.png")
     pixels = imread(path)
     assert pixels.shape[:2] == (800, 1200)
@@ -153,7 +153,7 @@ def test_pictures_are_written_whole_in_the_size_promised(figure, tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["front.png"]
 
 
-def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_picture_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match=r"front\.png cannot be written") as error:
         save_figure(rungs_figure([]), tmp_path / "file" / "front.png")
@@ -178,7 +178,7 @@ def test_dominator_bars_add_up_to_what_was_stopped(run):
     assert "nothing was stopped" in texts(dominator_figure([], cost="flops"))
 
 
-def test_importance_bars_are_in_order_and_say_what_they_rest_on():
+def test_importance_bars_are_in_order_with_their_basis():
     rows = (Importance("width", 0.5, 0.05), Importance("kind", 0.2, 0.6))
     figure = importance_figure(ImportanceReport(rows, 1, 44, 0.8, 0.6, 0.7, "flops"))
     (axes,) = figure.axes
@@ -191,7 +191,7 @@ def test_importance_bars_are_in_order_and_say_what_they_rest_on():
     assert "too little" in empty.axes[0].get_xlabel()
 
 
-def test_a_notebook_shows_a_figure_that_is_a_cells_result(run, tmp_path):
+def test_a_notebook_displays_a_figure(run, tmp_path):
     figure = front_figure(run, costs=["flops"])
     shown = tmp_path / "shown.png"
     shown.write_bytes(figure._repr_png_())
@@ -200,7 +200,7 @@ def test_a_notebook_shows_a_figure_that_is_a_cells_result(run, tmp_path):
     assert columns / rows == pytest.approx(width / height, rel=0.01)
 
 
-def test_nothing_global_of_matplotlib_is_touched(tmp_path):
+def test_global_settings_of_matplotlib_are_unchanged(tmp_path):
     code = """
 import sys, matplotlib
 settings = lambda: {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas_distill.reports.live import Progress, best_line, live_view
+from nas_distill.reports.live import ProgressDisplay, best_line, live_view
 from nas_distill.reports.model import ProgressView
 
 SEARCH = ProgressView(
@@ -29,7 +29,7 @@ SEARCH = ProgressView(
 
 
 class File(io.StringIO):
-    """Remembers what had been written whenever it was flushed."""
+    """Text stream that records its content at each flush."""
 
     def __init__(self):
         super().__init__()
@@ -47,9 +47,9 @@ def plain(text):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_without_a_terminal_each_thing_is_a_flushed_line():
+def test_without_a_terminal_each_event_is_a_flushed_line():
     out = console()
-    progress = Progress(out)
+    progress = ProgressDisplay(out)
     assert progress.mode == "plain"
     with progress:
         progress.update(ProgressView("teacher store", done=0, total=12, unit="batches"))
@@ -57,23 +57,23 @@ def test_without_a_terminal_each_thing_is_a_flushed_line():
         progress.update(SEARCH)
         progress.event("trial 13 stopped:\n  trial [7] was better")
         assert out.file.flushed == out.file.getvalue()
-        progress.note("worker 2 died; its trial goes on")
+        progress.note("worker 2 died; its trial continues")
         assert out.file.flushed == out.file.getvalue()
     assert out.file.getvalue().splitlines() == [
         "teacher store: 12 batches",
         "search: 40 trials",
         "[14/40] trial 13 stopped: trial [7] was better",
-        "worker 2 died; its trial goes on",
+        "worker 2 died; its trial continues",
     ]
 
 
 def test_plain_lines_are_not_broken_and_carry_no_codes():
     out = console(width=20)
-    Progress(out, mode="plain").event("a line that is much longer than twenty columns")
+    ProgressDisplay(out, mode="plain").event("a line that is much longer than twenty columns")
     assert out.file.getvalue() == "a line that is much longer than twenty columns\n"
 
 
-def test_in_a_notebook_one_output_is_redrawn_and_what_phases_came_to_is_text(monkeypatch, capsys):
+def test_in_a_notebook_one_output_is_redrawn_and_summaries_of_phases_are_text(monkeypatch, capsys):
     display = pytest.importorskip("IPython.display")
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     pages = []
@@ -88,7 +88,7 @@ def test_in_a_notebook_one_output_is_redrawn_and_what_phases_came_to_is_text(mon
         return Handle()
 
     monkeypatch.setattr(display, "display", first)
-    progress = Progress()
+    progress = ProgressDisplay()
     assert progress.mode == "notebook"
     with progress:
         progress.update(ProgressView("teacher store", done=12, total=12, unit="batches", elapsed_seconds=3.0))
@@ -103,18 +103,18 @@ def test_in_a_notebook_one_output_is_redrawn_and_what_phases_came_to_is_text(mon
     assert "search: 6 complete" in written
 
 
-def test_quiet_is_quiet():
+def test_quiet_mode_writes_nothing():
     out = console(terminal=True)
-    with Progress(out, mode="quiet") as progress:
+    with ProgressDisplay(out, mode="quiet") as progress:
         progress.update(SEARCH)
         progress.event("something")
         progress.note("something")
     assert out.file.getvalue() == ""
 
 
-def test_on_a_terminal_it_draws_in_place_and_leaves_what_it_came_to():
+def test_on_a_terminal_it_redraws_in_place_and_leaves_a_summary():
     out = console(terminal=True)
-    progress = Progress(out)
+    progress = ProgressDisplay(out)
     assert progress.mode == "live"
     with progress:
         progress.update(ProgressView("teacher store", done=12, total=12, unit="batches", elapsed_seconds=3.0))
@@ -133,12 +133,12 @@ def test_on_a_terminal_it_draws_in_place_and_leaves_what_it_came_to():
     ):
         assert part in text
     assert text.rstrip().splitlines()[-1].startswith("search: 6 complete, 7 stopped early, 21 over budget")
-    assert "\x1b[?25h" in out.file.getvalue()  # the cursor is back
+    assert "\x1b[?25h" in out.file.getvalue()  # the cursor is shown again
 
 
 def test_stopping_and_starting_twice_is_harmless():
     out = console(terminal=True)
-    progress = Progress(out, mode="live")
+    progress = ProgressDisplay(out, mode="live")
     progress.start()
     progress.start()
     progress.update(SEARCH)
@@ -148,9 +148,9 @@ def test_stopping_and_starting_twice_is_harmless():
     assert out.file.getvalue() == before
 
 
-def test_the_terminal_is_given_back_after_an_error():
+def test_the_terminal_is_restored_after_an_error():
     out = console(terminal=True)
-    with pytest.raises(KeyboardInterrupt), Progress(out):
+    with pytest.raises(KeyboardInterrupt), ProgressDisplay(out):
         raise KeyboardInterrupt
     assert "\x1b[?25h" in out.file.getvalue()
 
@@ -173,7 +173,7 @@ def test_a_phase_of_unknown_length_has_no_count():
     assert "complete" not in text
 
 
-def test_stopping_is_said_instead_of_the_last_event():
+def test_stopping_is_shown_instead_of_the_last_event():
     text = drawn(replace(SEARCH, stopping=True), last="trial 13 stopped")
     assert "stopping: what is finished is kept" in text
     assert "trial 13" not in text
@@ -185,6 +185,6 @@ def test_a_narrow_terminal_gets_no_more_lines():
     assert len(narrow.splitlines()) <= len(wide.splitlines()) + 2
 
 
-def test_there_is_no_best_before_a_trial_is_complete():
+def test_the_best_line_is_empty_before_a_trial_is_complete():
     assert best_line(ProgressView("search")) == ""
     assert best_line(ProgressView("search", best_quality=0.5)) == "best within budget 50.00 %; front of 0"

@@ -2,7 +2,7 @@ from nas_distill.reports.trust import compare_starts
 from tests.reports.conftest import make_record
 
 
-def test_both_kinds_are_told_apart():
+def test_candidates_are_compared_by_initial_weights():
     def candidate(number, start, quality, state="complete"):
         return make_record(number, state, qualities=(0.1, 0.1, quality), values={"start": start, "n": number})
 
@@ -20,5 +20,5 @@ def test_both_kinds_are_told_apart():
     assert "1 candidate began with random ones (1 stopped early, none to the end)" in compare_starts(records[3:])
 
 
-def test_a_run_without_the_choice_says_nothing():
+def test_a_run_without_the_choice_has_no_comparison():
     assert compare_starts([make_record(0)]) is None

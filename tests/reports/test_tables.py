@@ -44,7 +44,7 @@ SUMMARY = CostSummary(
 )
 
 
-def test_the_cost_table_says_what_is_known_before_the_search():
+def test_the_cost_table_shows_costs_and_times_before_the_search():
     text = shown(cost_table(SUMMARY))
     assert " ".join(row_of(text, "flops *")) == "flops * 52 k 1.4 M 22 M 21 M <= 2 M 31 %"
     assert " ".join(row_of(text, "latency_ms 0.05")) == ("latency_ms 0.05 ms 0.31 ms 2.2 ms 3.3 ms <= 0.5 ms 62 %")
@@ -52,7 +52,7 @@ def test_the_cost_table_says_what_is_known_before_the_search():
     assert row_of(text, "params")[-2:] == ["-", "-"]
     for part in (
         "Space mbconv: 1.2e9 architectures (exact)",
-        "152 candidates looked at: 28 % within the budget",
+        "152 candidates evaluated: 28 % within the budget",
         "refused 3 of them, first with: ValueError: width [8] is odd.",
         "40 trials on 2 workers: at most 3 min 10 s",
         "about 1 min 15 s of full distillation",
@@ -62,7 +62,7 @@ def test_the_cost_table_says_what_is_known_before_the_search():
         assert part in text
 
 
-def test_what_is_not_known_before_the_search_is_left_out():
+def test_unknown_values_are_left_out_of_the_cost_table():
     text = shown(cost_table(CostSummary("toy", "9", 9, (CostRow("params", 1, 2, 3),), trials=1, workers=1)))
     assert row_of(text, "cost") == ["cost", "cheapest", "median", "largest"]
     assert "1 trial on 1 worker." in text
@@ -70,7 +70,7 @@ def test_what_is_not_known_before_the_search_is_left_out():
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_tables_lose_no_figure_on_a_narrow_terminal(width, run, final):
+def test_tables_keep_all_figures_on_a_narrow_terminal(width, run, final):
     text = shown(cost_table(SUMMARY), width)
     for figure in ("52 k", "1.4 M", "2.2 ms", "2.29 MiB", "31 %"):
         assert figure in text
@@ -91,7 +91,7 @@ def test_figures_of_the_cost_table_are_not_broken_at_80_columns():
     assert all(limit in text for limit in ("92.3 k", "102 k", "0.0125 ms"))
 
 
-def test_the_front_is_from_cheap_to_dear_with_what_became_of_it(run, final):
+def test_the_front_is_sorted_by_cost_and_shows_full_quality_and_budget(run, final):
     front = front_records(run, ["flops"])
     text = shown(front_table(run, ["flops"], limits={"flops": Limit(high=1e6)}, finalists=final.finalists))
     numbers = [int(line.split()[0]) for line in text.splitlines() if line.split() and line.split()[0].isdigit()]
@@ -107,13 +107,13 @@ def test_the_front_is_from_cheap_to_dear_with_what_became_of_it(run, final):
 def test_a_student_off_the_front_is_named_below_it(run):
     front = front_records(run, ["flops"])
     other = next(record for record in run if record.state == "complete" and record not in front)
-    for record, note in ((front[0], "*: the student."), (other, f"The student, trial {other.number}, came to 91.00 %")):
+    for record, note in ((front[0], "*: the student."), (other, f"The student, trial {other.number}, has 91.00 %")):
         finalist = FinalistResult(record.number, record.costs, record.final_quality, 0.91, chosen=True)
         finalists = [finalist, FinalistResult(front[-1].number, front[-1].costs, 0.9, 0.9)]
         assert note in shown(front_table(run, ["flops"], finalists=finalists))
 
 
-def test_a_run_without_a_front_says_so():
+def test_a_run_without_complete_trials_has_no_front():
     assert "no front" in shown(front_table([], ["flops"]))
 
 
@@ -127,7 +127,7 @@ def test_a_stopped_trial_names_what_dominates_it(record):
     assert "saved" in text
 
 
-def test_other_ends_of_trials_say_why(record):
+def test_other_outcomes_of_trials_are_explained(record):
     over = record(1, "over_budget", flops=3e6, violations={"flops": 0.5})
     assert "50 % outside the limit" in shown(trial_table(over))
     failed = record(2, "failed", cause="ValueError: [bold] is no width")
@@ -136,7 +136,7 @@ def test_other_ends_of_trials_say_why(record):
     assert "continues     trial 2" in shown(trial_table(record(4, retry_of=2)))
 
 
-def test_the_end_compares_teacher_student_and_hard_labels(final):
+def test_the_final_table_compares_teacher_student_and_hard_labels(final):
     text = shown(final_table(final))
     assert row_of(text, "accuracy") == ["accuracy", "94.00", "%", "92.59", "%", "90.00", "%"]
     assert row_of(text, "ECE")[-6:] == ["2.10", "%", "1.50", "%", "1.80", "%"]
@@ -148,7 +148,7 @@ def test_the_end_compares_teacher_student_and_hard_labels(final):
     assert row_of(text, "speed-up,")[-3:] == ["-", "8.0x", "-"]
 
 
-def test_the_end_says_what_it_means_and_how_far_to_trust_it(final):
+def test_the_final_table_explains_the_figures_and_their_uncertainty(final):
     text = " ".join(shown(final_table(final)).split())
     for part in (
         "The student keeps 98.50 % of the teacher's accuracy",
@@ -158,11 +158,11 @@ def test_the_end_says_what_it_means_and_how_far_to_trust_it(final):
         "Pruning stopped 22 of 39 trained candidates and saved 40 % of the training (2 min 40 s).",
         "Never trained: 31 candidates over budget and 4 repeats. Failed: 1.",
         "Running the teacher once took 8.0 s; beside every student it would have taken 3 min 10 s more.",
-        "All in all 5 min 30 s.",
+        "Total time 5 min 30 s.",
         "Kendall's tau 1.00 (too few for an interval); the best short score was the best student.",
         "240 KiB, differs from PyTorch by at most 2.9e-06, same class for 99.80 % of 512.",
         "A note [with] brackets.",
-        "Everything is in runs/quickstart.",
+        "All results are in runs/quickstart.",
     ):
         assert part in text
 
@@ -171,14 +171,14 @@ def test_the_end_says_what_it_means_and_how_far_to_trust_it(final):
     ("accuracy", "verdict"),
     [(0.9259, "may be chance"), (0.93, "may be chance"), (0.95, "a loss: it did not help"), (0.90, "a gain")],
 )
-def test_a_difference_is_called_what_it_is(final, accuracy, verdict):
+def test_a_difference_is_a_gain_a_loss_or_perhaps_chance(final, accuracy, verdict):
     from dataclasses import replace
 
     baseline = replace(final.baseline, evaluation=replace(final.baseline.evaluation, accuracy=accuracy))
     assert f"{verdict}." in shown(final_table(replace(final, baseline=baseline)), 200)
 
 
-def test_an_end_of_which_little_is_known_shows_what_there_is():
+def test_a_report_with_few_figures_has_no_empty_rows():
     report = FinalReport("runs/x", ModelResult("teacher"), ModelResult("student", validation=0.9), 3, "abc")
     text = shown(final_table(report))
     assert row_of(text, "validation accuracy") == ["validation", "accuracy", "-", "90.00", "%"]
@@ -186,12 +186,12 @@ def test_an_end_of_which_little_is_known_shows_what_there_is():
         assert absent not in text
 
 
-def test_nothing_trained_saved_nothing():
+def test_a_search_that_trained_nothing_reports_no_savings():
     report = FinalReport("r", ModelResult("teacher"), ModelResult("student"), 0, "abc", savings=Savings())
     assert "saved" not in shown(final_table(report))
 
 
-def test_what_is_below_a_lower_limit_is_not_over_budget():
+def test_candidates_below_a_lower_limit_are_not_counted_as_over_budget():
     saved = Savings(over_budget=7, below=3)
     report = FinalReport("r", ModelResult("teacher"), ModelResult("student"), 0, "abc", savings=saved)
     assert "Never trained: 4 candidates over budget, 3 below the lower limit and 0 repeats." in shown(
@@ -214,7 +214,7 @@ def test_finalists_are_listed_best_first_and_failures_last(final):
 
 
 @pytest.mark.parametrize("table", ["costs", "front", "final", "finalists"])
-def test_tables_fit_a_narrow_terminal_and_cut_no_name(run, final, table):
+def test_tables_fit_a_narrow_terminal_without_cutting_names(run, final, table):
     costs = ("flops", "params", "weight_bytes", "peak_activation_bytes", "latency_ms")
     paid = {**dict.fromkeys(costs, 123456.0), "latency_ms": 0.123}
     wide = [replace(record, costs=paid) for record in run]
@@ -234,11 +234,11 @@ def test_tables_fit_a_narrow_terminal_and_cut_no_name(run, final, table):
             assert re.search(rf"^ ?{name}\b", text, re.MULTILINE)
 
 
-def test_the_phases_add_up_to_the_whole(final):
+def test_the_written_phases_add_up_to_the_total(final):
     phases = {"survey of the space": 3.4, "search": 708.5, "full distillation": 1328.4, "report": 0.2, "other": 0.6}
     savings = Savings(wall_seconds=sum(phases.values()), phases=phases)
     text = " ".join(shown(final_table(replace(final, savings=savings))).split())
-    found = re.search(r"All in all (.*?): (.*?)\.", text)
+    found = re.search(r"Total time (.*?): (.*?)\.", text)
     total, *parts = [found[1], *found[2].split(", ")]
     assert seconds_of(total) == 2041 == sum(seconds_of(part) for part in parts)
 

@@ -53,7 +53,7 @@ def rows(report):
     return {row[0]: row[1:-1] for row in final_rows(report)}
 
 
-def test_a_multi_label_student_is_judged_by_its_own_figures(labels):
+def test_a_multi_label_student_has_the_figures_of_its_task(labels):
     found = rows(labels)
     assert found["mean average precision"] == ["80.00 %", "76.00 %", "72.00 %"]
     assert found["share of teacher's"] == ["-", "95.00 %", "90.00 %"]
@@ -65,7 +65,7 @@ def test_a_multi_label_student_is_judged_by_its_own_figures(labels):
     assert not any("accuracy" in name for name in found)
 
 
-def test_a_regression_s_student_is_judged_by_its_own_figures(targets):
+def test_a_regression_student_has_the_figures_of_its_task(targets):
     found = rows(targets)
     assert found["R²"] == ["90.00 %", "81.00 %", "80.00 %"]
     assert found["agreement with teacher, R²"] == ["-", "88.00 %", "85.00 %"]
@@ -75,7 +75,7 @@ def test_a_regression_s_student_is_judged_by_its_own_figures(targets):
     assert not any(word in name for name in found for word in ("accuracy", "ECE", "NLL"))
 
 
-def test_sentences_call_quality_by_its_name(labels, targets):
+def test_sentences_name_the_quality(labels, targets):
     first, second, *_ = result_lines(labels)
     assert first.startswith("The student keeps 95.00 % of the teacher's mean average precision with")
     assert "known to within ±1.1 points" in first
@@ -86,13 +86,13 @@ def test_sentences_call_quality_by_its_name(labels, targets):
     assert second.endswith("+1.00 points, which may be chance.")
 
 
-def test_a_quality_below_zero_is_told_as_it_is(final):
+def test_a_quality_below_zero_is_reported_unchanged(final):
     worse = {**TARGETS, "student": replace(TARGETS["student"], r2=-0.2)}
     first, *_ = result_lines(report_of(final, "regression", worse))
     assert first.startswith("The student's R² is -20.00 %, the teacher's 90.00 % with")
 
 
-def test_files_are_compared_by_what_a_task_has(final, labels, targets):
+def test_exported_files_are_described_by_the_task(final, labels, targets):
     assert "same class for 99.80 %" in export_lines(final)[0]
     assert "same labels for 99.80 %" in export_lines(labels)[0]
     assert export_lines(targets)[0].endswith("differs from PyTorch by at most 2.9e-06.")
@@ -112,7 +112,7 @@ def test_the_card_says_what_the_outputs_are(labels, targets):
         "the best by validation mean average precision is this one",
         "Output: logits, one per label (its sigmoid is the label's probability), of shape (batch, 2).",
         "Labels: 0 u, 1 v.",
-        "It knows the 2 labels of mine and nothing else.",
+        "It knows only the 2 labels of mine.",
     ):
         assert part in text
     text = card(targets, FACTS)
@@ -126,7 +126,7 @@ def test_the_card_says_what_the_outputs_are(labels, targets):
     assert "classes" not in text
 
 
-def test_scripts_get_every_figure(targets):
+def test_json_holds_every_figure(targets):
     plain = to_plain(targets)
     assert plain["task"] == "regression"
     assert plain["student"]["evaluation"]["r2"] == 0.81

@@ -27,7 +27,7 @@ def test_perfect_and_reversed_rankings():
     assert reverse.regret == pytest.approx(0.1)
 
 
-def test_the_right_first_choice_costs_nothing_however_the_rest_is_ranked():
+def test_regret_is_0_if_the_best_is_ranked_first():
     assert rank_trust(finalists((0.8, 0.9), (0.7, 0.7), (0.6, 0.8))).regret == 0
 
 
@@ -35,7 +35,7 @@ def test_equal_short_scores_share_the_regret():
     assert rank_trust(finalists((0.8, 0.9), (0.8, 0.7))).regret == pytest.approx(0.1)
 
 
-def test_few_finalists_have_no_interval_and_many_have_one_around_tau():
+def test_an_interval_around_tau_needs_five_finalists():
     rng = np.random.default_rng(0)
     short = rng.normal(size=12)
     pairs = list(zip(short, short + 0.5 * rng.normal(size=12)))
@@ -46,7 +46,7 @@ def test_few_finalists_have_no_interval_and_many_have_one_around_tau():
     assert rank_trust(finalists(*pairs)) == trust
 
 
-def test_failed_ones_are_left_out():
+def test_failed_finalists_are_left_out():
     trust = rank_trust(finalists((0.8, 0.9), (0.7, None), (None, 0.9), (math.nan, 0.9), (0.6, 0.7)))
     assert trust.finalists == 2
     assert trust.kendall == 1
@@ -54,7 +54,7 @@ def test_failed_ones_are_left_out():
     assert rank_trust(finalists((0.8, None))).regret is None
 
 
-def test_what_does_not_vary_has_no_rank():
+def test_constant_scores_have_no_rank_correlation():
     trust = rank_trust(finalists(*[(0.8, 0.9)] * 6))
     assert trust.kendall is None
     assert trust.interval is None

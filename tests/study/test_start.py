@@ -281,7 +281,7 @@ def test_progress_and_result_are_shown_unless_quiet(given, quick, tmp_path, caps
         "[1/1] trial ",
         " on labels only: ",
         f"Student: trial {run.best().record.number}",
-        "All in all ",
+        "Total time ",
     ):
         assert part in shown.out
     assert "latency calibration" not in shown.out  # there was none to do
