@@ -85,7 +85,7 @@ def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     logits = checked_logits(logits)
     if labels.shape != logits.shape:
         raise DataError(
-            f"Logits of shape {shape_text(logits)} need as many labels, and these are {shape_text(labels)}."
+            f"Logits and labels must have the same shape, but have {shape_text(logits)} and {shape_text(labels)}."
         )
     labels = labels.detach().cpu().double()
     if not bool(((labels == 0) | (labels == 1)).all()):
