@@ -14,16 +14,16 @@ if __name__ == "__main__":
     parser.add_argument("--address", help="of the cluster's head; unless given, Ray runs on this machine only")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", default="runs/cluster")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     run = nd.search(
         teacher="fashion-resnet",
         data="fashion-mnist",
         space="mbconv",
         budget={"flops": "1M"},
         trials=4,
-        address=asked.address,
-        workers=asked.workers,
-        folder=asked.folder,
+        address=options.address,
+        workers=options.workers,
+        folder=options.folder,
         resume=True,
         score={"epochs": 1},
         final={"epochs": 1, "count": 1},

@@ -1,6 +1,6 @@
-"""The search file: frozen models.
+"""Frozen models of search files and teach files, with every default of nas_distill.
 
-Every default of nas_distill is stated here and nowhere else. Errors name the field, and the near key if misspelt.
+Defaults are stated only here. Errors name the field, and suggest a similar key for a misspelt one.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class ViewsConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the data comes from.
+    """Source of the data.
 
     ``name`` is a built-in set (``fashion-mnist``, ``digits``), a ``.npz`` file, or ``package.module:function`` that
     returns a Dataset, arrays or torch datasets. ``root`` is a folder of IDX files for the whole Fashion-MNIST. ``val``
-    is the share split off for validation where the source brings none. ``mean`` and ``std``, one number per channel or
-    one for all, standardise the samples, in place of those that the source brings.
+    is the share split off for validation if the source has no validation split. ``mean`` and ``std``, one number per
+    channel or one for all, standardise the samples; by default they are the source's.
     """
 
     name: str
@@ -82,11 +82,11 @@ class DataConfig(Section):
 
 
 class TeacherSource(Section):
-    """Where a teacher comes from.
+    """Source of a teacher.
 
-    ``name`` is a teacher that is shipped with nas_distill, or a folder of ``nas-distill teach``; otherwise ``builder``
-    (``package.module:function``, called with ``arguments``) makes the module and ``weights`` (safetensors, or a pickled
-    state dict) fills it.
+    ``name`` is a teacher shipped with nas_distill, or a folder of ``nas-distill teach``; otherwise ``builder``
+    (``package.module:function``, called with ``arguments``) makes the module, and ``weights`` (safetensors, or a
+    pickled state dict) are loaded into it.
     """
 
     name: str | None = None
@@ -104,7 +104,7 @@ class TeacherSource(Section):
 
 
 class CombineConfig(Section):
-    """How several teachers become one: probabilities at ``temperature`` mixed ``by`` mean, entropy or confidence."""
+    """Combination of several teachers: probabilities at ``temperature``, mixed ``by`` mean, entropy or confidence."""
 
     by: Literal["mean", "entropy", "confidence"] = "mean"
     temperature: float = Field(4.0, gt=0)
@@ -115,8 +115,8 @@ class TeacherConfig(TeacherSource):
 
     ``signal: store`` runs the teacher once and keeps its answers under ``store`` (a folder); ``live`` runs it beside
     the student. The store keeps all logits, or for many classes the ``top_k`` largest: the others then share the
-    ``missing`` probability (uniform), or get none of it (zero). ``others`` teach beside it, as ``combine`` says;
-    budgets in percent, features and comparisons are of this one.
+    ``missing`` probability (uniform), or have none of it (zero). ``others`` are further teachers, combined by
+    ``combine``; budgets in percent, features and comparisons refer to this one.
     """
 
     signal: Literal["store", "live"] = "store"
@@ -128,22 +128,22 @@ class TeacherConfig(TeacherSource):
 
     @field_validator("others", mode="before")
     @classmethod
-    def _names_alone(cls, value: Any) -> Any:
+    def _expand_names(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [{"name": entry} if isinstance(entry, str) else entry for entry in value]
         return value
 
 
 INHERITED_LR, RECONSTRUCTED_LR = 0.01, 0.05
-"""Rates of ``sgd`` where students begin with the teacher's weights, as they are or reconstructed; see inherit.md."""
+"""Learning rates of ``sgd`` for students that begin with the teacher's weights, unchanged or reconstructed."""
 ADAMW_LR = 0.005
-"""The rate of ``adamw`` where none is given."""
+"""The default learning rate of ``adamw``."""
 
 
 class OptimizerConfig(Section):
-    """``sgd`` (Nesterov momentum) or ``adamw``; ``clip`` bounds the gradient's norm, null leaves it free.
+    """Optimiser: ``sgd`` (Nesterov momentum) or ``adamw``; ``clip`` bounds the gradient's norm, null does not.
 
-    Where a search spells none out, it takes ``adamw`` if the teacher attends or reads tokens.
+    A search that names no optimiser uses ``adamw`` if the teacher has attention or an embedding.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -163,9 +163,9 @@ class OptimizerConfig(Section):
 class TermConfig(Section):
     """One term of a training's loss: a loss by its ``name``, or the user's own as ``package.module:name``.
 
-    ``weight`` null takes the loss's own, from its paper. The term counts from ``start`` to ``stop`` (shares of the
-    budget), its weight rising over ``warmup`` after its start. ``layers`` are the pairs [student's, teacher's] that it
-    reads (the student's alone for a loss that reads no teacher's), or auto. Every further key is an option of the loss.
+    ``weight`` null takes the loss's default, from its paper. The term is active from ``start`` to ``stop`` (shares of
+    the training), and its weight rises over ``warmup`` after its start. ``layers`` are the pairs [student's, teacher's]
+    that it reads (only the student's for a loss that reads no teacher's), or auto. Further keys are the loss's options.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -176,7 +176,7 @@ class TermConfig(Section):
     stop: Fraction = Field(1.0, gt=0, le=1)
     warmup: Fraction = Field(0.0, ge=0, le=1)
     layers: Literal["auto"] | tuple[tuple[str, str], ...] | tuple[str, ...] = Field(
-        "auto", description="auto, or a list of pairs [student's layer, teacher's layer], or of the student's alone"
+        "auto", description="auto, or a list of pairs [student's layer, teacher's layer], or only of the student's"
     )
 
     @property
@@ -192,22 +192,22 @@ class TermConfig(Section):
 
 
 def _distillation() -> tuple[TermConfig, ...]:
-    """Hinton's knowledge distillation beside the labels."""
+    """Return Hinton's knowledge distillation with a term on the labels."""
     return default_loss("classification")
 
 
 def default_loss(task: str) -> tuple[TermConfig, ...]:
-    """Return the loss of a training that spells none out: the teacher's answers, and a tenth of the labels."""
+    """Return the default loss of a task: the teacher's answers with weight 0.9, the labels with weight 0.1."""
     kind = find_task(task)
     answers = TermConfig.model_validate({"name": kind.answers_loss, "weight": 0.9, **kind.answers_options})
     return TermConfig(name=kind.labels_loss, weight=0.1), answers
 
 
 class CurriculumConfig(Section):
-    """Easy samples first: of each batch the easiest share counts, which rises from ``start`` to 1.
+    """Curriculum of easy samples first: the easiest share of each batch counts, rising from ``start`` to 1.
 
-    ``by``: the entropy of the teacher's answer, or the student's own loss. ``until``: the share of the training after
-    which all samples count.
+    ``by`` is the measure of difficulty: the entropy of the teacher's answer, or the student's own loss. ``until`` is
+    the share of the training after which all samples count.
     """
 
     by: Literal["teacher_entropy", "student_loss"] = "teacher_entropy"
@@ -216,7 +216,7 @@ class CurriculumConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How a network is trained; every schedule is a fraction of the budget of ``epochs``.
+    """Training of a network; every schedule is a fraction of its ``epochs``.
 
     ``warmup``: share of the steps with a rising rate; after it, ``decay``: a cosine down to zero, or constant. ``ema``:
     the horizon of the averaged weights that are read out, as a share of all steps (0 reads the last weights).
@@ -233,7 +233,7 @@ class TrainingConfig(Section):
 
     @field_validator("loss", mode="before")
     @classmethod
-    def _names_alone(cls, value: Any) -> Any:
+    def _expand_names(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             raise ValueError("must be a list of terms such as [{name: cross_entropy, weight: 0.1}, {name: kd}]")
         if isinstance(value, str):
@@ -257,12 +257,12 @@ class TrainedSection(Section):
         if not isinstance(value, Mapping) or isinstance(value.get("training"), TrainingConfig):
             return value
         own = {key: content for key, content in value.items() if key in cls.model_fields and key != "training"}
-        # Unknown keys go along, so that they are reported with whatever else is wrong.
+        # Unknown keys are included, so that they are reported together with other errors.
         found = TrainingConfig.model_validate({key: content for key, content in value.items() if key not in own})
         default: TrainingConfig = cls.model_fields["training"].default
         given = found.model_fields_set
         values = {name: getattr(found if name in given else default, name) for name in TrainingConfig.model_fields}
-        # Constructed, since a default that is filled in does not count as spelt out.
+        # Constructed, so that filled-in defaults do not count as set by the user.
         return {**own, "training": TrainingConfig.model_construct(given, **values)}
 
     @model_serializer(mode="wrap")
@@ -274,8 +274,8 @@ class TrainedSection(Section):
 class ScoreConfig(TrainedSection):
     """The short distillation that scores an architecture; ``rungs`` are the shares of it after which it may stop.
 
-    A rung at 0 judges before anything is trained, which is of use where weights are inherited; ``[0]`` trains no
-    candidate at all.
+    A rung at 0 evaluates candidates before training, which is useful for inherited weights; ``[0]`` does not train
+    candidates at all.
     """
 
     training: Annotated[TrainingConfig, FLAT] = TrainingConfig(epochs=3.0)
@@ -285,15 +285,15 @@ class ScoreConfig(TrainedSection):
     @classmethod
     def _rising_to_one(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
         if not rungs or any(a >= b for a, b in pairwise(rungs)) or rungs[0] < 0 or rungs[-1] not in (0.0, 1.0):
-            raise ValueError("rungs must rise from 0 or above to exactly 1, or be [0] alone")
+            raise ValueError("rungs must rise from 0 or above to exactly 1, or be [0] only")
         return rungs
 
 
 class FinalConfig(TrainedSection):
-    """The full distillation of up to ``count`` finalists; ``baseline`` trains the best one on hard labels alone too.
+    """The full distillation of up to ``count`` finalists; ``baseline`` also trains the best one only on hard labels.
 
-    ``slope`` is what each doubling of the first cost objective adds to the quality that is expected in the end of a
-    short score: finalists are chosen by it (0 chooses by the short score alone). Calibration measures it.
+    ``slope`` is the expected gain in final quality, at equal short score, per doubling of the first cost objective.
+    Finalists are chosen by short score and slope (0: only by short score). Calibration measures it.
     """
 
     training: Annotated[TrainingConfig, FLAT] = TrainingConfig(epochs=12.0)
@@ -320,7 +320,7 @@ class PruningConfig(Section):
 
 
 class ScalarConfig(Section):
-    """MnasNet's soft reward: ``quality * (cost / target) ** exponent``, maximised as the one objective."""
+    """MnasNet's soft reward (Tan et al. 2019) as the only objective: ``quality * (cost / target) ** exponent``."""
 
     cost: str
     target: float | str = Field(description="an amount such as 2M or 50%")
@@ -330,15 +330,15 @@ class ScalarConfig(Section):
 class FromTeacherConfig(Section):
     """A space of students cut from the teacher: ``space: from_teacher``, or ``space: {from_teacher: {...}}``.
 
-    ``widths``: the shares of its units (channels, heads, neurons) that a group may keep, rounded up to ``multiple`` (of
-    heads to one; null follows the teacher's narrowest width). ``depth``: which blocks may go: ``each`` by itself, or as
-    many as a number says, in the order of measured ``redundancy`` or evenly over the depth (``position``); ``whole``
-    keeps all. ``kinds``: cheaper kinds that stand in for blocks. ``blocks`` names the trunk's blocks where they are not
-    found.
+    ``widths``: the shares of its units (channels, heads, neurons) that a group may keep, rounded up to ``multiple``
+    (heads to whole ones; null follows the teacher's narrowest width). ``depth``: the blocks that may be dropped:
+    ``each`` independently, or a searched number of them, by measured ``redundancy`` or evenly over the depth
+    (``position``); ``whole`` keeps all. ``kinds``: cheaper replacements of blocks. ``blocks`` names the blocks of the
+    backbone if they are not found.
 
-    ``start``: students begin with the teacher's weights (``inherited``), with ``random`` ones, or each as it chooses
-     (``both``). ``importance``: the criterion of what is kept. ``reconstruct``: layers make up, by least squares, for
-     the inputs that they lose. ``samples`` of the training split are looked at for each of the two.
+    ``start``: students begin with the teacher's weights (``inherited``), with ``random`` ones, or as a parameter of
+    the space says (``both``). ``importance``: the criterion of the units that are kept. ``reconstruct``: least-squares
+    reconstruction of layers after pruning. ``samples``: number of training samples used for each of the two.
     """
 
     widths: tuple[Fraction, ...] = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
@@ -362,14 +362,14 @@ class FromTeacherConfig(Section):
 class BlockwiseConfig(Section):
     """Alternatives of each block, distilled one by one, and assembled.
 
-    ``trunk``: shares of the teacher's own that the widths between blocks are tried at; ``widths``: those inside of a
-    block, all at one share. Both are rounded up to what the space allows. Alternatives are trained for ``epochs``
-    passes over the training split (0: scored as they are inherited) without ``heldout`` of its samples, on which they
-    are scored.
+    ``trunk``: shares of the teacher's widths between blocks that alternatives have; ``widths``: shares of the widths
+    within a block, equal for all of its layers. Both are rounded up to allowed widths of the space. Alternatives are
+    trained for ``epochs`` passes over the training split (0: scored with inherited weights) without ``heldout`` of its
+    samples, on which they are scored.
 
-    ``solutions`` assemblies are made, any two alike in at most ``overlap`` of the blocks, the best by the sum of
-    ``score``. ``library``: the folder (``blocks`` of another run, say) where trained alternatives are kept, and taken
-    from if they are there; the run's own unless given.
+    The ``solutions`` best assemblies by the sum of ``score`` are made; any two share at most ``overlap`` of the blocks.
+    ``library``: the folder that trained alternatives are stored in and read from, such as ``blocks`` of another run; by
+    default the run's own.
     """
 
     trunk: tuple[Fraction, ...] = (0.25, 0.5, 1.0)
@@ -395,7 +395,7 @@ class BlockwiseConfig(Section):
 class SamplerConfig(Section):
     """The algorithm that proposes candidates: a sampler's ``name``, or the user's own as ``package.module:name``.
 
-    Every further key is an option of the sampler.
+    Further keys are options of the sampler.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -417,11 +417,10 @@ class SamplerConfig(Section):
 
 
 class CostConfig(Section):
-    """One cost: a built-in one by its ``name``, or the user's own as ``package.module:name``.
+    """A cost: a built-in one by its ``name``, or the user's own as ``package.module:name``.
 
-    The user's own is called by what follows the colon in budgets and reports, and its amounts are in ``unit`` (null:
-    what its function says). It is an ``objective`` unless that is false: then it is counted for a budget only. Every
-    further key is an option of the cost.
+    In budgets and reports the user's own has the name after the colon, and amounts in ``unit`` (null: the unit of its
+    decorator). If ``objective`` is false, the cost is counted only for the budget. Further keys are the cost's options.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -442,21 +441,21 @@ class CostConfig(Section):
 
     @property
     def plain(self) -> bool:
-        """Whether it is a built-in cost with default options, which is counted without further ado."""
+        """Whether it is a built-in cost with default options."""
         return not is_reference(self.name) and not self.options
 
     @model_serializer(mode="wrap")
     def _short(self, write: SerializerFunctionWrapHandler) -> Any:
-        """Write a cost that is an objective and nothing else as its name."""
+        """Write a cost without other keys as its name."""
         found = {key: value for key, value in write(self).items() if value is not None}
         return self.name if found == {"name": self.name, "objective": True} else found
 
 
 class SearchConfig(Section):
-    """What is searched, and how far.
+    """Extent, objectives and execution of a search.
 
-    ``costs`` are the objectives beside quality (all minimised), and what else is counted of the user's own; costs with
-    a budget but not listed are limits only.
+    ``costs`` are the objectives beside quality (all minimised), and further costs of the user's own; unlisted costs
+    with a budget are only limits.
     ``trials`` counts candidates that are trained; over-budget and repeated ones are recorded and cost nothing.
     ``strategy``: candidates come from the sampler (``sample``), are assembled of locally distilled blocks
     (``blockwise``, for a space cut from the teacher), or both, the assembled first (``hybrid``).
@@ -482,7 +481,7 @@ class SearchConfig(Section):
 
     @field_validator("sampler", mode="before")
     @classmethod
-    def _name_alone(cls, value: Any) -> Any:
+    def _expand_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
     @property
@@ -508,7 +507,7 @@ class SearchConfig(Section):
 
 
 class LatencyConfig(Section):
-    """What ``latency_ms`` means: a ``runtime`` on this machine's CPU for ``batch`` images and ``threads`` threads.
+    """Conditions of ``latency_ms``: a ``runtime`` on this machine's CPU with ``batch`` samples and ``threads`` threads.
 
     Students are exported for the runtime; it is built in (``onnxruntime``, ``pytorch``) or ``package.module:Class``.
     ``calibrate`` candidates of the space are timed before the search to fit the predictor (0 leaves latency out unless
@@ -523,9 +522,9 @@ class LatencyConfig(Section):
 
 
 class SearchFile(Section):
-    """A whole search: teacher, data, space, budget, and how to look.
+    """A search file: teacher, data, space, budget and settings of the search.
 
-    ``calibration``: the ``advice.yaml`` of a calibration, for keys of ``score`` and ``search`` that are not spelt out.
+    ``calibration``: the ``advice.yaml`` of a calibration, which sets missing keys of ``score`` and ``search``.
     """
 
     name: str | None = None
@@ -547,7 +546,7 @@ class SearchFile(Section):
 
     @field_validator("data", "teacher", mode="before")
     @classmethod
-    def _name_alone(cls, value: Any) -> Any:
+    def _expand_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("budget", mode="before")
@@ -562,7 +561,7 @@ class SearchFile(Section):
 def change_trainings(
     config: SearchFile, change: Callable[[TrainingConfig], Mapping[str, Any]]
 ) -> tuple[SearchFile, list[str]]:
-    """Return a search file with the changes that ``change`` makes of each training, and the sections that have some."""
+    """Return a search file with the result of ``change`` applied to each training, and the changed sections."""
     sections = {}
     for name, section in (("score", config.score), ("final", config.final)):
         changes = change(section.training)
@@ -572,7 +571,7 @@ def change_trainings(
 
 
 def with_default_losses(config: SearchFile, task: str) -> SearchFile:
-    """Return a search file whose losses, where it does not spell them out, are those of a task."""
+    """Return a search file whose default losses are those of a task."""
     loss = default_loss(task)
     if loss == _distillation():
         return config
@@ -580,9 +579,9 @@ def with_default_losses(config: SearchFile, task: str) -> SearchFile:
 
 
 def with_adamw(config: SearchFile) -> tuple[SearchFile, list[str]]:
-    """Return a search file that trains by ``adamw`` where it spells no optimiser out, and the names of those sections.
+    """Return a search file that trains by ``adamw`` where no optimiser is given, and the names of those sections.
 
-    A rate without a name is one of ``sgd``, the default that the file's author read of.
+    A learning rate without a name is one of ``sgd``, the documented default.
     """
 
     def adamw(training: TrainingConfig) -> Mapping[str, Any]:
@@ -594,7 +593,7 @@ def with_adamw(config: SearchFile) -> tuple[SearchFile, list[str]]:
 
 
 class TeachFile(Section):
-    """A teacher to train by the same loop, on labels alone. ``output`` is the folder of weights and card."""
+    """A teach file: a teacher to train only on labels. ``output`` is the folder of weights and card."""
 
     seed: int = 0
     device: str = "auto"
@@ -607,7 +606,7 @@ class TeachFile(Section):
 
     @field_validator("data", mode="before")
     @classmethod
-    def _name_alone(cls, value: Any) -> Any:
+    def _expand_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
 
@@ -615,7 +614,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or is no mapping.
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     content = load_strict(path, ConfigError)
     if not isinstance(content, dict):
@@ -634,10 +633,10 @@ def load_teach_file(path: Path) -> TeachFile:
 
 
 def parse(model: type[Model], content: Mapping[str, Any], *, source: str) -> Model:
-    """Check ``content`` against ``model``; the first thing wrong becomes one sentence.
+    """Return ``content`` as an instance of ``model``.
 
     Raises:
-        ConfigError: names ``source``, the field, what is wrong, and the near key for a misspelt one.
+        ConfigError: the first error in one sentence: ``source``, the field, the fault, and a similar key if misspelt.
     """
     try:
         return model.model_validate(dict(content))
@@ -646,5 +645,5 @@ def parse(model: type[Model], content: Mapping[str, Any], *, source: str) -> Mod
 
 
 def dump_yaml(model: BaseModel) -> str:
-    """Write a model as YAML, every default spelt out, so that a run records what it really used."""
+    """Return a model as YAML with every default written out, so that a run records its settings in full."""
     return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

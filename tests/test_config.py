@@ -59,7 +59,7 @@ EVERY_SECTION = [
 
 
 @pytest.mark.parametrize(("place", "near"), EVERY_SECTION, ids=[".".join(place) for place, _ in EVERY_SECTION])
-def test_a_misspelt_key_suggests_the_near_one_at_each_level(place, near):
+def test_a_misspelt_key_suggests_a_similar_one_at_each_level(place, near):
     content = dict(BASE, data={"name": "digits"})
     inner = content
     for part in place[:-1]:
@@ -69,7 +69,7 @@ def test_a_misspelt_key_suggests_the_near_one_at_each_level(place, near):
     assert refused(**content) == f"unknown key '{'.'.join(place)}'; did you mean '{near}'?"
 
 
-def test_a_key_far_from_all_lists_what_there_is():
+def test_an_unknown_key_lists_the_known_ones():
     message = refused(latency={"zzz": 1})
     assert message == "unknown key 'latency.zzz'; known: batch, calibrate, repeats, runtime, threads."
 
@@ -123,7 +123,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("sections", "message"), WRONG, ids=[message for _, message in WRONG])
-def test_a_wrong_value_names_its_field_what_it_must_be_and_what_it_is(sections, message):
+def test_an_invalid_value_is_reported_with_field_and_requirement(sections, message):
     with pytest.raises(ConfigError) as caught:
         parse(SearchFile, {**BASE, **sections}, source="search.yaml")
     assert str(caught.value).startswith(f"search.yaml: {message}")
@@ -131,12 +131,12 @@ def test_a_wrong_value_names_its_field_what_it_must_be_and_what_it_is(sections, 
 
 
 @pytest.mark.parametrize("key", ["data", "teacher", "space"])
-def test_what_a_search_cannot_do_without(key):
+def test_a_missing_required_key_is_named(key):
     with pytest.raises(ConfigError, match=f"^search.yaml: '{key}' is missing"):
         parse(SearchFile, {name: value for name, value in BASE.items() if name != key}, source="search.yaml")
 
 
-def test_an_unknown_key_is_said_before_a_wrong_value():
+def test_an_unknown_key_is_reported_before_an_invalid_value():
     assert refused(search={"trials": "many", "workrs": 2}).startswith("unknown key 'search.workrs'")
 
 
@@ -192,7 +192,7 @@ def test_a_section_holds_its_training_and_writes_its_keys_flat(section):
     assert type(found)(training=TrainingConfig(epochs=7)).model_dump()["epochs"] == 7
 
 
-def test_a_training_is_no_key_of_a_search_file():
+def test_training_is_not_a_key_of_a_search_file():
     with pytest.raises(ConfigError, match=r"unknown key 'score\.training'"):
         parse(SearchFile, {**BASE, "score": {"training": {"epochs": 2}}}, source="x")
 
@@ -219,7 +219,7 @@ def keys_in(content, shape):
     return {name: keys_in(content[name], inner) if inner else None for name, inner in shape.items()}
 
 
-def test_every_default_is_written_and_read_again_equal(tmp_path):
+def test_written_defaults_are_read_back_equal(tmp_path):
     config = search_file(data={"name": "digits", "views": {}}, search={"scalar": {"cost": "flops", "target": "50%"}})
     text = dump_yaml(config)
     assert keys_in(yaml.safe_load(text), keys_of(config)) == keys_of(config)
@@ -252,7 +252,7 @@ trees = st.recursive(
     arguments=st.dictionaries(words, trees, max_size=3),
     name=st.one_of(st.none(), words),
 )
-def test_whatever_is_written_is_read_again_equal(tmp_path_factory, seed, epochs, budget, arguments, name):
+def test_written_files_are_read_back_equal(tmp_path_factory, seed, epochs, budget, arguments, name):
     config = search_file(
         seed=seed,
         name=name,
@@ -295,7 +295,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("text", "message"), BROKEN, ids=[message for _, message in BROKEN])
-def test_broken_yaml_is_told_with_its_line(tmp_path, monkeypatch, text, message):
+def test_invalid_yaml_is_reported_with_its_line(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
         load_search_file(write(tmp_path, text))
@@ -345,11 +345,11 @@ def test_a_huge_file_is_not_read(tmp_path):
         load_search_file(write(tmp_path, "a: " + "x" * 400_000))
 
 
-def test_what_looks_like_a_date_is_text(tmp_path):
+def test_a_value_that_looks_like_a_date_is_text(tmp_path):
     assert read_yaml(write(tmp_path, "a: [2024-01-01, 2024-13-45]")) == {"a": ["2024-01-01", "2024-13-45"]}
 
 
-def test_aliases_stand_for_what_they_name(tmp_path):
+def test_aliases_are_resolved(tmp_path):
     assert read_yaml(write(tmp_path, "a: &a [1, 2]\nb: [*a, *a]")) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
 
 
@@ -395,7 +395,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         load_search_file(tmp_path / "binary.yaml")
 
 
-def test_a_section_without_the_others_is_checked_by_itself():
+def test_a_single_section_is_checked():
     assert parse(TrainingConfig, {"epochs": 2}, source="x").epochs == 2
     assert parse(FinalConfig, {}, source="x").count >= 1
     with pytest.raises(ConfigError, match=r"^x: unknown key 'epoch'"):
