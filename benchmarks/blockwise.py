@@ -6,9 +6,9 @@ scores, the same with fitted weights, and FLOPs alone. What each score calls bes
 the teacher's weights alone; at last, assembling for new limits is timed.
 
     python benchmarks/blockwise.py --work FOLDER [--minutes 30]
-    python benchmarks/blockwise.py --work FOLDER --time              # the same, with assembling timed anew
+    python benchmarks/blockwise.py --work FOLDER --time              # the same, with assembling timed again
 
-What is finished is kept in the work folder; started again, it goes on (``--minutes`` stops it in time).
+What is finished is kept in the work folder; started again, it resumes (``--minutes`` stops it in time).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--controls", type=int, default=3, help="of them also trained without the library, a limit")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
     made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
-    made.add_argument("--time", action="store_true", help="time assembling anew (on a quiet machine)")
+    made.add_argument("--time", action="store_true", help="time assembling again (on a quiet machine)")
     made.add_argument("--rounds", type=int, default=10, help="limits that assembling is timed for")
     options = made.parse_args()
     if options.quick:

@@ -1,4 +1,4 @@
-"""How long assembling for a new limit takes: of the library, and of a large network that is made up."""
+"""Time to assemble students for a new limit: from the library, and for a large synthetic network."""
 
 from __future__ import annotations
 

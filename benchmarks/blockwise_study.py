@@ -144,12 +144,12 @@ class Study:
 
     @cached_property
     def drawn(self) -> list[Student]:
-        """Random assemblies near below each limit, the same for whoever asks: what the correlations are of."""
+        """Random assemblies near below each limit, the same for every caller; correlations are of these."""
         return [student for limit in LIMITS for student in self._draw(limit)]
 
     @cached_property
     def chosen(self) -> list[Student]:
-        """What each score calls best within each limit."""
+        """The best by each score within each limit."""
         library = self.library
         found = []
         for limit in LIMITS:
@@ -181,11 +181,11 @@ class Study:
         return list(found)
 
     def finished(self, key: str) -> bool:
-        """Say whether a training came to an end."""
+        """Return whether a training has ended."""
         return key in self.book and self.book[key]["quality"] is not None
 
     def exact(self, student: Student) -> float:
-        """Return the FLOPs of the built student as a share of the teacher's, counted anew."""
+        """Return the FLOPs of the built student as a share of the teacher's, counted again."""
         module = self.space.build(
             Architecture(student.values), input_shape=self.data.input_shape, num_classes=self.data.num_classes
         )

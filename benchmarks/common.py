@@ -1,4 +1,4 @@
-"""What the benchmarks share: Markdown tables, pages in docs/benchmarks, quartiles over interleaved rounds."""
+"""Shared helpers of the benchmarks: Markdown tables, pages in docs/benchmarks, quartiles over interleaved rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine costs beside the training: the share of worker time spent training, and the cost of a trial.
+"""Overhead of the engine beside the training: the share of worker time spent training, and the cost of a trial.
 
 Runs a search file (the quick start unless another is named) and reads the run's journal; ``--run RUN`` reads a finished
 run instead, and then times of the driver's own work (asking, costing) are missing, since no journal holds them.

@@ -1,4 +1,4 @@
-"""Whole Fashion-MNIST within a tenth of the teacher's FLOPs: does the search win, and against what?
+"""Benchmark of a search on Fashion-MNIST within a tenth of the teacher's FLOPs, against its rivals.
 
 A search (benchmarks/fashion.yaml), and against it (a) random search of equal training cost in the same space, with the
 same choice of finalists; (b) the teacher's own shape, its widths scaled by one factor until it just fits; (c) the
@@ -7,7 +7,7 @@ of optimiser steps times the student's FLOPs.
 
     python benchmarks/fashion.py --root /usr/share/datasets/fashion-mnist --work FOLDER [--minutes 30]
 
-Everything that is finished is kept in the work folder; started again, it goes on (``--minutes`` stops it in time).
+Everything that is finished is kept in the work folder; started again, it resumes (``--minutes`` stops it in time).
 """
 
 from __future__ import annotations

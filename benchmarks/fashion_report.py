@@ -1,4 +1,4 @@
-"""What came of the Fashion-MNIST benchmark: test data, latency, and who wins by more than chance."""
+"""Report of the Fashion-MNIST benchmark: test data, latency, and differences that exceed their error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def report(run: Run, rivals: Rivals, *, retime: bool) -> list[str]:
 
 
 def _evaluate(run: Run, rivals: Rivals, networks: list[Network]) -> dict[str, Any]:
-    """Look at the test split with every student; predictions are kept, one row a seed."""
+    """Evaluate every student on the test split; predictions are kept, one row per seed."""
     book = Book(rivals.folder / "evaluations.json")
     data = run.problem.data
     labels = data.labels(data.splits[-1])

@@ -1,4 +1,4 @@
-"""What is kept of a teacher: criteria of importance, and which blocks go, against a random choice and each other.
+"""Benchmark of importance criteria and of block order in pruning, against each other and a random choice.
 
 The shipped teacher is narrowed uniformly to shares of its FLOPs, and keeps the channels that each criterion names; a
 deeper one, trained here, loses two, four and six of its seven blocks that can go, in each order. What the networks are
@@ -6,7 +6,7 @@ worth on validation data is noted before any training (batch norm re-estimated) 
 
     python benchmarks/importance.py --work FOLDER [--minutes 10]
 
-What is finished is kept in the work folder; started again, it goes on (``--minutes`` stops it in time).
+What is finished is kept in the work folder; started again, it resumes (``--minutes`` stops it in time).
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def _gain(right: Right, chance: Right) -> str:
 
 
 def _said(study: Study, ways: Sequence[Way], names: Sequence[str]) -> str:
-    """Say which is best averaged over all amounts, before and after, and by how much."""
+    """Return which is best averaged over all amounts, before and after, and by how much."""
     told = []
     for word, figures in (("Before training", _before), ("After", _after)):
         rows = {how: [figures(study, way) for way in ways if way.how == how] for how in names}

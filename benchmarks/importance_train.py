@@ -333,7 +333,7 @@ def _rank_correlation(one: Tensor, other: Tensor) -> float:
 
 
 def _deep_space() -> SearchSpace:
-    """Return a space that holds the deep teacher alone."""
+    """Return a space that holds only the deep teacher."""
     stages = [{key: [value] for key, value in stage.items()} for stage in DEEP_ARGUMENTS["stages"]]
     parameters = {"stem": [DEEP_ARGUMENTS["stem"]], "stem_stride": [DEEP_ARGUMENTS["stem_stride"]]}
     return SearchSpace.from_dict(

@@ -1,4 +1,4 @@
-"""How well is latency predicted? The calibrated model against a line through flops, and one through parameters.
+"""Accuracy of latency prediction: the calibrated model against linear fits to FLOPs and to parameters.
 
 Random networks of the shipped spaces are timed on ONNX Runtime; each predictor is fitted to all but one of them and
 asked for that one, in turn, and once to thirty of them (what a search calibrates with) and asked for the others. All

@@ -1,4 +1,4 @@
-"""Which loss, and which strategy, teaches one student best in one budget, and what does a step of each cost?
+"""Benchmark of losses and strategies: quality of a student under one training budget, and cost per step.
 
 One residual network of 0.9 M FLOPs is taught Fashion-MNIST's embedded subset (12,000 training images, 4 views) by the
 shipped teacher, with each loss and under three seeds; then by several teachers together, an assistant, its former
@@ -6,9 +6,9 @@ self, beside peers, and with easy samples first. At last, alone on the machine, 
 with the store and with the live teacher, and of the student with its peers.
 
     python benchmarks/losses.py --work FOLDER [--minutes 30]      # about 50 core-minutes
-    python benchmarks/losses.py --work FOLDER --time              # the same, with the steps timed anew
+    python benchmarks/losses.py --work FOLDER --time              # the same, with the steps timed again
 
-What is finished is kept in the work folder; started again, it goes on (``--minutes`` stops it in time).
+What is finished is kept in the work folder; started again, it resumes (``--minutes`` stops it in time).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _timed(trainings: Trainings) -> bool:
-    """Say whether all rows have been timed; figures compare only if rows took turns, so if one lacks, all do."""
+    """Return whether all rows are timed; they are comparable only if timed in turns, so one missing row voids all."""
     return "times" in trainings.book and set(timed_rows()) <= set(trainings.book["times"]["rounds"])
 
 
@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--seeds", type=int, default=3, help="trainings of each row, 2 or more")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
     made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
-    made.add_argument("--time", action="store_true", help="time the steps anew (on a quiet machine)")
+    made.add_argument("--time", action="store_true", help="time the steps again (on a quiet machine)")
     made.add_argument("--rounds", type=int, default=12, help="blocks of steps that each row is timed for")
     made.add_argument("--steps", type=int, default=8, help="steps in a block")
     options = made.parse_args()

@@ -1,4 +1,4 @@
-"""What benchmarks/losses.py compares: losses, strategies, the one student, and the networks that teach beside it."""
+"""Cases of benchmarks/losses.py: losses, strategies, the one student, and the networks that teach beside it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def training(case: Case, epochs: float, curriculum: CurriculumConfig | None = No
 
 
 def space_of(name: str) -> SearchSpace:
-    """Return a space that holds one of NETWORKS alone."""
+    """Return a space that holds only one of NETWORKS."""
     builder, arguments = NETWORKS[name]
 
     def fixed(value: Any) -> Any:

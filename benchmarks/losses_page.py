@@ -128,7 +128,7 @@ def _tells(case: Case, trainings: Trainings) -> str:
 
 
 def _said(rows: Sequence[Row], kd: Row, what: str) -> str:
-    """Say which rows are better than kd, tied with it, worse, or failed."""
+    """Return which rows are better than kd, tied with it, worse, or failed."""
     by: dict[str, list[Row]] = {verdict: [] for verdict in (BETTER, WORSE, TIE, FAILED)}
     for row in rows:
         if row.name not in (KD, LABELS):

@@ -1,4 +1,4 @@
-"""What the peers of mutual learning cost and come to, for the page of benchmarks/losses.py."""
+"""Cost and quality of the peers of mutual learning, for the page of benchmarks/losses.py."""
 
 from __future__ import annotations
 

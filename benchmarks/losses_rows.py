@@ -1,4 +1,4 @@
-"""What a row of benchmarks/losses.py's tables is made of: figures over seeds, verdicts, networks."""
+"""Parts of a row in the tables of benchmarks/losses.py: figures over seeds, verdicts, networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step costs with each loss of benchmarks/losses.py, what peers add to it, and what the store brings it.
+"""Time per step with each loss of benchmarks/losses.py, added by peers, and saved by the store.
 
 All is timed in blocks that take turns.
 """

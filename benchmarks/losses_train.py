@@ -109,7 +109,7 @@ class Trainings:
         return freeze(load_student(self._student(key)), self.data, key)
 
     def finished(self, key: str) -> bool:
-        """Say whether a training came to an end, with finite logits."""
+        """Return whether a training has ended with finite logits."""
         quality = self.book[key]["quality"]
         return quality is not None and math.isfinite(quality)
 
@@ -119,7 +119,7 @@ class Trainings:
 
     @cached_property
     def shipped_tested(self) -> ClassificationEvaluation:
-        """What the shipped teacher is worth on test data."""
+        """The quality of the shipped teacher on test data."""
         return self._evaluated(self.shipped.module)
 
     def _evaluated(self, module: torch.nn.Module) -> ClassificationEvaluation:

@@ -1,4 +1,4 @@
-"""What stopping early saves and what it loses: the dominance rule, quality-only halving, and no rule.
+"""Savings and losses of early stopping: the dominance rule, quality-only halving, and no rule.
 
 On tables of finished trainings, whose candidates are replayed on simulated asynchronous workers::
 

@@ -32,7 +32,7 @@ class Candidate:
 
 @dataclass
 class Judged:
-    """What became of a replay: numbers of candidates trained to their end, training cost and seconds spent."""
+    """Outcome of a replay: numbers of candidates trained to their end, training cost and seconds spent."""
 
     complete: list[int] = field(default_factory=list)
     spent: float = 0.0
@@ -101,7 +101,7 @@ class Pool:
         return hypervolume(self._points[list(places)], self._reference, self._maximise)
 
     def front(self, places: Sequence[int]) -> list[int]:
-        """Return the places that no other of them beats, from cheap to dear."""
+        """Return the indices that no other of them beats, by rising cost."""
         mask = non_dominated(self._points[places], self._maximise)
         return sorted((place for place, keep in zip(places, mask) if keep), key=lambda place: self._points[place, 1])
 

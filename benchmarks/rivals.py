@@ -1,4 +1,4 @@
-"""What the search is held against: random search of equal training cost, scaled networks, hard labels, more seeds."""
+"""Rivals of the search: random search of equal training cost, scaled networks, hard labels, more seeds."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def teacher_costs(run: Run) -> dict[str, float]:
 
 
 def _fixed(name: str, factor: float) -> tuple[Architecture, SearchSpace]:
-    """Return a family's network with its widths times ``factor``, and a space that holds it alone."""
+    """Return a family's network with its widths times ``factor``, and a space that holds only it."""
     _, builder, values = SCALED[name]
 
     def scaled(value: Any, key: str = "") -> Any:

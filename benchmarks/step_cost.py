@@ -1,4 +1,4 @@
-"""What a distillation step costs beside a plain supervised step of the same student.
+"""Time of a distillation step relative to a plain supervised step of the same student.
 
 Each student is trained in four ways, in blocks of steps that take turns: a bare PyTorch loop written here (the same
 batches, views and memory layout, SGD with momentum, cross-entropy; no averaging, clipping or schedule), the Distiller
@@ -41,7 +41,7 @@ PLAIN, FUSED, STORE, LIVE, LABELS = "bare loop", "bare loop, fused", "store", "l
 
 
 class BareLoop:
-    """What one would write without nas_distill."""
+    """The loop that a user would write without nas_distill."""
 
     def __init__(self, model: nn.Module, data: Dataset, batch_size: int, *, fused: bool | None = None) -> None:
         self.layout = memory_format(model)

@@ -1,4 +1,4 @@
-"""A fixed list of trainings on worker processes, whose results are kept as they come: a killed script goes on."""
+"""A fixed list of trainings on worker processes, whose results are kept as they arrive; a killed script resumes."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def resumable(minutes: float | None) -> Iterator[None]:
 
 
 def stop_unfinished() -> NoReturn:
-    """End the script, saying that the same command goes on."""
-    say("Stopped; what is finished is kept, and the same command goes on.")
+    """End the script with a note that the same command resumes it."""
+    say("Stopped; what is finished is kept, and the same command resumes.")
     sys.exit(UNFINISHED)
 
 

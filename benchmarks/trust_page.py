@@ -260,7 +260,7 @@ def _defaults(advice: Mapping[str, Advice]) -> str:
 
 
 def _finalists(studies: Mapping[str, Study]) -> str:
-    """What is lost by distilling only the best few in full, by short score and cost, over many budgets."""
+    """Return the loss from distilling only the best few in full, by short score and cost, over many budgets."""
     rows = []
     for space, study in studies.items():
         for kind in distilled_kinds(study).values():

@@ -1,1 +1,1 @@
-"""What benchmarks/inherit.py is made of."""
+"""Parts of benchmarks/inherit.py."""

@@ -92,7 +92,7 @@ def build(*, stem: int, blocks: Sequence[Mapping[str, int]], input_shape: Sequen
 
 
 def space_of(widths: Widths) -> SearchSpace:
-    """Return a space that holds the network of these widths alone."""
+    """Return a space that holds only the network of these widths."""
     blocks = [{"inner": [middle], "outer": [outside]} for middle, outside in zip(widths.inner, widths.outer)]
     parameters = {"stem": [widths.stem], "blocks": {"each": blocks}}
     return SearchSpace.from_dict({"name": "widths", "builder": f"{__name__}:build", "parameters": parameters})
@@ -141,7 +141,7 @@ def uniform(widths: Widths, limit: float, data: Dataset) -> Widths:
 
 
 class Known:
-    """What cuts of one teacher share, found once: its plan, the orders of its units, the moments of its inputs."""
+    """Data shared by all cuts of one teacher: its plan, the orders of its units, the moments of its inputs."""
 
     def __init__(self, teacher: Teacher, data: Dataset) -> None:
         self._module, self._data = teacher.module, data
@@ -149,7 +149,7 @@ class Known:
 
     @cached_property
     def plan(self) -> Plan:
-        """What can be cut."""
+        """The pruning plan."""
         return find_plan(copy.deepcopy(self._module), self._data.input_shape)
 
     @cached_property

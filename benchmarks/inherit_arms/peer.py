@@ -1,4 +1,4 @@
-"""FastNAS, which needs an environment of its own, and what it wrote."""
+"""FastNAS, run in its own environment, and its results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Peer:
         self._options = options
 
     def there(self, name: str) -> bool:
-        """Say whether a limit was searched."""
+        """Return whether a limit was searched."""
         return (self._folder / name / DESCRIPTION).exists()
 
     def weights(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What each arm has before its last training: a network, and what it cost to come to it."""
+"""State of each arm before its last training: a network, and the cost to obtain it."""
 
 from __future__ import annotations
 

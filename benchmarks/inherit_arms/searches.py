@@ -42,7 +42,7 @@ class Searches:
         self._rates = rates
 
     def there(self, name: str) -> bool:
-        """Say whether a search is finished."""
+        """Return whether a search is finished."""
         folder = RunFolder(self._folder / name)
         return folder.exists and read_metadata(folder).finished
 

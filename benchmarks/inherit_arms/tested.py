@@ -1,4 +1,4 @@
-"""What the finished networks are worth on test data, and differences with their errors."""
+"""Quality of the finished networks on test data, and differences with their errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas_distill.evaluate.predict import predict_logits
 
 @dataclass(frozen=True)
 class Tested:
-    """Which test images each seed's network gets right: (seeds, images), 1 or 0."""
+    """Correctness of each seed's network per test image: (seeds, images), 1 or 0."""
 
     correct: np.ndarray
 
