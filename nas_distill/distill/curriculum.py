@@ -1,4 +1,4 @@
-"""Curriculum: easy samples first."""
+"""Curriculum learning: training on the easiest samples of each batch first."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from nas_distill.tasks import find_task
 
 
 def curriculum_error(curriculum: CurriculumConfig | None, task: str) -> str | None:
-    """Return why samples of a task cannot be ordered as a curriculum says, without a full stop; None if they can."""
+    """Return why a curriculum cannot order the samples of a task, without a full stop; None if it can."""
     if curriculum is None or curriculum.by != "teacher_entropy" or find_task(task).has_entropy:
         return None
-    return f"a {task}'s teacher has no entropy to order samples by; take 'student_loss'"
+    return f"the outputs of a {task} teacher have no entropy to order samples by; use 'student_loss'"
 
 
 def selected_indices(
     curriculum: CurriculumConfig | None, logits: Tensor, teacher: Tensor | None, batch: Batch, task: str
 ) -> Tensor | None:
-    """Return the places (K,) of a batch's samples that the loss is taken of; None for all of them.
+    """Return the indices (K,) of the samples of a batch that the loss includes; None for all.
 
     Args:
-        curriculum: None lets all count.
+        curriculum: None includes all samples.
         logits: (B, C), the student's.
         teacher: (B, C), or None without a teacher.
         batch: labels and progress.
-        task: of the data.
+        task: the task of the data.
     """
     share = 1.0 if curriculum is None else curriculum_share(batch.done, curriculum)
     if curriculum is None or share >= 1:
@@ -36,14 +36,14 @@ def selected_indices(
 
 
 def curriculum_share(done: float, curriculum: CurriculumConfig) -> float:
-    """Return which share of each batch counts when ``done`` of the training is over; it rises linearly to 1."""
+    """Return the share of each batch to include after the share ``done`` of the training; it rises linearly to 1."""
     if done >= curriculum.until:
         return 1.0
     return curriculum.start + (1 - curriculum.start) * done / curriculum.until
 
 
 def easiest(difficulty: Tensor, share: float) -> Tensor:
-    """Return the places (K,) of the easiest ``share`` of a batch, at least one, in the batch's order.
+    """Return the indices (K,) of the easiest ``share`` of a batch, at least one, in the order of the batch.
 
     Args:
         difficulty: (B,), lower is easier.
@@ -54,11 +54,11 @@ def easiest(difficulty: Tensor, share: float) -> Tensor:
 
 
 def difficulty(logits: Tensor, teacher: Tensor | None, labels: Tensor, by: str, task: str = "classification") -> Tensor:
-    """Return how hard samples are (B,): the entropy of the teacher's classes or labels, or the student's own loss.
+    """Return the difficulty (B,) of samples: the entropy of the teacher's outputs, or the student's own loss.
 
-    The student's loss is cross-entropy, summed over labels, or the squared error. A regression has no entropy.
-    By the teacher's entropy where there is no teacher, all are alike. Samples that are hard for the student because
-    their labels are wrong come last too (self-paced learning; Kumar et al., 2010).
+    The student's loss is cross-entropy, summed over labels, or the squared error. A regression has no entropy. Without
+    a teacher, the entropy of all samples is 0. With the student's loss, samples with wrong labels come last too
+    (self-paced learning; Kumar et al., 2010).
     """
     kind = find_task(task)
     if by == "student_loss":

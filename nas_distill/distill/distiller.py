@@ -1,4 +1,4 @@
-"""Training a network on labels and a teacher's answers: teaching, short and full distillation."""
+"""Distiller: training of a network on labels and the teacher's answers, short or full."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _CHECK_EVERY = 20
 
 
 class Distiller(TrainingLoop):
-    """Trains ``model`` on ``data`` for ``training.epochs``, taught by ``signal`` (None: by the labels alone).
+    """Training of ``model`` on ``data`` for ``training.epochs``, with the teacher ``signal`` (None: labels only).
 
-    The terms of ``training.loss`` may have learnable parts and memories: they are trained and saved beside the model,
-    and are no part of the student. ``loss_sum`` is the loss summed over all steps (Ru et al., 2021, arXiv:2006.04492).
+    The terms of ``training.loss`` may have learnable parts and memories. These are trained and saved beside the model,
+    and are not part of the student. ``loss_sum`` is the loss summed over all steps (Ru et al., 2021, arXiv:2006.04492).
 
-    The model is trained in place; what counts is ``student()``, its averaged weights.
+    The model is trained in place; the result is ``student()``, a copy with averaged weights.
 
     Raises:
         TrainingError: the model's logits do not fit the data's classes.
-        TeacherError: the teacher's answers are not for this data.
+        TeacherError: the teacher's answers are not for these data.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Distiller(TrainingLoop):
         self.optimize(self._weights, half=_half_type(self.device))
 
     def by_epoch(self, folder: Path) -> Iterator[float]:
-        """Go on from what ``folder`` holds, train to the end, save after each epoch, and yield its quality.
+        """Resume from the checkpoint in ``folder``, if any; save it and yield the quality after each epoch.
 
         Raises:
             TrainingError: see ``advance`` and ``load``.
@@ -96,13 +96,13 @@ class Distiller(TrainingLoop):
             yield self.quality()
 
     def quality(self, *, last: bool = False) -> float:
-        """Return the averaged weights' quality on the validation split, at most 1; higher is better.
+        """Return the quality of the averaged weights on the validation split, at most 1; higher is better.
 
-        Accuracy of classes, mean average precision of labels, R^2 of targets; NaN where outputs are not finite.
-        ``last`` asks for that of the last step's weights instead.
+        It is accuracy, mean average precision or R^2, by task; NaN if outputs are not finite. ``last`` evaluates the
+        weights of the last step instead.
         """
         logits = self.validation_logits(last=last)
-        # A diverged network is worth nothing, which is for whoever asked to say.
+        # A diverged network has no quality; the caller reports it.
         if not bool(torch.isfinite(logits).all()):
             return math.nan
         return find_task(self.data.task).quality(logits, self.data.labels("val"))
@@ -113,7 +113,7 @@ class Distiller(TrainingLoop):
         return predict_logits(self.model if last else self.averaged.module, batches, self.device)
 
     def student(self) -> nn.Module:
-        """Return a module with the averaged weights, in eval mode, in the contiguous layout, on the CPU."""
+        """Return a module with the averaged weights, in eval mode and contiguous layout, on the CPU."""
         copied = copy.deepcopy(self.averaged.module)
         return place(copied, "cpu", torch.contiguous_format)
 
@@ -161,18 +161,18 @@ class Distiller(TrainingLoop):
         return logits.float()
 
     def _loss(self, logits: Tensor, answer: Answer | None, batch: Batch) -> Tensor:
-        """Return the loss of the whole batch, or of what a curriculum lets count."""
+        """Return the loss of the batch, or of the samples that the curriculum selects."""
         outputs = self._outputs(logits, answer)
         teacher = None if answer is None else answer.logits
-        places = selected_indices(self.training.curriculum, logits, teacher, batch, self.data.task)
-        if places is not None:
-            outputs = [(ours.at(places), None if theirs is None else theirs.at(places)) for ours, theirs in outputs]
-            batch = batch.at(places)
+        indices = selected_indices(self.training.curriculum, logits, teacher, batch, self.data.task)
+        if indices is not None:
+            outputs = [(ours.at(indices), None if theirs is None else theirs.at(indices)) for ours, theirs in outputs]
+            batch = batch.at(indices)
         result: Tensor = self.objective(outputs, batch)
         return result
 
     def _outputs(self, logits: Tensor, answer: Answer | None) -> list[tuple[Outputs, Outputs | None]]:
-        """Return for each term what it compares."""
+        """Return the outputs of student and teacher per term, with the features that the term compares."""
         found: list[tuple[Outputs, Outputs | None]] = []
         for read in self._reads:
             theirs = None
@@ -182,18 +182,18 @@ class Distiller(TrainingLoop):
         return found
 
     def _own(self, logits: Tensor, read: TermPairs) -> Outputs:
-        """Return what the student said in its last forward pass, as a term reads it."""
+        """Return the outputs of the student's last forward pass, with the features that a term reads."""
         features = {} if self._tap is None else self._tap.features
         return Outputs(logits, tuple(features[name].float() for name in read.student), partial(self._again, read=read))
 
     def _again(self, x: Tensor, read: TermPairs) -> Outputs:
-        """Return what the student says of other inputs; see ``Outputs.again``."""
+        """Return the student's outputs for other inputs; see ``Outputs.again``."""
         with preserved_buffers(self.model):
             logits = self._forward(self._place(x))
         return self._own(logits, read)
 
     def _make_objective(self, paths: Sequence[Path]) -> Objective:
-        """Find the terms, the layers that they compare in this student, and make their learnable parts."""
+        """Return the objective: resolve the terms, find the layers to compare, create the learnable parts."""
         signal = self.signal
         loss = LossTerms.of(self.training.loss, task=self.data.task, paths=paths, taught=signal is not None)
         self._reads = loss.pairs(
@@ -212,8 +212,8 @@ class Distiller(TrainingLoop):
         return x.to(self.device, non_blocking=True)
 
     def _check_finite(self) -> None:
-        # Looked at in groups, since each look waits for the device; added one by one in double precision, so that the
-        # sum does not depend on where a training was stopped.
+        # Checked in groups, because each check waits for the device. The losses are added one by one in double
+        # precision, so that the sum does not depend on where a training was stopped.
         for loss in torch.stack(self._unchecked).tolist() if self._unchecked else ():
             self.loss_sum += loss
         if not math.isfinite(self.loss_sum):
@@ -258,7 +258,7 @@ class Distiller(TrainingLoop):
 
 
 def _half_type(device: torch.device) -> torch.dtype | None:
-    """Half precision pays on CUDA alone; bfloat16 where the device has it, since it needs no loss scaling."""
+    """Return the half-precision type for CUDA (bfloat16 if supported, as it needs no loss scaling), else None."""
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -1,4 +1,4 @@
-"""The training loop: seeded epochs of batches, learning rate, optimiser step, and a state that is saved and resumed."""
+"""Training loop: seeded batches, learning rate, optimiser steps, and a state that can be saved and resumed."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ _STATE = "state.pt"
 
 
 class TrainingLoop(ABC):
-    """A training that may stop after any step; a subclass says what a step learns.
+    """A training that can stop after any step; a subclass defines the gradients of a step.
 
-    Order of samples, views and dropout depend on ``seed`` and the step only, so that stopping at a step, saving,
-    loading elsewhere and continuing gives bit for bit what a training without a stop gives (on one kind of machine with
-    one number of threads).
+    The order of samples, views and dropout depend on ``seed`` and the step only. A training that is stopped, saved,
+    loaded elsewhere and continued therefore gives bit-identical results to one without a stop (on the same type of
+    machine with the same number of threads).
 
     A subclass calls ``optimize`` once its weights exist.
 
     Args:
-        data: its training split is trained on.
-        places: (N,) the samples of that split that are trained on.
-        length: the steps.
+        data: the data; their training split is used.
+        indices: (N,), the samples of that split to train on.
+        length: number of steps.
         optimizer: settings; the learning rate follows ``decay`` after ``warmup``, a share of the steps.
-        seed: of the order of samples and of each step's random numbers.
-        order: names of the random choice that is the order of samples, beside its epoch.
-        device: where it trains.
+        seed: for the order of samples and the random numbers of each step.
+        order: names that derive the seed of the order of samples, beside the epoch.
+        device: device to train on.
 
     Attributes:
         step: optimiser steps done.
-        seconds: time spent training, over all resumptions.
+        seconds: training time, over all resumptions.
     """
 
     def __init__(
         self,
         data: Dataset,
-        places: Tensor,
+        indices: Tensor,
         length: Length,
         optimizer: OptimizerConfig,
         *,
@@ -64,16 +64,16 @@ class TrainingLoop(ABC):
         self.device = torch.device(device)
         self.step = 0
         self.seconds = 0.0
-        self._places, self._order_name = places, order
+        self._indices, self._order_name = indices, order
         self._settings, self._warmup, self._decay = optimizer, warmup, decay
-        self._order: tuple[int, Tensor] = -1, places
+        self._order: tuple[int, Tensor] = -1, indices
 
     def optimize(
         self, weights: Iterable[nn.Parameter], *, independent: bool = False, half: torch.dtype | None = None
     ) -> None:
-        """Make the optimiser of the weights that take a gradient; see ``make_optimizer``.
+        """Create the optimiser of the weights that require a gradient; see ``make_optimizer``.
 
-        ``half``: the type that the forward pass computes in where it is not that of the weights.
+        ``half``: the type of the forward pass if it differs from that of the weights.
         """
         self.half = half
         self._optimizer = make_optimizer(weights, self._settings, independent=independent)
@@ -81,36 +81,36 @@ class TrainingLoop(ABC):
 
     @property
     def batch_size(self) -> int:
-        """Samples of a step."""
+        """Samples per step."""
         return self.length.batch
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of a whole epoch."""
+        """Steps per epoch."""
         return self.length.per_epoch
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole training."""
+        """Steps of the training."""
         return self.length.steps
 
     @property
     def epoch(self) -> int:
-        """How many epochs are done or begun."""
+        """Number of epochs done or begun."""
         return epochs_begun(self.step / self.steps_per_epoch)
 
     @property
     def total_epochs(self) -> int:
-        """How many epochs the training has; the last may be a part of one."""
+        """Number of epochs of the training; the last may be partial."""
         return epochs_begun(self.total_steps / self.steps_per_epoch)
 
     @property
     def epoch_end(self) -> int:
-        """The optimiser step that ends the epoch that comes next, or is under way."""
+        """Optimiser step that ends the current or next epoch."""
         return min((self.step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.total_steps)
 
     def advance(self, to_step: int, on_step: Callable[[], None] | None = None) -> None:
-        """Train up to optimiser step ``to_step`` (at most ``total_steps``); what ``on_step`` raises passes.
+        """Train up to optimiser step ``to_step`` (at most ``total_steps``); errors of ``on_step`` propagate.
 
         Raises:
             TrainingError: the training cannot continue; see the subclass.
@@ -125,10 +125,10 @@ class TrainingLoop(ABC):
         self._clock(since)
 
     def save(self, folder: Path) -> None:
-        """Save everything that continuing needs; the file is whole or the one before stays.
+        """Save the state of the training atomically.
 
         Raises:
-            StorageError: it cannot be written (the disk is full, say).
+            StorageError: the file cannot be written, for example because the disk is full.
         """
         state = {
             "identity": self._identity(),
@@ -141,11 +141,11 @@ class TrainingLoop(ABC):
         write_state(folder / _STATE, state)
 
     def load(self, folder: Path) -> bool:
-        """Continue from what ``save`` left in ``folder``; False if there is nothing.
+        """Restore the state saved in ``folder``; return False if there is none.
 
         Raises:
-            TrainingError: the file is damaged, or of a training with other settings, data, teacher or seed.
-            StorageError: it cannot be read.
+            TrainingError: the file is damaged, or belongs to a training with other settings, data, teacher or seed.
+            StorageError: the file cannot be read.
         """
         path = folder / _STATE
         if not path.exists():
@@ -153,8 +153,8 @@ class TrainingLoop(ABC):
         state = read_state(path)
         if state["identity"] != self._identity():
             raise TrainingError(
-                f"Checkpoint {path} is of another training (settings, data, teacher, seed or network have changed); "
-                "delete it to train again from the start."
+                f"Checkpoint {path} belongs to another training (settings, data, teacher, seed or network have "
+                "changed); delete it to train again from the start."
             )
         self._restore(state)
         self._optimizer.load_state_dict(state["optimizer"])
@@ -163,28 +163,28 @@ class TrainingLoop(ABC):
         return True
 
     def delete_checkpoint(self, folder: Path) -> None:
-        """Delete what ``save`` left."""
+        """Delete the saved state."""
         (folder / _STATE).unlink(missing_ok=True)
 
     @abstractmethod
     def _compute_gradients(self, index: Tensor, view: int) -> None:
-        """Give the weights the gradients (``_backward``, ``_clip``) of the samples ``index`` in ``view``."""
+        """Compute the gradients (``_backward``, ``_clip``) for the samples ``index`` in ``view``."""
 
     @abstractmethod
     def _training_context(self) -> AbstractContextManager[None]:
-        """Return the context in which steps are taken: modules in training mode, hooks attached."""
+        """Return the context of training steps: modules in train mode, hooks attached."""
 
     @abstractmethod
     def _identity(self) -> str:
-        """Return a digest of what a checkpoint must have in common with this training."""
+        """Return a digest of everything that a checkpoint must share with this training."""
 
     @abstractmethod
     def _state(self) -> dict[str, Any]:
-        """Return what the subclass has of state, beside step and optimiser."""
+        """Return the subclass's state, without step and optimiser."""
 
     @abstractmethod
     def _restore(self, state: dict[str, Any]) -> None:
-        """Take up what ``_state`` returned."""
+        """Restore the result of ``_state``."""
 
     def _train_step(self, index: Tensor, view: int) -> None:
         self._seed_step()
@@ -199,24 +199,24 @@ class TrainingLoop(ABC):
         self._scaler.scale(loss).backward()
 
     def _clip(self, weights: Iterable[nn.Parameter]) -> None:
-        """Bound the norm of the gradients of ``weights`` together, where the settings say so."""
+        """Clip the joint gradient norm of ``weights``, if the settings have a bound."""
         if self._settings.clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(weights, self._settings.clip)
 
     def _batches(self, to_step: int) -> Iterator[tuple[Tensor, int]]:
-        """Yield the batches (places, view) of the steps from the next one up to ``to_step``."""
+        """Yield the batches (indices, view) of the steps from the next one up to ``to_step``."""
         for step in range(self.step, min(to_step, self.total_steps)):
             epoch, position = divmod(step, self.steps_per_epoch)
             if epoch != self._order[0]:
                 generator = torch_generator(self.seed, *self._order_name, epoch)
-                self._order = epoch, self._places[torch.randperm(len(self._places), generator=generator)]
+                self._order = epoch, self._indices[torch.randperm(len(self._indices), generator=generator)]
             yield self._order[1][position * self.batch_size :][: self.batch_size], epoch % self.data.views.count
 
     def _seed_step(self) -> None:
         seed = derive(self.seed, "step", self.step)
         if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed asks after every other device too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds all other devices
         else:
             torch.manual_seed(seed)
 
@@ -234,12 +234,12 @@ class TrainingLoop(ABC):
 def make_optimizer(
     weights: Iterable[nn.Parameter], config: OptimizerConfig, *, independent: bool = False
 ) -> torch.optim.Optimizer:
-    """Return an optimiser of weights that take a gradient; weight decay is for matrices and filters only.
+    """Return an optimiser of the weights that require a gradient; weight decay applies to matrices and filters only.
 
-    ``independent``: what it does to one weight does not depend on the others, not even on their layout in memory.
+    ``independent``: updates of one weight do not depend on the others, not even on their memory layout.
 
     Raises:
-        TrainingError: there are none.
+        TrainingError: no weight requires a gradient.
     """
     weights = [weight for weight in weights if weight.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -258,9 +258,9 @@ def make_optimizer(
 
 
 def _fusible(weight: Tensor) -> bool:
-    """Say whether one kernel may update it with all others, which on a CPU takes a sixth of the time.
+    """Return whether a fused kernel may update the weight, which takes a sixth of the time on a CPU.
 
-    That kernel walks weight and gradient as they lie in memory, and only of dense weights do the gradients lie alike.
+    The kernel reads weights and gradients in memory order, and only dense weights have gradients of the same layout.
     """
     dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
     return dense and weight.is_floating_point() and weight.device.type in ("cpu", "cuda")

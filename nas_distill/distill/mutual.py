@@ -1,4 +1,4 @@
-"""Mutual learning: students that teach each other while they train (Zhang et al., 2018, arXiv:1706.00384)."""
+"""Mutual learning: students that teach each other during training (Zhang et al., 2018, arXiv:1706.00384)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nas_distill.teacher.signal import Answer, TeacherSignal, mixture
 
 
 class MutualSignal:
-    """What a student's peers say, and the teacher with them; a TeacherSignal for ``Distiller``.
+    """Mixture of the answers of a student's peers and the teacher; a TeacherSignal for ``Distiller``.
 
-    Deep mutual learning (Zhang et al., 2018, arXiv:1706.00384): each student learns from the mean of the others'
-    divergences. Here peers answer with their averaged weights, which are steadier than those of the last step, and the
-    teacher counts as one peer more. Inner layers are the teacher's.
+    In deep mutual learning (Zhang et al., 2018, arXiv:1706.00384) each student learns from the mean divergence to the
+    others. Here peers answer with their averaged weights, which are more stable than those of the last step, and the
+    teacher counts as one more peer. Features are the teacher's.
 
-    ``peers`` is filled once all students exist; until then the teacher answers alone.
+    ``peers`` is set by ``connect_peers`` once all students exist; until then the teacher is the only source.
     """
 
     def __init__(self, teacher: TeacherSignal, temperature: float, task: str = "classification") -> None:
@@ -31,7 +31,7 @@ class MutualSignal:
         self.features = teacher.features
 
     def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
-        """Return the mixture of all that teach, and the teacher's features."""
+        """Return the logits of the mixture, and the teacher's features."""
         answer = self.teacher.answer(split, index, view, x)
         with torch.no_grad():
             others = [peer.averaged.module(x).float() for peer in self.peers]
@@ -40,7 +40,7 @@ class MutualSignal:
         return Answer(mixture(logits, weights, self.temperature, self.task), answer.features)
 
     def identity(self) -> str:
-        """Return what the answers depend on, as far as it is known before anything trains."""
+        """Return one string for all that the answers depend on, as far as it is known before training."""
         return f"peers:{self.temperature!r}:{self.teacher.identity()}"
 
     def check(self, data: Dataset) -> None:
@@ -49,13 +49,13 @@ class MutualSignal:
 
 
 def connect_peers(distillers: Sequence[Distiller], signals: Sequence[MutualSignal]) -> None:
-    """Make every student the peer of every other; ``signals`` [K] are theirs, in their order."""
-    for place, signal in enumerate(signals):
-        signal.peers = [other for at, other in enumerate(distillers) if at != place]
+    """Make each student a peer of all others; ``signals`` [K] are the students' signals, in the same order."""
+    for own, signal in enumerate(signals):
+        signal.peers = [other for index, other in enumerate(distillers) if index != own]
 
 
 def advance_mutual(distillers: Sequence[Distiller], to_step: int) -> None:
-    """Train all, step by step in turn, up to optimiser step ``to_step``.
+    """Train all students in turn, one step each, up to optimiser step ``to_step``.
 
     Raises:
         TrainingError: a loss became NaN or infinite.

@@ -1,4 +1,4 @@
-"""The training objective: a weighted sum of loss terms."""
+"""Training objective: a weighted sum of loss terms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas_distill.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class Term:
-    """A term of the search file with its loss found and its options checked."""
+    """A loss term of the search file, with its loss and its validated options."""
 
     config: TermConfig
     spec: LossSpec
@@ -26,24 +26,24 @@ class Term:
 
     @property
     def weight(self) -> float:
-        """Its weight: the search file's, else the loss's own."""
+        """Weight in the search file, else the default of the loss."""
         return self.spec.weight if self.config.weight is None else self.config.weight
 
 
 def find_terms(
     terms: Sequence[TermConfig], *, where: str = "loss", paths: Sequence[Path] = (), task: str | None = None
 ) -> list[Term]:
-    """Find the losses that a search file names, those of weight 0 left out.
+    """Return the loss terms that a search file names, without those of weight 0.
 
-    ``task``: of the data that they are for, if that is known.
+    ``task``: the task of the data, if it is known.
 
     Raises:
-        ConfigError: an unknown loss or option, one that is of another task, or nothing to learn; names the place,
+        ConfigError: a loss or option is unknown or for another task, or all weights are 0; the message contains
             ``where``.
     """
     found = []
-    for place, config in enumerate(terms):
-        here = f"{where}.{place}"
+    for index, config in enumerate(terms):
+        here = f"{where}.{index}"
         spec = find_loss(config.name, where=here, paths=paths)
         term = Term(config, spec, spec.check(config.options, here))
         _check_layers(config, spec, here)
@@ -52,53 +52,53 @@ def find_terms(
                 _check_task(spec, task, here)
             found.append(term)
     if not found:
-        raise ConfigError(f"'{where}': every weight is 0, which leaves nothing to learn.")
+        raise ConfigError(f"'{where}': every weight is 0, so nothing would be learned; set one above 0.")
     return found
 
 
 def labels_only(terms: Sequence[Term], task: str = "classification") -> list[Term]:
-    """Return what is left without a teacher: the labels' term of weight 1, with the options that it has beside one."""
-    given = next((term for term in terms if term.config.name == find_task(task).labels_loss), None)
-    if given is None:
+    """Return the terms without a teacher: the term on labels, with its configured options and weight 1."""
+    configured = next((term for term in terms if term.config.name == find_task(task).labels_loss), None)
+    if configured is None:
         return find_terms([TermConfig(name=find_task(task).labels_loss, weight=1.0)])
-    kept = given.config.model_copy(update={"weight": 1.0, "start": 0.0, "stop": 1.0, "warmup": 0.0})
-    return [Term(kept, given.spec, given.options)]
+    kept = configured.config.model_copy(update={"weight": 1.0, "start": 0.0, "stop": 1.0, "warmup": 0.0})
+    return [Term(kept, configured.spec, configured.options)]
 
 
 class Objective(nn.Module):
-    """The weighted sum of terms; what is learnable or remembered in them is its own state, never the student's.
+    """Weighted sum of loss terms; their learnable parts and memories belong to its state, never to the student's.
 
-    Each term has a weight that may rise and end over the training (see TermConfig).
+    The weight of a term may ramp up and end during the training (see TermConfig).
     """
 
     def __init__(self, terms: Sequence[Term], shapes: Sequence[Shapes]) -> None:
         super().__init__()
         self.terms = list(terms)
-        made = [
+        modules = [
             term.spec.make(shape, **term.options) if _is_module(term.spec) else None
             for term, shape in zip(self.terms, shapes, strict=True)
         ]
         self.modules_of_terms = nn.ModuleDict(
-            {str(place): module for place, module in enumerate(made) if module is not None}
+            {str(index): module for index, module in enumerate(modules) if module is not None}
         )
 
     def forward(self, outputs: Sequence[tuple[Outputs, Outputs | None]], batch: Batch) -> Tensor:
-        """Return the sum, a scalar.
+        """Return the weighted sum, a scalar.
 
         Args:
-            outputs: (student's, teacher's) outputs, one pair a term.
-            batch: labels, places and progress.
+            outputs: (student's, teacher's) outputs, one pair per term.
+            batch: labels, indices and progress.
         """
         total = torch.zeros((), device=batch.labels.device)
-        for place, (term, (student, teacher)) in enumerate(zip(self.terms, outputs, strict=True)):
+        for index, (term, (student, teacher)) in enumerate(zip(self.terms, outputs, strict=True)):
             config = term.config
             weight = term.weight * ramp(batch.done, config.start, config.stop, config.warmup)
             if weight:
-                total = total + weight * self._value(place, term, student, teacher, batch)
+                total = total + weight * self._value(index, term, student, teacher, batch)
         return total
 
-    def _value(self, place: int, term: Term, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        key = str(place)
+    def _value(self, index: int, term: Term, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        key = str(index)
         if key in self.modules_of_terms:
             value: Tensor = self.modules_of_terms[key](student, teacher, batch)
             return value
@@ -108,10 +108,10 @@ class Objective(nn.Module):
 
 def _check_task(spec: LossSpec, task: str, where: str) -> None:
     kind = find_task(task)
-    # A user's own task reads what the task that it is a subclass of reads.
+    # A user's task accepts the losses of the task that it is a subclass of.
     if spec.tasks and not any(isinstance(kind, type(find_task(name, where=where))) for name in spec.tasks):
         raise ConfigError(
-            f"{where}: the loss '{spec.name}' is for {' and '.join(spec.tasks)}, and the data are of {task}; take "
+            f"{where}: the loss '{spec.name}' is for {' and '.join(spec.tasks)}, and the task is {task}; use "
             f"'{kind.labels_loss}' for the labels and '{kind.answers_loss}' for the teacher's outputs."
         )
 
@@ -120,10 +120,10 @@ def _check_layers(config: TermConfig, spec: LossSpec, where: str) -> None:
     if config.layers == "auto":
         return
     if spec.layers == "none":
-        raise ConfigError(f"{where}: the loss '{config.name}' compares no layers, so 'layers' means nothing to it.")
+        raise ConfigError(f"{where}: the loss '{config.name}' does not compare layers; remove 'layers'.")
     if spec.own and not all(isinstance(name, str) for name in config.layers):
         raise ConfigError(
-            f"{where}: the loss '{config.name}' reads no layers of the teacher; list names of the student's alone."
+            f"{where}: the loss '{config.name}' reads no layers of the teacher; list names of the student's only."
         )
     if not spec.own and any(isinstance(name, str) for name in config.layers):
         raise ConfigError(

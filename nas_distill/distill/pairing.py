@@ -1,4 +1,4 @@
-"""Pairs of student and teacher layers that loss terms compare."""
+"""Pairing: the student and teacher layers that loss terms compare."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from nas_distill.utils.layers import (
 )
 from nas_distill.utils.modules import eval_mode
 
-# What a tap calls the stacked queries, keys and values of an attention.
+# Suffix that a tap gives the stacked queries, keys and values of an attention.
 _QKV = ":qkv"
 _ATTENTION: tuple[Layers, ...] = ("attention", "last attention")
 
 
 @dataclass(frozen=True)
 class TermPairs:
-    """What one term reads: layers of the student, and for each the key of the teacher's feature, and the shapes."""
+    """The layers that one term reads: the student's names, the keys of the teacher's features, and the shapes."""
 
     student: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
@@ -40,20 +40,20 @@ class TermPairs:
 
 
 def teacher_features(terms: Sequence[Term], teacher: nn.Module, x: Tensor) -> tuple[Feature, ...]:
-    """Return the features that ``terms`` may ask a teacher for; which of them a student uses depends on the student.
+    """Return the teacher's features that ``terms`` may need; the student determines which of them are used.
 
     Args:
-        terms: of a training.
+        terms: the loss terms of a training.
         teacher: the frozen module; it runs on ``x`` once.
         x: (B, ...) samples.
 
     Raises:
-        TrainingError: a term needs a kind of layer that the teacher has not, or names one that it has not.
+        TrainingError: the teacher has no layer of a kind that a term needs, or lacks a layer that a term names.
     """
     found: dict[str, Feature] = {}
-    # Whatever the order of terms, what was found is in order of depth: stages hold all tokens, and the last is last.
-    places = {"stages": 0, "last": 2, "last attention": 2}
-    for term in sorted(terms, key=lambda term: (term.config.layers != "auto", places.get(term.spec.layers, 1))):
+    # Features are in order of depth for any order of terms: stages include all tokens, and the last layer comes last.
+    ranks = {"stages": 0, "last": 2, "last attention": 2}
+    for term in sorted(terms, key=lambda term: (term.config.layers != "auto", ranks.get(term.spec.layers, 1))):
         named = term.config.layers != "auto"
         for layer in _layers(term, teacher, x, side=1):
             feature = Feature(layer, term.spec.reduction, named)
@@ -62,10 +62,10 @@ def teacher_features(terms: Sequence[Term], teacher: nn.Module, x: Tensor) -> tu
 
 
 def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: Tensor) -> TermPairs:
-    """Return what ``term`` compares between this student and a teacher of these ``features``.
+    """Return the layers of a student that ``term`` compares with a teacher's ``features``.
 
     Raises:
-        TrainingError: the two have no layers that fit, or a named one is missing.
+        TrainingError: student and teacher have no matching layers, or a named layer is missing.
     """
     if term.spec.layers == "none":
         return TermPairs()
@@ -90,7 +90,7 @@ def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: 
 
 
 def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Layer]:
-    """Return the layers of one side that a term may read: those named (side 0 is the student's), else by its kind."""
+    """Return the layers of student (side 0) or teacher (side 1) that a term may read: by name, else by kind."""
     kind = term.spec.layers
     if kind == "none" or (term.spec.own and side == 1):
         return []
@@ -106,7 +106,7 @@ def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Laye
         who = "teacher" if side else "student"
         raise TrainingError(
             f"The loss '{term.config.name}' needs {_NEEDS[kind]}, and none was found in the {who} "
-            f"({type(module).__name__}); name {'layers' if term.spec.own else 'pairs'} under 'layers', or take another "
+            f"({type(module).__name__}); name {'layers' if term.spec.own else 'pairs'} under 'layers', or use another "
             "loss."
         )
     return wanted
@@ -123,7 +123,7 @@ _NEEDS: dict[Layers, str] = {
 
 
 def _wanted(layers: Sequence[Layer], kind: Layers) -> list[Layer]:
-    # Among a teacher's features, those of other terms' kinds are too.
+    # A teacher's features include kinds that other terms need.
     layers = [layer for layer in layers if layer.name.endswith(_QKV) == (kind in _ATTENTION)]
     if kind == "vector":
         return [layer for layer in layers if layer.kind == "vector"][-1:]
@@ -135,10 +135,10 @@ def _wanted(layers: Sequence[Layer], kind: Layers) -> list[Layer]:
 
 
 def _attention(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Layer]:
-    """Return attentions' queries, keys and values as layers of kind tokens, their shape that of a sample's.
+    """Return the queries, keys and values of attentions as layers of kind tokens, with the shape per sample.
 
     Raises:
-        TrainingError: one of ``names`` is none of those, or the network has no such layer.
+        TrainingError: a name is not that of an attention, or the network has no such layer.
     """
     for name in names:
         if not name.endswith(_QKV):
@@ -147,5 +147,5 @@ def _attention(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Layer
     with eval_mode(module), torch.no_grad(), tap:
         module(x)
     shapes = {name: tuple(value.shape) for name, value in tap.features.items()}
-    # (3, B, heads, N, d): the batch is not the first, so the shape told is that of one sample, (3, heads, N, d).
+    # Values are (3, B, heads, N, d). The batch is the second dimension, so the shape per sample is (3, heads, N, d).
     return [Layer(name, (shape[0], *shape[2:]), "tokens") for name, shape in shapes.items()]

@@ -1,4 +1,4 @@
-"""Projectors: learnable maps from student features to the shape of the teacher's."""
+"""Projectors: learnable maps of student features to the shapes of the teacher's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nas_distill.utils.errors import TrainingError
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """``torch.nn.BatchNorm2d``; one sample of one place, which has no variance, goes by the running statistics.
+    """``torch.nn.BatchNorm2d`` that uses the running statistics for a single value per channel, which has no variance.
 
-    That is what a batch of one leaves of a map of 1x1, also where a curriculum left one sample of more.
+    That occurs for a 1x1 map and a batch of one sample, for example if a curriculum selects one sample.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,11 +31,11 @@ Shape = Sequence[int]
 
 
 class Projector(nn.Module):
-    """Brings a student's feature to the shape of its teacher's.
+    """Map of a student's feature to the shape of the teacher's.
 
-    ``projector(student)`` is compared with ``projector.target(teacher)``; the two have one shape. Where the sizes agree
-    already nothing is learned (``always`` puts weights there all the same). What comes out is of the weights' type,
-    also for features of half precision.
+    ``projector(student)`` is compared with ``projector.target(teacher)``, which has the same shape. If the widths are
+    equal, the projector is the identity, unless ``always`` is set. The result has the type of the weights, also for
+    features in half precision.
     """
 
     def __init__(self, body: nn.Module) -> None:
@@ -49,12 +49,12 @@ class Projector(nn.Module):
         return result
 
     def target(self, teacher: Tensor) -> Tensor:
-        """Return what the teacher's feature (B, ...) is compared as; it has no weights."""
+        """Return the teacher's feature (B, ...) in the shape of the projection; it has no weights."""
         return teacher
 
 
 class MapProjector(Projector):
-    """For maps of (C, H, W): a 1x1 convolution and a batch norm; the larger map is averaged to the smaller's size.
+    """Projector of maps (C, H, W): a 1x1 convolution and a batch norm; the larger map is pooled to the smaller size.
 
     Raises:
         TrainingError: a shape is not (C, H, W).
@@ -79,7 +79,7 @@ class MapProjector(Projector):
 
 
 class VectorProjector(Projector):
-    """For vectors of (D,): a linear layer.
+    """Projector of vectors (D,): a linear layer.
 
     Raises:
         TrainingError: a shape is not (D,).
@@ -91,7 +91,7 @@ class VectorProjector(Projector):
 
 
 class TokenProjector(Projector):
-    """For tokens of (N, D): one linear layer for all tokens.
+    """Projector of tokens (N, D): one linear layer, shared by all tokens.
 
     Raises:
         TrainingError: a shape is not (N, D), or the two networks have different numbers of tokens.
@@ -108,10 +108,10 @@ class TokenProjector(Projector):
 
 
 def make_projector(student_shape: Shape, teacher_shape: Shape, *, always: bool = False) -> Projector:
-    """Return the projector for a pair of layers, by the student's: a map (C, H, W), tokens (N, D) or a vector (D,).
+    """Return the projector for a pair of layers: maps (C, H, W), tokens (N, D) or vectors (D,).
 
     Raises:
-        TrainingError: the two cannot be compared.
+        TrainingError: the layers cannot be compared.
     """
     kinds: dict[int, type[MapProjector | VectorProjector | TokenProjector]]
     kinds = {3: MapProjector, 2: TokenProjector, 1: VectorProjector}
@@ -125,7 +125,7 @@ def _linear(inputs: int, outputs: int, always: bool) -> nn.Module:
 def _checked(shape: Shape, dimensions: int) -> tuple[int, ...]:
     if len(shape) != dimensions:
         raise TrainingError(
-            f"A feature of shape {tuple(shape)} for each sample does not fit here; it must have {dimensions} "
+            f"A feature has shape {tuple(shape)} per sample; this projector needs {dimensions} "
             f"dimension{'s' if dimensions > 1 else ''}."
         )
     return tuple(shape)

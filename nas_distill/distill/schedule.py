@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and averaging of weights over a training."""
+"""Schedules of learning rates and loss weights, and averaging of weights during training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from nas_distill.utils.modules import buffer_slots
 
 @dataclass(frozen=True)
 class Length:
-    """The steps of a training of ``epochs`` passes over ``samples``, in batches of ``batch_size``.
+    """Length of a training in steps: ``epochs`` passes over ``samples``, in batches of ``batch_size``.
 
-    Batches are whole: in each pass, the samples that fill no batch are left out. A training of any length has a step.
+    Batches are full: in each pass, the samples of an incomplete last batch are dropped. A training of any length above
+    0 has at least one step.
     """
 
     samples: int
@@ -26,26 +27,26 @@ class Length:
 
     @property
     def batch(self) -> int:
-        """Samples of a step: all there are, where a batch asks for more."""
+        """Samples per step, at most ``samples``."""
         return min(self.batch_size, self.samples)
 
     @property
     def per_epoch(self) -> int:
-        """Steps of one pass."""
+        """Steps per epoch."""
         return self.samples // self.batch
 
     @property
     def steps(self) -> int:
-        """Steps of the whole training."""
+        """Steps of the training."""
         return _at_least_one(self.epochs * self.per_epoch)
 
     def at(self, share: float) -> int:
-        """Return the step that ends ``share`` of the training; any share above 0 has a step."""
+        """Return the step at the end of ``share`` of the training, at least 1 for a share above 0."""
         return _at_least_one(share * self.steps)
 
 
 def epochs_begun(epochs: float) -> int:
-    """Return how many passes have begun by ``epochs``: a part of one counts as one, a billionth of one does not."""
+    """Return ``epochs`` rounded up; an excess of at most 1e-9, a rounding error, is ignored."""
     return math.ceil(epochs - 1e-9)
 
 
@@ -61,7 +62,7 @@ def warmup_cosine(done: float, warmup: float) -> float:
     2017, arXiv:1608.03983, without restarts).
 
     Args:
-        done: share of the budget that is done, in [0, 1]; pass the middle of a step, so no step has rate 0.
+        done: share of the budget that is done, in [0, 1]; use the middle of a step, so that no step has rate 0.
         warmup: share of the budget, in [0, 1).
     """
     if done < warmup:
@@ -70,15 +71,15 @@ def warmup_cosine(done: float, warmup: float) -> float:
 
 
 def constant(done: float, warmup: float) -> float:
-    """Return the factor on a learning rate that rises over the first ``warmup`` of the budget and then stays."""
+    """Return the factor on a learning rate that rises over the first ``warmup`` of the budget, then is constant."""
     return done / warmup if done < warmup else 1.0
 
 
 def ramp(done: float, start: float, stop: float, warmup: float) -> float:
     """Return the factor on a term's weight, in [0, 1].
 
-    It is 0 before ``start`` and from ``stop`` on, and rises linearly over ``warmup`` after ``start``; all are shares of
-    the budget. A ``stop`` of 1 never ends.
+    It is 0 before ``start`` and from ``stop``, and rises linearly over ``warmup`` after ``start``; all three are shares
+    of the budget. With a ``stop`` of 1 the term never ends.
     """
     if done < start or (stop < 1 and done >= stop):
         return 0.0
@@ -90,24 +91,24 @@ def _at_least_one(steps: float) -> int:
 
 
 class AveragedWeights:
-    """An exponential moving average of a module's weights and float buffers (Polyak and Juditsky, 1992).
+    """Exponential moving average of a module's weights and float buffers (Polyak and Juditsky, 1992).
 
-    The window is ``horizon`` steps, but never more than about a ninth of the steps done, so that early rungs are not
-    held back by the weights of the first steps. A horizon of 0 follows the module exactly.
+    The window is ``horizon`` steps, but at most about a ninth of the steps done, so that the weights of the first steps
+    do not degrade early rungs. With a horizon of 0 the average equals the module.
     """
 
     def __init__(self, module: nn.Module, horizon: float) -> None:
         self.module = copy.deepcopy(module)
-        self.module.eval()  # not chained: many a module that overrides train() forgets to return itself
+        self.module.eval()  # not chained: a module that overrides train() may not return itself
         self.module.requires_grad_(False)
         self.horizon = horizon
         self._weights = list(zip(self.module.parameters(), module.parameters()))
-        # Buffers by place, not by tensor: a forward pass may put another tensor there.
+        # Buffers by owner and name, because a forward pass may replace the tensor.
         self._buffers = list(zip(buffer_slots(self.module), buffer_slots(module)))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the module's weights after optimiser step ``step`` (from 1) into the average."""
+        """Add the module's weights after optimiser step ``step`` (from 1) to the average."""
         share = 1.0 if self.horizon <= 1 else max(1 / self.horizon, 9 / (9 + step))
         averaged: list[Tensor] = []
         current: list[Tensor] = []

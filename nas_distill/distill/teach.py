@@ -1,4 +1,4 @@
-"""Training of a teacher on labels, with the loop that also trains students."""
+"""Training of a teacher on labels only, with the training loop of the students."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nas_distill.utils.seeds import seeded_torch
 
 @dataclass(frozen=True)
 class TeachProgress:
-    """How far a teaching is: ``epoch`` of ``epochs``, validation ``quality`` (at most 1), ``seconds`` trained."""
+    """Progress of a teacher's training: ``epoch`` of ``epochs``, validation ``quality`` (at most 1), ``seconds``."""
 
     epoch: int
     epochs: int
@@ -41,21 +41,21 @@ def teach(
     paths: Sequence[Path] = (),
     on_epoch: Callable[[TeachProgress], None] = lambda progress: None,
 ) -> Evaluation:
-    """Train a teacher and write its folder: weights, description, card.
+    """Train a teacher and write its folder: weights, description and card.
 
-    It saves itself after each epoch and goes on from there when called again. The last averaged weights are the
-    teacher: no epoch is chosen by looking. Test data, where there is any, is looked at once, at the end.
+    A checkpoint is saved after each epoch, and another call resumes from it. The averaged weights after the last epoch
+    are the teacher; no epoch is selected by its quality. The test split, if any, is evaluated once, at the end.
 
     Returns:
-        What it is worth on test data (on validation data, where there is no test split).
+        The evaluation on test data (on validation data if there is no test split).
 
     Raises:
-        TeacherError: the builder fails, or ``output`` holds a finished teacher.
-        TrainingError: the loss became NaN or infinite, or what was begun in ``output`` is another training.
+        TeacherError: the builder fails, or ``output`` contains a finished teacher.
+        TrainingError: the loss became NaN or infinite, or the checkpoint in ``output`` belongs to another training.
     """
     if (output / DESCRIPTION).exists():
         raise TeacherError(
-            f"{output} holds a finished teacher already; give another 'output', or delete it to train anew."
+            f"{output} already contains a finished teacher; choose another 'output', or delete it to train again."
         )
     with torch_threads(config.threads):
         return _teach(config, data, output, paths, on_epoch)
@@ -92,7 +92,7 @@ def _teach(
         "torch": torch.__version__,
     }
     write_text(output / "card.md", _card(config, data, split, evaluation, distiller))
-    write_json(output / DESCRIPTION, description)  # last: it says that the teacher is finished
+    write_json(output / DESCRIPTION, description)  # written last: it marks the teacher as finished
     record_ownership(output, (output / DESCRIPTION).read_bytes())
     for path in checkpoint.glob("*"):
         path.unlink()
@@ -100,8 +100,8 @@ def _teach(
     return evaluation
 
 
-def _further(evaluation: Evaluation, task: Task, split: str) -> str:
-    """Return the rows of the figures beside quality that need no other model."""
+def _extra_rows(evaluation: Evaluation, task: Task, split: str) -> str:
+    """Return the table rows of figures beside quality that need no other model."""
     rows = [
         (figure, value)
         for figure in task.metrics[1:]
@@ -119,14 +119,14 @@ def _card(config: TeachFile, data: Dataset, split: str, evaluation: Evaluation, 
     quality = task.quality_name
     return f"""# Teacher for {data.name}
 
-Trained by `nas-distill teach` on labels alone, by the same loop that distils students. No epoch was chosen by its
+Trained by `nas-distill teach` on labels only, by the same loop that distils students. No epoch was chosen by its
 result: these are the averaged weights at the end.
 
 | | |
 |---|---|
 | {quality} ({split}, {evaluation.count:,} samples) | {evaluation.quality:.2%} |
 | {quality} (val, {len(data.val):,} samples, never trained on) | {distiller.quality():.2%} |
-{_further(evaluation, task, split)}| training samples | {len(data.train):,} |
+{_extra_rows(evaluation, task, split)}| training samples | {len(data.train):,} |
 | parameters | {parameters:,} |
 | builder | `{config.builder}` |
 | seed | {config.seed} |

@@ -1,4 +1,4 @@
-"""The loss of a training, resolved: its terms, the layers that they read, and what they ask of a teacher."""
+"""Resolved loss of a training: its terms, their layers, and the features that they need from a teacher."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from nas_distill.teacher.signal import Feature
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The terms of the loss of a training.
+    """Loss terms of a training.
 
-    What they ask of a teacher (``features``) says by each feature's reduction whether its answers can be stored; see
+    The reductions of the teacher's ``features`` determine whether its answers can be stored; see
     ``Contents.too_large``.
     """
 
@@ -38,64 +38,64 @@ class LossTerms:
         paths: Sequence[Path] = (),
         taught: bool = True,
     ) -> LossTerms:
-        """Resolve the terms of a search file; those of weight 0 are left out.
+        """Resolve the terms of a search file, without those of weight 0.
 
         Args:
-            loss: of a training.
-            task: of the data.
+            loss: the terms of a training.
+            task: the task of the data.
             where: the key of the loss, for messages.
-            paths: where modules of a user's own losses are looked for.
-            taught: False leaves the labels' term only.
+            paths: folders to find the modules of a user's own losses in.
+            taught: False keeps the term on labels only.
 
         Raises:
-            ConfigError: an unknown loss or option, one of another task, or nothing to learn.
+            ConfigError: a loss or option is unknown or for another task, or all weights are 0.
         """
         if taught:
             return cls(tuple(find_terms(loss, where=where, paths=paths, task=task)), task)
         return cls(tuple(labels_only(find_terms(loss, where=where, paths=paths), task)), task)
 
     def __add__(self, other: LossTerms) -> LossTerms:
-        """Return the terms of both, for what both ask of a teacher."""
+        """Return the terms of both, to find the features that both need from a teacher."""
         return LossTerms(self.terms + other.terms, self.task)
 
     @property
     def temperature(self) -> float | None:
-        """Temperature of the term that reads a teacher's answers: 1 where it has none, None without such a term."""
+        """Temperature of the term on the teacher's answers; 1 if it has no such option, None without such a term."""
         name = find_task(self.task).answers_loss
         term = next((term for term in self.terms if term.config.name == name), None)
         if term is None:
             return None
-        given = term.options.get("temperature", 1.0)
-        assert isinstance(given, float)
-        return given
+        temperature = term.options.get("temperature", 1.0)
+        assert isinstance(temperature, float)
+        return temperature
 
     @property
     def reads_layers(self) -> bool:
-        """Whether any term reads layers, of the student or of a teacher."""
+        """True if any term reads layers of the student or the teacher."""
         return any(term.spec.layers != "none" for term in self.terms)
 
     def features(self, teacher: nn.Module, data: Dataset) -> tuple[Feature, ...]:
-        """Return the layers of a teacher that the terms may ask for, and what of them.
+        """Return the features of a teacher that the terms may need; see ``teacher_features``.
 
         Raises:
-            TrainingError: the teacher has no layer of a kind that a term needs, or none of the name that it gives.
+            TrainingError: the teacher has no layer of a kind that a term needs, or lacks a layer that a term names.
         """
         return teacher_features(self.terms, teacher, sample_inputs(data))
 
     def pairs(self, student: nn.Module, features: Sequence[Feature], x: Tensor) -> list[TermPairs]:
-        """Return, for each term, the layers of a student to tap and the teacher's features to compare them with.
+        """Return, per term, the layers of a student to tap and the teacher's features to compare them with.
 
         Args:
-            student: in the mode in which it is to be left.
-            features: that the teacher delivers.
+            student: the network; its mode is not changed.
+            features: the features that the teacher provides.
             x: (B, ...) samples, on the student's device.
 
         Raises:
-            TrainingError: a term finds nothing to compare.
+            TrainingError: a term finds no layers to compare.
         """
         return [pair_layers(term, student, features, x) for term in self.terms]
 
 
 def sample_inputs(data: Dataset) -> Tensor:
-    """Return the few validation samples (B, ...) on which networks are run to find their layers."""
+    """Return a few validation samples (B, ...), on which networks are run to find their layers."""
     return data.batch("val", torch.arange(min(3, len(data.val))))[0]

@@ -133,7 +133,7 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(make_train
     training.save(tmp_path)
     other = make_training()
     other.identity = "another"
-    with pytest.raises(TrainingError, match="is of another training"):
+    with pytest.raises(TrainingError, match="belongs to another training"):
         other.load(tmp_path)
     (tmp_path / "state.pt").write_bytes(b"torn")
     with pytest.raises(TrainingError, match="is damaged"):

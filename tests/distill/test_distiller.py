@@ -288,7 +288,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("change", OTHERS, ids=str)
 def test_a_checkpoint_of_other_settings_is_refused(checkpoint, make_distiller, change):
-    with pytest.raises(TrainingError, match=r"state\.pt is of another training .* delete it to train again"):
+    with pytest.raises(TrainingError, match=r"state\.pt .*another training.* delete it"):
         make_distiller(**change).load(checkpoint)
 
 
@@ -303,7 +303,7 @@ def test_a_checkpoint_of_other_data_teacher_views_or_network_is_refused(
         Distiller(make_model(), data, training, signal=teacher, seed=0),
     ]
     for other in others:
-        with pytest.raises(TrainingError, match="is of another training"):
+        with pytest.raises(TrainingError, match="belongs to another training"):
             other.load(checkpoint)
     assert make_distiller().load(checkpoint)
 

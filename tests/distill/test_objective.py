@@ -79,7 +79,7 @@ def test_a_weight_that_is_not_given_is_that_of_the_paper():
         ([config("kd", temprature=2.0)], "unknown key 'temprature'; did you mean 'temperature'?"),
         ([config("kd", temperature=0)], "'temperature'"),
         ([config("kd", weight=0.0)], "'score.loss': every weight is 0"),
-        ([config("kd", layers=(("a", "b"),))], "compares no layers"),
+        ([config("kd", layers=(("a", "b"),))], "does not compare layers"),
         ([config("json:dumps"), config("json:JSONDecoder")], "neither a function nor a subclass"),
         ([config("json:no_such")], "no 'no_such'"),
     ],

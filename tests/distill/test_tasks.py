@@ -100,11 +100,11 @@ def test_losses_of_another_task_are_refused(taught):
     data, teacher = taught
     with pytest.raises(
         ConfigError,
-        match=rf"'cross_entropy' is for classification, and the data are of {data.task}",
+        match=rf"'cross_entropy' is for classification.*{data.task}",
     ):
         distiller(data, teacher=teacher, loss=TrainingConfig().loss)
     assert find_terms(TrainingConfig().loss, task="classification")
-    with pytest.raises(ConfigError, match="'squared_error' is for regression, and the data are of classification"):
+    with pytest.raises(ConfigError, match=r"'squared_error' is for regression.*classification"):
         find_terms(default_loss("regression"), task="classification")
 
 
@@ -148,7 +148,7 @@ def test_a_curriculum_orders_their_samples_too(taught):
     training.advance(20)
     assert math.isfinite(training.loss_sum)
     if data.task == "regression":
-        with pytest.raises(TrainingError, match="no entropy to order samples by; take 'student_loss'"):
+        with pytest.raises(TrainingError, match="student_loss"):
             distiller(data, teacher=teacher, curriculum=CurriculumConfig())
     else:
         distiller(data, teacher=teacher, curriculum=CurriculumConfig()).advance(3)

@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_fails_the_work(evaluator, make_work):
 def test_a_checkpoint_of_something_else_is_not_gone_on_with(evaluator, make_work):
     run = evaluator.start(make_work(seed=1))
     run.next_rung()
-    with pytest.raises(TrainingError, match="is of another training"):
+    with pytest.raises(TrainingError, match="belongs to another training"):
         evaluator.start(make_work(seed=2))
 
 

@@ -177,7 +177,7 @@ def test_mutual_learning_uses_the_losses_of_the_task(found):
 
 
 def test_settings_for_classification_only_are_refused(found):
-    with pytest.raises(ConfigError, match=r"final.loss.0: the loss 'kd' is for classification, and the data are of"):
+    with pytest.raises(ConfigError, match=r"final.loss.0: the loss 'kd' is for classification"):
         nd.search(**found.given, **{**QUICK, "final": {"loss": ["kd"]}})
     teacher, folder = freeze(found.teacher, found.data), found.run.folder.path / "store"
     with pytest.raises(TeacherError, match="top_k"):

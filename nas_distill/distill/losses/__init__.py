@@ -1,4 +1,4 @@
-"""Loss terms by name, one method per file; a user's own by ``package.module:name``."""
+"""Losses by name, one method per file; a user's own by ``package.module:name``."""
 
 from nas_distill.distill.losses.loss import Batch, Loss, Outputs, Shapes
 from nas_distill.distill.losses.registry import LossSpec, find_loss, loss, loss_names

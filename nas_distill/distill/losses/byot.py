@@ -1,4 +1,4 @@
-"""Self-distillation: the student's deepest classifier teaches heads on its own shallower stages."""
+"""Self-distillation: heads on a student's shallower stages learn from its deepest classifier."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nas_distill.utils.errors import TrainingError
 class BeYourOwnTeacher(Loss):
     """Self-distillation through heads on the student's own stages (BYOT; Zhang et al., 2019, arXiv:1905.08094).
 
-    Each stage but the last gets a head, pooling and a linear classifier, that learns ``(1 - alpha) * CE(labels) + alpha
-    * T^2 * KL(the student's logits || its own)``, and a linear map of its pooled features that learns the last stage's
-    by ``hint`` times the squared distance. The student's logits and its last stage are the teacher here and get no
-    gradient from it. Heads are summed. They are trained beside the student and are no part of it; labels for the
-    student itself are another term's matter.
+    Each stage except the last gets a head (pooling and a linear classifier), which learns ``(1 - alpha) * CE(labels) +
+    alpha * T^2 * KL(student's logits || head's logits)``, and a linear map from its pooled features to those of the
+    last stage, which learns ``hint`` times the squared distance. The student's logits and its last stage act as the
+    teacher and get no gradient. The losses of the heads are summed. The heads are trained beside the student and are
+    not part of it. The student's own loss on labels is a separate term.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class BeYourOwnTeacher(Loss):
     ) -> None:
         super().__init__(shapes)
         if len(shapes.features) < 2:
-            raise TrainingError("The loss 'byot' needs a student of at least two stages; take it out for this one.")
+            raise TrainingError("The loss 'byot' needs a student of at least two stages; remove the term for this one.")
         self.alpha, self.temperature, self.hint = alpha, temperature, hint
         widths = [pooled_shape(student)[0] for student, _ in shapes.features]
         self.heads = nn.ModuleList([nn.Linear(width, shapes.classes) for width in widths[:-1]])
         self.maps = nn.ModuleList([nn.Linear(width, widths[-1]) for width in widths[:-1]])
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        """Return the heads' losses, summed."""
+        """Return the sum of the losses of all heads."""
         *shallow, deepest = [pooled(feature) for feature in student.features]
         answer, target = student.logits.detach(), deepest.detach()
         total = torch.zeros((), dtype=answer.dtype, device=answer.device)

@@ -13,13 +13,13 @@ _KINDS = {3: "a map (C, H, W)", 2: "tokens (N, D)", 1: "a vector (D,)"}
 
 
 def check_kinds(name: str, shapes: Shapes, ranks: Sequence[int], instead: str) -> None:
-    """Refuse layers that the loss ``name`` cannot compare.
+    """Refuse layers of kinds that the loss ``name`` cannot compare.
 
     Args:
-        name: of the loss.
-        shapes: those of its layers.
-        ranks: of the samples' shapes that the student's layer may have: 3 for maps, 2 for tokens, 1 for vectors.
-        instead: what to take for others, an end of a sentence.
+        name: name of the loss.
+        shapes: shapes of its layers.
+        ranks: dimensions allowed for the student's layers: 3 for maps, 2 for tokens, 1 for vectors.
+        instead: advice for other layers, the end of a sentence.
 
     Raises:
         TrainingError: there is no layer, or one of another kind.
@@ -36,41 +36,41 @@ def check_kinds(name: str, shapes: Shapes, ranks: Sequence[int], instead: str) -
 
 
 def check_tokens(name: str, shapes: Shapes, instead: str) -> None:
-    """Refuse pairs of unequal kinds or, of tokens, unequal numbers; the teacher's features are to be whole.
+    """Refuse pairs of different kinds, or with different numbers of tokens; the teacher's features must be full.
 
     Raises:
-        TrainingError: such a pair.
+        TrainingError: there is such a pair.
     """
     for student, teacher in shapes.features:
         if len(student) != len(teacher) or (len(student) == 2 and student[0] != teacher[0]):
             raise TrainingError(
-                f"The loss '{name}' compares place by place, which the student's layer {tuple(student)} and the "
+                f"The loss '{name}' compares position by position, which the student's layer {tuple(student)} and the "
                 f"teacher's {tuple(teacher)} do not allow; {instead}."
             )
 
 
-def check_places(name: str, shapes: Shapes, instead: str) -> None:
-    """Refuse features that are all of a single place, of which a loss on where a layer is active learns nothing.
+def check_positions(name: str, shapes: Shapes, instead: str) -> None:
+    """Refuse layers that all have a single position, for which a loss on spatial activity is constant.
 
-    A pair of one place among others adds 0.
+    If other pairs have more, a pair with a single position only adds 0.
 
     Args:
-        name: of the loss.
-        shapes: of its layers: maps (C, H, W), a teacher's maybe reduced to (H, W), or tokens (N, D).
-        instead: what to take, an end of a sentence.
+        name: name of the loss.
+        shapes: shapes of its layers: maps (C, H, W), possibly reduced to (H, W) for the teacher, or tokens (N, D).
+        instead: advice, the end of a sentence.
 
     Raises:
-        TrainingError: no pair has two places or more.
+        TrainingError: no pair has at least two positions.
     """
-    if all(_places(student, teacher) == 1 for student, teacher in shapes.features):
+    if all(_positions(student, teacher) == 1 for student, teacher in shapes.features):
         student, teacher = shapes.features[-1]
         raise TrainingError(
             f"The loss '{name}' compares where a layer is active, and the student's layer {tuple(student)} beside the "
-            f"teacher's {tuple(teacher)} has a single place, which makes it constant; {instead}."
+            f"teacher's {tuple(teacher)} has a single position, so the loss is constant; {instead}."
         )
 
 
-def _places(student: tuple[int, ...], teacher: tuple[int, ...]) -> int:
+def _positions(student: tuple[int, ...], teacher: tuple[int, ...]) -> int:
     return student[0] if len(student) == 2 else math.prod(smaller(student, teacher))
 
 
@@ -81,11 +81,11 @@ def check_pairs(name: str, shapes: Shapes) -> None:
 
 
 def check_attention(name: str, shapes: Shapes) -> None:
-    """Refuse layers that the loss ``name`` cannot compare.
+    """Refuse layers that the loss ``name`` on attention cannot compare.
 
     Raises:
-        TrainingError: there is no pair, one is not of stacked queries, keys and values (3, heads, N, d), or the two of
-            a pair have different numbers of tokens.
+        TrainingError: there is no pair, a layer is not stacked queries, keys and values (3, heads, N, d), or the
+            numbers of tokens in a pair differ.
     """
     check_pairs(name, shapes)
     for pair in shapes.features:

@@ -1,4 +1,4 @@
-"""DIST: relations between classes and between samples in place of the probabilities themselves."""
+"""DIST: correlations between classes and between samples instead of exact probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas_distill.distill.losses.loss import Batch, Outputs
 from nas_distill.distill.losses.registry import loss
 from nas_distill.utils.errors import TrainingError
 
-# Of deviations from the mean, relative to it. A lower one would let a student that is undecided have huge gradients.
+# Floor of deviations relative to their mean; a lower one would give undecided students huge gradients.
 _FLOOR = 1e-3
 
 
@@ -31,10 +31,10 @@ def dist(
     """DIST: Pearson correlation of probabilities over classes and over samples (Huang et al., 2022, arXiv:2205.10536).
 
     ``T^2 * (beta * inter + gamma * intra)``: inter is 1 - the correlation over classes, averaged over samples; intra is
-    1 - the correlation over samples, averaged over classes. Equal logits give the minimum, 0; but a row or column that
-    varies by less than a thousandth of its mean correlates with nothing or little, so it counts up to 1.
+    1 - the correlation over samples, averaged over classes. Equal logits give the minimum, 0, except that a row or
+    column that varies by less than a thousandth of its mean has little or no correlation and adds up to 1.
 
-    Batches of 64 or more are better for intra. With two classes inter is 0 or 2 a sample and teaches nothing.
+    Batches of 64 or more are better for intra. With two classes, inter is 0 or 2 per sample and has no gradient.
 
     Raises:
         TrainingError: the classes of student and teacher differ, or are fewer than 2, or a batch has one sample while
@@ -43,8 +43,8 @@ def dist(
     check_logits("dist", student, teacher)
     if gamma and len(student.logits) < 2:
         raise TrainingError(
-            "The loss 'dist' compares the samples of a batch with each other, and this one has 1; set batch_size to 2 "
-            "or more (64 is better), or the loss's gamma to 0."
+            "The loss 'dist' compares the samples of a batch with each other, but this batch has 1; set batch_size to "
+            "2 or more (64 is better), or gamma to 0."
         )
     ours, theirs = (log_probabilities(side.logits, temperature).exp() for side in (student, teacher))
     value = ours.new_zeros(())
@@ -56,12 +56,12 @@ def dist(
 
 
 def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
-    """Return Pearson's correlation along ``dim``; 0 where either is constant, its gradient finite."""
+    """Return Pearson's correlation along ``dim``; 0 with finite gradient if one of the two is constant."""
     return (_direction(one, dim) * _direction(other, dim)).sum(dim=dim)
 
 
 def _direction(shares: Tensor, dim: int) -> Tensor:
-    """Return the deviations from the mean along ``dim``, with norm 1 unless they are all below the floor."""
+    """Return the deviations from the mean along ``dim``, scaled to norm 1 unless all are below the floor."""
     mean = shares.mean(dim=dim, keepdim=True)
-    # Relative to the mean, so that a class that is rare everywhere counts as the others do.
+    # Relative to the mean, so that classes with low probability count like others.
     return unit((shares - mean) / mean.detach().clamp_min(1e-30), dim, floor=_FLOOR)

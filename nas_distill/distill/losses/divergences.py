@@ -18,7 +18,7 @@ from nas_distill.utils.errors import TrainingError
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
-    """Return ``logits / temperature``, half precision in float32, since what is made of them does not fit in it."""
+    """Return ``logits / temperature``, in float32 if in half precision, in which the losses would overflow."""
     return exact(logits) / temperature
 
 
@@ -31,7 +31,7 @@ def check_logits(name: str, student: Outputs, teacher: Outputs, *, classes: int 
     """Refuse logits that the loss ``name`` cannot compare.
 
     Raises:
-        TrainingError: they are not (B, classes) of one shape on both sides, or of fewer than ``classes`` classes.
+        TrainingError: the logits are not (B, classes) with equal shapes, or have fewer than ``classes`` classes.
     """
     ours, theirs = tuple(student.logits.shape), tuple(teacher.logits.shape)
     if ours != theirs or len(ours) != 2:
@@ -48,7 +48,7 @@ def check_logits(name: str, student: Outputs, teacher: Outputs, *, classes: int 
 
 @loss("forward_kl", tasks=("classification",))
 def forward_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
-    """T^2 times KL(teacher || student), so that the student covers all that the teacher holds likely.
+    """T^2 times KL(teacher || student): the student covers all classes that the teacher considers likely.
 
     It is ``kd`` with weight 1 and T = 1 (Hinton et al., 2015, arXiv:1503.02531). Equal logits give the minimum, 0.
 
@@ -61,9 +61,9 @@ def forward_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature:
 
 @loss("reverse_kl", tasks=("classification",))
 def reverse_kl(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 1.0) -> Tensor:
-    """T^2 times KL(student || teacher), so that the student leaves out what the teacher holds unlikely.
+    """T^2 times KL(student || teacher): the student avoids classes that the teacher considers unlikely.
 
-    MiniLLM (Gu et al., 2023, arXiv:2306.08543), on classes. Equal logits give the minimum, 0.
+    The divergence of MiniLLM (Gu et al., 2023, arXiv:2306.08543), applied to classes. Equal logits give the minimum, 0.
 
     Raises:
         TrainingError: the classes of student and teacher differ, or are fewer than 2.
@@ -84,9 +84,9 @@ def jsd(
     """Generalised Jensen-Shannon divergence between teacher and student (GKD; Agarwal et al., 2023, arXiv:2306.13649).
 
     ``T^2 * (beta * KL(p_t || M) + (1 - beta) * KL(p_s || M))`` with ``M = beta * p_t + (1 - beta) * p_s``, summed over
-    classes, averaged over the batch. Towards its ends it goes to 0 as ``beta * KL(p_t || p_s)`` and
-    ``(1 - beta) * KL(p_s || p_t)`` do, so there it is defined as those divergences without the factor: ``beta`` 0 is
-    the forward KL, 1 the reverse KL, and the value jumps. Equal logits give the minimum, 0.
+    classes, averaged over the batch. As ``beta`` approaches 0 or 1, it vanishes like ``beta * KL(p_t || p_s)`` or
+    ``(1 - beta) * KL(p_s || p_t)``. At the ends it is defined as these divergences without the factor: ``beta`` 0 is
+    the forward KL and 1 the reverse KL, so the value jumps there. Equal logits give the minimum, 0.
 
     Raises:
         TrainingError: the classes of student and teacher differ, or are fewer than 2.

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: the target class and the others apart."""
+"""Decoupled knowledge distillation (DKD): separate terms for the target class and the other classes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def dkd(
 
     ``T^2 * (alpha * TCKD + beta * NCKD)`` (Zhao et al., 2022), each summed over classes and averaged over the batch:
     TCKD is the divergence of [p_y, 1 - p_y], NCKD that of the classes without the target y. Equal logits up to a
-    constant give the minimum, 0; with two classes NCKD is 0, there being one other class.
+    constant give the minimum, 0. With two classes NCKD is 0, because there is only one other class.
 
-    The paper lets the term rise over the first 20 of 240 epochs, beside cross-entropy of weight 1: set the term's
-    ``warmup`` to 0.08.
+    The paper ramps the term up over the first 20 of 240 epochs, beside cross-entropy of weight 1: set ``warmup`` of the
+    term to 0.08.
 
     Raises:
         TrainingError: the classes of student and teacher differ, or are fewer than 2.
@@ -46,9 +46,9 @@ def dkd(
 
 
 def _target_and_rest(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logs of [p_y, 1 - p_y], (B, 2), and of the other classes' shares among themselves, (B, classes - 1).
+    """Return the logs of [p_y, 1 - p_y], (B, 2), and of the probabilities among other classes, (B, classes - 1).
 
-    No log is taken of a probability: 1 - p_y is the sum over the others, whose log stays finite where p_y rounds to 1.
+    Logs are computed from logits, because the log of 1 - p_y must stay finite when p_y rounds to 1.
     """
     is_target = functional.one_hot(labels, z.shape[1]).bool()
     others = z[~is_target].view(len(z), -1)

@@ -20,14 +20,13 @@ from nas_distill.utils.errors import TrainingError
 class Hint(Loss):
     """FitNets' hints: mean square error of the regressed features (Romero et al., 2015, arXiv:1412.6550).
 
-    The regressor is a 1x1 convolution and a batch norm, or a linear layer for vectors and for each token; it is trained
-    along with the student instead of in a stage before. Of two resolutions the larger map is averaged to the smaller.
-    The mean is over all elements; several layers are summed.
+    The regressor is a 1x1 convolution and a batch norm for maps, and a linear layer for vectors and tokens. It is
+    trained together with the student, not in an earlier stage. Of two resolutions, the larger map is pooled to the
+    smaller. The mean is over all elements; several layers are summed.
 
     Args:
-        shapes: of the layers: maps, tokens (as many on both sides) or vectors.
-        always: a regressor also where the widths agree, as in the paper; without it such features are compared as
-            they are.
+        shapes: shapes of the layers: maps, tokens (equally many on both sides) or vectors.
+        always: use a regressor for equal widths too, as in the paper; otherwise such features are compared directly.
 
     Raises:
         TrainingError: a pair of layers of different kinds, or of different numbers of tokens.
@@ -54,12 +53,12 @@ class Hint(Loss):
 class CosineFeatures(Loss):
     """One minus the cosine of the two vectors, averaged over the batch (as in DistilBERT, 2019, arXiv:1910.01108).
 
-    Maps and tokens are pooled to vectors first. Where widths differ, a linear layer brings the student's to the
-    teacher's. In [0, 2] a layer; several are summed. Vectors of zeros count as orthogonal.
+    Maps and tokens are pooled to vectors first. If widths differ, a linear layer maps the student's vector to the
+    teacher's width. The value is in [0, 2] per layer; several layers are summed. Zero vectors count as orthogonal.
 
     Args:
-        shapes: of the layers, the teacher's pooled.
-        always: a linear layer also where the widths agree.
+        shapes: shapes of the layers, the teacher's after pooling.
+        always: use a linear layer for equal widths too.
     """
 
     def __init__(self, shapes: Shapes, *, always: bool = False) -> None:
@@ -82,9 +81,9 @@ class CosineFeatures(Loss):
 class CosineHidden(Loss):
     """One minus the cosine between the last tokens of both networks (DistilBERT; Sanh et al., 2019, arXiv:1910.01108).
 
-    Averaged over tokens and batch; several layers, if named, are added. Where widths differ, a learnt linear layer
-    brings the student's tokens to the teacher's width; where they agree nothing is learnt, and tokens that are the
-    teacher's up to a positive factor give the minimum, 0. Padding counts as other tokens do.
+    It is averaged over tokens and batch; several layers, if named, are summed. If widths differ, a learned linear layer
+    maps the student's tokens to the teacher's width. If they are equal, nothing is learned, and tokens equal to the
+    teacher's up to a positive factor give the minimum, 0. Padding tokens count like others.
 
     The paper's triple loss is this term (weight 1) beside ``kd`` (weight 5, temperature 2) and ``cross_entropy``
     (weight 2; on the labels, where a language model would have masked words).

@@ -27,7 +27,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor) ->
     Args:
         student: (B, classes) logits.
         teacher: (B, classes) logits.
-        temperature: T, above 0; one, or (B, 1) for each sample its own.
+        temperature: T, above 0; a number, or (B, 1) with one value per sample.
     """
     dtype = torch.promote_types(student.dtype, torch.float32)
     log_student = functional.log_softmax(student.to(dtype) / temperature, dim=1)
@@ -51,11 +51,11 @@ def kd(
 ) -> Tensor:
     """Knowledge distillation: T^2 times the divergence of softened classes (Hinton et al., 2015, arXiv:1503.02531).
 
-    ``correct`` swaps the teacher's highest logit with that of the label where the teacher is wrong, so that its order
-    of the other classes is kept (probability shift; Wen et al., 2019, arXiv:1911.07471). ``adaptive`` gives each sample
-    a temperature of its own, as in the same paper: ``T + spread * (mean(w) - w)``, so that samples of a high w are
-    learnt more sharply. By ``similarity``, w is 1 - cos(student's logits, teacher's); by ``confidence``, 1 / the
-    student's highest probability. T never falls below a fourth of the given one.
+    ``correct`` swaps the teacher's highest logit with that of the label if the teacher is wrong, which keeps the order
+    of the other classes (probability shift; Wen et al., 2019, arXiv:1911.07471). ``adaptive`` uses one temperature per
+    sample, as in the same paper: ``T + spread * (mean(w) - w)``, so that samples with a high w get sharper targets.
+    With ``similarity``, w is 1 - cos(student's logits, teacher's logits); with ``confidence``, 1 / the student's
+    highest probability. A sample's T is at least a fourth of ``temperature``.
     """
     answers = corrected(teacher.logits, batch.labels) if correct else teacher.logits
     if adaptive == "none":
@@ -70,7 +70,7 @@ def kd(
 
 
 def corrected(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return logits (B, classes) whose highest is the label's: where it was not, the two have changed places."""
+    """Return logits (B, classes) with the label's logit highest: if another was, the two are swapped."""
     highest = logits.argmax(dim=1, keepdim=True)
     right = labels[:, None]
     top, own = logits.gather(1, highest), logits.gather(1, right)
@@ -79,10 +79,10 @@ def corrected(logits: Tensor, labels: Tensor) -> Tensor:
 
 @loss("lskd", weight=9.0, tasks=("classification",))
 def lskd(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Temperature = 2.0) -> Tensor:
-    """KD on logits that are standardised sample by sample (LSKD; Sun et al., 2024, arXiv:2403.01427).
+    """KD on logits that are standardised per sample (LSKD; Sun et al., 2024, arXiv:2403.01427).
 
-    Only the teacher's relations between classes are learnt, not the size of its logits. Student logits that are
-    the teacher's up to a positive factor and a constant give the minimum, 0.
+    The student learns the teacher's relations between classes, not the scale of its logits. Student logits equal to the
+    teacher's up to a positive factor and a constant give the minimum, 0.
     """
     return divergence(standardise(student.logits), standardise(teacher.logits), temperature)
 
@@ -91,6 +91,6 @@ def standardise(logits: Tensor) -> Tensor:
     """Return logits (B, classes) with mean 0 and unbiased standard deviation 1 in each sample."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     centred = logits - logits.mean(dim=1, keepdim=True)
-    # Not std(): its gradient is NaN where all classes of a sample are equal, as in a head that starts at zero.
+    # Not std(): its gradient is NaN if all logits of a sample are equal, as for a head initialised with zeros.
     variance = centred.square().sum(dim=1, keepdim=True) / max(1, logits.shape[1] - 1)
     return centred / (variance + 1e-14).sqrt().clamp_min(1e-7)

@@ -1,4 +1,4 @@
-"""Losses on labels, and on outputs that are independent numbers: multi-label and regression."""
+"""Losses on labels, and on independent outputs: multi-label, regression and embeddings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def cross_entropy(
 def bce(student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
     """Binary cross-entropy against the labels, summed over labels and averaged over the batch.
 
-    The sum, as in ``bce_kd``, so that the two weigh alike; what a mean over labels would be is this over their number.
+    It is a sum over labels, as ``bce_kd`` is, so that their weights are comparable; divide by the number of labels for
+    the mean.
     """
     logits = exact(student.logits)
     total = functional.binary_cross_entropy_with_logits(logits, batch.labels.to(logits.dtype), reduction="sum")
@@ -44,7 +45,7 @@ def bce_kd(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Tem
 
     The one-versus-all distillation of Yang et al., 2023, summed over labels and averaged over the batch. It is binary
     cross-entropy against the teacher's sigmoids less the teacher's entropy, so its gradient is that of the
-    cross-entropy and equal logits give the minimum, 0. The labels themselves are not read.
+    cross-entropy, and equal logits give the minimum, 0. It does not use the labels.
 
     Raises:
         TrainingError: the labels of student and teacher differ in number.
@@ -58,7 +59,7 @@ def bce_kd(student: Outputs, teacher: Outputs, batch: Batch, *, temperature: Tem
 
 @loss("squared_error", taught=False, tasks=("regression",))
 def squared_error(student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-    """Mean squared difference from the targets, over targets and batch; ``mse`` is that from the teacher's outputs."""
+    """Mean squared error over targets and batch; ``mse`` compares with the teacher's outputs instead."""
     outputs = exact(student.logits)
     return functional.mse_loss(outputs, batch.labels.to(outputs.dtype))
 
@@ -67,8 +68,8 @@ def squared_error(student: Outputs, teacher: Outputs | None, batch: Batch) -> Te
 def mse(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     """Mean squared difference of logits, over classes and batch (Kim et al., 2021, arXiv:2105.08919).
 
-    It learns the size of the teacher's logits too, and fits outputs that are no classes. Equal logits give the
-    minimum, 0.
+    It also learns the scale of the teacher's logits, and is suitable for outputs that are not classes. Equal logits
+    give the minimum, 0.
 
     Raises:
         TrainingError: the outputs of student and teacher differ in shape.
@@ -81,8 +82,8 @@ def mse(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
 def cosine_logits(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     """One minus the cosine between the output vectors, averaged over the batch: for outputs that are embeddings.
 
-    Only directions are learnt: outputs that are the teacher's up to a positive factor give the minimum, 0; opposite
-    ones 2. An output of zeros has no direction and counts 1, and so do, in part, outputs that are all below 1e-4.
+    Only directions are learned: outputs equal to the teacher's up to a positive factor give the minimum, 0; opposite
+    ones give 2. A zero output has no direction and gives 1; outputs with all values below 1e-4 approach that.
 
     Raises:
         TrainingError: the outputs of student and teacher differ in shape, or have fewer than 2 numbers.
@@ -92,6 +93,6 @@ def cosine_logits(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
 
 
 def one_minus_cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return one minus the cosine of vectors along the last dimension, (...) of (..., D); half precision in float32."""
+    """Return one minus the cosine (...) of vectors (..., D) along the last dimension; half precision in float32."""
     ours, theirs = (unit(exact(x), dim=-1, floor=1e-4) for x in (student, teacher))
     return 1 - (ours * theirs).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""The loss interface: a function or module of student output, teacher answer and batch."""
+"""Loss interface: a function or module of student outputs, teacher outputs and batch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nas_distill.utils.errors import TrainingError
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network says of a batch.
+    """Outputs of a network for a batch.
 
-    ``logits``: (B, classes) float32, of a regression its values. ``features``: the outputs of the layers that the loss
-    reads, shallow first; those of student and teacher are pairs. A teacher's features carry no gradient and are reduced
-    as the loss is registered. ``ask``: see ``again``; a student's alone.
+    ``logits``: (B, classes) float32, the values for a regression. ``features``: outputs of the layers that the loss
+    reads, shallow first, paired between student and teacher. A teacher's features have no gradient, and the reduction
+    that the loss is registered with. ``ask``: see ``again``; students only.
     """
 
     logits: Tensor
@@ -24,35 +24,35 @@ class Outputs:
     ask: Callable[[Tensor], Outputs] | None = None
 
     def again(self, x: Tensor) -> Outputs:
-        """Return what the student says of other inputs (B', ...), in train mode and with gradients: a forward pass.
+        """Return the student's outputs for other inputs (B', ...), by a forward pass in train mode with gradients.
 
-        Its batch norms go by the statistics of ``x``, and its running statistics, as all its buffers, stay as they are:
-        what is kept and exported is of the training's own samples alone.
+        Its batch norms use the statistics of ``x``. Running statistics and all other buffers are not changed, so that
+        the exported student has statistics of the training samples only.
 
         Raises:
-            TrainingError: these are not a student's outputs in a training.
+            TrainingError: these are not the outputs of a student in training.
         """
         if self.ask is None:
-            raise TrainingError("Only a student in training can be asked about other inputs, not a stored answer.")
+            raise TrainingError("Only a student in training can run on other inputs; stored answers cannot.")
         return self.ask(x)
 
-    def at(self, places: Tensor) -> Outputs:
-        """Return what is said of some of the batch's samples; ``places``: (K,) int64."""
+    def at(self, indices: Tensor) -> Outputs:
+        """Return the outputs for some samples of the batch; ``indices``: (K,) int64."""
         return Outputs(
-            self.logits[places],
-            # Stacked queries, keys and values have their batch second.
-            tuple(value[:, places] if value.dim() == 5 else value[places] for value in self.features),
+            self.logits[indices],
+            # Stacked queries, keys and values have the batch as second dimension.
+            tuple(value[:, indices] if value.dim() == 5 else value[indices] for value in self.features),
             self.ask,
         )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What else is known of a batch.
+    """Labels and further facts of a batch.
 
-    ``labels``: (B,) int64 classes, or (B, K) float32 labels or targets. ``index``: (B,) int64, the samples' places in
+    ``labels``: (B,) int64 classes, or (B, K) float32 labels or targets. ``index``: (B,) int64, the samples' indices in
     the training split. ``done``: share of the training's budget that is done, in [0, 1). ``x``: (B, ...) float32, the
-    view that the student saw.
+    student's inputs.
     """
 
     labels: Tensor
@@ -60,18 +60,18 @@ class Batch:
     done: float
     x: Tensor | None = None
 
-    def at(self, places: Tensor) -> Batch:
-        """Return what is known of some of the batch's samples; ``places``: (K,) int64."""
-        x = None if self.x is None else self.x[places]
-        return Batch(self.labels[places], self.index[places.to(self.index.device)], self.done, x)
+    def at(self, indices: Tensor) -> Batch:
+        """Return the facts of some samples of the batch; ``indices``: (K,) int64."""
+        x = None if self.x is None else self.x[indices]
+        return Batch(self.labels[indices], self.index[indices.to(self.index.device)], self.done, x)
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a loss is made for: ``features`` holds (student, teacher) shapes without the batch, one pair a layer.
+    """Shapes that a loss is created for: ``features`` has (student, teacher) shapes per sample, one pair per layer.
 
-    ``classes``: number of outputs of both: classes, labels or targets. ``samples``: size of the training split.
-    ``steps``: optimiser steps of the training. ``inputs``: shape of one sample.
+    ``classes``: number of outputs of both networks: classes, labels or targets. ``samples``: size of the training
+    split. ``steps``: optimiser steps of the training. ``inputs``: shape of one sample.
     """
 
     classes: int
@@ -82,10 +82,10 @@ class Shapes:
 
 
 class Loss(nn.Module):
-    """A loss with learnable parts or with a memory; one without is simply a function (see ``registry.loss``).
+    """A loss with learnable parts or a memory; a loss without is a function (see ``registry.loss``).
 
-    Its parameters are trained beside the student's and its state is in the checkpoint; neither is ever part of the
-    student. A subclass takes ``shapes``, and its options as keywords, and makes its parts in ``__init__``.
+    Its parameters are trained beside the student's, and its state is in the checkpoint; neither is part of the
+    student. A subclass takes ``shapes``, and its options as keywords, and creates its parts in ``__init__``.
     """
 
     def __init__(self, shapes: Shapes) -> None:

@@ -1,4 +1,4 @@
-"""Masked reconstruction: an auxiliary task that restores hidden parts of the sample."""
+"""Masked reconstruction: an auxiliary task that reconstructs hidden parts of a sample."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nas_distill.utils.errors import TrainingError
 
 
 class MapDecoder(nn.Module):
-    """Makes (B, C, H, W) of a map (B, D, h, w): each place makes its own pixels, by a 1x1 convolution.
+    """Decoder of a map (B, D, h, w) to an image (B, C, H, W): a 1x1 convolution gives the pixels of each position.
 
-    Where the sizes do not divide, what is made is averaged to the image's size.
+    If the sizes are not multiples, the result is pooled to the size of the image.
     """
 
     def __init__(self, width: int, size: tuple[int, int], inputs: tuple[int, ...]) -> None:
@@ -29,14 +29,14 @@ class MapDecoder(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return (B, C, H, W)."""
-        made = self.make(feature).unflatten(1, (self.channels, *self.steps))
-        # (B, C, rows, columns, h, w): pixels within a place, then places.
-        laid = made.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
-        return pooled_to(laid, self.size)
+        pixels = self.make(feature).unflatten(1, (self.channels, *self.steps))
+        # (B, C, rows, columns, h, w): pixels within a position, then positions.
+        image = pixels.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+        return pooled_to(image, self.size)
 
 
 class TokenDecoder(nn.Module):
-    """Makes an image of tokens (B, N, D) that lie row by row in a grid ``size``; one before them is dropped."""
+    """Decoder of tokens (B, N, D), row by row in a grid of ``size``, to an image; a class token is dropped."""
 
     def __init__(self, width: int, size: tuple[int, int], inputs: tuple[int, ...]) -> None:
         super().__init__()
@@ -46,12 +46,12 @@ class TokenDecoder(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """Return (B, C, H, W)."""
         kept = feature[:, feature.shape[1] - math.prod(self.size) :]
-        made: Tensor = self.map(kept.transpose(1, 2).unflatten(2, self.size))
-        return made
+        image: Tensor = self.map(kept.transpose(1, 2).unflatten(2, self.size))
+        return image
 
 
 class StepDecoder(nn.Module):
-    """Makes steps (B, N, D) of tokens (B, N or N + 1, width), each of its own."""
+    """Decoder of tokens (B, N or N + 1, width) to the steps (B, N, D) of a sequence, one step per token."""
 
     def __init__(self, width: int, inputs: tuple[int, ...]) -> None:
         super().__init__()
@@ -60,12 +60,12 @@ class StepDecoder(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return (B, N, D)."""
-        made: Tensor = self.make(feature[:, feature.shape[1] - self.steps :])
-        return made
+        steps: Tensor = self.make(feature[:, feature.shape[1] - self.steps :])
+        return steps
 
 
 class VectorDecoder(nn.Module):
-    """Makes a whole sample of a vector (B, D)."""
+    """Decoder of a vector (B, D) to a whole sample."""
 
     def __init__(self, width: int, inputs: tuple[int, ...]) -> None:
         super().__init__()
@@ -74,15 +74,15 @@ class VectorDecoder(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return (B, *inputs)."""
-        made: Tensor = self.make(feature).unflatten(1, self.inputs)
-        return made
+        sample: Tensor = self.make(feature).unflatten(1, self.inputs)
+        return sample
 
 
 def make_decoder(feature: tuple[int, ...], inputs: tuple[int, ...]) -> nn.Module:
-    """Return the head that makes samples of shape ``inputs`` from features of shape ``feature``.
+    """Return the head that decodes features of shape ``feature`` to samples of shape ``inputs``.
 
     Raises:
-        TrainingError: places of the feature are no places of a sample.
+        TrainingError: positions of the feature do not correspond to parts of a sample.
     """
     if len(feature) == 1:
         return VectorDecoder(feature[0], inputs)
@@ -96,8 +96,8 @@ def make_decoder(feature: tuple[int, ...], inputs: tuple[int, ...]) -> nn.Module
             if rows and tokens % rows == 0 and rows * inputs[2] == tokens // rows * inputs[1]:
                 return TokenDecoder(feature[1], (rows, tokens // rows), inputs)
     raise TrainingError(
-        f"The loss 'masked_reconstruction' cannot tell which part of a sample {inputs} a place of the student's layer "
-        f"{feature} is of; name another layer, such as the vector before the classifier."
+        f"The loss 'masked_reconstruction' cannot map positions of the student's layer {feature} to parts of a sample "
+        f"{inputs}; name another layer, such as the vector before the classifier."
     )
 
 
@@ -109,29 +109,30 @@ Pixels = Annotated[int, Field(gt=0)]
 class MaskedReconstruction(Loss):
     """Reconstruction of hidden patches by a linear head (SimMIM; Xie et al., 2022, arXiv:2111.09886).
 
-    The student sees the batch once more, with patches of each sample hidden: a learned value, one a channel, stands
-    there. A linear layer on each place of its last map or on each token makes the pixels of that place; the mean
-    absolute error over hidden values alone is what is learnt, in units of the inputs. Which patches are hidden is drawn
-    anew for each sample and step. Of sequences (N, D) whole steps are hidden, of samples (F,) single values; from a
-    vector, named under ``layers``, the whole sample is made. Tokens are taken to lie row by row in a grid of the
-    image's proportions, behind at most one class token. Head and learned values are no part of the student, and what
-    its batch norms keep is of whole samples alone (see ``Outputs.again``).
+    The batch passes the student a second time, with patches of each sample replaced by a learned value per channel. A
+    linear layer on each position of the last map, or on each token, predicts the pixels of that position. The loss is
+    the mean absolute error over hidden values, in units of the inputs. The hidden patches are drawn for each sample and
+    step. In sequences (N, D) whole steps are hidden, in samples (F,) single values. A vector, if named under
+    ``layers``, predicts the whole sample. Tokens are assumed to be row by row in a grid of the image's proportions,
+    after at most one class token. The head and the learned values are not part of the student, and its batch norm
+    statistics are of unmasked samples only (see ``Outputs.again``).
 
     Args:
-        shapes: of the student's layer, and of a sample.
-        masked: share of the patches that is hidden, rounded to at least one and not all.
-        patch: side of a patch in pixels; null takes a seventh of an image's shorter side, at least 2 (the paper's 32 of
-            224 pixels).
+        shapes: shapes of the student's layer and of a sample.
+        masked: share of hidden patches, rounded to at least one and not all.
+        patch: side of a patch in pixels; null: a seventh of the shorter side of an image, at least 2 (as the paper's 32
+            of 224 pixels).
 
     Raises:
-        TrainingError: there is not one layer, the sample cannot be made from it, or it is a single patch.
+        TrainingError: the number of layers is not one, the layer cannot be decoded to a sample, or a sample is a single
+            patch.
     """
 
     def __init__(self, shapes: Shapes, *, masked: Share = 0.6, patch: Pixels | None = None) -> None:
         super().__init__(shapes)
         if len(shapes.features) != 1:
             raise TrainingError(
-                f"The loss 'masked_reconstruction' reads one layer of the student, and got {len(shapes.features)}."
+                f"The loss 'masked_reconstruction' reads one layer of the student, but got {len(shapes.features)}."
             )
         inputs = shapes.inputs
         if len(inputs) not in (1, 2, 3) or (patch is not None and len(inputs) != 3):
@@ -141,30 +142,30 @@ class MaskedReconstruction(Loss):
             )
         self.side = max(2, min(inputs[1:]) // 7) if patch is None and len(inputs) == 3 else patch or 1
         self.grid = grid_of(inputs, self.side)
-        places = math.prod(self.grid)
-        if places < 2:
+        patches = math.prod(self.grid)
+        if patches < 2:
             raise TrainingError(
-                f"The loss 'masked_reconstruction' hides patches, and a sample of shape {inputs} is one; give a "
-                "smaller 'patch' or leave it out."
+                f"The loss 'masked_reconstruction' hides patches, and a sample of shape {inputs} is a single one; set "
+                "a smaller 'patch' or remove it."
             )
-        self.hidden = min(places - 1, max(1, round(masked * places)))
-        # One a channel of an image, one a feature of a sequence's step, one a value.
+        self.hidden = min(patches - 1, max(1, round(masked * patches)))
+        # One value per channel of an image, per feature of a sequence, or per value of a vector.
         self.stand_in = nn.Parameter(torch.zeros(inputs[-1] if len(inputs) < 3 else inputs[0]))
         self.decoder = make_decoder(shapes.features[0][0], inputs)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        """Return the mean absolute error over what is hidden."""
+        """Return the mean absolute error over hidden values."""
         assert batch.x is not None
         x = batch.x.to(self.stand_in.dtype)
         mask = self._mask(x)
         instead = self.stand_in[:, None, None] if x.dim() == 4 else self.stand_in
-        seen = torch.where(mask, instead, x)
-        made = self.decoder(exact(student.again(seen).features[0]).to(self.stand_in.dtype))
-        result: Tensor = ((made - x).abs() * mask).sum() / mask.expand_as(x).sum()
+        visible = torch.where(mask, instead, x)
+        decoded = self.decoder(exact(student.again(visible).features[0]).to(self.stand_in.dtype))
+        result: Tensor = ((decoded - x).abs() * mask).sum() / mask.expand_as(x).sum()
         return result
 
     def _mask(self, x: Tensor) -> Tensor:
-        """Return what is hidden, bool: (B, 1, H, W) of images, (B, N, 1) of sequences, (B, F) of values."""
+        """Return the bool mask of hidden values: (B, 1, H, W) for images, (B, N, 1) for sequences, else (B, F)."""
         order = torch.rand(len(x), math.prod(self.grid), device=x.device).argsort(dim=1).argsort(dim=1)
         hidden = order < self.hidden
         if x.dim() == 2:
@@ -177,8 +178,8 @@ class MaskedReconstruction(Loss):
 
 
 def grid_of(inputs: tuple[int, ...], side: int) -> tuple[int, ...]:
-    """Return how many patches a sample has: (rows, columns) of an image's, (N,) of steps or of values.
+    """Return the grid of patches of a sample: (rows, columns) for an image, (N,) for steps or values.
 
-    At an image's lower and right edge patches may be cut.
+    Patches at the lower and right edges of an image may be smaller.
     """
     return inputs[:1] if len(inputs) < 3 else (-(-inputs[1] // side), -(-inputs[2] // side))

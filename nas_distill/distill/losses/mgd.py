@@ -1,4 +1,4 @@
-"""Masked generative distillation: what is missing of the student's feature is to be made from the rest."""
+"""Masked generative distillation (MGD): the teacher's map generated from a masked map of the student."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Generator(nn.Module):
-    """Makes a teacher's map from a student's: a 1x1 convolution where the widths differ, then two 3x3 with a ReLU."""
+    """Generator of a teacher's map: a 1x1 convolution if the widths differ, then two 3x3 ones with a ReLU between."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -28,22 +28,23 @@ class Generator(nn.Module):
 
     def forward(self, student: Tensor, mask: Tensor) -> Tensor:
         """Return (B, outputs, H, W) from (B, inputs, H, W) whose aligned channels are multiplied by ``mask``."""
-        made: Tensor = self.make(self.align(student) * mask)
-        return made
+        generated: Tensor = self.make(self.align(student) * mask)
+        return generated
 
 
 @loss("mgd", weight=7e-5, layers="last")
 class MaskedGeneration(Loss):
-    """Masked generation: the teacher's map made from a part of the student's (Yang et al., 2022, arXiv:2205.01529).
+    """Masked generation: the teacher's map from a part of the student's map (Yang et al., 2022, arXiv:2205.01529).
 
-    The squared error is summed over channels and places and averaged over the batch, which the small weight belongs to:
-    a map of more elements counts more. Nothing is rescaled for what is masked. Of two resolutions the larger map is
-    averaged to the smaller. Several layers are summed.
+    The squared error is summed over channels and positions and averaged over the batch, hence the small default weight;
+    larger maps count more. Values are not rescaled for the masked share. Of two resolutions, the larger map is pooled
+    to the smaller. Several layers are summed.
 
     Args:
-        shapes: of the layers.
-        mask: ``channel`` hides whole channels, as the paper for classification, ``spatial`` places in all channels.
-        masked: probability that one is hidden, drawn anew for each sample and step; the paper's for classification.
+        shapes: shapes of the layers.
+        mask: ``channel`` hides channels, as in the paper for classification; ``spatial`` hides positions.
+        masked: probability that a channel or position is hidden, drawn for each sample and step; the default is the
+            paper's for classification.
 
     Raises:
         TrainingError: a layer is not a feature map.
@@ -59,7 +60,7 @@ class MaskedGeneration(Loss):
         self.generators = nn.ModuleList(Generator(student[0], teacher[0]) for student, teacher in shapes.features)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """Return the sum over layers of the squared error of a sample."""
+        """Return the sum over layers of the squared error per sample."""
         found = []
         for generator, ours, theirs in zip(self.generators, student.features, teacher.features, strict=True):
             size = smaller(ours.shape, theirs.shape)

@@ -23,18 +23,18 @@ from nas_distill.utils.layers import scores
 class MiniLM(Loss):
     """Relations of queries, of keys and of values among themselves (MiniLMv2; Wang et al., 2020, arXiv:2012.15828).
 
-    Each of the three is split anew into ``relation_heads`` heads of one width, so that widths and numbers of heads may
+    Each of the three is split into ``relation_heads`` heads of equal width, so that widths and numbers of heads may
     differ; a relation is ``softmax(x x^T / sqrt(d))``. The loss is KL(teacher || student), summed over keys, averaged
-    over batch, heads and queries, added over the three. Of several pairs the last alone is read: auto means the last
-    attention of both, and no other is tapped; name a pair to take another of the teacher's. Masks are not applied.
-    Equal relations give the minimum, 0; it learns nothing itself.
+    over batch, heads and queries, and summed over the three. If there are several pairs, only the last is read; auto
+    means the last attention of both networks. Name a pair to use another attention of the teacher. Masks are not
+    applied. Equal relations give the minimum, 0. The loss has no learnable parts.
 
-    ``relation_heads``: must divide both widths; null takes the greatest common divisor of the teacher's heads and the
-    student's width (of 12 heads and a width of 312, 12). The paper takes more than the teacher has, 48 for 12.
+    ``relation_heads``: must divide both widths; null: the greatest common divisor of the teacher's heads and the
+    student's width (12 for 12 heads and a width of 312). The paper uses more heads than the teacher has, 48 for 12.
 
     Raises:
-        TrainingError: the numbers of tokens differ, ``relation_heads`` does not divide both widths, or a layer is no
-            attention.
+        TrainingError: the numbers of tokens differ, ``relation_heads`` does not divide both widths, or a layer is not
+            an attention.
     """
 
     def __init__(self, shapes: Shapes, *, relation_heads: Annotated[int, Field(ge=1)] | None = None) -> None:
@@ -57,19 +57,19 @@ class MiniLM(Loss):
         return divergence_of_rows(ours, theirs)
 
     def _relations(self, feature: Tensor) -> Tensor:
-        """Return the logs of the relations, (3, B, relation heads, N, N), of (3, B, heads, N, d)."""
+        """Return the logs (3, B, relation heads, N, N) of the relations in (3, B, heads, N, d)."""
         joined = exact(feature).transpose(2, 3).flatten(3)
         split = joined.unflatten(3, (self.heads, -1)).transpose(2, 3)
         return log_relations(split, split)
 
 
 def log_relations(rows: Tensor, columns: Tensor) -> Tensor:
-    """Return the log of ``softmax(rows columns^T / sqrt(d))`` over the last dimension, (..., N, N) of (..., N, d)."""
+    """Return the log (..., N, N) of ``softmax(rows columns^T / sqrt(d))`` by row; inputs are (..., N, d)."""
     return torch.log_softmax(scores(rows, columns), dim=-1)
 
 
 def divergence_of_rows(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return KL(teacher || student) of logs (K, B, heads, N, N), a scalar: added over K and keys, else averaged."""
+    """Return KL(teacher || student) of logs (K, B, heads, N, N), a scalar: summed over K and keys, else averaged."""
     rows = student[0].numel() // student.shape[-1]
     return functional.kl_div(student, teacher, reduction="sum", log_target=True) / rows
 
@@ -80,13 +80,13 @@ class MiniLMV1(Loss):
 
     KL(teacher || student) of the attention distributions ``softmax(q k^T / sqrt(d))`` and of the value relations
     ``softmax(v v^T / sqrt(d))``, each summed over keys and averaged over batch, heads and queries; the two are added.
-    Head i learns from head i, so both networks need equally many; widths are free, and so is depth. Of several pairs
-    the last alone is read: auto means the last attention of both, and no other is tapped. Masks are not applied. Equal
-    distributions and relations give the minimum, 0; it learns nothing itself. ``minilm`` is the second version, of
-    which heads are free.
+    Head i learns from head i, so both networks need the same number of heads; widths and depths may differ. If there
+    are several pairs, only the last is read; auto means the last attention of both networks. Masks are not applied.
+    Equal distributions and relations give the minimum, 0. The loss has no learnable parts. ``minilm``, the second
+    version, allows different numbers of heads.
 
     Raises:
-        TrainingError: the numbers of heads or of tokens differ, or a layer is no attention.
+        TrainingError: the numbers of heads or tokens differ, or a layer is not an attention.
     """
 
     def __init__(self, shapes: Shapes) -> None:
@@ -100,6 +100,6 @@ class MiniLMV1(Loss):
 
 
 def _relations(feature: Tensor) -> Tensor:
-    """Return the logs of attention and of value relation, (2, B, heads, N, N), of (3, B, heads, N, d)."""
+    """Return the logs (2, B, heads, N, N) of the attention and the value relation in (3, B, heads, N, d)."""
     queries, keys, values = exact(feature).unbind(0)
     return log_relations(torch.stack([queries, values]), torch.stack([keys, values]))

@@ -19,7 +19,7 @@ from nas_distill.utils.options import about, check_options, read_options
 from nas_distill.utils.references import is_reference, load_reference
 
 Made = TypeVar("Made", bound=Callable[..., Any])
-# Which layers a loss reads where the search file does not name them.
+# The layers that a loss reads if the search file does not name them.
 Layers = Literal["none", "stages", "last", "vector", "tokens", "attention", "last attention"]
 
 _BUILT_IN: dict[str, LossSpec] = {}
@@ -28,13 +28,13 @@ _SPEC = "_nas_distill_loss"
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss as the search file knows it.
+    """Specification of a registered loss.
 
-    ``make``: a function (student, teacher, batch, *, options) or a subclass of Loss (shapes, *, options). ``weight`` is
-    its paper's, for the reduction that it has here. ``layers``: which layers it reads unless told. ``own``: they are
-    the student's alone. ``reduction``: what it gets of the teacher's. ``taught`` False: it needs no teacher. ``parts``:
-    options that weigh its parts, of which one at least must be above 0. ``tasks``: names of those whose outputs or
-    labels it can read; empty for all.
+    ``make``: a function (student, teacher, batch, *, options) or a subclass of Loss (shapes, *, options). ``weight``:
+    default weight, the paper's for the averaging used here. ``layers``: layers read by default. ``own``: it reads
+    layers of the student only. ``reduction``: the reduction of the teacher's features. ``taught`` False: it needs no
+    teacher. ``parts``: options that weight its parts, at least one of which must be above 0. ``tasks``: tasks whose
+    outputs or labels it accepts; empty for all.
     """
 
     name: str
@@ -50,20 +50,20 @@ class LossSpec:
 
     @property
     def about(self) -> str:
-        """The first line of its docstring."""
+        """First line of the loss's docstring."""
         return about(self.make)
 
-    def check(self, given: dict[str, Any], where: str) -> dict[str, Any]:
-        """Return the options, checked and completed.
+    def check(self, options: dict[str, Any], where: str) -> dict[str, Any]:
+        """Return the options, validated and completed with defaults.
 
         Raises:
-            ConfigError: an unknown option, a wrong value, or nothing left to learn; names ``where``.
+            ConfigError: an option is unknown or invalid, or all ``parts`` are 0; the message contains ``where``.
         """
-        found = check_options(self.options, given, f"{where} ({self.name})").model_dump()
+        found = check_options(self.options, options, f"{where} ({self.name})").model_dump()
         if self.parts and not any(found[part] for part in self.parts):
             named = " and ".join(f"'{part}'" for part in self.parts)
             raise ConfigError(
-                f"{where} ({self.name}): {named} are 0, which leaves nothing to learn; raise one or take the term out."
+                f"{where} ({self.name}): {named} are 0, so nothing would be learned; set one above 0 or drop the term."
             )
         return found
 
@@ -81,8 +81,8 @@ def loss(
 ) -> Callable[[Made], Made]:
     """Register a function or a Loss; its keyword-only parameters, with annotations and defaults, are its options.
 
-    A user's own loss needs no name: the search file calls it ``package.module:name``, and the decorator is needed only
-    for what differs from the defaults.
+    A user's own loss needs no name, because the search file names it by ``package.module:name``. It needs the decorator
+    only if its properties differ from the defaults.
     """
 
     def register(made: Made) -> Made:
@@ -102,7 +102,7 @@ def find_loss(name: str, *, where: str = "loss", paths: Sequence[Path] = ()) -> 
     """Return the loss called ``name``, or the user's own of the form ``package.module:name``.
 
     Raises:
-        ConfigError: there is none, or what was found is no loss; names ``where``.
+        ConfigError: there is no such loss, or the object is not a loss; the message contains ``where``.
     """
     if is_reference(name):
         found = load_reference(name, what=f"{where}: the loss", paths=paths)

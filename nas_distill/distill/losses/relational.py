@@ -1,4 +1,4 @@
-"""Relations between the samples of a batch: RKD, similarity preservation, and PKT."""
+"""Relational losses between the samples of a batch: RKD, similarity preservation and PKT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 def distances(vectors: Tensor) -> Tensor:
-    """Return (B, B) Euclidean distances of vectors (B, D), over their mean between different samples."""
+    """Return (B, B) Euclidean distances of vectors (B, D), divided by the mean distance of different samples."""
     found = torch.linalg.vector_norm(scaled(vectors)[:, None] - scaled(vectors)[None], dim=2)
     mean = found.sum() / max(1, len(vectors) * (len(vectors) - 1))
     result: Tensor = found / mean.clamp_min(1e-12)
@@ -26,7 +26,7 @@ def distances(vectors: Tensor) -> Tensor:
 
 
 def angles(vectors: Tensor) -> Tensor:
-    """Return (B, B, B) cosines of the angles at sample i (first) between samples j and k; 0 where two are one."""
+    """Return (B, B, B) cosines of the angles at sample i (first) between samples j and k; 0 if two are the same."""
     ways = unit(scaled(vectors)[None] - scaled(vectors)[:, None], 2)
     return ways @ ways.transpose(1, 2)
 
@@ -35,9 +35,9 @@ def angles(vectors: Tensor) -> Tensor:
 def rkd(student: Outputs, teacher: Outputs, batch: Batch, *, distance: Weight = 25.0, angle: Weight = 50.0) -> Tensor:
     """Relational: distances and angles between the samples of a batch (Park et al., 2019, arXiv:1904.05068).
 
-    ``distance`` times the smooth L1 loss of pairs' distances (each side's over their mean; averaged over B^2) and
-    ``angle`` times that of triples' cosines (averaged over B^3). Vectors are pooled features, whose widths are free.
-    Angles take memory O(B^3), 2 million numbers a tensor for a batch of 128, and differences O(B^2 D).
+    ``distance`` times the smooth L1 loss of pairwise distances (divided by their mean on each side; averaged over B^2)
+    plus ``angle`` times that of the cosines of triples (averaged over B^3). Vectors are pooled features; widths may
+    differ. Memory is O(B^3) for angles, 2 million numbers per tensor for a batch of 128, and O(B^2 D) for differences.
     """
     total = torch.zeros((), device=batch.labels.device)
     for ours, theirs in zip(student.features, teacher.features, strict=True):
@@ -50,9 +50,9 @@ def rkd(student: Outputs, teacher: Outputs, batch: Batch, *, distance: Weight = 
 
 
 def similarities(features: Tensor) -> Tensor:
-    """Return (B, B) inner products of the samples of a batch, each row of norm 1.
+    """Return (B, B) inner products of the samples of a batch, with each row scaled to norm 1.
 
-    All but the first dimension of ``features`` is flattened: channels and places, or tokens and width.
+    All dimensions of ``features`` except the first are flattened: channels and positions, or tokens and width.
     """
     flat = scaled(exact(features)).flatten(1)
     return unit(flat @ flat.T, floor=1e-12)
@@ -62,8 +62,8 @@ def similarities(features: Tensor) -> Tensor:
 def sp(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     """Similarity-preserving: squared difference of row-normalised Gram matrices (Tung, Mori, 2019, arXiv:1907.09682).
 
-    The Gram matrices are of the batch: samples' inner products, a sample being its map (C, H, W) or tokens (N, D)
-    flattened, so widths and resolutions are free and nothing is projected. Divided by B^2; several layers are summed.
+    The Gram matrices contain the inner products of the samples of the batch, whose maps (C, H, W) or tokens (N, D) are
+    flattened. Widths and resolutions may differ, without projection. Divided by B^2; several layers are summed.
     """
     differences = [
         (similarities(ours) - similarities(theirs)).square().mean()
@@ -76,7 +76,7 @@ _LEAST = 1e-7
 
 
 def neighbours(vectors: Tensor) -> Tensor:
-    """Return (B, B) probabilities, each row's sum 1: cosines of vectors (B, D), brought to [0, 1], over their sum."""
+    """Return (B, B) probabilities, rows summing to 1: cosines of vectors (B, D), mapped to [0, 1] and normalised."""
     vectors = unit(vectors)
     kernel = (vectors @ vectors.T + 1) / 2
     return kernel / kernel.sum(dim=1, keepdim=True)
@@ -86,8 +86,8 @@ def neighbours(vectors: Tensor) -> Tensor:
 def pkt(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     """Probabilistic: divergence of neighbourhoods in the batch (Passalis, Tefas, 2018, arXiv:1803.10837).
 
-    KL(teacher || student) of cosine similarities that are brought to [0, 1] and normalised row by row, averaged over
-    B^2 elements. Vectors are pooled features, whose widths are free; several layers are summed.
+    KL(teacher || student) of cosine similarities, mapped to [0, 1] and normalised by row, averaged over B^2 elements.
+    Vectors are pooled features; widths may differ. Several layers are summed.
     """
     divergences = []
     for ours, theirs in zip(student.features, teacher.features, strict=True):

@@ -1,4 +1,4 @@
-"""Knowledge review: each layer of the teacher teaches the student's layer of its depth and all deeper ones."""
+"""Knowledge review (ReviewKD): a teacher's layer teaches the student's layer of the same depth and deeper ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (ABF): a layer of the student with what comes from the deeper ones.
+    """Attention-based fusion (ABF) of a layer of the student with the fused map of the deeper layers.
 
-    ``deepest``: there is none deeper, so nothing is fused.
+    ``deepest``: for the deepest layer, without fusion.
     """
 
     def __init__(self, inputs: int, middle: int, outputs: int, *, deepest: bool) -> None:
@@ -31,12 +31,12 @@ class Fusion(nn.Module):
         self.attend = None if deepest else nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid())
 
     def forward(self, feature: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return what is compared with the teacher, (B, outputs, *size), and what goes on, (B, middle, H, W).
+        """Return the map for comparison with the teacher, (B, outputs, *size), and the fused map, (B, middle, H, W).
 
         Args:
-            feature: (B, inputs, H, W) of the student.
-            deeper: (B, middle, h, w) of the layer below, or None.
-            size: of the teacher's feature as it is compared, not above (H, W).
+            feature: (B, inputs, H, W), the student's.
+            deeper: (B, middle, h, w), the fused map of the next deeper layer, or None.
+            size: size of the comparison, at most (H, W).
         """
         taken: Tensor = self.take(feature)
         if self.attend is not None and deeper is not None:
@@ -47,10 +47,10 @@ class Fusion(nn.Module):
 
 
 def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the hierarchical context loss (HCL) of two maps of one shape (B, C, H, W), a scalar.
+    """Return the hierarchical context loss (HCL) of two maps of equal shape (B, C, H, W), a scalar.
 
-    Mean square errors of the maps and of their averages on 4x4, 2x2 and 1x1 places (those that are coarser than the
-    map), weighted 1, 1/2, 1/4, 1/8 in turn, over the sum of the weights. Equal maps give the minimum, 0.
+    It is the weighted mean of the mean squared errors of the maps and of their averages on 4x4, 2x2 and 1x1 positions
+    (those coarser than the map), with weights 1, 1/2, 1/4, 1/8. Equal maps give the minimum, 0.
     """
     total, weights, weight = functional.mse_loss(student, teacher), 1.0, 1.0
     for places in (4, 2, 1):
@@ -67,13 +67,13 @@ def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
 class Review(Loss):
     """Knowledge review: maps fused from the deep end, compared at several scales (Chen et al., 2021, arXiv:2104.09044).
 
-    Attention-based fusion and the hierarchical context loss, summed over layers. The paper's weight is 0.6 to 8 by pair
-    of networks, risen over the first 20 of 240 epochs ('warmup' 0.08). Its additional layer, the vector before the
-    classifier, is left out. Of two resolutions the larger map is averaged to the smaller; in the fusion a deeper map is
-    enlarged to the next.
+    Attention-based fusion and the hierarchical context loss, summed over layers. The paper's weight is 0.6 to 8,
+    depending on the pair of networks, with a ramp over the first 20 of 240 epochs (``warmup`` 0.08). The paper's
+    additional layer, the vector before the classifier, is omitted. Of two resolutions, the larger map is pooled to the
+    smaller; in the fusion, a deeper map is enlarged to the size of the next.
 
     Args:
-        shapes: of the layers, shallow first.
+        shapes: shapes of the layers, shallow first.
         middle: channels of the fused maps; None: those of the student's deepest layer, at most 512.
 
     Raises:
@@ -87,8 +87,8 @@ class Review(Loss):
         width = min(512, shapes.features[-1][0][0]) if middle is None else middle
         deepest = len(shapes.features) - 1
         self.fusions = nn.ModuleList(
-            Fusion(student[0], width, teacher[0], deepest=place == deepest)
-            for place, (student, teacher) in enumerate(shapes.features)
+            Fusion(student[0], width, teacher[0], deepest=index == deepest)
+            for index, (student, teacher) in enumerate(shapes.features)
         )
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""TinyBERT: attention scores and hidden states, layer by layer."""
+"""TinyBERT: layer-wise losses on attention scores and hidden states."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nas_distill.utils.layers import scores
 class TinyBertAttention(Loss):
     """Mean squared difference of attention scores before the softmax (TinyBERT; Jiao et al., 2019, arXiv:1909.10351).
 
-    The mean is over batch, heads, queries and keys; layers are added. Head i learns from head i, so both networks need
-    equally many; widths are free. Masks are not applied: scores of padding count as others do. Equal scores give the
-    minimum, 0. It learns nothing itself.
+    The mean is over batch, heads, queries and keys; layers are summed. Head i learns from head i, so both networks need
+    the same number of heads; widths may differ. Masks are not applied, so scores of padding count like others. Equal
+    scores give the minimum, 0. The loss has no learnable parts.
 
     Raises:
-        TrainingError: the numbers of heads or of tokens differ, or a layer is no attention.
+        TrainingError: the numbers of heads or tokens differ, or a layer is not an attention.
     """
 
     def __init__(self, shapes: Shapes) -> None:
@@ -39,12 +39,12 @@ class TinyBertAttention(Loss):
 
 @loss("tinybert_hidden", layers="tokens")
 class TinyBertHidden(Loss):
-    """Mean squared difference of projected tokens to the teacher's (TinyBERT; Jiao et al., 2019, arXiv:1909.10351).
+    """Mean squared difference of projected tokens and the teacher's (TinyBERT; Jiao et al., 2019, arXiv:1909.10351).
 
-    The mean is over batch, tokens and width; layers are added. A linear layer brings the student's tokens to the
-    teacher's width; it is learnt also where widths agree, and shared by all layers of the same two widths. Projected
-    tokens equal to the teacher's give the minimum, 0. The paper's loss on embeddings is this loss with those layers
-    named under ``layers``, as a term of its own (then with a projector of its own).
+    The mean is over batch, tokens and width; layers are summed. A learned linear layer maps the student's tokens to the
+    teacher's width, also if the widths are equal; layers with the same two widths share it. Projected tokens equal to
+    the teacher's give the minimum, 0. The paper's loss on embeddings is a separate term of this loss with the embedding
+    layers named under ``layers`` (and so with a separate projector).
 
     Raises:
         TrainingError: there is no pair, a layer is not tokens, or the numbers of tokens differ.

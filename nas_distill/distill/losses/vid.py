@@ -1,4 +1,4 @@
-"""Variational information distillation: how much a student's layer tells of its teacher's."""
+"""Variational information distillation (VID)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LEAST = 1e-5
 
 
 class Gaussian(nn.Module):
-    """What a student's feature says of its teacher's: for each channel of the teacher a mean and a variance.
+    """Gaussian prediction of a teacher's feature from a student's: a mean and a variance per channel of the teacher.
 
-    The mean is three 1x1 convolutions with biases (RepDistiller's have none) and ReLU between them, applied at each
-    place (or token); the variance is one number per channel, softplus(rho) + 1e-5.
+    The mean is computed at each position (or token) by three 1x1 convolutions with biases (RepDistiller's have none)
+    and ReLU between them. The variance is one number per channel, softplus(rho) + 1e-5.
     """
 
     def __init__(self, inputs: int, outputs: int, variance: float) -> None:
@@ -40,11 +40,11 @@ class Gaussian(nn.Module):
         self.rho = nn.Parameter(torch.full((outputs,), above + math.log(-math.expm1(-above))))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the negative log-likelihood of the teacher's (B, D, places), up to a constant: a scalar, the mean.
+        """Return the mean negative log-likelihood of the teacher's feature, up to a constant, a scalar.
 
         Args:
-            student: (B, C, places).
-            teacher: (B, D, places).
+            student: (B, C, positions).
+            teacher: (B, D, positions).
         """
         variance = (functional.softplus(self.rho) + _LEAST)[:, None]
         mean = self.mean(student.to(self.rho.dtype))
@@ -57,12 +57,12 @@ class VariationalInformation(Loss):
     """Variational information: likelihood of the teacher's features given the student's (arXiv:1904.05835).
 
     Half of (f_t - mu(f_s))^2 / sigma^2 + log sigma^2, averaged over all elements and summed over layers (Ahn et al.,
-    2019); mu and sigma are learned. It has no minimum: sigma^2 may fall to 1e-5, and the loss below 0. Of two
-    resolutions the larger map is averaged to the smaller.
+    2019); mu and sigma are learned. It has no fixed minimum: sigma^2 may fall to 1e-5, and the loss below 0. Of two
+    resolutions, the larger map is pooled to the smaller.
 
     Args:
-        shapes: of the layers: maps, tokens (as many on both sides) or vectors.
-        variance: sigma^2 at the start.
+        shapes: shapes of the layers: maps, tokens (equally many on both sides) or vectors.
+        variance: initial sigma^2.
 
     Raises:
         TrainingError: a pair of layers of different kinds, or of different numbers of tokens.
@@ -83,7 +83,7 @@ class VariationalInformation(Loss):
             if ours.dim() == 4:
                 size = smaller(ours.shape, theirs.shape)
                 ours, theirs = pooled_to(exact(ours), size), pooled_to(exact(theirs), size)
-            found.append(gaussian(_places_last(exact(ours)), _places_last(exact(theirs))))
+            found.append(gaussian(_positions_last(exact(ours)), _positions_last(exact(theirs))))
         return torch.stack(found).sum()
 
 
@@ -92,8 +92,8 @@ def _width(shape: tuple[int, ...]) -> int:
     return shape[0] if len(shape) == 3 else shape[-1]
 
 
-def _places_last(x: Tensor) -> Tensor:
-    """Return (B, channels, places) of a map (B, C, H, W), tokens (B, N, D) or a vector (B, D)."""
+def _positions_last(x: Tensor) -> Tensor:
+    """Return a map (B, C, H, W), tokens (B, N, D) or a vector (B, D) as (B, channels, positions)."""
     if x.dim() == 4:
         return x.flatten(2)
     return x.transpose(1, 2) if x.dim() == 3 else x[:, :, None]

@@ -104,5 +104,5 @@ def test_half_precision_and_large_features_give_finite_values_and_gradients(make
 
 @pytest.mark.parametrize("shape", [(6,), (4, 6), (1, 4, 6)])
 def test_what_cannot_be_turned_is_refused(make_asked, shape):
-    with pytest.raises(TrainingError, match=r"'rotation' turns square images \(C, H, H\).*; take 'masked"):
+    with pytest.raises(TrainingError, match=r"'rotation' needs square images .*'masked"):
         make_asked("rotation", shape, (6,))

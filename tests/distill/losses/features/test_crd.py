@@ -87,8 +87,8 @@ def test_negatives_are_all_others_alike_and_never_the_own(make_case):
     case = make_case("crd", [(4,)], [(5,)], dim=3, negatives=6000)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        places = case.module._places(torch.tensor([0, 5, 11]))
-    for row, own in zip(places, (0, 5, 11)):
+        rows = case.module._rows(torch.tensor([0, 5, 11]))
+    for row, own in zip(rows, (0, 5, 11)):
         assert int(row[0]) == own
         counts = torch.bincount(row[1:], minlength=12)
         assert int(counts[own]) == 0
@@ -147,9 +147,9 @@ def test_stability(make_case):
 
 
 def test_what_does_not_fit_is_refused(make_case):
-    with pytest.raises(TrainingError, match="'crd' compares one pair of layers, and got 2"):
+    with pytest.raises(TrainingError, match="'crd' compares one pair of layers, but got 2"):
         make_case("crd", [(4,), (4,)], [(5,), (5,)])
-    with pytest.raises(TrainingError, match="fewer than 2"):
+    with pytest.raises(TrainingError, match="needs at least 2"):
         make_case("crd", [(4,)], [(5,)], samples=1)
     with pytest.raises(ConfigError, match="'tau'"):
         make_case("crd", [(4,)], [(5,)], tau=0.0)

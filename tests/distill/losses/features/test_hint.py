@@ -55,7 +55,7 @@ def test_a_regressor_is_learned_unless_it_is_not_wanted(make_case):
 
 @pytest.mark.parametrize(("student", "teacher"), [([(4, 3)], [(5, 3)]), ([(4, 3)], [(3, 2, 2)]), ([(3, 2, 2)], [(3,)])])
 def test_layers_that_do_not_fit_are_refused(make_case, student, teacher):
-    with pytest.raises(TrainingError, match=r"'hint' compares place by place.*take 'sp' or 'pkt'"):
+    with pytest.raises(TrainingError, match=r"'hint' compares position by position.*take 'sp' or 'pkt'"):
         make_case("hint", student, teacher)
 
 

@@ -57,13 +57,13 @@ def test_gradient_minimum_and_stability(make_case):
 def test_what_does_not_fit_is_refused(make_case):
     with pytest.raises(TrainingError, match=r"'nst' compares a map \(C, H, W\) or tokens.*take 'pkt' or 'rkd'"):
         make_case("nst", [(4,)], [(4,)])
-    with pytest.raises(TrainingError, match=r"'nst' compares place by place.*take 'sp' or 'pkt'"):
+    with pytest.raises(TrainingError, match=r"'nst' compares position by position.*take 'sp' or 'pkt'"):
         make_case("nst", [(4, 3)], [(5, 3)])
 
 
 def test_layers_of_a_single_place_are_refused_unless_there_are_others(make_case):
     for student, teacher in [([(3, 1, 1)], [(4, 5, 5)]), ([(3, 4, 4), (3, 1, 1)], [(3, 1, 1), (3, 1, 1)])]:
-        with pytest.raises(TrainingError, match=r"'nst' compares where .* single place, which makes it constant; name"):
+        with pytest.raises(TrainingError, match=r"'nst' compares where .* single position.*name"):
             make_case("nst", student, teacher)
     case = make_case("nst", [(3, 4, 4), (3, 1, 1)], [(3, 4, 4), (5, 1, 1)])
     ours, theirs = case.draw()

@@ -73,7 +73,7 @@ def test_gradient_and_stability(make_case):
 
 
 def test_what_does_not_fit_is_refused(make_case):
-    with pytest.raises(TrainingError, match=r"'vid' compares place by place.*take 'sp' or 'pkt'"):
+    with pytest.raises(TrainingError, match=r"'vid' compares position by position.*take 'sp' or 'pkt'"):
         make_case("vid", [(4, 3)], [(5, 3)])
     with pytest.raises(ConfigError, match="'variance'"):
         make_case("vid", [(3,)], [(3,)], variance=0.0)

@@ -107,7 +107,7 @@ def test_projected_tokens_equal_to_the_teacher_s_are_the_minimum_for_both():
         ("tinybert_attention", ((3, 2, 5, 4), (3, 2, 6, 4)), "student has 5 of them and the teacher 6; give both"),
         ("tinybert_attention", ((5, 8), (5, 8)), r"not (5, 8); name attentions as 'path:qkv'"),
         ("tinybert_hidden", ((5, 8), (6, 8)), "The student has 5 tokens and the teacher 6"),
-        ("tinybert_hidden", ((8, 4, 4), (5, 8)), "shape (8, 4, 4) for each sample does not fit here"),
+        ("tinybert_hidden", ((8, 4, 4), (5, 8)), "shape (8, 4, 4)"),
     ],
 )
 def test_layers_that_cannot_be_compared_are_refused_when_it_is_made(name, shapes, sentence):
