@@ -1,4 +1,4 @@
-"""What README, docs and the search file's page say, held against the code."""
+"""README, docs and the search file's page, compared with the code."""
 
 import ast
 import csv

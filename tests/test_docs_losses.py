@@ -1,4 +1,4 @@
-"""What the page on distillation says of each loss, held against the registry."""
+"""The page on distillation: its rows of losses, compared with the registry."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_row_is_true_of_the_code(name):
     # A loss that reads layers is in a table that says which; in brackets, of which kinds.
     assert re.sub(r" \(.*\)$", "", row.get("layers", "none")) == ("own " if spec.own else "") + spec.layers
     if spec.layers != "none":
-        assert row["the teacher tells"] == ("nothing" if spec.own else spec.reduction)
+        assert row["read from the teacher"] == ("nothing" if spec.own else spec.reduction)
     stated = dict(span.split(": ", 1) for span in re.findall(r"`(\w+: [^`]+)`", row["options"]))
     defaults = {key: field.default for key, field in spec.options.model_fields.items()}
     assert {key: yaml.safe_load(value) for key, value in stated.items()} == defaults
@@ -91,7 +91,7 @@ def test_the_table_of_tasks_is_true_of_the_code():
         assert find_terms(default_loss(task), task=task)
 
 
-def test_losses_for_classes_alone_are_those_that_the_page_says():
+def test_losses_for_classes_only_are_those_that_the_page_lists():
     anything = {name for name in loss_names() if not find_loss(name).tasks}
     on_logits = {name for name in loss_names() if find_loss(name).layers == "none"}
     assert on_logits & anything == {"mse", "cosine_logits"}
