@@ -1,4 +1,4 @@
-"""Alternatives of each block of the teacher, and the architecture that each assembly means."""
+"""Alternatives of the teacher's blocks, and the decisions and selections of which assemblies consist."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nas_distill.utils.errors import ConfigError, SpaceError
 
 @dataclass(frozen=True)
 class Option:
-    """One way to fill a place.
+    """One option of a decision.
 
     Attributes:
-        name: for the reader.
-        score: how much is lost by it; lower is better. An option whose score is not finite is never chosen.
+        name: for people.
+        score: loss of quality; lower is better. An option whose score is not finite is never chosen.
         costs: by name, in their plain units; a cost that is missing is 0.
-        widths: the width that it needs each of these shared groups to have.
+        widths: required widths of shared groups, by the name of the group.
     """
 
     name: str
@@ -30,8 +30,11 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A part of the network. ``counts``: whether it is one of those by which two assemblies are told apart."""
+class Decision:
+    """One decision of the integer program, of which exactly one option is chosen.
+
+    ``counts``: it counts in the overlap of two assemblies.
+    """
 
     name: str
     options: tuple[Option, ...]
@@ -40,13 +43,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Selection:
-    """One option for each place.
+    """One chosen option per decision.
 
     Attributes:
-        options: for each place the index of its option.
+        options: the index of the chosen option of each decision.
         widths: of each shared group.
-        costs: the sum over places.
-        score: likewise; lower is better.
+        costs: sums over decisions.
+        score: sum over decisions; lower is better.
     """
 
     options: tuple[int, ...]
@@ -55,20 +58,20 @@ class Selection:
     score: float
 
 
-MOST = 3000
-"""Alternatives above which nobody waits for their training."""
+MAX_ALTERNATIVES = 3000
+"""Largest number of alternatives that are trained; more would take too long."""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One way to make one block.
+    """One alternative of a block.
 
     Attributes:
         block: index of the block.
-        replacement: ``UNPRUNED`` (cut from the teacher's), ``DROPPED``, or the name of a cheaper block.
-        input: units that are kept of the group of its input channels, None where they are no choice.
-        output: likewise of its output channels.
-        inner: units that are kept of the groups inside of it, in the plan's order; empty unless it is unpruned.
+        replacement: ``UNPRUNED`` (cut from the teacher's block), ``DROPPED``, or the name of a cheaper block.
+        input: number of kept units of the group of its input channels; None if they are not a choice.
+        output: likewise for its output channels.
+        inner: numbers of kept units of the groups inside of it, in the plan's order; empty for replacements.
     """
 
     block: int
@@ -79,7 +82,7 @@ class Alternative:
 
     @property
     def key(self) -> str:
-        """A name that no other alternative of this teacher has, fit for files."""
+        """A name that is unique among the teacher's alternatives and valid in files."""
         ends = [f"{side}{width}" for side, width in (("in", self.input), ("out", self.output)) if width is not None]
         inner = ["x".join(map(str, self.inner))] if self.inner else []
         return "-".join([f"block{self.block}", self.replacement, *ends, *inner])
@@ -92,7 +95,7 @@ class Alternatives:
     Attributes:
         space: of the students.
         entries: in the order of blocks, from narrow to wide.
-        shared: for each shared group the widths that are tried, rising.
+        shared: the tried widths of each shared group, ascending.
     """
 
     space: CutSpace
@@ -101,7 +104,7 @@ class Alternatives:
 
     @property
     def plan(self) -> Plan:
-        """What can be cut from the teacher."""
+        """The pruning plan of the teacher."""
         return self.space.plan
 
     def of_block(self, block: int) -> list[Alternative]:
@@ -109,9 +112,9 @@ class Alternatives:
         return [entry for entry in self.entries if entry.block == block]
 
     def read_outside(self) -> dict[str, tuple[int, ...]]:
-        """Return the widths of those shared groups, of several widths, that something outside of the blocks reads.
+        """Return the widths of shared groups that have several and are read outside of the blocks.
 
-        What is lost by fewer of them shows in no block that is given fewer.
+        The loss of quality by a smaller width of these groups is not in the score of any block.
         """
         ends = {group for block in self.plan.blocks for group in (block.input, block.output)}
         inside = tuple(f"{block.module}." for block in self.plan.blocks)
@@ -129,21 +132,21 @@ class Alternatives:
         }
 
     def widths(self, entry: Alternative) -> dict[str, int]:
-        """Return the widths that an alternative needs the groups at its ends to have."""
+        """Return the widths that an alternative requires of the groups at its input and output."""
         block = self.plan.blocks[entry.block]
         ends = ((block.input, entry.input), (block.output, entry.output))
         return {group: width for group, width in ends if group is not None and width is not None}
 
     def cut(self, chosen: Sequence[Alternative], widths: Mapping[str, int]) -> Cut:
-        """Return the student that has these alternatives, one of each block in their order.
+        """Return the student with these alternatives, one per block in the order of blocks.
 
-        ``widths``: of the shared groups; the largest tried where they are missing. Other names in it are not used.
+        ``widths``: of the shared groups; the largest tried if missing. Other names in it are ignored.
         """
         shared = {group: widths.get(group, max(own)) for group, own in self.shared.items()}
         return self.partial_cut({entry.block: entry for entry in chosen}, shared)
 
     def partial_cut(self, chosen: Mapping[int, Alternative], widths: Mapping[str, int]) -> Cut:
-        """Return the cut for some blocks' alternatives and some shared groups' widths, all else being the teacher's."""
+        """Return the cut with alternatives of some blocks and widths of some shared groups; the rest is unpruned."""
         inner = {
             group.name: width
             for block, entry in chosen.items()
@@ -161,7 +164,7 @@ class Alternatives:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Alternatives:
-        """Read what ``to_dict`` wrote."""
+        """Return the alternatives of a ``to_dict`` result."""
         return cls(
             space=CutSpace.from_dict(values["space"]),
             entries=tuple(Alternative(**{**entry, "inner": tuple(entry["inner"])}) for entry in values["entries"]),
@@ -169,7 +172,7 @@ class Alternatives:
         )
 
     def of_cut(self, cut: Cut) -> list[Alternative]:
-        """Return how a student makes each block, whether or not that is among the alternatives here."""
+        """Return the alternative of each block of a student; it need not be one of ``entries``."""
         found = []
         for index, (block, replacement) in enumerate(zip(self.plan.blocks, cut.blocks, strict=True)):
             inner = tuple(cut.widths[group.name] for group in self.plan.inner(index)) if replacement == UNPRUNED else ()
@@ -179,25 +182,26 @@ class Alternatives:
 
 
 def find_alternatives(space: CutSpace, *, shared: Sequence[float], inner: Sequence[float]) -> Alternatives:
-    """Return the alternatives of the blocks of a space that was cut from a teacher.
+    """Return the alternatives of the blocks of a space of cuts.
 
     Args:
-        space: of its students.
-        shared: shares of their units that the shared groups are tried at, rounded up to what the space allows.
-        inner: shares for the groups inside of a block, all at one share.
+        space: of the teacher's students.
+        shared: tried shares of the units of shared groups, rounded up to allowed widths.
+        inner: tried shares for the groups inside of a block, all groups of it at the same share.
 
     Raises:
-        SpaceError: the space cannot be made of blocks that are trained apart.
-        ConfigError: there are more than ``MOST``.
+        SpaceError: the blocks of the space cannot be trained separately.
+        ConfigError: there are more than ``MAX_ALTERNATIVES``.
     """
     plan = space.plan
-    held = _held(plan)
+    held = _unprunable_groups(plan)
     widths: dict[str, tuple[int, ...]] = {}
     for group in plan.shared:
         if group.name in held and space.widths[group.name][-1] < group.size:
             raise SpaceError(
-                f"blockwise distillation keeps group '{group.name}' whole, since the channels at an end of block "
-                f"'{plan.blocks[held[group.name]].module}' are of several groups; add 1.0 to the space's widths."
+                f"blockwise distillation cannot prune group '{group.name}', since block "
+                f"'{plan.blocks[held[group.name]].module}' reads or returns channels of several groups; add 1.0 to the "
+                "space's widths."
             )
         tried = {space.width_at(group.name, share) for share in shared}
         widths[group.name] = (group.size,) if group.name in held else tuple(sorted(tried))
@@ -212,18 +216,18 @@ def find_alternatives(space: CutSpace, *, shared: Sequence[float], inner: Sequen
                 for ends in _ends(block, widths)
                 for own in (within if replacement == UNPRUNED else [()])
             ]
-    if len(entries) > MOST:
+    if len(entries) > MAX_ALTERNATIVES:
         raise ConfigError(
-            f"blockwise: the {len(plan.blocks)} blocks have {len(entries)} alternatives, and at most {MOST} are "
-            "trained; give fewer shares for 'trunk' or 'widths'."
+            f"blockwise: the {len(plan.blocks)} blocks have {len(entries)} alternatives, more than the limit of "
+            f"{MAX_ALTERNATIVES}; give fewer shares for 'trunk' or 'widths'."
         )
     return Alternatives(space, tuple(entries), widths)
 
 
-def _held(plan: Plan) -> dict[str, int]:
-    """Return the shared groups that are left whole, and a block because of which.
+def _unprunable_groups(plan: Plan) -> dict[str, int]:
+    """Return the shared groups that are not pruned, each with the index of a block that is the reason.
 
-    A group that has a part in a block, but is not all of the channels at its ends, cannot be told from them.
+    A group inside of a block that does not cover all channels at its input or output cannot be separated from others.
     """
     found: dict[str, int] = {}
     for index, block in enumerate(plan.blocks):
@@ -235,7 +239,7 @@ def _held(plan: Plan) -> dict[str, int]:
 
 
 def _ends(block: Block, shared: Mapping[str, tuple[int, ...]]) -> list[tuple[int | None, int | None]]:
-    """Return the pairs of input and output width that a block is tried at."""
+    """Return the tried pairs of input and output width of a block."""
     ins: Sequence[int | None] = (None,) if block.input is None else shared[block.input]
     if block.input is not None and block.input == block.output:
         return [(width, width) for width in ins]

@@ -1,4 +1,4 @@
-"""Assembly of architectures from a library's alternatives, within limits."""
+"""Assembly of architectures from a library's alternatives, within limits on costs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nas_distill.blockwise.alternatives import Option, Place, Selection
+from nas_distill.blockwise.alternatives import Decision, Option, Selection
 from nas_distill.blockwise.costs import check_additive
 from nas_distill.blockwise.ilp import diverse, sweep
 from nas_distill.blockwise.library import Library
@@ -19,15 +19,15 @@ SCORES: tuple[ScoreName, ...] = ("kl", "nsr", "relative_l1")
 
 @dataclass(frozen=True)
 class Assembly:
-    """A student, and what is predicted of it.
+    """A student assembled from alternatives, with predicted costs and score.
 
     Attributes:
-        cut: in the space that the library was made for.
+        cut: in the space of the library.
         alternatives: the keys of its blocks' alternatives.
-        costs: predicted, by adding up; what the assembled network really has is to be counted on it.
+        costs: predicted as sums over parts; exact costs must be counted on the assembled network.
         score: the (weighted) sum of its local scores; lower is better.
-        block_scores: the local score of each block, and of the width of each group that something outside of the blocks
-            reads, unweighted: what ``fit`` takes.
+        block_scores: the unweighted local score of each block, and of the width of each group that is read outside of
+            the blocks, as ``fit`` takes them.
     """
 
     cut: Cut
@@ -48,22 +48,22 @@ def assemblies(
 ) -> list[Assembly]:
     """Return the best assemblies within the limits, any two alike in at most ``overlap`` of the blocks; best first.
 
-    Nothing is trained or run: it takes seconds. Fewer come back where there are no more.
+    Nothing is trained or run; it takes seconds. The list is shorter than ``count`` if no others exist.
 
     Args:
-        library: what there is to assemble.
+        library: of alternatives.
         limits: on costs that are sums over blocks (``costs.ADDITIVE``), in their plain units.
-        count: how many.
-        score: by which of the local scores.
-        weights: one for each of an assembly's ``block_scores`` (``fit``); all 1 if None.
-        overlap: share of the blocks in which two may be alike; they are never alike in all.
+        count: number of assemblies.
+        score: the local score to minimise.
+        weights: one per entry of ``Assembly.block_scores`` (from ``fit``); all 1 if None.
+        overlap: share of the blocks in which two assemblies may be alike; they are never alike in all blocks.
 
     Raises:
-        BudgetError: nothing fits, and which limits cannot be met; or a limit on a cost that is no sum over blocks.
+        BudgetError: nothing fits (the error names the limits in conflict), or a cost is not a sum over blocks.
     """
     check_additive(list(limits))
-    places = make_places(library, score=score, weights=weights)
-    return [_assembly(library, one, score) for one in diverse(places, limits, count=count, overlap=overlap)]
+    decisions = make_decisions(library, score=score, weights=weights)
+    return [_assembly(library, one, score) for one in diverse(decisions, limits, count=count, overlap=overlap)]
 
 
 def front(
@@ -75,16 +75,16 @@ def front(
     score: ScoreName = "relative_l1",
     weights: Sequence[float] | None = None,
 ) -> list[Assembly]:
-    """Return the front of predicted score against one cost, from cheap to dear; see ``assemblies`` and ``sweep``."""
+    """Return the front of predicted score and one cost, from cheap to expensive; see ``assemblies`` and ``sweep``."""
     check_additive([*limits, cost])
-    places = make_places(library, score=score, weights=weights)
-    return [_assembly(library, one, score) for one in sweep(places, limits, cost, points)]
+    decisions = make_decisions(library, score=score, weights=weights)
+    return [_assembly(library, one, score) for one in sweep(decisions, limits, cost, points)]
 
 
 def block_scores(library: Library, cut: Cut, score: ScoreName) -> tuple[float, ...] | None:
-    """Return a student's local scores as ``Assembly`` has them; None if the library does not have them all.
+    """Return a student's local scores as in ``Assembly``; None if the library does not have them all.
 
-    Nor does it have those of a student that starts from random weights: its blocks are not the library's.
+    A student that starts from random weights has none, since its blocks are not the library's.
     """
     if cut.start == RANDOM:
         return None
@@ -99,42 +99,43 @@ def block_scores(library: Library, cut: Cut, score: ScoreName) -> tuple[float, .
     return tuple(getattr(one, score) for one in found)
 
 
-def make_places(
+def make_decisions(
     library: Library, *, score: ScoreName = "relative_l1", weights: Sequence[float] | None = None
-) -> list[Place]:
-    """Return the blocks, and after them what is around them, as places of an assembly."""
+) -> list[Decision]:
+    """Return the decisions of an assembly: one per block, followed by those outside of the blocks."""
     alternatives, costs = library.alternatives, library.costs
     plan, order, read = alternatives.plan, alternatives.space.depth_order, alternatives.read_outside()
     weights = [1.0] * (len(plan.blocks) + len(read)) if weights is None else weights
-    places = []
+    decisions = []
     for (index, block), weight in zip(enumerate(plan.blocks), weights):
         options = []
         for entry in alternatives.of_block(index):
-            gone = {_gone(index): int(entry.replacement == DROPPED)} if index in order else {}
+            dropped = {_dropped(index): int(entry.replacement == DROPPED)} if index in order else {}
             local: float = getattr(library.scores[entry.key], score)
             options.append(
-                Option(entry.key, weight * local, costs.entries[entry.key], alternatives.widths(entry) | gone)
+                Option(entry.key, weight * local, costs.entries[entry.key], alternatives.widths(entry) | dropped)
             )
-        places.append(Place(block.module, tuple(options)))
+        decisions.append(Decision(block.module, tuple(options)))
     for (group, widths), weight in zip(read.items(), weights[len(plan.blocks) :], strict=True):
         options = [
             Option("", weight * getattr(library.width_scores[group, width], score), {}, {group: width})
             for width in widths
         ]
-        places.append(_around(f"what reads {group}", options))
-    places.append(_around("around the blocks", [Option("", 0.0, costs.base)]))
+        decisions.append(_outside(f"readers of {group}", options))
+    decisions.append(_outside("outside of the blocks", [Option("", 0.0, costs.base)]))
     for part in costs.parts:
         options = [
             Option("", 0.0, cost, dict(zip(part.groups, widths, strict=True))) for widths, cost in part.costs.items()
         ]
-        places.append(_around(f"width of {' and '.join(part.groups)}", options))
+        decisions.append(_outside(f"width of {' and '.join(part.groups)}", options))
     if order:
-        # Where depth is a number, the blocks that go are the first ones of the order.
+        # In a space with a depth order, the dropped blocks are the first ones of the order.
         depths = [
-            {_gone(block): int(place < gone) for place, block in enumerate(order)} for gone in range(len(order) + 1)
+            {_dropped(block): int(position < drops) for position, block in enumerate(order)}
+            for drops in range(len(order) + 1)
         ]
-        places.append(_around("depth", [Option("", 0.0, {}, depth) for depth in depths]))
-    return places
+        decisions.append(_outside("depth", [Option("", 0.0, {}, depth) for depth in depths]))
+    return decisions
 
 
 def _assembly(library: Library, selection: Selection, score: ScoreName) -> Assembly:
@@ -143,7 +144,7 @@ def _assembly(library: Library, selection: Selection, score: ScoreName) -> Assem
     chosen = [alternatives.of_block(block)[selection.options[block]] for block in blocks]
     cut = alternatives.cut(chosen, selection.widths)
     local = block_scores(library, cut, score)
-    assert local is not None  # it is of the library's alternatives
+    assert local is not None  # the cut consists of the library's alternatives
     return Assembly(
         cut=cut,
         alternatives=tuple(entry.key for entry in chosen),
@@ -153,9 +154,9 @@ def _assembly(library: Library, selection: Selection, score: ScoreName) -> Assem
     )
 
 
-def _around(name: str, options: Sequence[Option]) -> Place:
-    return Place(name, tuple(options), counts=False)
+def _outside(name: str, options: Sequence[Option]) -> Decision:
+    return Decision(name, tuple(options), counts=False)
 
 
-def _gone(block: int) -> str:
-    return f"block {block} is gone"
+def _dropped(block: int) -> str:
+    return f"block {block} is dropped"

@@ -12,12 +12,12 @@ from nas_distill.utils.errors import SpaceError
 
 
 def axis_of(tokens: bool) -> int:
-    """Return where channels are: last of tokens (B, N, D), after the batch in maps (B, C, H, W)."""
+    """Return the channel dimension: the last of tokens (B, N, D), the second of maps (B, C, H, W)."""
     return -1 if tokens else 1
 
 
 def restrict(tensor: Tensor, kept: Tensor | None, axis: int) -> Tensor:
-    """Return a copy with the channels ``kept`` (K,) alone; with all of them if that is None."""
+    """Return a copy with only the channels ``kept`` (K,); with all channels if None."""
     if kept is None:
         return tensor.clone()
     layout = torch.channels_last if tensor.dim() == 4 and _is_channels_last(tensor) else torch.contiguous_format
@@ -25,12 +25,12 @@ def restrict(tensor: Tensor, kept: Tensor | None, axis: int) -> Tensor:
 
 
 def fill(tensor: Tensor, kept: Tensor | None, axis: int, others: Tensor) -> Tensor:
-    """Return all channels: those of ``tensor`` where they were ``kept``, and else those of ``others``."""
+    """Return all channels: the ``kept`` ones from ``tensor``, the rest from ``others``."""
     return tensor if kept is None else others.index_copy(axis, kept, tensor)
 
 
 def along(values: Tensor, dims: int, axis: int) -> Tensor:
-    """Return ``values`` (C,) in a shape that goes with a tensor of ``dims`` dimensions along ``axis``."""
+    """Return ``values`` (C,) in a shape that broadcasts along ``axis`` of a tensor with ``dims`` dimensions."""
     shape = [1] * dims
     shape[axis] = -1
     return values.view(shape)
@@ -43,10 +43,10 @@ def by_channel(tensor: Tensor, axis: int) -> Tensor:
 
 
 def first_tensor(output: Any, where: str) -> Tensor:
-    """Return the tensor that a block returns, alone or first of a tuple.
+    """Return the tensor that a block returns, by itself or as the first entry of a tuple.
 
     Raises:
-        SpaceError: it returns something else.
+        SpaceError: the block returns something else.
     """
     first = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(first, Tensor):
@@ -58,7 +58,7 @@ def first_tensor(output: Any, where: str) -> Tensor:
 
 
 def put_first(output: Any, tensor: Tensor) -> Any:
-    """Return what a block returned with another tensor in its place."""
+    """Return a block's output with its (first) tensor replaced."""
     return type(output)([tensor, *output[1:]]) if isinstance(output, tuple | list) else tensor
 
 
@@ -66,8 +66,8 @@ def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
-def train_norms_alone(module: nn.Module) -> None:
-    """Let only batch norms go by the batch: dropout would only disturb a regression on the teacher's activations."""
+def train_norms_only(module: nn.Module) -> None:
+    """Set train mode for batch norms and eval mode for the rest: dropout disturbs a regression on activations."""
     module.eval()
     for norm in batch_norms([module]):
         norm.train()

@@ -15,22 +15,21 @@ from nas_distill.utils.errors import ConfigError
 Array = np.ndarray
 
 MINIMUM = 12
-"""Students below which no weights are fitted."""
+"""Smallest number of students to which weights are fitted."""
 _STRENGTHS = (*(10.0**power for power in range(-2, 3)), math.inf)
 
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """What was learnt from trained students.
+    """Weights of blocks fitted to trained students.
 
     Attributes:
-        weights: one a block, at least 0, their mean 1: what to multiply its local scores by before they are added. All
-            1 where no block's score says anything.
-        slope: quality lost for each unit of the weighted sum; at least 0.
+        weights: factors of local scores, one per block, at least 0, with mean 1; all 1 if no score predicts quality.
+        slope: loss of quality per unit of the weighted sum; at least 0.
         intercept: quality at a sum of 0.
-        strength: how strongly weights were drawn to a common one; infinite is the plain sum.
-        plain: rank correlation of quality with the plain sum, which has nothing fitted to it but its sign.
-        fitted: that of predictions for each student by weights that were fitted (strength too) without it.
+        strength: strength of the regularisation towards equal weights; infinite for the plain sum.
+        plain: rank correlation of quality with the negative plain sum.
+        fitted: rank correlation of quality with predictions by weights (and strength) fitted without that student.
         held_out: those predictions, in the order of the students.
     """
 
@@ -43,7 +42,7 @@ class BlockWeights:
     held_out: tuple[float, ...]
 
     def predict(self, scores: Sequence[float]) -> float:
-        """Return the quality expected of a student by its blocks' scores (unweighted); higher is better."""
+        """Return the expected quality of a student from its unweighted block scores; higher is better."""
         return self.intercept - self.slope * float(np.dot(self.weights, scores))
 
 
@@ -52,11 +51,11 @@ def fit(scores: Sequence[Sequence[float]], qualities: Sequence[float], *, seed: 
 
     Args:
         scores: (students, blocks) local scores of each student's alternatives; lower is better.
-        qualities: of the students, measured; higher is better.
+        qualities: measured qualities of the students; higher is better.
         seed: of the bootstrap.
 
     Raises:
-        ConfigError: fewer than ``MINIMUM`` students, a value that is not finite, or sizes that do not go together.
+        ConfigError: there are fewer than ``MINIMUM`` students, a value is not finite, or sizes do not match.
     """
     x, y = _checked(scores, qualities)
     held_out = np.array([_prediction(np.delete(x, i, 0), np.delete(y, i), x[i]) for i in range(len(y))])
@@ -81,22 +80,22 @@ def _prediction(x: Array, y: Array, student: Array) -> float:
 
 
 def _best_strength(x: Array, y: Array) -> float:
-    """Return the strength whose predictions of each student by the others are nearest; of equals the strongest."""
+    """Return the strength with the smallest leave-one-out error; the strongest of ties."""
     errors: dict[float, float] = {}
     for strength in reversed(_STRENGTHS):
-        wrong = 0.0
+        squared = 0.0
         for left_out in range(len(y)):
             slopes, intercept = _solve(np.delete(x, left_out, 0), np.delete(y, left_out), strength)
-            wrong += (intercept - float(x[left_out] @ slopes) - y[left_out]) ** 2
-        errors[strength] = wrong
+            squared += (intercept - float(x[left_out] @ slopes) - y[left_out]) ** 2
+        errors[strength] = squared
     return min(errors, key=lambda strength: errors[strength])
 
 
 def _solve(x: Array, y: Array, strength: float) -> tuple[Array, float]:
     """Return slopes (blocks,) >= 0 and the intercept of ``y = intercept - x @ slopes``.
 
-    Least squares plus ``strength`` times the squared distances of slopes from a common one, which is free, in the unit
-    of the scores' mean variance.
+    Least squares plus ``strength`` times the squared distances of slopes from a common slope, which is fitted too, in
+    units of the scores' mean variance.
     """
     centred, target = x - x.mean(0), y.mean() - y
     blocks = x.shape[1]
@@ -115,15 +114,13 @@ def _solve(x: Array, y: Array, strength: float) -> tuple[Array, float]:
 def _checked(scores: Sequence[Sequence[float]], qualities: Sequence[float]) -> tuple[Array, Array]:
     x, y = np.asarray(scores, dtype=float), np.asarray(qualities, dtype=float)
     if len(y) < MINIMUM:
-        raise ConfigError(
-            f"weights of blocks are fitted to {MINIMUM} trained students or more, and these are {len(y)}."
-        )
+        raise ConfigError(f"block weights cannot be fitted to {len(y)} trained students; train at least {MINIMUM}.")
     if x.ndim != 2 or len(x) != len(y) or not x.shape[1]:
         raise ConfigError(
-            f"{len(y)} qualities do not go with scores of shape {x.shape}; it must be (students, blocks)."
+            f"scores of shape {x.shape} do not match {len(y)} qualities; their shape must be (students, blocks)."
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ConfigError(
-            "weights of blocks cannot be fitted to scores or qualities that are not finite; leave them out."
+            "block weights cannot be fitted to scores or qualities that are not finite; leave such students out."
         )
     return x, y

@@ -1,4 +1,4 @@
-"""Library of trained alternatives, kept in a folder for every later budget."""
+"""Library of trained and scored alternatives in a folder, for assemblies within any later budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas_distill.blockwise.alternatives import Alternative, Alternatives, find_alternatives
 from nas_distill.blockwise.costs import CostTable, count_costs
-from nas_distill.blockwise.scoring import Score, score_block, score_width
+from nas_distill.blockwise.scoring import LocalScores, score_block, score_width
 from nas_distill.blockwise.training import LocalTraining
 from nas_distill.config import BlockwiseConfig
 from nas_distill.data import Dataset
@@ -31,16 +31,16 @@ from nas_distill.utils.modules import torch_threads
 
 @dataclass(frozen=True)
 class LocalWeights:
-    """Blocks that the library has trained begin with that, the rest of a student with the teacher's weights.
+    """Initial weights of students: those of trained blocks from the library, the rest from the teacher.
 
-    Picklable; a worker reads the library's weights from its folder.
+    Picklable; workers read the library's weights from its folder.
     """
 
     inheritance: WeightInheritance
     library: Library
 
     def fill(self, student: nn.Module, architecture: Architecture) -> None:
-        """Give a student its initial weights, in place, as far as its architecture has any."""
+        """Give a student its initial weights, in place, if its architecture starts from inherited ones."""
         cut = self.inheritance.space.decode(architecture)
         if self.inheritance.inherit(student, cut):
             self.library.start(student, cut)
@@ -54,59 +54,59 @@ _TRAINED_BY = ("trunk", "widths", "epochs", "batch_size", "optimizer", "warmup",
 
 @dataclass(frozen=True)
 class Library:
-    """What ``build_library`` made.
+    """A library of trained alternatives; made by ``build_library``.
 
     Attributes:
-        folder: where it is kept.
+        folder: of its files.
         alternatives: of all blocks, and the widths of the groups that they share.
         scores: of each alternative by its key; lower is better.
-        width_scores: of each width of the shared groups that something outside of the blocks reads, by group and width.
-        costs: of alternatives and of what is around the blocks.
-        presented: training samples that the alternatives were trained on, each counted once for all of them. Samples
-            that were only looked at (statistics, scores) are not in it.
-        seconds: that the training took; scoring is not in it.
-        identity: what it depends on.
+        width_scores: of each width of the shared groups that are read outside of the blocks, by group and width.
+        costs: of alternatives and of the layers outside of the blocks.
+        presented: number of training samples presented to the alternatives, each counted once for all of them. Samples
+            for statistics and scores are not included.
+        seconds: duration of the training, without scoring.
+        identity: digest of everything that the library depends on.
     """
 
     folder: Path
     alternatives: Alternatives
-    scores: Mapping[str, Score]
-    width_scores: Mapping[tuple[str, int], Score]
+    scores: Mapping[str, LocalScores]
+    width_scores: Mapping[tuple[str, int], LocalScores]
     costs: CostTable
     presented: int
     seconds: float
     identity: str
 
     def weights(self, entry: Alternative) -> dict[str, Tensor]:
-        """Return the state dict of an alternative, on the CPU; empty for one without weights.
+        """Return the state dict of an alternative, on the CPU; empty if it has no weights.
 
         Raises:
             RunError: the folder's weights are missing or damaged.
         """
-        path, beginning = self.folder / WEIGHTS, f"{entry.key}/"
+        path, prefix = self.folder / WEIGHTS, f"{entry.key}/"
         try:
             with safe_open(path, framework="pt") as file:
-                return {name[len(beginning) :]: file.get_tensor(name) for name in _names(file, beginning)}
+                return {name[len(prefix) :]: file.get_tensor(name) for name in _names(file, prefix)}
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path} cannot be read ({first_line(error)}); delete its folder to train again.") from error
 
     def start(self, student: nn.Module, cut: Cut) -> int:
-        """Fill in the weights of a student's blocks that the library has, in place; return how many it has.
+        """Load the library's weights into a student's blocks, in place; return the number of blocks that it has.
 
-        The student must have its inherited weights already (``WeightInheritance.inherit``), for the rest. Each block's
-        batch-norm statistics are of the teacher's activations, so recalibrate the whole student's afterwards
-        (``cut.statistics.recalibrate_batch_norm``). A student that starts from random weights is left as it is.
+        The student must have its inherited weights already (``WeightInheritance.inherit``). The blocks' batch-norm
+        statistics are those of the teacher's activations, so recalibrate the student's batch norms afterwards
+        (``pruning.statistics.recalibrate_batch_norm``). A student that starts from random weights is not changed.
 
         Args:
-            student: of the space that the library was made for.
-            cut: that it is built of.
+            student: of the space of the library.
+            cut: of the student.
         """
         if cut.start == RANDOM:
             return 0
         filled = 0
         for entry in self.alternatives.of_cut(cut):
             score = self.scores.get(entry.key)
-            # What diverged in its training has weights, too.
+            # Alternatives whose training diverged have weights, too.
             weights = self.weights(entry) if score is not None and math.isfinite(score.nsr) else {}
             if weights:
                 name = self.alternatives.plan.blocks[entry.block].module
@@ -115,7 +115,7 @@ class Library:
         return filled
 
     def save(self) -> None:
-        """Write everything but the weights into the folder."""
+        """Write everything except the weights into the folder."""
         content = {
             "format": FORMAT,
             "identity": self.identity,
@@ -132,16 +132,16 @@ class Library:
 
     @classmethod
     def load(cls, folder: Path) -> Library:
-        """Read a finished library.
+        """Return the finished library of a folder.
 
         Raises:
-            RunError: there is none, or it cannot be read.
+            RunError: the folder has none, or it cannot be read.
         """
         path = folder / CONTENT
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise ValueError(f"its format is {content['format']}, and {FORMAT} is known")
+                raise ValueError(f"its format is {content['format']}, not {FORMAT}")
             return cls(
                 folder=folder,
                 alternatives=Alternatives.from_dict(content["alternatives"]),
@@ -154,8 +154,7 @@ class Library:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{path} is no library of blocks that can be read ({first_line(error)}); delete its folder to "
-                "train again."
+                f"the library of blocks {path} cannot be read ({first_line(error)}); delete its folder to train again."
             ) from error
 
 
@@ -170,25 +169,26 @@ def build_library(
     on_begin: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Library:
-    """Train and score all alternatives of all blocks of a teacher; what ``folder`` has already is not made again.
+    """Train and score all alternatives of all blocks of a teacher; a finished library in ``folder`` is loaded instead.
 
-    It runs on one thread, as alternatives are small. It saves itself once a minute, and goes on from there.
+    Training uses one thread, since alternatives are small. A checkpoint is saved once a minute, and resumed.
 
     Args:
-        inheritance: the teacher, the space of its students, and which of its units narrower ones keep.
-        data: only its training split is looked at; a part of that is held out for the scores.
-        settings: which alternatives, and how they are trained.
-        seed: of the order of samples, of what is held out, and of fresh weights.
-        folder: where the library is kept.
-        device: where the teacher and the alternatives run.
-        on_begin: told how many alternatives there are before anything is trained, unless all is finished already.
-        on_step: told after each step how many are done, of how many; what it raises passes once all is saved.
+        inheritance: the teacher, the space of its students, and the order of its units.
+        data: the data set; only its training split is used, a part of which is held out for the scores.
+        settings: of the alternatives and their training.
+        seed: of the order of samples, of the held-out part, and of random weights.
+        folder: of the library's files.
+        device: of the teacher and the alternatives.
+        on_begin: called with the number of alternatives before training, unless the library is finished already.
+        on_step: called after each step with the number of finished steps and of all steps; an exception that it raises
+            is passed on after the state is saved.
 
     Raises:
         ConfigError: there are too many alternatives; nothing was trained.
-        SpaceError: the blocks cannot be trained apart.
-        TrainingError: the folder is of another training.
-        StorageError: it cannot be written.
+        SpaceError: the blocks cannot be trained separately.
+        TrainingError: the folder belongs to another training.
+        StorageError: the folder cannot be written.
     """
     alternatives = find_alternatives(inheritance.space, shared=settings.trunk, inner=settings.widths)
     identity = _identity(alternatives, inheritance, data, settings, seed)
@@ -196,7 +196,7 @@ def build_library(
         library = Library.load(folder)
         if library.identity != identity:
             raise TrainingError(
-                f"The library of blocks in {folder} is of another training (settings, data, teacher or seed have "
+                f"The library of blocks in {folder} belongs to another training (settings, data, teacher or seed have "
                 "changed); delete it to start again."
             )
         return library
@@ -236,8 +236,8 @@ def build_library(
 
 def _scores(
     training: LocalTraining, folder: Path, total: int, on_step: Callable[[int, int], None] | None
-) -> dict[str, Score]:
-    """Return the scores of all alternatives; those of a finished block are kept, should the process die."""
+) -> dict[str, LocalScores]:
+    """Return the scores of all alternatives; those of finished blocks are saved, in case the process dies."""
     path = folder / SCORES
     found: dict[str, Any] = {}
     if path.exists():
@@ -262,20 +262,20 @@ def _save_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path} cannot be written ({first_line(error)}); mend that, then resume.") from error
+        raise StorageError(f"{path} cannot be written ({first_line(error)}); fix that, then resume.") from error
 
 
-def _names(file: Any, beginning: str) -> list[str]:
-    return [name for name in file.keys() if name.startswith(beginning)]  # noqa: SIM118 - it is no mapping
+def _names(file: Any, prefix: str) -> list[str]:
+    return [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is not a mapping
 
 
-def _score_values(score: Score) -> dict[str, float | None]:
+def _score_values(score: LocalScores) -> dict[str, float | None]:
     # JSON has no infinity.
     return {name: value if value < float("inf") else None for name, value in asdict(score).items()}
 
 
-def _score(values: Mapping[str, float | None]) -> Score:
-    return Score(**{name: float("inf") if value is None else value for name, value in values.items()})
+def _score(values: Mapping[str, float | None]) -> LocalScores:
+    return LocalScores(**{name: float("inf") if value is None else value for name, value in values.items()})
 
 
 def _identity(
@@ -285,7 +285,7 @@ def _identity(
         module_digest(inheritance.module),
         alternatives.to_dict(),
         {name: list(order) for name, order in sorted(inheritance.orders.items())},
-        sorted(inheritance.moments),  # measured on the data and the module of this list
+        sorted(inheritance.moments),  # their values follow from the data and the module in this list
         settings.model_dump(mode="json", include=set(_TRAINED_BY)),
         [FORMAT, seed, data.fingerprint, data.views.recipe()],
     ]

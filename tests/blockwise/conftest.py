@@ -1,4 +1,4 @@
-"""Small teachers of many builds, and a library of one of them."""
+"""Small teachers of many architectures, and a library of one of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETTINGS = BlockwiseConfig(trunk=(0.5, 1.0), widths=(0.25, 1.0), epochs=2, batch
 
 @dataclass(frozen=True)
 class Case:
-    """A teacher, what can be cut from it, and the space of that."""
+    """A teacher, its pruning plan, and the space of its cuts."""
 
     module: nn.Module
     plan: Plan
@@ -46,7 +46,7 @@ class Case:
 
 
 class Layered(nn.Module):
-    """Torch's own encoder layers, fed with eight tokens; the batch comes second if ``turned``."""
+    """Torch's own encoder layers on eight tokens; the batch is the second dimension if ``turned``."""
 
     def __init__(self, turned: bool) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Plain(nn.Module):
 
 
 class Dense(nn.Module):
-    """Puts its channels behind what it is given."""
+    """Appends its channels to its input."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Dense(nn.Module):
 
 
 def _grouped_norms() -> nn.Module:
-    """Units of two channels each, which a group norm holds together."""
+    """Units of two channels each, joined by a group norm."""
     return Plain(
         [
             nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.Sequential(nn.GroupNorm(6, 12), nn.ReLU())),
@@ -125,14 +125,14 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="session")
 def make_case(data: Dataset) -> Callable[..., Case]:
-    """Makes the case of a network by its name; ``numbered``: with a depth order of all droppable blocks."""
+    """Return a function that makes the case of a named network; ``numbered``: with a depth order."""
 
     def make(
         name: str, *, multiple: int = 4, widths: tuple[float, ...] = (0.25, 0.5, 1.0), numbered: bool = False
     ) -> Case:
         with seeded_torch(0, "test"):
             module = NETWORKS[name]()
-        recalibrate_batch_norm(module, data)  # as a trained one has them
+        recalibrate_batch_norm(module, data)  # as in a trained network
         teacher = freeze(module, data)
         plan = find_plan(module, data.input_shape)
         order = [index for index, block in enumerate(plan.blocks) if block.droppable][::-1]
@@ -157,7 +157,7 @@ def residual(make_case: Callable[..., Case]) -> Case:
 
 @pytest.fixture
 def make_training(residual: Case, data: Dataset) -> Callable[..., LocalTraining]:
-    """Makes the training of the residual teacher's blocks; keywords stand in for settings."""
+    """Return a function that makes the training of the residual teacher's blocks; keywords override settings."""
 
     def make(alternatives: Alternatives | None = None, *, seed: int = 0, **changes: object) -> LocalTraining:
         settings = SETTINGS.model_copy(update=changes)
@@ -175,6 +175,6 @@ def make_training(residual: Case, data: Dataset) -> Callable[..., LocalTraining]
 
 @pytest.fixture(scope="session")
 def library(residual: Case, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """A finished library of the residual teacher; not to be changed."""
+    """A finished library of the residual teacher; tests must not change it."""
     folder: Path = tmp_path_factory.mktemp("blocks") / "library"
     return build_library(residual.inheritance, data, settings=SETTINGS, seed=0, folder=folder)

@@ -11,7 +11,7 @@ from nas_distill.utils.errors import ConfigError, SpaceError
 
 
 def consistent(found: Alternatives, limit: int = 200):
-    """Some choices of one alternative a block that agree on the shared widths, with these."""
+    """Yield some choices of one alternative per block that agree on the shared widths, with these widths."""
     blocks = range(len(found.plan.blocks))
     for chosen in itertools.islice(itertools.product(*(found.of_block(block) for block in blocks)), 20000):
         widths: dict[str, int] = {}
@@ -25,7 +25,7 @@ def consistent(found: Alternatives, limit: int = 200):
 
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "transformer", "grouped norms", "concatenating"])
-def test_every_agreeing_choice_is_an_architecture_of_the_space_and_is_read_back_from_it(make_case, name):
+def test_each_consistent_choice_is_an_architecture_and_is_recovered_from_it(make_case, name):
     case = make_case(name)
     found = case.alternatives()
     choices = list(consistent(found))
@@ -36,7 +36,7 @@ def test_every_agreeing_choice_is_an_architecture_of_the_space_and_is_read_back_
         assert found.of_cut(case.cuts.decode(architecture)) == list(chosen)
 
 
-def test_where_depth_is_a_number_dropped_blocks_have_no_parameters(make_case):
+def test_with_a_depth_order_dropped_blocks_have_no_parameters(make_case):
     case = make_case("residual", numbered=True)
     found = case.alternatives()
     assert found.space.depth_order == (1, 0)
@@ -87,6 +87,6 @@ def test_it_is_the_same_after_json(make_case):
 
 
 def test_more_than_anybody_waits_for_are_refused_before_anything_trains(residual, monkeypatch):
-    monkeypatch.setattr(module, "MOST", 10)
-    with pytest.raises(ConfigError, match=r"the 3 blocks have 28 alternatives, and at most 10 are trained; give fewer"):
+    monkeypatch.setattr(module, "MAX_ALTERNATIVES", 10)
+    with pytest.raises(ConfigError, match=r"the 3 blocks have 28 alternatives, more than the limit of 10; give fewer"):
         residual.alternatives()

@@ -19,7 +19,7 @@ def ends_of(found):
 
 
 def everything(case, library, score="relative_l1", weights=None):
-    """Every architecture of the library's alternatives, with its score and costs: by trying all."""
+    """Yield all architectures of the library's alternatives with score and costs, by exhaustive search."""
     found, costs = library.alternatives, library.costs
     read = found.read_outside()
     free = {group: widths for group, widths in read.items() if group not in ends_of(found)}
@@ -36,7 +36,7 @@ def everything(case, library, score="relative_l1", weights=None):
             except SpaceError:
                 continue
             if found.of_cut(cut) != list(chosen):
-                continue  # where depth is a number, some blocks go before others
+                continue  # with a depth order, some blocks must be dropped before others
             local = [getattr(library.scores[one.key], score) for one in chosen]
             local += [getattr(library.width_scores[group, all_widths[group]], score) for group in read]
             total = sum(weight * one for weight, one in zip(weights, local, strict=True))
@@ -46,7 +46,7 @@ def everything(case, library, score="relative_l1", weights=None):
 
 
 def counted(case, cut):
-    """The costs of the network that is built of an architecture."""
+    """Return the counted costs of an architecture's network."""
     network = case.space.build(case.cuts.encode(cut), input_shape=(1, 8, 8), num_classes=10)
     return count(network, (1, 8, 8), COSTS)
 
@@ -56,7 +56,7 @@ def tried(library, residual):
     return list(everything(residual, library))
 
 
-def test_the_assembly_is_the_best_of_all_that_there_are_and_its_costs_are_exact(library, residual, tried):
+def test_the_first_assembly_is_optimal_and_its_costs_are_exact(library, residual, tried):
     flops = sorted(costs["flops"] for _, _, costs in tried)
     for high in (flops[0], flops[len(flops) // 3], flops[len(flops) // 2]):
         found = assemblies(library, {"flops": Limit(None, high)}, count=1)[0]
@@ -69,7 +69,7 @@ def test_the_assembly_is_the_best_of_all_that_there_are_and_its_costs_are_exact(
 
 
 @pytest.mark.parametrize("score", ["nsr", "relative_l1"])
-def test_the_score_and_the_weights_of_blocks_are_the_callers(library, residual, score):
+def test_assemblies_minimise_the_given_score_and_weights(library, residual, score):
     weights = [0.0, 3.0, 1.0, 2.0]
     tried = list(everything(residual, library, score, weights))
     middle = sorted(costs["params"] for _, _, costs in tried)[len(tried) // 2]
@@ -87,7 +87,7 @@ def test_assemblies_are_unlike_and_all_within_the_limits(library, residual):
     assert all(limit.excess(one.costs[name]) == 0 for one in found for name, limit in limits.items())
 
 
-def test_the_front_is_from_cheap_to_dear_and_better_on_the_way(library, tried):
+def test_the_front_rises_in_cost_and_improves_in_score(library, tried):
     found = front(library, {}, "flops", points=6)
     costs, scores = [one.costs["flops"] for one in found], [one.score for one in found]
     assert costs == sorted(set(costs))
@@ -98,7 +98,7 @@ def test_the_front_is_from_cheap_to_dear_and_better_on_the_way(library, tried):
 
 @pytest.mark.parametrize("name", ["mobile", "transformer"])
 @pytest.mark.parametrize("numbered", [False, True])
-def test_free_widths_and_depth_as_a_number_are_assembled_too(make_case, make_training, data, tmp_path, name, numbered):
+def test_free_widths_and_depth_orders_are_assembled(make_case, make_training, data, tmp_path, name, numbered):
     case = make_case(name, numbered=numbered)
     settings = make_training(epochs=0).settings.model_copy(
         update={"epochs": 0.5, "widths": (0.5,), "trunk": (0.5, 1.0)}
@@ -111,16 +111,18 @@ def test_free_widths_and_depth_as_a_number_are_assembled_too(make_case, make_tra
     assert dict(found.costs) == counted(case, found.cut)
 
 
-def test_limits_that_nothing_meets_or_that_do_not_add_up_are_named(library):
+def test_infeasible_limits_and_costs_that_are_not_additive_are_refused(library):
     with pytest.raises(BudgetError, match=r"'params' \(at most 100\) binds; the least that any assembly has"):
         assemblies(library, {"flops": Limit(None, 1e9), "params": Limit(None, 100)})
-    with pytest.raises(BudgetError, match="'latency_ms' of a network is no sum"):
+    with pytest.raises(BudgetError, match="'latency_ms' of a network is not a sum"):
         assemblies(library, {"latency_ms": Limit(None, 1)})
 
 
-def test_scores_of_an_architecture_that_the_library_lacks_are_not_known(library, residual):
+def test_architectures_outside_of_the_library_have_no_block_scores(library, residual):
     cut = residual.cuts.unpruned
     assert block_scores(library, cut, "relative_l1") == (0.0, 0.0, 0.0, 0.0)
-    assert block_scores(library, replace(cut, start="random"), "relative_l1") is None  # it has none of its blocks
+    assert (
+        block_scores(library, replace(cut, start="random"), "relative_l1") is None
+    )  # it does not start from the library's blocks
     (group,) = residual.plan.inner(2)
     assert block_scores(library, residual.cuts.with_width(cut, group.name, 8), "relative_l1") is None

@@ -8,7 +8,7 @@ from nas_distill.utils.errors import SpaceError
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((2, 5, 3, 3), 1), ((2, 4, 5), -1)])
-def test_channels_that_were_left_out_are_filled_in_from_others(shape, axis):
+def test_removed_channels_are_filled_in_from_others(shape, axis):
     x, others, kept = torch.randn(shape), torch.randn(shape), torch.tensor([0, 3])
     narrow = restrict(x, kept, axis)
     assert narrow.shape[axis] == 2
@@ -21,7 +21,7 @@ def test_channels_that_were_left_out_are_filled_in_from_others(shape, axis):
     assert fill(x, None, axis, others) is x
 
 
-def test_what_is_restricted_is_a_copy_in_the_same_layout():
+def test_restriction_returns_a_copy_in_the_same_layout():
     x = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
     for kept in (None, torch.tensor([1, 2])):
         narrow = restrict(x, kept, 1)

@@ -14,7 +14,7 @@ def students(count: int, blocks: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).gamma(1.0, 1.0, (count, blocks))
 
 
-def test_weights_behind_the_qualities_are_found_again() -> None:
+def test_fit_recovers_the_true_weights() -> None:
     scores, truth = students(30, 4), np.array([0.0, 0.4, 1.2, 2.4])
     fitted = fit(scores, 0.9 - 0.1 * scores @ truth)
     assert fitted.weights == pytest.approx(truth / truth.mean(), abs=0.02)
@@ -24,7 +24,7 @@ def test_weights_behind_the_qualities_are_found_again() -> None:
     assert fitted.fitted.tau > 0.98 > fitted.plain.tau
 
 
-def test_where_the_plain_sum_is_the_truth_few_and_noisy_students_do_not_lead_away_from_it() -> None:
+def test_few_noisy_students_do_not_mislead_if_the_plain_sum_is_true() -> None:
     scores = students(12, 6)
     noise = np.random.default_rng(1).normal(0, 0.05, 12)
     fitted = fit(scores, 0.9 - 0.05 * scores.sum(1) + noise)
@@ -32,7 +32,7 @@ def test_where_the_plain_sum_is_the_truth_few_and_noisy_students_do_not_lead_awa
     assert fitted.weights == pytest.approx(np.ones(6), abs=0.35)
 
 
-def test_a_block_whose_score_rises_with_quality_gets_no_weight_below_zero() -> None:
+def test_weights_are_never_negative() -> None:
     scores = students(40, 3)
     fitted = fit(scores, 0.2 * scores[:, 0] - 0.2 * scores[:, 1])
     assert min(fitted.weights) >= 0
@@ -40,7 +40,7 @@ def test_a_block_whose_score_rises_with_quality_gets_no_weight_below_zero() -> N
     assert fitted.weights[1] > 2
 
 
-def test_scores_that_say_the_opposite_leave_the_plain_sum_and_say_so() -> None:
+def test_scores_with_the_wrong_sign_yield_the_plain_sum() -> None:
     scores = students(20, 3)
     fitted = fit(scores, scores.sum(1))
     assert fitted.weights == (1.0, 1.0, 1.0)
@@ -48,11 +48,11 @@ def test_scores_that_say_the_opposite_leave_the_plain_sum_and_say_so() -> None:
     assert fitted.plain.tau == -1
 
 
-def test_held_out_predictions_of_chance_show_no_correlation() -> None:
+def test_held_out_predictions_of_random_qualities_have_no_correlation() -> None:
     taus = [
         fit(students(16, 4, seed), np.random.default_rng(100 + seed).normal(size=16)).fitted.tau for seed in range(5)
     ]
-    assert np.mean(taus) < 0.15  # leaving one out is, if anything, too hard on chance
+    assert np.mean(taus) < 0.15  # leave-one-out predictions of random qualities tend to correlate negatively
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 100), st.floats(-5, 5))
@@ -65,7 +65,7 @@ def test_units_of_scores_and_qualities_do_not_matter_for_weights(seed: int, scal
     assert scaled.fitted == plain.fitted
 
 
-def test_the_interval_of_a_rank_correlation_holds_it_and_narrows_with_the_number_of_pairs() -> None:
+def test_the_interval_of_a_rank_correlation_contains_it_and_narrows_with_more_pairs() -> None:
     rng = np.random.default_rng(0)
     few, many = rng.normal(size=(15, 2)), rng.normal(size=(150, 2))
     few[:, 1] += few[:, 0]
@@ -77,25 +77,25 @@ def test_the_interval_of_a_rank_correlation_holds_it_and_narrows_with_the_number
     assert (narrow.count, wide.count) == (150, 15)
 
 
-def test_what_does_not_vary_orders_nothing() -> None:
+def test_constant_values_have_zero_rank_correlation() -> None:
     assert rank_correlation([1, 1, 1], [1, 2, 3], seed=0).tau == 0
     assert (rank_correlation([1, 1, 1], [1, 2, 3], seed=0).low, rank_correlation([1], [2], seed=0).high) == (-1, 1)
 
 
 @pytest.mark.parametrize(
-    ("scores", "qualities", "said"),
+    ("scores", "qualities", "message"),
     [
-        (np.ones((11, 2)), np.ones(11), "12 trained students or more, and these are 11"),
-        (np.ones((13, 2)), np.ones(12), "do not go with"),
+        (np.ones((11, 2)), np.ones(11), "11 trained students; train at least 12"),
+        (np.ones((13, 2)), np.ones(12), "do not match"),
         (np.full((12, 2), np.nan), np.ones(12), "not finite"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(scores: np.ndarray, qualities: np.ndarray, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_data_of_a_fit_are_refused(scores: np.ndarray, qualities: np.ndarray, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         fit(scores.tolist(), qualities.tolist())
 
 
-def test_entries_of_groups_are_compared_within_them_alone() -> None:
+def test_pairs_are_compared_only_within_groups() -> None:
     groups = [0, 0, 0, 1, 1, 1]
     predicted, measured = [1, 2, 3, 11, 12, 13], [3, 2, 1, 13, 12, 11]
     assert rank_correlation(predicted, measured, seed=0).tau == pytest.approx(0.2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas_distill.blockwise.library import Library, LocalWeights, build_library
-from nas_distill.blockwise.scoring import Score
+from nas_distill.blockwise.scoring import LocalScores
 from nas_distill.config import OptimizerConfig
 from nas_distill.pruning.plan import UNPRUNED
 from nas_distill.utils.errors import RunError, TrainingError
@@ -17,7 +17,7 @@ from nas_distill.utils.seeds import seeded_torch
 
 @pytest.fixture
 def build(residual, data, make_training, tmp_path):
-    """Builds a library of few alternatives; keywords stand in for settings."""
+    """Return a function that builds a library of few alternatives; keywords override settings."""
 
     def make(seed=0, on_step=None, on_begin=None, case=residual, **changes):
         settings = make_training(epochs=0).settings.model_copy(update={"trunk": (1.0,), "epochs": 1, **changes})
@@ -42,7 +42,7 @@ def student(case, cut):
     return network.eval()
 
 
-def test_it_is_read_back_as_it_was_made(library):
+def test_a_library_round_trips(library):
     again = Library.load(library.folder)
     assert again == library
     assert again.presented == 2 * 128
@@ -50,7 +50,7 @@ def test_it_is_read_back_as_it_was_made(library):
     assert again.scores.keys() == {entry.key for entry in again.alternatives.entries} == again.costs.entries.keys()
 
 
-def test_a_student_gets_its_blocks_from_the_library_and_all_else_from_the_teacher(library, residual):
+def test_a_student_gets_blocks_from_the_library_and_the_rest_from_the_teacher(library, residual):
     found = library.alternatives
     widths = {"stem.0": 4, "blocks.2.body.3": 8}
     chosen = [
@@ -72,10 +72,10 @@ def test_a_student_gets_its_blocks_from_the_library_and_all_else_from_the_teache
             assert torch.equal(weight, inherited.get_submodule(part).state_dict()[name])
 
 
-def test_trained_blocks_answer_more_like_the_teacher_than_inherited_ones(residual, data, build):
+def test_trained_blocks_agree_more_with_the_teacher_than_inherited_ones(residual, data, build):
     library = build(epochs=40, optimizer=OptimizerConfig(name="adamw", lr=0.01, weight_decay=0.0))
     chosen = [
-        next(one for one in library.alternatives.of_block(block) if one.replacement == "whole") for block in range(3)
+        next(one for one in library.alternatives.of_block(block) if one.replacement == "again") for block in range(3)
     ]
     assert [one.inner for one in chosen] == [(4,), (4,), (4,)]
     cut = library.alternatives.cut(chosen, {"stem.0": 8, "blocks.2.body.3": 16})
@@ -92,7 +92,7 @@ def test_trained_blocks_answer_more_like_the_teacher_than_inherited_ones(residua
 
 def test_dropped_blocks_and_those_that_the_library_lacks_stay_inherited(library, residual):
     cut = residual.cuts.without_block(residual.cuts.unpruned, 0)
-    for block, width in ((1, 4), (2, 8)):  # of the third a share that was not asked for
+    for block, width in ((1, 4), (2, 8)):  # the third has a share that the library lacks
         (group,) = residual.plan.inner(block)
         cut = residual.cuts.with_width(cut, group.name, width)
     network, inherited = student(residual, cut), student(residual, cut)
@@ -101,14 +101,14 @@ def test_dropped_blocks_and_those_that_the_library_lacks_stay_inherited(library,
         assert torch.equal(weight, inherited.blocks[2].state_dict()[name])
 
 
-def test_blocks_that_diverged_in_their_training_are_not_taken(library, residual):
+def test_blocks_whose_training_diverged_are_not_used(library, residual):
     cut = residual.cuts.unpruned
-    diverged = {**library.scores, "block1-whole-in8-out8-8": Score(math.inf, math.inf, math.inf)}
+    diverged = {**library.scores, "block1-whole-in8-out8-8": LocalScores(math.inf, math.inf, math.inf)}
     assert library.start(student(residual, cut), cut) == 3
     assert replace(library, scores=diverged).start(student(residual, cut), cut) == 2
 
 
-def test_a_student_that_starts_at_random_is_left_as_it_is(library, residual):
+def test_a_student_with_random_weights_is_not_changed(library, residual):
     cut = residual.cuts.unpruned
     network = student(residual, cut)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -116,7 +116,7 @@ def test_a_student_that_starts_at_random_is_left_as_it_is(library, residual):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_finished_library_is_not_made_again_and_another_one_is_not_taken_for_it(build):
+def test_a_finished_library_is_reused_and_another_one_is_refused(build):
     steps: list = []
     first = build(on_begin=steps.append, on_step=lambda done, total: steps.append((done, total)))
     number, *steps = steps
@@ -124,46 +124,48 @@ def test_a_finished_library_is_not_made_again_and_another_one_is_not_taken_for_i
     assert steps == [(done, 7) for done in range(1, 8)]  # four steps, and the scores of three blocks
     steps.clear()
     assert build(on_begin=steps.append, on_step=lambda *step: steps.append(step)) == first
-    assert build(solutions=3, overlap=0.5, score="nsr") == first  # what they choose is no part of it
+    assert (
+        build(solutions=3, overlap=0.5, score="nsr") == first
+    )  # settings of the assembly are not part of the identity
     assert not steps
     for changes in ({"seed": 1}, {"epochs": 2}, {"heldout": 31}):
-        with pytest.raises(TrainingError, match="is of another training"):
+        with pytest.raises(TrainingError, match="another training"):
             build(**changes)
 
 
-def test_a_kill_loses_little_and_changes_nothing(build, tmp_path):
+def test_a_killed_build_resumes_to_the_same_library(build, tmp_path):
     class StopError(Exception):
         pass
 
-    def stop_at(place):
+    def stop_at(stop):
         def on_step(done, total):
-            if done == place:
+            if done == stop:
                 raise StopError
 
         return on_step
 
-    for place in (2, 5, 6):  # in the training, and between the scores of blocks
+    for stop in (2, 5, 6):  # in the training, and between the scores of blocks
         with pytest.raises(StopError):
-            build(on_step=stop_at(place))
+            build(on_step=stop_at(stop))
     assert len(json.loads((tmp_path / "library" / "scores.json").read_text())["scores"]) > 3
     stopped = build()
     weights = {entry.key: stopped.weights(entry) for entry in stopped.alternatives.entries}
     (tmp_path / "library" / "library.json").unlink()
-    whole = build()
-    assert (whole.scores, whole.costs, whole.presented) == (stopped.scores, stopped.costs, stopped.presented)
-    for entry in whole.alternatives.entries:
-        assert all(torch.equal(value, weights[entry.key][name]) for name, value in whole.weights(entry).items())
+    again = build()
+    assert (again.scores, again.costs, again.presented) == (stopped.scores, stopped.costs, stopped.presented)
+    for entry in again.alternatives.entries:
+        assert all(torch.equal(value, weights[entry.key][name]) for name, value in again.weights(entry).items())
 
 
 def test_scores_that_are_not_finite_survive_the_folder(library, tmp_path):
-    scores = {**library.scores, "block0-whole-in4-out4-4": Score(math.inf, math.inf, math.inf)}
+    scores = {**library.scores, "block0-whole-in4-out4-4": LocalScores(math.inf, math.inf, math.inf)}
     broken = replace(library, folder=tmp_path, scores=scores)
     broken.save()
     assert Library.load(tmp_path) == broken
 
 
-def test_folders_without_a_library_or_weights_are_said_so(library, tmp_path):
-    with pytest.raises(RunError, match="is no library of blocks"):
+def test_folders_without_a_library_or_weights_are_reported(library, tmp_path):
+    with pytest.raises(RunError, match="library of blocks"):
         Library.load(tmp_path)
     (tmp_path / "library.json").write_text('{"format": 99}')
     with pytest.raises(RunError, match="its format is 99"):
@@ -172,7 +174,7 @@ def test_folders_without_a_library_or_weights_are_said_so(library, tmp_path):
         replace(library, folder=tmp_path).weights(library.alternatives.entries[0])
 
 
-def test_the_number_of_threads_is_given_back(build):
+def test_the_number_of_threads_is_restored(build):
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
@@ -184,7 +186,7 @@ def test_the_number_of_threads_is_given_back(build):
         torch.set_num_threads(before)
 
 
-def test_widths_that_something_outside_of_the_blocks_reads_are_scored(build, make_case):
+def test_widths_read_outside_of_the_blocks_are_scored(build, make_case):
     library = build(case=make_case("mobile"), trunk=(0.5, 1.0))
     assert library.width_scores.keys() == {
         (group, width) for group, widths in library.alternatives.read_outside().items() for width in widths

@@ -28,7 +28,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_an_alternative_learns_as_a_plain_hand_written_loop_teaches_it(make_training, residual, tmp_path):
+def test_training_equals_a_plain_loop(make_training, residual, tmp_path):
     training = make_training(epochs=1, optimizer=OptimizerConfig(name="sgd", lr=0.02, momentum=0.5, clip=None))
     entry = Alternative(2, "whole", 4, 8, (4,))
     ends = training.ends[entry.key]
@@ -49,9 +49,9 @@ def test_an_alternative_learns_as_a_plain_hand_written_loop_teaches_it(make_trai
         with torch.no_grad():
             given = teacher.blocks[1](teacher.blocks[0](teacher.stem(x)))
             made = teacher.blocks[2](given)
-        target = restrict(made, ends.made, 1)
-        variance = training.signals[2].variance[ends.made].view(1, -1, 1, 1)
-        loss = ((block(given[:, ends.given]) - target) ** 2 / variance).mean()
+        target = restrict(made, ends.output, 1)
+        variance = training.statistics[2].variance[ends.output].view(1, -1, 1, 1)
+        loss = ((block(given[:, ends.input]) - target) ** 2 / variance).mean()
         optimizer.zero_grad()
         loss.backward()
         for group in optimizer.param_groups:
@@ -63,8 +63,8 @@ def test_an_alternative_learns_as_a_plain_hand_written_loop_teaches_it(make_trai
         torch.testing.assert_close(value, block.state_dict()[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_alternatives_do_not_touch_each_other(make_training, residual, tmp_path):
-    """Whatever trains beside it, an alternative comes to the same weights, bit for bit."""
+def test_alternatives_do_not_affect_each_other(make_training, residual, tmp_path):
+    """An alternative's weights are bit-identical whatever other alternatives are trained."""
     every = residual.alternatives()
     few = replace(every, entries=tuple(one for one in every.entries if one.block == 1))
     together, alone = make_training(every), make_training(few)
@@ -75,7 +75,7 @@ def test_alternatives_do_not_touch_each_other(make_training, residual, tmp_path)
     assert same({key: everything[key] for key in apart}, apart)
 
 
-def test_it_learns(make_training, tmp_path):
+def test_training_reduces_the_loss(make_training, tmp_path):
     from nas_distill.blockwise.scoring import score_block
 
     optimizer = OptimizerConfig(name="adamw", lr=0.01, weight_decay=0.0)
@@ -93,7 +93,7 @@ def test_it_learns(make_training, tmp_path):
             assert sums[1] < 0.8 * sums[0]
 
 
-def test_a_training_that_was_stopped_anywhere_and_went_on_is_the_one_without_a_stop(make_training, tmp_path):
+def test_a_resumed_training_equals_an_uninterrupted_one(make_training, tmp_path):
     whole = make_training()
     whole.train(tmp_path / "whole")
 
@@ -116,7 +116,7 @@ def test_a_training_that_was_stopped_anywhere_and_went_on_is_the_one_without_a_s
     assert again.presented == whole.presented == 8 * 32
 
 
-def test_it_saves_itself_now_and_then(make_training, tmp_path, monkeypatch):
+def test_checkpoints_are_saved_regularly(make_training, tmp_path, monkeypatch):
     import nas_distill.blockwise.training as module
 
     monkeypatch.setattr(module, "_SAVE_EVERY", 0.0)
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(make_train
         training.save(tmp_path / "file")
 
 
-def test_the_teacher_runs_once_a_batch_for_all_alternatives(make_training, tmp_path):
+def test_the_teacher_runs_once_per_batch(make_training, tmp_path):
     training = make_training()
     calls = []
     training.teacher.register_forward_hook(lambda *_: calls.append(1))
@@ -151,9 +151,7 @@ def test_the_teacher_runs_once_a_batch_for_all_alternatives(make_training, tmp_p
     assert len(calls) == training.total_steps == 8
 
 
-def test_it_learns_from_training_samples_that_are_not_held_out_in_their_views_and_looks_at_no_other_split(
-    make_training, monkeypatch, tmp_path
-):
+def test_training_uses_only_views_of_training_samples_that_are_not_held_out(make_training, monkeypatch, tmp_path):
     from nas_distill.blockwise.scoring import score_block
 
     asked: list[tuple[str, frozenset[int], int | None]] = []
@@ -180,21 +178,21 @@ def test_it_learns_from_training_samples_that_are_not_held_out_in_their_views_an
     assert {(split, view) for split, _, view in asked} == {("train", None)}
 
 
-def test_what_is_held_out_and_what_statistics_are_of_comes_from_all_over_the_split(make_training, monkeypatch):
-    """A split may be sorted by class, so neither may be a stretch of it."""
+def test_held_out_samples_and_those_of_statistics_come_from_the_whole_split(make_training, monkeypatch):
+    """A split may be sorted by class, so neither may be a contiguous part of it."""
     monkeypatch.setattr("nas_distill.blockwise.training.STATISTICS", 64)
     monkeypatch.setattr("nas_distill.blockwise.training.BATCH", 32)
     asked = []
     training = make_training()
     monkeypatch.setattr(training, "batch", lambda index, view=None: asked.extend(index.tolist()))
-    list(training.looks())
+    list(training.statistics_batches())
     assert len(asked) == 64
-    for places in (asked, training.heldout.tolist()):
-        quarters = np.bincount(np.array(places) // 40, minlength=4)
-        assert quarters.min() >= len(places) // 10
+    for decisions in (asked, training.heldout.tolist()):
+        quarters = np.bincount(np.array(decisions) // 40, minlength=4)
+        assert quarters.min() >= len(decisions) // 10
 
 
-def test_what_is_learnt_depends_on_the_seed(make_training, tmp_path):
+def test_trained_weights_depend_on_the_seed(make_training, tmp_path):
     first, second = make_training(epochs=1), make_training(epochs=1, seed=1)
     assert first.heldout.tolist() != second.heldout.tolist()
     first.train(tmp_path)
@@ -202,7 +200,7 @@ def test_what_is_learnt_depends_on_the_seed(make_training, tmp_path):
     assert not same(weights(first), weights(second))
 
 
-def test_slices_of_the_teachers_own_block_are_left_as_they_are(make_training, residual, tmp_path):
+def test_exact_slices_of_the_teachers_blocks_are_not_trained(make_training, residual, tmp_path):
     training = make_training()
     training.train(tmp_path)
     training.recalibrate_batch_norm()
@@ -218,7 +216,7 @@ def test_slices_of_the_teachers_own_block_are_left_as_they_are(make_training, re
         assert torch.equal(own[name], value)
 
 
-def test_the_teacher_stays_as_it_was(make_training, residual, tmp_path):
+def test_training_does_not_change_the_teacher(make_training, residual, tmp_path):
     before = {name: value.clone() for name, value in residual.inheritance.module.state_dict().items()}
     training = make_training()
     training.train(tmp_path)
@@ -228,7 +226,7 @@ def test_the_teacher_stays_as_it_was(make_training, residual, tmp_path):
         assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
-def test_an_alternative_whose_loss_is_not_finite_is_left_alone_and_the_others_go_on(make_training, tmp_path):
+def test_an_alternative_without_a_finite_loss_does_not_stop_the_others(make_training, tmp_path):
     whole, broken = make_training(epochs=1), make_training(epochs=1)
     key = "block0-whole-in4-out4-4"
     with torch.no_grad():
@@ -239,13 +237,13 @@ def test_an_alternative_whose_loss_is_not_finite_is_left_alone_and_the_others_go
     assert same(*({name: one[name] for name in one if not name.startswith(key)} for one in (ours, theirs)))
 
 
-def test_no_dropout_disturbs_what_is_learnt(make_case, make_training, data, tmp_path):
+def test_dropout_is_disabled_in_training(make_case, make_training, data, tmp_path):
     case = make_case("transformer")
     few = make_training().settings.model_copy(update={"epochs": 1, "widths": (1.0,), "trunk": (1.0,)})
     training = LocalTraining(case.alternatives(few), case.inheritance, data, few, seed=0)
     before = weights(training)
     training.train(tmp_path)
-    # The teacher's own blocks are all there is beside linear ones, and they would differ from the teacher by dropout.
+    # The only alternatives beside linear ones are the teacher's own blocks, which would differ by dropout.
     assert any(isinstance(part, nn.Dropout) for module in training.modules.values() for part in module.modules())
     assert not any(part.training for module in training.modules.values() for part in module.modules())
     assert not same(weights(training), before)

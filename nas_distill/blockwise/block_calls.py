@@ -1,4 +1,4 @@
-"""Inputs and outputs of a network's blocks during one forward pass."""
+"""Recorded calls of a network's blocks in a forward pass."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from nas_distill.utils.layers.hooks import Hooks
 
 
 @dataclass(frozen=True)
-class Passage:
-    """One block's part of a forward pass.
+class BlockCall:
+    """One block's call in a forward pass.
 
     Attributes:
-        given: its first argument.
-        rest: its other positional arguments, a mask say.
-        named: its keyword arguments.
-        made: the tensor that it returned.
-        output: all that it returned.
+        input: its first argument.
+        args: its other positional arguments, such as a mask.
+        kwargs: its keyword arguments.
+        output: the returned tensor, or the first entry of a returned tuple.
+        returned: the complete return value.
     """
 
-    given: Tensor
-    rest: tuple[Any, ...]
-    named: Mapping[str, Any]
-    made: Tensor
-    output: Any
+    input: Tensor
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Tensor
+    returned: Any
 
 
-class Watch:
-    """Runs a network and tells of its blocks; open it as a context. Nothing is left on the network afterwards."""
+class BlockRecorder:
+    """Recorder of the calls of a network's blocks; a context manager, which leaves no hooks on the network."""
 
     def __init__(self, module: nn.Module, blocks: Sequence[str]) -> None:
         self._module = module
         self._blocks = tuple(blocks)
-        self._given: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {}
-        self._output: dict[str, Any] = {}
-        self._made: dict[str, Tensor] = {}
+        self._arguments: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {}
+        self._returned: dict[str, Any] = {}
+        self._output: dict[str, Tensor] = {}
         self._hooks = Hooks(module)
 
     @torch.no_grad()
-    def run(self, x: Tensor) -> tuple[Tensor, list[Passage]]:
-        """Return the logits of a batch and each block's passage, in the order of the blocks.
+    def run(self, x: Tensor) -> tuple[Tensor, list[BlockCall]]:
+        """Return the logits of a batch and the call of each block, in the order of the blocks.
 
         Raises:
             SpaceError: a block was not called, or not with a tensor as its first argument.
         """
-        self._given.clear()
+        self._arguments.clear()
         logits: Tensor = self._module(x)
-        return logits, [self._passage(name) for name in self._blocks]
+        return logits, [self._call(name) for name in self._blocks]
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> BlockRecorder:
         self._hooks.__enter__()
         for name in self._blocks:
             block = self._module.get_submodule(name)
@@ -76,20 +76,22 @@ class Watch:
                     f"block '{name}' is not called with a tensor as its first argument, which blockwise distillation "
                     "needs; name other blocks, as in space: {from_teacher: {blocks: [...]}}."
                 )
-            # Copied, since what follows may overwrite it in place (a ReLU, a dropout, `x += y`).
-            self._given[name] = (args[0].clone(), *args[1:]), named
+            # Copied, since later operations may overwrite it in place (a ReLU, a dropout, `x += y`).
+            self._arguments[name] = (args[0].clone(), *args[1:]), named
 
         return hook
 
     def _after(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
-            self._made[name] = first_tensor(output, name).clone()
-            self._output[name] = output
+            self._output[name] = first_tensor(output, name).clone()
+            self._returned[name] = output
 
         return hook
 
-    def _passage(self, name: str) -> Passage:
-        if name not in self._given:
-            raise SpaceError(f"block '{name}' was not called in the forward pass, so it cannot be distilled.")
-        (given, *rest), named = self._given[name]
-        return Passage(given, tuple(rest), named, self._made[name], self._output[name])
+    def _call(self, name: str) -> BlockCall:
+        if name not in self._arguments:
+            raise SpaceError(
+                f"block '{name}' was not called in the forward pass, so it cannot be distilled; name other blocks."
+            )
+        (input, *args), kwargs = self._arguments[name]
+        return BlockCall(input, tuple(args), kwargs, self._output[name], self._returned[name])
