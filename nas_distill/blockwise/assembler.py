@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from nas_distill.blockwise.alternatives import Decision, Option, Selection
-from nas_distill.blockwise.costs import check_additive
+from nas_distill.blockwise.costs import ADDITIVE, check_additive
+from nas_distill.blockwise.fit import MINIMUM, BlockWeights, fit
 from nas_distill.blockwise.ilp import diverse, sweep
 from nas_distill.blockwise.library import Library
+from nas_distill.config import BlockwiseConfig
 from nas_distill.costs.budget import Limit
 from nas_distill.pruning.plan import DROPPED, RANDOM, Cut
+from nas_distill.spaces import Architecture
 
 ScoreName = Literal["kl", "nsr", "relative_l1"]
 SCORES: tuple[ScoreName, ...] = ("kl", "nsr", "relative_l1")
@@ -160,3 +164,110 @@ def _outside(name: str, options: Sequence[Option]) -> Decision:
 
 def _dropped(block: int) -> str:
     return f"block {block} is dropped"
+
+
+STEP = 0.85
+"""Ratio of successive limits of the sweep along the front, starting at the budget's own."""
+
+
+class LibraryAssembler:
+    """Proposer of the best assemblies within the budget by local scores, from expensive to cheap along the front.
+
+    After enough of them were trained, weights of blocks are fitted to their qualities, and the best assemblies by these
+    weights follow. Local scores may mislead, so their best assemblies are always trained as well (implements
+    ``engine.proposals.Assembler``).
+
+    Args:
+        library: of trained blocks.
+        limits: of the budget; limits on costs that are not sums over blocks are checked by the search, per network.
+        by: the cost along which the front is swept.
+        settings: number of assemblies, their largest overlap, and the local score.
+        alone: the search ends with these proposals.
+        seed: of the fit's bootstrap.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        limits: Mapping[str, Limit],
+        *,
+        by: str,
+        settings: BlockwiseConfig,
+        alone: bool,
+        seed: int,
+    ) -> None:
+        self._library = library
+        self._space = library.alternatives.space
+        self._limits = {name: limit for name, limit in limits.items() if name in ADDITIVE}
+        self._by = by if by in ADDITIVE else "flops"
+        self._settings = settings
+        self._alone = alone
+        self._seed = seed
+        self._first: list[Architecture] | None = None
+        self._fitted: tuple[int, list[Architecture]] = (0, [])
+
+    @property
+    def alone(self) -> bool:
+        """True if the search ends with these proposals."""
+        return self._alone
+
+    def propose(self, scored: Sequence[tuple[Architecture, float]], seen: Collection[str]) -> Architecture | None:
+        """Return the best assembly that was not proposed yet, None after the last; see ``Assembler``."""
+        if self._first is None:
+            self._first = self.assemble(None)
+        for architecture in self._first:
+            if architecture.hash not in seen:
+                return architecture
+        return next((each for each in self._by_fit(scored) if each.hash not in seen), None)
+
+    def fit(self, scored: Sequence[tuple[Architecture, float]]) -> BlockWeights | None:
+        """Return block weights fitted to qualities; None while too few candidates consist of library blocks."""
+        known = [
+            (scores, quality)
+            for architecture, quality in scored
+            if (scores := block_scores(self._library, self._space.decode(architecture), self._settings.score))
+            is not None
+            and all(map(math.isfinite, scores))  # a block that diverged in training has no local score
+        ]
+        if len(known) < MINIMUM:
+            return None
+        return fit([scores for scores, _ in known], [quality for _, quality in known], seed=self._seed)
+
+    def assemble(self, weights: Sequence[float] | None) -> list[Architecture]:
+        """Return ``settings.solutions`` assemblies: half along the front, the others the best with limited overlap.
+
+        The most expensive of the front come first, since they use the budget.
+        """
+        settings = self._settings
+        high = self._limits[self._by].high if self._by in self._limits else None
+        points = max(2, settings.solutions)
+        swept = front(
+            self._library,
+            self._limits,
+            self._by,
+            points=points if high is None else [high * STEP**index for index in range(points)],
+            score=settings.score,
+            weights=weights,
+        )
+        best = assemblies(
+            self._library,
+            self._limits,
+            count=settings.solutions,
+            score=settings.score,
+            weights=weights,
+            overlap=settings.overlap,
+        )
+        half = max(1, settings.solutions // 2)
+        chosen = dict.fromkeys(map(self._architecture, [*swept[::-1][:half], *best, *swept[::-1]]))
+        return list(chosen)[: settings.solutions]
+
+    def _by_fit(self, scored: Sequence[tuple[Architecture, float]]) -> list[Architecture]:
+        count, found = self._fitted
+        if count != len(scored):
+            fitted = self.fit(scored)
+            found = [] if fitted is None else self.assemble(fitted.weights)
+            self._fitted = (len(scored), found)
+        return found
+
+    def _architecture(self, assembly: Assembly) -> Architecture:
+        return self._space.encode(assembly.cut)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from nas_distill.blockwise.assembler import LibraryAssembler
 from nas_distill.blockwise.library import build_library
 from nas_distill.config import dump_yaml
 from nas_distill.engine.backends import choose_backend, make_backend
@@ -46,7 +47,7 @@ from nas_distill.runs.metadata import (
     Unpruned,
 )
 from nas_distill.runs.records import read_records, write_csv
-from nas_distill.study.assembly import LibraryAssembler, describe_alternatives, scored
+from nas_distill.study.assembly import describe_alternatives, scored
 from nas_distill.study.cutting import budget_advice, cache_plan, describe_cutting, unordered_inheritance
 from nas_distill.study.finish import evaluate_once, export_finalists, screened_finalists
 from nas_distill.study.interruption import InterruptedSearchError, Interruption, run_stoppably

@@ -75,7 +75,7 @@ def test_a_student_gets_blocks_from_the_library_and_the_rest_from_the_teacher(li
 def test_trained_blocks_agree_more_with_the_teacher_than_inherited_ones(residual, data, build):
     library = build(epochs=40, optimizer=OptimizerConfig(name="adamw", lr=0.01, weight_decay=0.0))
     chosen = [
-        next(one for one in library.alternatives.of_block(block) if one.replacement == "again") for block in range(3)
+        next(one for one in library.alternatives.of_block(block) if one.replacement == "whole") for block in range(3)
     ]
     assert [one.inner for one in chosen] == [(4,), (4,), (4,)]
     cut = library.alternatives.cut(chosen, {"stem.0": 8, "blocks.2.body.3": 16})
