@@ -14,6 +14,7 @@ import nas_distill as nd
 from nas_distill.blockwise.fit import MINIMUM
 from nas_distill.config import TrainingConfig
 from nas_distill.distill import Distiller
+from nas_distill.study.assembly import scored
 from nas_distill.tasks import find_task, task_names
 from nas_distill.utils.errors import RunError
 from tests.study.conftest import QUICK, tensors
@@ -101,7 +102,7 @@ def test_expected_quality_of_assemblies_is_that_of_the_task(case: Case) -> None:
         assert entry.expected is not None
         assert entry.expected <= 1
     assert [entry.score for entry in found] == sorted(entry.score for entry in found)
-    fitted = [quality for _, quality in study_assembly.scored(case.run.records)]
+    fitted = [quality for _, quality in scored(case.run.records)]
     assert min(fitted) - 1 < found[0].expected <= 1  # type: ignore[operator]
 
 
@@ -124,7 +125,7 @@ def test_without_enough_trials_there_is_no_expected_quality(
     case: Case, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas_distill.cli.commands.open_run_folder", lambda path, trust=False: case.run)
-    monkeypatch.setattr(study_assembly, "MINIMUM", 1000)
+    monkeypatch.setattr("nas_distill.blockwise.assembler.MINIMUM", 1000)
     said = cli("assemble", case.run.folder.path).out
     assert "Nothing is expected of them yet: too few trials" in said
     assert "Expected:" not in said
