@@ -151,7 +151,7 @@ def test_what_cannot_be_unpacked_fails_each_call():
 
 
 DRIVER = """
-import os, time
+import os, signal, time
 from nas_distill.engine.child import Child
 
 def build():
@@ -164,6 +164,8 @@ class Local:
     def loop(self):
         build()
 
+# As of a terminal: a shell starts commands in the background with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 child = Child(Local())
 print(child.call("pid"), flush=True)
 child.call("loop")
@@ -178,6 +180,9 @@ def test_a_worker_of_a_script_ends_with_it(tmp_path, number):
     assert process.stdout is not None
     worker = psutil.Process(int(process.stdout.readline()))
     process.send_signal(number)
-    assert process.wait(60) != 0
-    process.stdout.close()
-    worker.wait(20)
+    try:
+        assert process.wait(60) != 0
+        worker.wait(20)
+    finally:
+        process.kill()
+        process.stdout.close()
