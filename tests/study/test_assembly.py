@@ -127,7 +127,7 @@ def test_without_enough_trials_there_is_no_expected_quality(
     monkeypatch.setattr("nas_distill.cli.commands.open_run_folder", lambda path, trust=False: case.run)
     monkeypatch.setattr("nas_distill.blockwise.assembler.MINIMUM", 1000)
     said = cli("assemble", case.run.folder.path).out
-    assert "Nothing is expected of them yet: too few trials" in said
+    assert "too few trials" in said
     assert "Expected:" not in said
 
 
