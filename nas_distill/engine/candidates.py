@@ -28,7 +28,7 @@ SLOWER = 20.0
 
 
 class Candidates:
-    """Builds the candidates of a space in one worker process, which is kept, and replaced when it dies.
+    """Candidates of a space, built in one worker process, which is replaced after a failure.
 
     Args:
         builder: of the candidates.
@@ -46,6 +46,7 @@ class Candidates:
         places: Sequence[Path] = (),
     ) -> None:
         self._child: Child | None = None
+        self._fresh = True
         self._looking = _Looking(builder, seed)
         self._seconds = seconds
         self._slowest = 0.0
@@ -61,8 +62,9 @@ class Candidates:
     def look(self, architecture: Architecture, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``function(network, *arguments)`` for an architecture's network with random weights.
 
-        A process that died is given a second try, since it may have been the fault of what an earlier candidate left
-        behind. What was lost is remembered, and not tried again.
+        A failure in a process that has built other candidates is tried again in a new process, since one of them may
+        have changed what this one uses; so is the death of a process. A candidate that ended its process or was too
+        slow is not tried again.
 
         Raises:
             BuildError: building or looking failed; the message is the cause, on one line.
@@ -72,27 +74,33 @@ class Candidates:
             raise BuildError(self._lost[architecture.hash])
         if self._child is None:
             self._child = Child(self._looking)
-        died = False
+        tried_again = False
         while True:
+            fresh, self._fresh = self._fresh, False
             began = time.monotonic()
             limit = self._seconds or max(LEAST_SECONDS, SLOWER * self._slowest)
             try:
                 found = self._child.call("look", architecture, function, arguments, seconds=limit)
                 self._slowest = max(self._slowest, time.monotonic() - began)
                 return found
-            except ChildDiedError as error:
-                if (place := first_full_folder(self._places)) is not None:
-                    raise StorageError(disk_full_message(place)) from error
-                if died:
-                    self._lose(architecture, f"the {error} as the network was built and counted")
-                died = True
             except CallTimeoutError as error:
+                self.close()
                 self._lose(architecture, f"building and counting the network was ended because {error}")
             except CallError as error:
-                raise BuildError(str(error)) from None
+                self.close()
+                died = isinstance(error, ChildDiedError)
+                if died and (place := first_full_folder(self._places)) is not None:
+                    raise StorageError(disk_full_message(place)) from error
+                if not tried_again and (died or not fresh):
+                    tried_again = True
+                elif died:
+                    self._lose(architecture, f"the {error} as the network was built and counted")
+                else:
+                    raise BuildError(str(error)) from None
 
     def close(self) -> None:
         """End the process; the next look starts another."""
+        self._fresh = True
         if self._child is not None:
             self._child.close()
 
@@ -145,6 +153,7 @@ class Pricing:
         self.latency = latency
         self._costs = costs
         self._known: dict[str, dict[str, float]] = {}
+        self._failed: dict[str, str] = {}
 
     @classmethod
     def by_model(
@@ -164,8 +173,14 @@ class Pricing:
             BuildError: the network cannot be built or counted, or a cost is not finite.
             StorageError: a disk is full.
         """
+        if architecture.hash in self._failed:
+            raise BuildError(self._failed[architecture.hash])
         if architecture.hash not in self._known:
-            self._known[architecture.hash] = self._ask(architecture)
+            try:
+                self._known[architecture.hash] = self._ask(architecture)
+            except BuildError as error:
+                self._failed[architecture.hash] = str(error)
+                raise
         return dict(self._known[architecture.hash])
 
     def known(self, architecture: Architecture) -> dict[str, float] | None:

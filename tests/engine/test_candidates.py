@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -22,6 +23,8 @@ def build(*, act: str, place: str, input_shape: Any, num_classes: int) -> nn.Mod
             os._exit(7)
         if act == "interrupt":
             raise KeyboardInterrupt
+        if act == "patch":
+            nn.Flatten.forward = lambda *_: sys.exit(3)
         if act == "loop":
             while True:
                 time.sleep(0.01)
@@ -40,6 +43,10 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def process(network: nn.Module) -> int:
+    return os.getpid()
+
+
 def run(network: nn.Module) -> int:
     import torch
 
@@ -50,7 +57,7 @@ def run(network: nn.Module) -> int:
 @pytest.fixture
 def candidates() -> Any:
     space = SearchSpace.from_dict(
-        {"act": ["nothing", "exit", "interrupt", "loop"], "place": ["build", "forward"]}, builder=build
+        {"act": ["nothing", "exit", "interrupt", "loop", "patch"], "place": ["build", "forward"]}, builder=build
     )
     with Candidates(NetworkBuilder(space, (1, 2, 2), 3), seed=0, seconds=2) as made:
         yield made
@@ -69,6 +76,37 @@ def test_whatever_a_builder_does_is_that_candidates_failure(candidates, act, pla
     with pytest.raises(BuildError, match=cause):
         candidates.look(architecture(act, place), run)
     assert candidates.look(architecture("nothing"), run) == 15
+
+
+@pytest.mark.parametrize("patch", [parameters, run], ids=["unnoticed", "noticed"])
+def test_a_builder_that_patches_torch_does_not_fail_the_next_candidate(candidates, patch):
+    if patch is run:
+        with pytest.raises(BuildError, match="SystemExit: 3"):
+            candidates.look(architecture("patch"), patch)
+    else:
+        assert candidates.look(architecture("patch"), patch) == 15
+    assert candidates.look(architecture("nothing"), run) == 15
+
+
+def test_an_error_of_a_candidates_own_is_raised_after_a_try_in_a_new_process(candidates):
+    pid = candidates.look(architecture("nothing"), process)
+    with pytest.raises(BuildError, match="KeyboardInterrupt"):
+        candidates.look(architecture("interrupt"), process)
+    assert candidates.look(architecture("nothing"), process) != pid
+
+
+def test_costs_that_cannot_be_had_are_asked_once():
+    asked = []
+
+    def costs(architecture: Architecture) -> dict[str, float]:
+        asked.append(architecture)
+        raise ValueError("no network")
+
+    pricing = module.Pricing(costs)
+    for _ in range(2):
+        with pytest.raises(BuildError, match="no network"):
+            pricing(architecture("nothing"))
+    assert len(asked) == 1
 
 
 def test_what_was_lost_is_not_tried_again(candidates, monkeypatch):

@@ -74,7 +74,7 @@ _CLOSING_SECONDS = 10.0
 
 
 class InlineBackend:
-    """Executes the work of a source in one worker process, which is replaced when it dies.
+    """Executes the work of a source in one worker process, which is replaced after a failed work and when it dies.
 
     ``threads`` torch threads train. A work whose worker died is started again from its checkpoint up to ``retries``
     times; one that takes longer than ``limit`` says is ended as failed. ``places``: folders that are written to; where
@@ -121,9 +121,11 @@ class InlineBackend:
         try:
             child.call("prepare", ending=lambda: relay.ending)
             began[work.key] = began.get(work.key, time.monotonic())
-            going = relay.take(call("begin", work))
-            while going:
-                going = relay.take(call("step"))
+            message = call("begin", work)
+            while relay.take(message):
+                message = call("step")
+            if message.cause is not None:
+                child.close()  # the work may have changed what the next one would use, such as a function of torch
         except CallStoppedError:
             relay.interrupt()
         except CallTimeoutError:
@@ -133,6 +135,7 @@ class InlineBackend:
                 relay.hand_out_again(work.key)
         except CallError as error:
             relay.fail(work.key, str(error))
+            child.close()
         except StorageError as error:
             relay.give_up(error)
 

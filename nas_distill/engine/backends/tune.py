@@ -392,7 +392,13 @@ class _Scheduler(FIFOScheduler):
         message = result.get("message")
         if message is None:
             return TrialScheduler.CONTINUE
-        return TrialScheduler.CONTINUE if self._fit.take(message) else TrialScheduler.STOP
+        if self._fit.take(message):
+            return TrialScheduler.CONTINUE
+        if message.cause is not None and not self._fit.relay.ending:
+            # Stopped, its worker would be used for the next work, for which this one may have changed torch.
+            self._fit.kill_failed(trial)
+            return TrialScheduler.CONTINUE
+        return TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         self._fit.died(trial)

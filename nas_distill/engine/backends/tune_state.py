@@ -73,8 +73,12 @@ class Fit:
             limit = self._limit(work)
             if limit is not None and time.monotonic() - since > limit:
                 self.relay.fail(key, over_limit(limit))
-                trial.max_failures = trial.run_metadata.num_failures  # Tune must not try it again either
-                self._kill_worker(trial)
+                self.kill_failed(trial)
+
+    def kill_failed(self, trial: Any) -> None:
+        """End the worker of a work that has failed, which Tune takes for its death and does not try again."""
+        trial.max_failures = trial.run_metadata.num_failures
+        self._kill_worker(trial)
 
     def kill_workers(self) -> None:
         """End the workers in flight at once; a graceful end would wait for their rung."""

@@ -160,6 +160,9 @@ class ActorRun:
             print("words " * 1000)
             print("more " * 1000, file=sys.stderr)
             threading.Thread(target=time.sleep, args=(600,)).start()
+        if name == "spoil its process":
+            type(self).say = lambda run, line: sys.exit(4)
+            self.say("never written")
         if name == "fork":
             os.fork()
         if name == "loop":

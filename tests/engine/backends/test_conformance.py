@@ -128,6 +128,17 @@ def test_whatever_a_network_does_to_its_process_one_work_is_lost(backend: Any, t
     assert set(script.finished.values()) == {1}
 
 
+def test_a_failed_work_that_has_changed_its_process_does_not_fail_the_next(backend: Any, tmp_path: Path) -> None:
+    acts = ["spoil its process", "train", "spoil its process", "train", "train"]
+    script = Script([make_work(tmp_path, f"w{index}", act) for index, act in enumerate(acts)])
+    backend.run(script, Actor())
+    for key in ("w0", "w2"):
+        assert script.outcomes[key].kind == "failed"
+        assert "SystemExit: 4" in (script.outcomes[key].cause or "")
+    assert {script.kinds()[key] for key in ("w1", "w3", "w4")} == {"complete"}
+    assert set(script.finished.values()) == {1}
+
+
 @pytest.mark.parametrize("at", [-1, 1])
 def test_a_work_over_its_time_is_ended_and_not_tried_again(limited: Any, tmp_path: Path, at: int) -> None:
     works = [make_work(tmp_path, "endless", "loop", at=at), make_work(tmp_path, "after")]
