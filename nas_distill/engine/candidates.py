@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 LEAST_SECONDS = 60.0
-"""How long building a candidate and looking at it may take at least, before it is given up."""
+"""Least time limit of building a candidate and applying a function to it, in seconds."""
 SLOWER = 20.0
-"""By how much it may be slower than the slowest so far."""
+"""Factor of the slowest candidate so far that gives the time limit."""
 
 
 class Candidates:
@@ -47,7 +47,7 @@ class Candidates:
     ) -> None:
         self._child: Child | None = None
         self._fresh = True
-        self._looking = _Looking(builder, seed)
+        self._source = _NetworkSource(builder, seed)
         self._seconds = seconds
         self._slowest = 0.0
         self._places = places
@@ -59,28 +59,28 @@ class Candidates:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def look(self, architecture: Architecture, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return ``function(network, *arguments)`` for an architecture's network with random weights.
+    def apply(self, architecture: Architecture, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return ``function(network, *arguments)`` for the network of an architecture with random weights.
 
         A failure in a process that has built other candidates is tried again in a new process, since one of them may
         have changed what this one uses; so is the death of a process. A candidate that ended its process or was too
         slow is not tried again.
 
         Raises:
-            BuildError: building or looking failed; the message is the cause, on one line.
+            BuildError: building or ``function`` failed; the message is the cause, on one line.
             StorageError: it found a disk full.
         """
         if architecture.hash in self._lost:
             raise BuildError(self._lost[architecture.hash])
         if self._child is None:
-            self._child = Child(self._looking)
+            self._child = Child(self._source)
         tried_again = False
         while True:
             fresh, self._fresh = self._fresh, False
             began = time.monotonic()
             limit = self._seconds or max(LEAST_SECONDS, SLOWER * self._slowest)
             try:
-                found = self._child.call("look", architecture, function, arguments, seconds=limit)
+                found = self._child.call("apply", architecture, function, arguments, seconds=limit)
                 self._slowest = max(self._slowest, time.monotonic() - began)
                 return found
             except CallTimeoutError as error:
@@ -99,7 +99,7 @@ class Candidates:
                     raise BuildError(str(error)) from None
 
     def close(self) -> None:
-        """End the process; the next look starts another."""
+        """End the process; the next call starts another."""
         self._fresh = True
         if self._child is not None:
             self._child.close()
@@ -110,13 +110,13 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class _Looking:
+class _NetworkSource:
     """Target of the process."""
 
     builder: NetworkBuilder
     seed: int
 
-    def look(self, architecture: Architecture, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    def apply(self, architecture: Architecture, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Build a network and apply a function to it."""
         return function(self.builder.build(architecture, self.seed, stream="costing"), *arguments)
 
@@ -125,10 +125,10 @@ Costs = Callable[[Architecture], Mapping[str, float]]
 
 
 class Pricing:
-    """Gives the costs of an architecture (lower is better), asking ``costs`` once for each.
+    """Costs of architectures (lower is better), each computed once by ``costs``.
 
-    This is the one place where a failure of a user's builder is caught: whatever ``costs`` raises is a BuildError of
-    that architecture, except for a full disk, which is no fault of its.
+    This is the one place where a failure of a user's builder is caught: any error of ``costs`` becomes a BuildError of
+    that architecture, except for a full disk, which is not caused by it.
 
     Args:
         costs: counts or predicts the costs of an architecture.
@@ -162,7 +162,7 @@ class Pricing:
         """Price the networks that ``candidates`` builds, in a process of its own, by a cost model."""
 
         def costs(architecture: Architecture) -> dict[str, float]:
-            return dict(candidates.look(architecture, _count, model))
+            return dict(candidates.apply(architecture, _count, model))
 
         return cls(costs, budget, names=model.names, teacher=teacher, latency=model.latency)
 
@@ -207,7 +207,7 @@ class Pricing:
             raise BuildError(first_line(error)) from error
         for name, value in found.items():
             if not math.isfinite(value):
-                raise BuildError(f"its {name} is {value}, which is no cost.")
+                raise BuildError(f"its {name} is {value}, which is not a valid cost.")
         return found
 
 

@@ -45,7 +45,7 @@ class CallTimeoutError(CallError):
 
 
 class CallStoppedError(CallError):
-    """A call was given up because whoever asked no longer wants its answer; its process was killed."""
+    """A call was cancelled by its caller; its process was killed."""
 
 
 class Child:
@@ -78,8 +78,8 @@ class Child:
         Args:
             method: of the target.
             arguments: picklable.
-            seconds: after which the call is given up, from when the process is there; None waits for ever.
-            ending: asked ten times a second; the call is given up once it is true.
+            seconds: after which the call is given up, from when the process is there; None waits without limit.
+            ending: polled ten times per second; the call is cancelled once it is true.
 
         Raises:
             CallError: what was called raised; see the subclasses for a process that died, took too long or was ended.
@@ -176,12 +176,12 @@ class _Process:
         self._end = weakref.finalize(self, _let_go, server, talk, status, fault)
 
     def send(self, message: bytes) -> None:
-        """Send a message; that the process has died meanwhile is found out when its answer is waited for."""
+        """Send a message; the death of the process meanwhile shows when its answer is read."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.talk.send_bytes(message)
 
     def cause_of_death(self) -> str:
-        """Say why the process is gone."""
+        """Return why the process ended."""
         trace = (
             "" if (code := self._status.read(2)) is None else os.pread(self._fault, 1 << 16, 0).decode(errors="replace")
         )
@@ -193,7 +193,7 @@ class _Process:
 
 
 class _Status:
-    """What the server tells of a process: its number as it begins, and how it ended (as ``waitstatus_to_exitcode``)."""
+    """The server's reports on a process: its number when it begins, and its exit code (``waitstatus_to_exitcode``)."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -332,7 +332,7 @@ def _is_unimportable(module: Any, known: set[str]) -> bool:
 
 
 def _found_at(name: str, file: str) -> bool:
-    """Say whether importing ``name`` by ``sys.path`` finds ``file``."""
+    """Return whether importing ``name`` by ``sys.path`` finds ``file``."""
     folders: Sequence[str] | None = None
     parts = name.split(".")
     for place in range(len(parts)):

@@ -1,4 +1,4 @@
-"""The controller: proposes, prices, trains, stops and ends."""
+"""Controller of a search: takes proposals, computes their costs, hands out trainings, stops candidates, and ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas_distill.engine.ledger import COUNTED, Entry
 from nas_distill.engine.objectives import Objectives, give_up, make_rule, nothing_new, require_one
 from nas_distill.engine.progress import Event, EventKind, Progress, snapshot
 from nas_distill.engine.proposals import Assembler, Proposal, Proposals
-from nas_distill.engine.recorder import Scribe, end_in_flight, rebuild
+from nas_distill.engine.recorder import TrialRecorder, end_in_flight, rebuild
 from nas_distill.engine.samplers import find_sampler
 from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.runs.folder import RunFolder
@@ -27,27 +27,28 @@ from nas_distill.spaces import SearchSpace
 from nas_distill.utils.errors import BuildError, RunError, first_line
 from nas_distill.utils.seeds import derive
 
-REPEATS = 20  # proposals of the sampler in a row with nothing to train before others are drawn from what is unseen
+REPEATS = 20  # proposals of the sampler in a row with nothing to train, before unseen architectures are sampled
 SAMPLER_TURN = 5  # from then on every so many proposals are the sampler's, until one of its own is trained
 PATIENCE = 2000  # proposals in a row with nothing to train before the search gives up
-DEATHS = 5  # times in a row that the whole process may die on one candidate with nothing gained
-DRAWS = 20_000  # random draws in search of something unseen
+DEATHS = 5  # times in a row that the whole process may die on one candidate without reaching a new rung
+DRAWS = 20_000  # random samples in search of an unseen architecture
 
 
 class Controller:
-    """Hands out candidates and judges them; implements ``WorkSource``. Used from one thread, but for ``stop``.
+    """Work source of a search: hands out candidates and decides at each rung whether they continue.
 
+    Used from one thread, except for ``stop``.
     ``pricing`` must cover the objectives and the limits of its budget; an architecture that it cannot price is a failed
-    candidate. ``margin`` stands in for the search file's pruning
-    margin, ``rule`` for its rule, ``reference`` (cost -> largest that counts, for the hypervolume) for the budget's
-    limits. ``assembler`` proposes before seeds and sampler do. ``on_event`` is called after each event is in the
-    journal. ``paths`` are where the module of a user's own sampler is looked for.
+    candidate. ``margin`` replaces the search file's pruning margin, ``rule`` its rule, and ``reference`` (cost -> the
+    reference point of the hypervolume) the budget's limits. ``assembler`` proposes before the first candidates and the
+    sampler. ``on_event`` is called after each event is in the journal. ``paths`` are folders in which the module of a
+    user's own sampler is searched for.
 
-    ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Over-budget, repeated and
-    interrupted ones do not count. Opening a journal that a search left behind goes on where it stood.
+    ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Candidates over budget, duplicates
+    and interrupted ones do not count. The journal of an earlier session is continued.
 
     Raises:
-        ConfigError: there is no such sampler, or an option of it is wrong.
+        ConfigError: the sampler does not exist, or one of its options is invalid.
         RunError: the journal cannot be read or written.
     """
 
@@ -87,7 +88,7 @@ class Controller:
         self._began = clock()
         self._stopping = False
         self._end_reason: str | None = None
-        self._flying: dict[str, Entry] = {}
+        self._in_flight: dict[str, Entry] = {}
         self._size = space.size()
         self._proposals = Proposals(
             space,
@@ -98,7 +99,7 @@ class Controller:
         )
         end_in_flight(journal, self._objectives, len(score.rungs) - 1)
         self._ledger = rebuild(journal, self._proposals, self._objectives, budget)
-        self._scribe = Scribe(journal, self._proposals, self._ledger, self._objectives, budget)
+        self._recorder = TrialRecorder(journal, self._proposals, self._ledger, self._objectives, budget)
         self._done_before = self._ledger.count(*COUNTED)
         self._seeds = first_candidates(journal, space, pricing, search=search, by=self._objectives.costs[0], seed=seed)
         self._reference = reference_costs(journal, reference or {}, pricing, costs=self._objectives.costs)
@@ -106,7 +107,7 @@ class Controller:
         for entry in self._ledger.having(*COUNTED):
             self._drop_checkpoint(entry)  # of those that ended just before their process died
 
-    # What a backend calls.
+    # Interface for backends.
 
     @property
     def stopping(self) -> bool:
@@ -114,7 +115,7 @@ class Controller:
         return self._stopping or self._time_is_up()
 
     def stop(self) -> None:
-        """Ask the search to stop; safe from a signal handler. Resuming the run goes on with what was in flight."""
+        """Ask the search to stop; safe from a signal handler. Resuming the run continues what was in flight."""
         self._stopping = True
 
     def next(self) -> Work | None:
@@ -130,55 +131,55 @@ class Controller:
                 self._end(reason)
                 break
             waiting = self._ledger.having("waiting")
-            work = self._go_on_with(waiting[0]) if waiting else self._look_at_next()
+            work = self._resume_entry(waiting[0]) if waiting else self._evaluate_next()
             if work is not None:
                 return work
         return None
 
     def report(self, key: str, result: RungResult) -> bool:
-        """Record what a candidate reached at a rung and say whether it goes on.
+        """Record the result of a candidate at a rung and return whether it continues.
 
-        A (key, rung) that was reported before gets its first answer; the first value stands. A quality that is not
-        finite ends the candidate as failed.
+        A (key, rung) that was reported before gets its first answer, and its first value is kept. A quality that is
+        not finite ends the candidate as failed.
         """
-        entry = self._flying[key]
+        entry = self._in_flight[key]
         if entry.cause is not None or entry.stop is not None:
             return False
         if result.rung in entry.reports:
             return True
         if not math.isfinite(result.quality):
-            self._scribe.fault(entry, f"its quality was {result.quality} at rung {result.rung} (step {result.step})")
+            self._recorder.fault(entry, f"its quality was {result.quality} at rung {result.rung} (step {result.step})")
             return False
         stop = self._judge(entry, result)
         report = Rung(result.quality, result.step, result.seconds, self._score.rungs[result.rung])
-        self._scribe.report(entry, result.rung, report, stop)
+        self._recorder.report(entry, result.rung, report, stop)
         self._emit("rung", entry, f"quality {result.quality:.4f} at rung {result.rung}")
         return stop is None
 
     def finish(self, key: str, outcome: Outcome) -> None:
         """Record how a candidate's training ended.
 
-        What was decided at its reports comes first: a stopped or completed candidate stays so, however the training
-        was then ended.
+        Decisions at its reports take precedence: a stopped or completed candidate stays so, however the training
+        ended afterwards.
         """
-        entry = self._flying.pop(key)
+        entry = self._in_flight.pop(key)
         if entry.cause is None and entry.stop is None and self._last_rung not in entry.reports:
             if outcome.kind == "interrupted":
-                self._scribe.interrupt(entry)
-                self._emit("interrupted", entry, "goes on when the search is resumed")
+                self._recorder.interrupt(entry)
+                self._emit("interrupted", entry, "continues when the search is resumed")
                 return
-            self._scribe.fault(entry, outcome.cause or f"its training ended as {outcome.kind} before its last rung")
-        self._scribe.end(entry)
+            self._recorder.fault(entry, outcome.cause or f"its training ended as {outcome.kind} before its last rung")
+        self._recorder.end(entry)
         self._drop_checkpoint(entry)
         self._emit_end(entry)
 
-    # What the rest of a search calls.
+    # Interface for the other phases of a search.
 
     def conclude(self) -> Progress:
         """Note in the journal why there were no more candidates, and return the last snapshot.
 
         Raises:
-            RunError: no candidate came through to its end; gives the first cause.
+            RunError: no candidate was trained to its end; gives the first cause.
         """
         if not self._stopping:
             if self._end_reason is None and self._time_is_up():
@@ -194,7 +195,7 @@ class Controller:
         return self.progress()
 
     def progress(self) -> Progress:
-        """Return where the search stands."""
+        """Return a snapshot of the search."""
         below = 0
         if any(limit.low is not None for limit in self._budget.limits.values()):
             below = sum(self._budget.below(entry.costs) for entry in self._ledger.having("over_budget"))
@@ -253,33 +254,33 @@ class Controller:
     def _time_limit_reached(self) -> str:
         return f"the time limit of {self._search.time_limit_minutes or 0:g} minutes is reached"
 
-    def _go_on_with(self, entry: Entry) -> Work | None:
-        """Hand out an interrupted candidate again, unless the process dies on it every time."""
+    def _resume_entry(self, entry: Entry) -> Work | None:
+        """Hand out an interrupted candidate again, unless the process has died on it too often."""
         self._ledger.change(entry, "failed" if entry.deaths >= DEATHS else "running")
         if entry.deaths >= DEATHS:
             entry.cause = f"the search died {entry.deaths} times in a row while it was being trained"
-        self._scribe.begin_again(entry)
+        self._recorder.begin_again(entry)
         return self._launch(entry)
 
-    def _look_at_next(self) -> Work | None:
-        """Look at one new proposal; None when it is not to be trained, or there is none."""
+    def _evaluate_next(self) -> Work | None:
+        """Evaluate the costs of one new proposal; None if it is not to be trained, or there is none."""
         proposal = self._propose()
         if proposal is None:
-            alone = self._assembler is not None and self._assembler.alone
+            exhausted = self._assembler is not None and self._assembler.alone
             self._end(
                 "there are no more assemblies of distilled blocks within the budget"
-                if alone
-                else f"nothing new came up in {DRAWS} random draws from the space"
+                if exhausted
+                else f"no unseen architecture was found in {DRAWS} random samples of the space"
             )
             return None
         entry = Entry(index=len(self._ledger), proposal=proposal, status="running")
-        twin = self._ledger.original(proposal.architecture.hash)
-        if twin is None:
+        original = self._ledger.original(proposal.architecture.hash)
+        if original is None:
             self._price_entry(entry)
         else:
-            entry.status, entry.original = "duplicate", twin.index
-            entry.costs, entry.violations = dict(twin.costs), dict(twin.violations)
-        self._scribe.begin(entry)
+            entry.status, entry.original = "duplicate", original.index
+            entry.costs, entry.violations = dict(original.costs), dict(original.violations)
+        self._recorder.begin(entry)
         return self._launch(entry)
 
     def _propose(self) -> Proposal | None:
@@ -289,11 +290,11 @@ class Controller:
                 return self._proposals.insert(assembled, "assembled")
             if self._assembler.alone:
                 return None
-        sown = self._ledger.from_origin("first_candidate")
-        if sown < len(self._seeds):
-            return self._proposals.insert(self._seeds[sown], "first_candidate")
-        # The sampler has nothing left to give, or has not learned yet: what is unseen, and now and then the sampler.
-        if self._ledger.barren >= REPEATS and len(self._ledger) % SAMPLER_TURN:
+        inserted = self._ledger.from_origin("first_candidate")
+        if inserted < len(self._seeds):
+            return self._proposals.insert(self._seeds[inserted], "first_candidate")
+        # The sampler has run out of new candidates, or has not learned yet: sample unseen ones, with some turns of its.
+        if self._ledger.unproductive >= REPEATS and len(self._ledger) % SAMPLER_TURN:
             architecture = self._proposals.unseen(self._ledger.seen, DRAWS)
             return None if architecture is None else self._proposals.insert(architecture, "random")
         return self._proposals.ask()
@@ -313,7 +314,7 @@ class Controller:
         if entry.status != "running":
             self._emit_end(entry)
             return None
-        self._flying[entry.key] = entry
+        self._in_flight[entry.key] = entry
         self._emit("started", entry)
         return Work(
             key=entry.key,
@@ -328,7 +329,7 @@ class Controller:
     def _drop_checkpoint(self, entry: Entry) -> None:
         shutil.rmtree(self._folder.checkpoint(entry.key), ignore_errors=True)
 
-    # Saying.
+    # Events.
 
     def _end(self, reason: str) -> None:
         self._end_reason = reason

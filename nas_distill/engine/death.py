@@ -1,4 +1,4 @@
-"""Why a worker process died: from the trace it may have left, and from what the executor says."""
+"""Cause of the death of a worker process, from its trace and from the executor's error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fault_in(trace: str) -> str | None:
 
 
 def ended_as(code: int | None, fault: str | None) -> str:
-    """Say why a worker died whose exit code is known, that of a signal being negative; None where it is not."""
+    """Return why a worker died whose exit code is known, that of a signal being negative; None where it is not."""
     if fault is not None:
         return f"worker died ({fault})"
     if code == -signal.SIGKILL:
@@ -50,7 +50,7 @@ def ended_as(code: int | None, fault: str | None) -> str:
 
 
 def cause_of_death(error: BaseException | None, fault: str | None) -> str:
-    """Say in a few words why a worker died.
+    """Return in a few words why a worker died.
 
     ``error`` is what Ray raised for it, and ``fault`` what ``read_fault`` found. Ray does not know the signal by which
     a worker was killed, only that it went without a word; a crash that Python has traced is known exactly.

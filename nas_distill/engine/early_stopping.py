@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Report:
-    """What trial ``number`` had reached at a rung: its ``costs`` (lower is better), its ``quality`` (higher is)."""
+    """Report of trial ``number`` at a rung: its ``costs`` (lower is better) and ``quality`` (higher is better)."""
 
     number: int
     costs: Mapping[str, float]
@@ -21,10 +21,10 @@ class Report:
 
 
 class History(Sequence[Report]):
-    """Reports at one rung in the order in which they came, with their figures as arrays that grow with it.
+    """Reports at one rung in their order of arrival, with their figures as growing arrays.
 
-    A rule looks at all of them at each report, so that arrays made anew each time would cost a search of many trials
-    time in proportion to the square of their number.
+    A rule reads all of them at each report. Arrays built again each time would take a search time in proportion to
+    the square of its number of trials.
     """
 
     def __init__(self, reports: Iterable[Report] = ()) -> None:
@@ -87,26 +87,26 @@ CONTINUE = Verdict(stop=False)
 
 
 class Rule(Protocol):
-    """Judges a candidate at a rung that is not the last."""
+    """Rule that decides whether a candidate continues at a rung before the last."""
 
     def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
-        """Say whether a candidate of ``costs`` that has just reported ``quality`` stops.
+        """Return whether a candidate of ``costs`` that has just reported ``quality`` stops.
 
-        ``history`` holds what all others have reported at the same rung, in any order, whatever became of them; the
-        verdict does not depend on the order.
+        ``history`` holds the reports of all others at the same rung, whatever their outcome; the verdict does not
+        depend on their order.
 
         Raises:
-            ValueError: ``quality`` is not finite (such a candidate has failed, which is not for a rule to say).
+            ValueError: ``quality`` is not finite (such a candidate has failed, which a rule does not decide).
         """
         ...
 
 
 @dataclass(frozen=True)
 class NoRule:
-    """Everything is trained to its end."""
+    """Rule that stops nothing."""
 
     def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
-        """Let it go on."""
+        """Let the candidate continue."""
         _finite(quality)
         return CONTINUE
 
@@ -141,7 +141,7 @@ class Dominance:
         return self.margin
 
     def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
-        """Compare with those that cost no more at the same rung."""
+        """Compare with the reports at this rung of candidates that cost no more."""
         _finite(quality)
         reports = history if isinstance(history, History) else History(history)
         figures = reports.figures(self.costs)
@@ -178,10 +178,10 @@ class Dominance:
 
 @dataclass(frozen=True)
 class QualityHalving:
-    """Asynchronous successive halving on quality alone: goes on only among the best 1/``eta`` at its rung so far.
+    """Asynchronous successive halving on quality only: a candidate continues among the best 1/``eta`` at its rung.
 
-    For comparison in benchmarks. It destroys the front: cheap candidates are weaker by nature, so a quota on quality
-    stops exactly those that a search for the best under a budget is about.
+    For comparison in benchmarks (ASHA, Li et al., 2020). It damages the front: cheap candidates have lower quality, so
+    a quota on quality stops the cheap end of the front.
     """
 
     eta: float = 3.0
@@ -191,7 +191,7 @@ class QualityHalving:
             raise ValueError("eta is above 1")
 
     def judge(self, rung: int, quality: float, costs: Mapping[str, float], history: Sequence[Report]) -> Verdict:
-        """Compare with everybody at the same rung, whatever they cost."""
+        """Compare with all reports at this rung, whatever their costs."""
         _finite(quality)
         others = [report.quality for report in history if math.isfinite(report.quality)]
         better = sum(other > quality for other in others)

@@ -70,12 +70,13 @@ def choose_finalists(
 ) -> list[TrialRecord]:
     """Return up to ``count`` candidates for full distillation, best short score first.
 
-    Short runs favour small networks that start fast: of two with one short score the dearer ends higher. So candidates
-    are compared by the quality that is expected of them in the end, the short score plus ``slope`` for each doubling of
-    the first cost objective. The finalists are the best by it of the front that it makes with the costs, and one near
+    Short runs favour small networks that start fast: of two with equal short scores the more expensive ends higher. So
+    candidates are compared by their expected final quality, the short score plus ``slope`` for each doubling of the
+    first cost objective. The finalists are the best by it of the front that it makes with the costs, and one near
     the budget's limit if none of those is. Near means at least 70 % of the limit on some objective (of any limit, where
     no objective has one); it is the best such candidate that was trained to the end, else the best that was stopped;
-    where there is none, or there are no limits, it is the front's dearest. A single finalist is the front's best.
+    where there is none, or there are no limits, it is the most expensive of the front. A single finalist is the best
+    of the front.
 
     Args:
         records: the run's trials, over-budget ones left out by their state.
@@ -102,7 +103,7 @@ def choose_finalists(
 
 
 def expected_quality(short: float, cost: float, slope: float) -> float:
-    """Return what a short score lets expect of a full distillation, up to a constant: see ``choose_finalists``."""
+    """Return the quality expected of a full distillation, up to a constant: see ``choose_finalists``."""
     return short + slope * math.log2(cost) if slope and cost > 0 else short
 
 
@@ -134,7 +135,7 @@ def best_finalist(finalists: Iterable[Finalist]) -> Finalist | None:
 
 
 class FinalistSource:
-    """Hands out full trainings: the finalists, then the baseline of whichever leads; a WorkSource.
+    """Work source of full trainings: the finalists, then the baseline of the leading one.
 
     While the last finalists train, an idle worker starts the baseline of the one that leads at equal epochs (by short
     score, before any has reported); should another overtake it, that one's baseline is trained too. When it has no more

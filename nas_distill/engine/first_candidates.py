@@ -22,27 +22,28 @@ from nas_distill.utils.seeds import numpy_rng
 
 _SHARES = 64
 _RAISES = 48
-ENUMERATED = 256  # architectures that are all looked at for the largest that fits
-_STEPS = 192  # costs looked at on the way to it in larger spaces
+ENUMERATED = 256  # largest space that is enumerated to find the largest architecture that fits
+_STEPS = 192  # evaluations of costs in the hill climbing of larger spaces
 _NEAR = 0.98  # of the limit: near enough
 
 
-def choose_seeds(space: SearchSpace, pricing: Pricing, *, count: int, by: str, seed: int) -> list[Architecture]:
-    """Return up to ``count`` distinct architectures to try first: cheapest and dearest within budget, then between.
+def choose_first_candidates(
+    space: SearchSpace, pricing: Pricing, *, count: int, by: str, seed: int
+) -> list[Architecture]:
+    """Return up to ``count`` distinct first candidates: the cheapest and the largest within budget, and some between.
 
-    The dearest is exact where the space is small enough to look at all of it; in larger ones it is climbed to from the
-    dearest of a sample. The third is the largest that fits of those scaled alike in all parameters, which is what one
-    would take without a search.
-    ``by`` is the cost along which they are spread, evenly on a log scale. Where nothing in a spread-out sample fits,
-    the sample's own smallest architectures come back, and will be recorded as over budget. Architectures that cannot
-    be built are passed over, unless none can.
+    The largest is exact where the space is small enough to be enumerated; in larger spaces it is found by hill
+    climbing from the largest of a sample. The third is the largest uniformly scaled architecture that fits, which is
+    the choice without a search. The others are spread evenly on the log scale of the cost ``by``. Where no sampled
+    architecture fits, the smallest of the sample are returned, and will be recorded as over budget. Architectures
+    that cannot be built are left out, unless none can.
     """
     if count == 0:
         return []
     pool: dict[str, Architecture] = {}
     priced: dict[str, float] = {}
     fitting: list[str] = []
-    uniform = scaled_alike(space, pricing)
+    uniform = uniformly_scaled(space, pricing)
     budget = pricing.budget
     for size in (4 * count, 12 * count, 48 * count):  # the more the narrower the budget is
         rng = numpy_rng(seed, "seeds", size)
@@ -77,8 +78,8 @@ def largest_within(
 ) -> Architecture:
     """Return the architecture of the largest cost ``by`` within the budget, or one near it.
 
-    A space of up to ``ENUMERATED`` architectures is looked at as a whole. In larger ones, ``starts`` (which fit, the
-    dearest first) climb towards the limit by changing one parameter at a time, then two against each other.
+    A space of up to ``ENUMERATED`` architectures is enumerated. In larger spaces, hill climbing from ``starts`` (which
+    fit, the largest first) changes one parameter at a time, then pairs of them in opposite directions.
     """
 
     def paid(architecture: Architecture) -> float:
@@ -108,7 +109,7 @@ def _climbed(
     rng: np.random.Generator,
     left: int,
 ) -> tuple[Architecture, int]:
-    """Change parameters while that makes it dearer within the budget; return the result and the steps left."""
+    """Change parameters while that increases the cost within the budget; return the result and the steps left."""
     here, value, pairs, tried = start, paid(start), False, {start.hash}
     while value < enough and left > 0:
         moves = _moves(space, here)
@@ -148,7 +149,7 @@ def _moves(space: SearchSpace, architecture: Architecture) -> list[dict[str, int
 
 
 def _moved(space: SearchSpace, architecture: Architecture, places: Mapping[str, int]) -> Architecture:
-    """Return an architecture with some parameters at other places of their domains; new ones are at their least."""
+    """Return an architecture with some parameters at other indices of their domains; new ones get their first value."""
     values = space.flatten(architecture)
 
     def choose(name: str, domain: Domain) -> Scalar:
@@ -159,11 +160,11 @@ def _moved(space: SearchSpace, architecture: Architecture, places: Mapping[str, 
     return space.draw(choose)
 
 
-def scaled_alike(space: SearchSpace, pricing: Pricing) -> list[Architecture]:
-    """Return the largest architecture within the budget with every parameter at one share of its range, if any fits.
+def uniformly_scaled(space: SearchSpace, pricing: Pricing) -> list[Architecture]:
+    """Return the largest architecture within the budget with every parameter at one fraction of its range, if any fits.
 
-    What the coarse steps of the parameters leave of the budget is used up by raising one after the other by a step.
-    Parameters whose values are no numbers are at their last one, the dearest as spaces are written.
+    The remainder of the budget is then used by raising one parameter after the other by a step. Parameters whose
+    values are not numbers get their last value, by convention the most expensive.
     """
     budget = pricing.budget
     if not budget.limits:
@@ -228,7 +229,7 @@ def _raised(space: SearchSpace, architecture: Architecture, name: str) -> Archit
 
 
 def _spread_out(names: list[str], priced: Mapping[str, float], count: int, wanted: list[str]) -> list[str]:
-    """Pick from ``names`` (cheap to dear) both ends, what is wanted, then always what is farthest from all picked."""
+    """Pick from ``names`` (by rising cost) both ends, those in ``wanted``, then always the farthest from those."""
     place = {name: math.log(max(priced[name], 1e-12)) for name in names}
     picked = [names[0]]
     if count > 1 and len(names) > 1:
@@ -246,7 +247,7 @@ def first_candidates(
     """Return the architectures to try first; ``by`` is the cost along which they are spread."""
     known = journal.metadata.first_candidates
     if known is None:
-        chosen = choose_seeds(space, pricing, count=search.seeds, by=by, seed=seed)
+        chosen = choose_first_candidates(space, pricing, count=search.seeds, by=by, seed=seed)
         known = tuple(architecture.to_dict() for architecture in chosen)
         journal.note(first_candidates=known)
     return [Architecture(values) for values in known]
@@ -257,7 +258,7 @@ def reference_costs(
 ) -> dict[str, float]:
     """Return, for each cost objective, the largest value that counts in the hypervolume.
 
-    In this order: the journal's, the one given, the budget's upper limit, the dearest of the first candidates.
+    In this order: the journal's, the argument's, the budget's upper limit, the largest of the first candidates.
     """
     if not journal.metadata.reference:
         found = {}
@@ -270,7 +271,7 @@ def reference_costs(
 
 
 def note_decisions(journal: Journal, objectives: Objectives, budget: Budget, rule: Rule) -> None:
-    """Write down what the trials are judged by."""
+    """Record the objectives, the budget and the margin in the journal."""
     journal.note(objectives=objectives.names, budget=budget.to_dict())
     if isinstance(rule, Dominance):
         journal.note(margin=rule.margin)

@@ -21,12 +21,12 @@ COUNTED: tuple[Status, ...] = ("complete", "pruned", "failed")
 
 @dataclass
 class Entry:
-    """A proposal and what became of it.
+    """A proposal and its state in the search.
 
-    ``number`` is its latest trial in the journal, ``key`` names its training (both are set when it is written down).
+    ``number`` is its latest trial in the journal, ``key`` names its training (both are set when it is written).
     ``waiting``: interrupted, and to be handed out again. ``original``: for a duplicate, the index of the entry with the
-    same architecture. ``deaths`` counts how often in a row the whole process died while it was trained, with no rung
-    gained.
+    same architecture. ``deaths`` counts how often in a row the whole process died while it was trained, without
+    reaching a new rung.
     """
 
     index: int
@@ -61,10 +61,10 @@ class Entry:
 
 
 class Ledger:
-    """All entries, by index, and the lookups that deciding needs.
+    """All entries by index, with the lookups that decisions need.
 
-    An entry changes only by ``change``, ``report`` and ``renumber`` once it is here, so that counts, the front and
-    what was reported at a rung are kept up as they change. None of them costs time in proportion to the entries.
+    Once appended, an entry changes only by ``change``, ``report`` and ``renumber``, which update the counts, the front
+    and the reports by rung. None of them takes time in proportion to the number of entries.
 
     Args:
         costs: names of the cost objectives, which with quality make the front.
@@ -73,13 +73,14 @@ class Ledger:
     def __init__(self, costs: Sequence[str] = ()) -> None:
         self._costs = tuple(costs)
         self._entries: list[Entry] = []
-        self._first: dict[str, int] = {}  # architecture -> index of the entry that looks at it itself
+        self._first: dict[str, int] = {}  # architecture -> index of the entry that is not a duplicate
         self._having: dict[Status, dict[int, None]] = defaultdict(dict)  # indices, as an ordered set
         self._origins: Counter[str] = Counter()
         self._histories: dict[int, History] = defaultdict(History)  # by rung
         self._places: dict[tuple[int, int], int] = {}  # (rung, index) -> place in the rung's history
-        self._twins: dict[int, list[int]] = defaultdict(list)  # original -> duplicates that wait for its end
-        self.barren = 0  # proposals of the sampler in a row, with others between them, that brought nothing to train
+        self._duplicates: dict[int, list[int]] = defaultdict(list)  # original -> duplicates that wait for its end
+        # Consecutive proposals of the sampler that were over budget or duplicates; others between them do not count.
+        self.unproductive = 0
         self._front: RunningFront[int] = RunningFront([True, *(False for _ in self._costs)])
         self.seconds_trained = 0.0
         self.seconds_saved = 0.0
@@ -110,9 +111,9 @@ class Ledger:
         self._first.setdefault(entry.proposal.architecture.hash, entry.index)
         self._origins[entry.proposal.origin] += 1
         if entry.proposal.origin == "sampler":
-            self.barren = self.barren + 1 if entry.status in ("over_budget", "duplicate") else 0
+            self.unproductive = self.unproductive + 1 if entry.status in ("over_budget", "duplicate") else 0
         if entry.original is not None:
-            self._twins[entry.original].append(entry.index)
+            self._duplicates[entry.original].append(entry.index)
         for rung, report in entry.reports.items():
             self._note(entry, rung, report)
         self.seconds_trained += entry.seconds
@@ -142,9 +143,9 @@ class Ledger:
         index = self._first.get(architecture_hash)
         return None if index is None else self._entries[index]
 
-    def take_twins(self, entry: Entry) -> list[Entry]:
+    def take_duplicates(self, entry: Entry) -> list[Entry]:
         """Return the duplicates of an entry that were added since this was last asked."""
-        return [self._entries[index] for index in self._twins.pop(entry.index, ())]
+        return [self._entries[index] for index in self._duplicates.pop(entry.index, ())]
 
     def count(self, *statuses: Status) -> int:
         """Return how many entries have one of ``statuses``."""

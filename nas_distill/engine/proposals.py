@@ -1,8 +1,8 @@
 """Proposals: a sampler over an in-memory study with one trial per proposal.
 
 The journal may hold several trials per proposal (an interrupted one and its continuations). The study here holds what
-an uninterrupted search would have told the sampler, and is rebuilt when a run is resumed. Each ask gets a sampler of
-its own, seeded by the proposal's index, so proposals depend only on seed, index and outcomes so far.
+an uninterrupted search would have reported to the sampler, and is rebuilt when a run is resumed. Each ask gets a new
+sampler that is seeded by the proposal's index, so proposals depend only on seed, index and outcomes so far.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from nas_distill.utils.seeds import derive, numpy_rng
 
 
 def distribution(domain: Domain) -> BaseDistribution:
-    """Return a domain as the sampler sees it: evenly spaced integers keep their order, all else is categorical."""
+    """Return the distribution of a domain: evenly spaced integers are ordered, everything else is categorical."""
     if domain.ordered:
         return IntDistribution(domain.low, domain.high, step=domain.step)
-    return CategoricalDistribution([_told(domain, value) for value in domain.values])
+    return CategoricalDistribution([_to_choice(domain, value) for value in domain.values])
 
 
 def suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
@@ -40,7 +40,7 @@ def suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
     told = distribution(domain)
     if isinstance(told, IntDistribution):
         return trial.suggest_int(name, told.low, told.high, step=told.step)
-    return _meant(domain, trial.suggest_categorical(name, told.choices))
+    return _from_choice(domain, trial.suggest_categorical(name, told.choices))
 
 
 def as_params(space: SearchSpace, architecture: Architecture) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
@@ -50,7 +50,7 @@ def as_params(space: SearchSpace, architecture: Architecture) -> tuple[dict[str,
     distributions: dict[str, BaseDistribution] = {}
 
     def follow(name: str, domain: Domain) -> Any:
-        params[name] = _told(domain, flat[name])
+        params[name] = _to_choice(domain, flat[name])
         distributions[name] = distribution(domain)
         return flat[name]
 
@@ -58,12 +58,12 @@ def as_params(space: SearchSpace, architecture: Architecture) -> tuple[dict[str,
     return params, distributions
 
 
-def _told(domain: Domain, value: Any) -> Any:
-    """Return a value as the sampler is told it: itself, or its text where Python holds two values for equal."""
+def _to_choice(domain: Domain, value: Any) -> Any:
+    """Return the categorical choice of a value: itself, or its text where Python compares two values as equal."""
     return value if _distinct(domain) else format_value(value)
 
 
-def _meant(domain: Domain, told: Any) -> Any:
+def _from_choice(domain: Domain, told: Any) -> Any:
     if _distinct(domain):
         return told
     return next(value for value in domain.values if format_value(value) == told)
@@ -75,11 +75,11 @@ def _distinct(domain: Domain) -> bool:
 
 
 class Assembler(Protocol):
-    """Proposes candidates; what it proposes depends on its arguments alone, so that a resumed search goes on alike."""
+    """Source of candidates; its proposals depend only on its arguments, so that a resumed search continues the same."""
 
     @property
     def alone(self) -> bool:
-        """Whether the search ends with its proposals; otherwise seeds and sampler follow."""
+        """Whether the search ends with its proposals; otherwise first candidates and sampler follow."""
         ...
 
     def propose(self, scored: Sequence[tuple[Architecture, float]], seen: Collection[str]) -> Architecture | None:
@@ -87,19 +87,19 @@ class Assembler(Protocol):
 
         Args:
             scored: candidates that were trained to their last rung, with their quality (higher is better), in the order
-                in which they were proposed.
+                of their proposals.
             seen: hashes of all that were proposed so far, which it does not propose again.
         """
         ...
 
 
-_TRIES = 100  # random draws before a small space is listed for what is unseen
-_STUDY = "study:"  # begins the names of what a sampler notes of the study, among what it notes of a trial
+_TRIES = 100  # random samples before a small space is enumerated for unseen architectures
+_STUDY = "study:"  # prefix of study attributes that a sampler sets, among those of a trial
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """An architecture to look at, as the sampler sees it. ``state`` is what the sampler keeps with it."""
+    """An architecture in the sampler's terms. ``state`` holds the attributes that the sampler keeps with it."""
 
     architecture: Architecture
     params: dict[str, Any]
@@ -109,7 +109,7 @@ class Proposal:
 
 
 class Proposals:
-    """The proposals of a run, in order; each must be settled in the end."""
+    """The proposals of a run, in order; the outcome of each must be told in the end."""
 
     def __init__(
         self, space: SearchSpace, *, directions: Sequence[str], sampler: Sampler, seed: int, trials: int
@@ -166,8 +166,8 @@ class Proposals:
     def unseen(self, seen: Collection[str], draws: int) -> Architecture | None:
         """Return a random architecture whose hash is not in ``seen``; None when there is none.
 
-        Of a space of up to ``draws`` architectures it is drawn from all that are unseen; in larger ones None may also
-        mean that so many draws brought nothing new.
+        In a space of up to ``draws`` architectures it is sampled from all unseen ones; in larger ones None may also
+        mean that this many samples held no unseen architecture.
         """
         rng = numpy_rng(self._seed, "unseen", len(self))
         for _ in range(min(draws, _TRIES)):
@@ -185,17 +185,17 @@ class Proposals:
         return None
 
     def restore(self, proposal: Proposal) -> None:
-        """Take back a proposal of an earlier session, in its place; to be settled as it was."""
+        """Take back a proposal of an earlier session, in its place; its outcome is then told as before."""
         own = {name: value for name, value in proposal.state.items() if not name.startswith(_STUDY)}
         self._add(proposal.params, proposal.distributions, own)
         for name in proposal.state.keys() - own.keys():
             self._storage.set_study_system_attr(self._study._study_id, name.removeprefix(_STUDY), proposal.state[name])
 
     def is_open(self, index: int) -> bool:
-        """Whether a proposal is still to be settled."""
+        """Return whether the outcome of a proposal is still to be told."""
         return not self._trial(index).state.is_finished()
 
-    def settle(
+    def tell(
         self,
         index: int,
         state: TrialState,
@@ -204,26 +204,26 @@ class Proposals:
         constraints: Mapping[str, float] | None = None,
         repeats: bool = False,
     ) -> None:
-        """Tell what became of a proposal: COMPLETE with ``values``, PRUNED, or FAIL (which teaches nothing).
+        """Tell the sampler the outcome of a proposal: COMPLETE with ``values``, PRUNED, or FAIL (which it ignores).
 
         A stopped candidate may come with the values it had when it was stopped, one over budget with any.
         ``constraints``: above 0 is violated.
         """
         # An optuna.Trial to set them by would sample the parameters once more, at the price of another proposal.
-        told = create_trial(state=TrialState.RUNNING, constraints=dict(constraints or {}))
-        for name, value in told.system_attrs.items():
+        holder = create_trial(state=TrialState.RUNNING, constraints=dict(constraints or {}))
+        for name, value in holder.system_attrs.items():
             self._storage.set_trial_system_attr(self._trial(index)._trial_id, name, value)
         if repeats and self._breeds:
             # A second copy would take a place in its generation from another architecture.
             state = TrialState.FAIL
         elif state is TrialState.PRUNED and values is not None and not self._reads_pruned:
-            # Otherwise generations of NSGA-II would hardly ever fill, and what is over budget would teach nothing.
+            # Otherwise generations of NSGA-II would hardly ever fill, and candidates over budget would be ignored.
             state = TrialState.COMPLETE
         with self._answering(told=index):
             self._study.tell(index, values if state is TrialState.COMPLETE else None, state)
 
     def _trial(self, index: int) -> FrozenTrial:
-        # Not by the study, whose list of all trials is made anew each time.
+        # Not by the study, which builds its list of all trials again each time.
         return self._storage.get_trial(
             self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, index)
         )
@@ -255,7 +255,7 @@ class Proposals:
 
     @contextmanager
     def _answering(self, told: int | None = None) -> Iterator[None]:
-        """Turn whatever a sampler raises into one sentence; a user's own may raise anything."""
+        """Raise any error of a sampler, which may be the user's own, as a ConfigError."""
         index = len(self) if told is None else told
         try:
             with quiet_optuna():
@@ -263,7 +263,7 @@ class Proposals:
         except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"{WHERE}: '{self._from.spec.name}' failed {'at' if told is None else 'when told of'} proposal {index} "
-                f"({first_line(error)}). All finished trials are kept; mend it or take another sampler, and resume."
+                f"({first_line(error)}). All finished trials are kept; correct it or use another sampler, and resume."
             ) from error
 
 
@@ -285,7 +285,7 @@ def proposal_of(trial: FrozenTrial, architecture: Architecture, origin: str) -> 
 
 
 def _kept(trial: FrozenTrial) -> dict[str, Any]:
-    """Return what a sampler has noted of a trial; not constraints, which are told, nor parameters, which are kept."""
+    """Return the attributes that a sampler has set on a trial, except constraints and shared parameters."""
     return {
         name: value
         for name, value in trial.system_attrs.items()
@@ -294,5 +294,5 @@ def _kept(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _is_shared(name: str) -> bool:
-    """Say whether an attribute holds the parameters that TPE and GP draw together, for samplers in other processes."""
+    """Return whether an attribute holds the jointly sampled parameters of TPE and GP, kept for other processes."""
     return ":relative_params:" in name

@@ -21,7 +21,7 @@ _STATES: dict[Status, TrialState] = {
     "over_budget": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-WORST = 1e9  # stands for an infinite violation: a limit of 0 has no relative excess
+WORST = 1e9  # represents an infinite violation: a limit of 0 has no relative excess
 
 
 def final_state(entry: Entry) -> TrialState | None:
@@ -30,7 +30,7 @@ def final_state(entry: Entry) -> TrialState | None:
 
 
 def final_values(entry: Entry, objectives: Objectives) -> list[float] | None:
-    """Return the told values of a completed entry, None for others."""
+    """Return the objective values of a completed entry, None for others."""
     if entry.status != "complete" or entry.quality is None:
         return None
     return objectives.values(entry.quality, entry.costs)
@@ -44,22 +44,22 @@ def constraints(entry: Entry, budget: Budget) -> dict[str, float]:
 
 
 def tell_sampler(proposals: Proposals, ledger: Ledger, entry: Entry, objectives: Objectives, budget: Budget) -> None:
-    """Settle an entry with the sampler as far as it has ended, and the duplicates that waited for it.
+    """Report the outcome of an entry that has ended to the sampler, with the duplicates that waited for it.
 
-    A duplicate is told what its original was told: ignored, a sampler proposes the same again and again.
+    A duplicate gets the outcome of its original: without one, a sampler proposes the same again and again.
     """
     source = entry if entry.original is None else ledger[entry.original]
     state = final_state(source)
     if state is None:
         return
-    open_twins = [twin for twin in ledger.take_twins(entry) if proposals.is_open(twin.index)]
-    for told in [entry, *open_twins]:
-        values = _told_values(source, objectives)
+    open_duplicates = [duplicate for duplicate in ledger.take_duplicates(entry) if proposals.is_open(duplicate.index)]
+    for ended in [entry, *open_duplicates]:
+        values = _outcome_values(source, objectives)
         limits = constraints(source, budget)
-        proposals.settle(told.index, state, values, constraints=limits, repeats=told is not source)
+        proposals.tell(ended.index, state, values, constraints=limits, repeats=ended is not source)
 
 
-def _told_values(entry: Entry, objectives: Objectives) -> Sequence[float] | None:
+def _outcome_values(entry: Entry, objectives: Objectives) -> Sequence[float] | None:
     if entry.status == "over_budget":
         # Violations rank such candidates; the costs only keep apart those of equal violation.
         return objectives.values(0.0, entry.costs)
@@ -68,8 +68,8 @@ def _told_values(entry: Entry, objectives: Objectives) -> Sequence[float] | None
     return objectives.values(entry.quality, entry.costs)
 
 
-class Scribe:
-    """The one writer of trials. Every method leaves the journal such that a resumed run understands it."""
+class TrialRecorder:
+    """The only writer of trials. Every method leaves the journal in a state from which a run can be resumed."""
 
     def __init__(
         self, journal: Journal, proposals: Proposals, ledger: Ledger, objectives: Objectives, budget: Budget
@@ -86,16 +86,16 @@ class Scribe:
         entry.key = training_key(entry.number)
         entry.number = self._add(entry, self._attributes(entry))
         self._ledger.append(entry)
-        self._settle(entry)
+        self._tell(entry)
 
     def begin_again(self, entry: Entry) -> None:
-        """Append a trial that goes on with an interrupted entry: its key, its costs and what it has reported."""
+        """Append a trial that continues an interrupted entry, with its key, its costs and its reports."""
         number = self._add(entry, self._attributes(entry) | {"retry_of": entry.number})
         self._ledger.renumber(entry, number)
-        self._settle(entry)
+        self._tell(entry)
 
     def report(self, entry: Entry, rung: int, report: Rung, stop: Stop | None) -> None:
-        """Write a report and what was decided on it, in one line."""
+        """Write a report and the decision on it, in one line."""
         self._journal.annotate(entry.number, f"{RUNG}{rung}", _rung_attribute(report, stop))
         self._ledger.report(entry, rung, report)
         entry.stop = stop
@@ -106,28 +106,28 @@ class Scribe:
         entry.cause = cause
 
     def interrupt(self, entry: Entry) -> None:
-        """End the entry's trial; another will go on with it."""
+        """End the entry's trial; another trial will continue it."""
         self._journal.annotate(entry.number, "interrupted", "stopped")
         self._journal.tell(entry.number, TrialState.FAIL)
         self._ledger.change(entry, "waiting")
 
     def end(self, entry: Entry) -> None:
-        """End an entry as what was written of it says: failed, stopped or complete."""
+        """End an entry as failed, stopped or complete, according to its record."""
         ended: Status = "failed" if entry.cause is not None else "pruned" if entry.stop is not None else "complete"
         self._ledger.change(entry, ended)
         state = final_state(entry)
         assert state is not None
         self._journal.tell(entry.number, state, final_values(entry, self._objectives))
-        self._settle(entry)
+        self._tell(entry)
 
-    def _settle(self, entry: Entry) -> None:
+    def _tell(self, entry: Entry) -> None:
         tell_sampler(self._proposals, self._ledger, entry, self._objectives, self._budget)
 
     def _add(self, entry: Entry, attributes: dict[str, Any]) -> int:
         source = entry if entry.original is None else self._ledger[entry.original]
         state = final_state(source)
         if state is None:
-            # A duplicate of what is still in flight has nothing to be told yet; the sampler gets it later.
+            # A duplicate of an entry in flight has no outcome yet; the sampler gets it later.
             state = TrialState.RUNNING if entry.original is None else TrialState.FAIL
         return self._journal.add(
             create_trial(
@@ -176,10 +176,10 @@ def _rung_attribute(report: Rung, stop: Stop | None) -> dict[str, Any]:
 
 
 def end_in_flight(journal: Journal, objectives: Objectives, last_rung: int) -> None:
-    """Give every unfinished trial of a dead process its end.
+    """End every unfinished trial of a process that died.
 
-    One whose end was decided but not yet told gets that end; any other was interrupted, and fails as such. A trial left
-    running would count as bad with the sampler for ever.
+    A trial whose end was decided but not yet written gets that end; any other was interrupted, and fails as such. A
+    trial left running would count as bad with the sampler for the rest of the search.
     """
     for trial in journal.study.get_trials(deepcopy=False):
         if not trial.state.is_finished():
@@ -192,13 +192,13 @@ def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budg
     trials = {trial.number: trial for trial in journal.study.get_trials(deepcopy=False)}
     index_of = {record.number: record.index for record in records}
     ledger = Ledger(objectives.costs)
-    none_came_through = not any(record.state in ("complete", "pruned") for record in records)
+    none_trained = not any(record.state in ("complete", "pruned") for record in records)
     for chain in chains(records):
         first = chain[0]
         proposal = proposal_of(trials[first.number], first.architecture, first.origin)
-        twin = chain[-1].duplicate_of
-        entry = entry_of(chain, proposal, None if twin is None else index_of[twin])
-        if entry.status == "failed" and _blameless(entry.cause or "", none_came_through):
+        duplicate = chain[-1].duplicate_of
+        entry = entry_of(chain, proposal, None if duplicate is None else index_of[duplicate])
+        if entry.status == "failed" and _blameless(entry.cause or "", none_trained):
             entry.status, entry.cause = "waiting", None
         proposals.restore(proposal)
         ledger.append(entry)
@@ -208,13 +208,13 @@ def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budg
     return ledger
 
 
-def _blameless(cause: str, none_came_through: bool) -> bool:
-    """Say whether a candidate failed for want of room on a disk, and so is to be trained again.
+def _blameless(cause: str, none_trained: bool) -> bool:
+    """Return whether a candidate failed because a disk was full, and so is to be trained again.
 
-    Where no candidate ever came through, every worker that died is taken to have died of the machine's state.
+    Where no candidate was ever trained, the death of any worker is attributed to the state of the machine.
     """
     died = cause.startswith(("worker died", "worker failed", "worker did not start", "Ray Tune"))
-    return mentions_full_disk(cause) or (none_came_through and died)
+    return mentions_full_disk(cause) or (none_trained and died)
 
 
 def _end(journal: Journal, trial: FrozenTrial, objectives: Objectives, last_rung: int) -> None:

@@ -33,7 +33,7 @@ _Make = Callable[..., BaseSampler]
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """A sampler as search files know it: ``make`` returns a fresh one, ``options`` are its checked parameters."""
+    """A registered sampler: ``make`` returns a fresh one, ``options`` are its checked parameters."""
 
     name: str
     make: _Make
@@ -47,7 +47,7 @@ class SamplerSpec:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler with its options, as a search uses it."""
+    """A sampler with its options."""
 
     spec: SamplerSpec
     options: dict[str, Any]
@@ -70,7 +70,8 @@ class Sampler:
             raise ConfigError(f"{WHERE}: '{self.spec.name}' cannot be made ({first_line(error)}).") from error
         if not isinstance(made, BaseSampler):
             raise ConfigError(
-                f"{WHERE}: '{self.spec.name}' returned {type(made).__name__}, which is no optuna.samplers.BaseSampler."
+                f"{WHERE}: '{self.spec.name}' returned {type(made).__name__}, which is not an "
+                "optuna.samplers.BaseSampler."
             )
         return made
 

@@ -26,7 +26,7 @@ from nas_distill.utils.seeds import numpy_rng
 
 _SAMPLES = 150
 _FEWEST, _SECONDS = 24, 15.0
-"""Candidates that are looked at however long it takes, and the seconds after which no more are."""
+"""Candidates that are costed however long it takes, and the seconds after which no more are."""
 _TIMED_STEPS = 8
 _TIMED_ENOUGH = 3.0
 """Seconds of training steps after which no more are timed."""
@@ -50,7 +50,7 @@ class Survey:
     """Random candidates of a space, cheapest first (by the first cost objective).
 
     ``failures`` are first lines of what builders raised. ``share`` is the share of candidates within all limits,
-    ``shares`` within each; ``seconds`` is the time that looking at them took.
+    ``shares`` within each; ``seconds`` is the time that this took.
     """
 
     candidates: tuple[Candidate, ...]
@@ -82,7 +82,7 @@ class Survey:
 
     @property
     def typical(self) -> Candidate:
-        """The middle one of those within the budget: what a trial of the search is like."""
+        """The middle one of those within the budget: the model of a trial of the search."""
         return self.fitting[len(self.fitting) // 2]
 
 
@@ -95,9 +95,9 @@ def survey_space(
     samples: int = _SAMPLES,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Survey:
-    """Look at the space's smallest and largest architectures and ``samples`` random ones, fewer if that takes long.
+    """Compute costs of the smallest, the largest and ``samples`` random architectures, of fewer if that takes long.
 
-    ``on_step`` is told how many were looked at, of how many.
+    ``on_step`` gets the number of architectures so far and in all.
 
     Raises:
         BudgetError: none of them fits; names the limit that binds and the cheapest candidate found.
@@ -144,7 +144,7 @@ def typical_seconds(
     training: TrainingConfig,
     device: str,
 ) -> float | None:
-    """Return the seconds of one training step of a typical candidate; None where a few of them do not tell.
+    """Return the seconds of one training step of a typical candidate; None where a few of them cannot be timed.
 
     They are trained in a process of their own: a candidate that crashes it is a failed trial when its turn comes, and
     must not end the search here.
@@ -155,7 +155,7 @@ def typical_seconds(
     """
     middle = len(survey.fitting) // 2
     nearest = sorted(range(len(survey.fitting)), key=lambda place: abs(place - middle))
-    with Child(_Stepping(builder, data, signal, training, device)) as child:
+    with Child(_StepTimer(builder, data, signal, training, device)) as child:
         for place in nearest[:_TIMED_CANDIDATES]:
             try:
                 found = child.call("seconds", survey.fitting[place].architecture, seconds=_TIMED_SECONDS)
@@ -168,8 +168,8 @@ def typical_seconds(
 
 
 @dataclass(frozen=True)
-class _Stepping:
-    """What the process that times training steps holds."""
+class _StepTimer:
+    """Target of the process that times training steps."""
 
     builder: NetworkBuilder
     data: Dataset
@@ -211,10 +211,10 @@ def seconds_per_step(
     return timed(max(1, min(_TIMED_STEPS - 2, int(_TIMED_ENOUGH / max(timed(1), 1e-6)))))
 
 
-def judging_seconds(
+def overhead_seconds(
     architecture: Architecture, builder: NetworkBuilder, data: Dataset, device: str
 ) -> tuple[float, float]:
-    """Return the seconds that building a candidate takes, with its initial weights, and one look at validation data.
+    """Return the seconds of building a candidate with its initial weights, and of one evaluation on validation data.
 
     The latter is measured on a part of the data.
 
@@ -230,12 +230,12 @@ def judging_seconds(
     return built - started, (time.perf_counter() - built) * len(data.val) / max(1, looked)
 
 
-def typical_judging(survey: Survey, builder: NetworkBuilder, data: Dataset, config: SearchFile) -> float | None:
+def typical_overhead(survey: Survey, builder: NetworkBuilder, data: Dataset, config: SearchFile) -> float | None:
     """Return the seconds that a typical candidate takes beside its training steps; None where that takes very long.
 
-    They are measured as those of the steps are.
+    They are measured in a process of their own, as training steps are.
     """
-    with Child(_Judging(builder, data, config.device)) as child:
+    with Child(_OverheadTimer(builder, data, config.device)) as child:
         try:
             built, validated = child.call("seconds", survey.typical.architecture, seconds=_TIMED_SECONDS)
         except CallTimeoutError:
@@ -246,23 +246,23 @@ def typical_judging(survey: Survey, builder: NetworkBuilder, data: Dataset, conf
 
 
 @dataclass(frozen=True)
-class _Judging:
-    """What the process that times the rest of a trial holds."""
+class _OverheadTimer:
+    """Target of the process that times the rest of a trial."""
 
     builder: NetworkBuilder
     data: Dataset
     device: str
 
     def seconds(self, architecture: Architecture) -> tuple[float, float]:
-        """Return the seconds of building a candidate, and of one look at validation data."""
-        return judging_seconds(architecture, self.builder, self.data, self.device)
+        """Return the seconds of building a candidate, and of one evaluation on validation data."""
+        return overhead_seconds(architecture, self.builder, self.data, self.device)
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Seconds that a search takes if nothing is pruned: the trials on ``workers`` workers, the finalists on theirs.
 
-    ``step``: of one training step of a typical candidate. None where that cannot be foreseen.
+    ``step``: of one training step of a typical candidate. None where that is unknown.
     """
 
     trials: float | None
@@ -280,7 +280,7 @@ class Estimate:
 
 
 def estimate_seconds(
-    config: SearchFile, data: Dataset, step: float | None, trials: int, judging: float | None = 0.0
+    config: SearchFile, data: Dataset, step: float | None, trials: int, overhead: float | None = 0.0
 ) -> Estimate:
     """Estimate a search's time.
 
@@ -289,12 +289,12 @@ def estimate_seconds(
         data: what it trains on.
         step: seconds of a typical training step, None where they are not known.
         trials: how many candidates are trained.
-        judging: seconds that a candidate takes beside its steps, None where they are not known.
+        overhead: seconds that a candidate takes beside its steps, None where they are not known.
     """
 
     runs = config.final.count + (1 if config.final.baseline else 0)
     scored = config.score.rungs[-1] * _steps(config.score.training, data)
-    scoring = None if judging is None or (scored and step is None) else trials * (scored * (step or 0.0) + judging)
+    scoring = None if overhead is None or (scored and step is None) else trials * (scored * (step or 0.0) + overhead)
     finishing = None if step is None else runs * _steps(config.final.training, data) * step
 
     def workers(seconds: float | None) -> int:
@@ -310,7 +310,7 @@ def trial_limit(config: SearchFile, data: Dataset, step: float | None = None, sp
         config: may say so itself, for short distillations; a longer training gets more in proportion to its steps.
         data: that is trained on.
         step: seconds of a typical training step, None where they are not known.
-        spread: how much dearer the largest candidate within the budget is than the typical one.
+        spread: how many times the cost of the typical candidate the largest within the budget has.
     """
     minutes = config.search.trial_limit_minutes
 

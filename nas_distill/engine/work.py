@@ -19,9 +19,9 @@ class Work:
 
     ``key`` names it (unique in a run, also a file name). ``rungs`` are the shares of ``training.epochs`` after which it
     reports, rising to 1; a share of 0 reports before anything is trained. ``teacher`` False trains on labels alone.
-    ``checkpoint`` is the folder where it saves itself at each rung, and goes on from if something is there.
+    ``checkpoint`` is the folder where it saves itself at each rung, and continues from if one exists.
     ``output``: the folder for the finished student, or None; ``provenance``: what is written of it there.
-    ``watch`` asks for more figures of each rung, for whoever studies scores: ``last`` (the quality of the last, not the
+    ``watch`` asks for more figures of each rung, for studies of scores: ``last`` (the quality of the last, not the
     averaged weights) and ``loss`` (the sum of the training loss so far), in ``RungResult.metrics``.
     """
 
@@ -39,7 +39,7 @@ class Work:
 
 @dataclass(frozen=True)
 class RungResult:
-    """What a work reports at rung ``rung`` (an index): ``quality`` (higher is better, on validation data, may be NaN),
+    """Result of a work at rung ``rung`` (an index): ``quality`` (higher is better, on validation data, may be NaN),
     ``step`` (optimiser steps so far), ``seconds`` spent training since the start of the work (over all its resumptions)
     and further named figures.
     """
@@ -53,11 +53,11 @@ class RungResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a work ended.
+    """Outcome of a work.
 
     ``complete``: reached its last rung. ``stopped``: the source said so at its last report. ``failed``: ``cause`` says
     why (its builder raised, its loss was not finite, its worker died more often than the retries allow).
-    ``interrupted``: the search was asked to stop; the work goes on when the run is resumed.
+    ``interrupted``: the search was asked to stop; the work continues when the run is resumed.
     """
 
     kind: Literal["complete", "stopped", "failed", "interrupted"]
@@ -65,7 +65,7 @@ class Outcome:
 
 
 class WorkSource(Protocol):
-    """Hands out work and judges what it reports. Called from one thread of the driver alone."""
+    """Source of work that decides on its reports. Called from one thread of the driver only."""
 
     @property
     def stopping(self) -> bool:
@@ -81,7 +81,7 @@ class WorkSource(Protocol):
         ...
 
     def report(self, key: str, result: RungResult) -> bool:
-        """Record a result and say whether the work goes on; repeated (key, rung) give the stored answer."""
+        """Record a result and return whether the work continues; a repeated (key, rung) gets the stored answer."""
         ...
 
     def finish(self, key: str, outcome: Outcome) -> None:
@@ -110,7 +110,7 @@ class Evaluator(Protocol):
     """Starts works. Picklable: a backend sends it to its workers once."""
 
     def start(self, work: Work) -> WorkRun:
-        """Begin (or go on with) a work; may raise as ``next_rung`` may."""
+        """Begin or continue a work; raises the errors of ``next_rung``."""
         ...
 
 
@@ -127,7 +127,7 @@ class Backend(Protocol):
 
 
 Limit = Callable[[Work], float | None]
-"""Seconds that a work may take from its first beginning in this session; None for as long as it likes."""
+"""Seconds that a work may take from its first beginning in this session; None means no limit."""
 
 
 def over_limit(seconds: float) -> str:

@@ -56,8 +56,8 @@ class NotBegunError(RunError):
 class Journal:
     """The run's study and metadata, opened for writing. Every change is on disk when the method returns.
 
-    Whatever the disk refuses raises a RunError; from then on the journal takes nothing more, and what it
-    holds is whole.
+    Whatever the disk refuses raises a RunError; from then on the journal accepts nothing more, and its
+    content is intact.
     """
 
     def __init__(self, path: Path, study: optuna.Study, storage: JournalStorage, lines: _SealedFile) -> None:
@@ -66,7 +66,7 @@ class Journal:
         self.metadata = metadata_of(study, path)
         self._storage = storage
         self._lines = lines
-        # Kept here: the storage would make a list of all trials to say it.
+        # Kept here: the storage would build a list of all trials for it.
         self._ids = _trial_ids(study)
         self._refused: RunError | None = None
         if not study.user_attrs:
@@ -90,12 +90,12 @@ class Journal:
             self._storage.set_trial_user_attr(self._ids[number], name, value)
 
     def tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
-        """Finish a running trial; ``values`` for COMPLETE alone."""
+        """Finish a running trial; ``values`` for COMPLETE only."""
         with self._writing():
             self._storage.set_trial_state_values(self._ids[number], state, values)
 
     def note(self, **changes: Any) -> None:
-        """Set fields of the run's metadata; a value that is there already is not written again.
+        """Set fields of the run's metadata; a value that is already there is not written again.
 
         Raises:
             pydantic.ValidationError: a field is unknown, or a value is not of its type.
@@ -123,19 +123,19 @@ class Journal:
             yield
         except OSError as error:
             self._refused = RunError(_refusal(self.path, error))
-            mend(self.path)  # half a line may have been written; cutting it off needs no space
+            cut_torn_line(self.path)  # half a line may have been written; cutting it off needs no space
             raise self._refused from error
         except BaseException:
-            mend(self.path)  # Ctrl-C in the middle of a line
+            cut_torn_line(self.path)  # Ctrl-C in the middle of a line
             self._lines.find_end()
             self._ids = _trial_ids(self.study)  # or behind one, before its number was noted
             raise
 
 
 def open_journal(folder: RunFolder, *, directions: Sequence[str], names: Sequence[str]) -> Journal:
-    """Open (or begin) the journal of a locked run folder, after mending its end.
+    """Open (or begin) the journal of a locked run folder, after a torn last line was cut off.
 
-    ``directions`` are ``maximize`` or ``minimize``, one a told value; ``names`` what the values are called.
+    ``directions`` are ``maximize`` or ``minimize``, one per objective; ``names`` are those of the objectives.
 
     Raises:
         RunError: the journal is damaged (names the line), is of another version of nas_distill, is of a search with
@@ -148,7 +148,7 @@ def open_journal(folder: RunFolder, *, directions: Sequence[str], names: Sequenc
         end = Chain()
         if path.exists():
             end = check_lines(path, path.read_bytes())[1]  # before anything of a damaged file is cut off
-            mend(path)
+            cut_torn_line(path)
         _unlink_stale_locks(path)
         lines = _SealedFile(path, end)
         storage = _replay(path, lines)
@@ -174,7 +174,7 @@ def read_study(folder: RunFolder) -> optuna.Study:
     storage = _replay(path, _LinesInMemory(check_lines(path, content)[0]))  # without the line that is being written
     names = [study.study_name for study in storage.get_all_studies()]
     if STUDY not in names:
-        raise NotBegunError(f"{folder.path} holds no trials yet; look again once the search has begun.")
+        raise NotBegunError(f"{folder.path} holds no trials yet; try again once the search has begun.")
     study = optuna.load_study(study_name=STUDY, storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
     _check_version(study, path)
     return study
@@ -213,7 +213,7 @@ def choose_folder(base: Path, *, resume: bool) -> RunFolder:
     return free_folder(base)
 
 
-def mend(path: Path) -> int:
+def cut_torn_line(path: Path) -> int:
     """Cut a torn last line off a journal and return how many bytes went; what was whole stays."""
     with path.open("rb+") as stream:
         size = stream.seek(0, os.SEEK_END)
@@ -256,7 +256,7 @@ class _NoLock(JournalFileOpenLock):
 
 
 class _LinesInMemory(BaseJournalBackend):
-    """A journal read into memory, for looking alone."""
+    """A journal read into memory, read-only."""
 
     def __init__(self, logs: list[dict[str, Any]]) -> None:
         self._logs = logs
@@ -284,13 +284,13 @@ def _trial_ids(study: optuna.Study) -> list[int]:
 def _open_study(
     storage: JournalStorage, path: Path, *, directions: Sequence[str], names: Sequence[str]
 ) -> optuna.Study:
-    sampler = optuna.samplers.RandomSampler(seed=0)  # never asked: proposals are made elsewhere (engine/proposals.py)
+    sampler = optuna.samplers.RandomSampler(seed=0)  # never used: proposals are made elsewhere (engine/proposals.py)
     existing = [study for study in storage.get_all_studies() if study.study_name == STUDY]
     if existing:
         found = [direction.name.lower() for direction in existing[0].directions]
         if found != list(directions):
             raise RunError(
-                f"{path} was begun with objectives {', '.join(found)}, and is now asked for {', '.join(directions)}; "
+                f"{path} was begun with objectives {', '.join(found)}, and is now opened with {', '.join(directions)}; "
                 "resume it with the search file it was begun with, or search in another folder."
             )
         study = optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
@@ -308,7 +308,7 @@ def _replay(path: Path, backend: BaseJournalBackend) -> JournalStorage:
         return JournalStorage(backend)
     except OSError:
         raise
-    except Exception as error:  # whatever Optuna stumbles over: every line is whole, but they are no journal
+    except Exception as error:  # any error of Optuna: the lines are intact, but are not a journal
         raise RunError(
             f"{path} cannot be replayed ({type(error).__name__}: {error}); restore it from a copy."
         ) from error
@@ -327,7 +327,7 @@ def _end_of_last_line(stream: Any, size: int) -> int:
 
 
 def _unlink_stale_locks(path: Path) -> None:
-    # Whoever held one is dead: a writer holds the run's own lock, and that is ours.
+    # Its holder is dead: a writer holds the run's own lock, and that is ours.
     for stale in [path.with_name(path.name + ".lock"), *path.parent.glob(f"{path.name}.lock*.rename")]:
         stale.unlink(missing_ok=True)
 
@@ -339,17 +339,17 @@ def _refusal(path: Path, error: OSError) -> str:
 
 
 def identity_of(**sections: Any) -> dict[str, str]:
-    """Return one digest a section; each value is JSON or a section of a search file.
+    """Return one digest per section; each value is JSON or a section of a search file.
 
     Sections are what scores and their meaning depend on: data, teacher, space, score, budget, objectives, latency,
-    seed. What only decides how far or how fast a search goes (trials, workers, time limit) stays out, so that it may be
-    changed when a run is resumed.
+    seed. Keys that affect only the length or speed of a search (trials, workers, time limit) are left out, so that
+    they may be changed when a run is resumed.
     """
     return {name: json_digest(_without_defaults(value), 16) for name, value in sections.items()}
 
 
-def hold_identity(folder: RunFolder, journal: Journal, identity: Mapping[str, str]) -> None:
-    """Write a new run's identity down, or check that a resumed run has it.
+def check_identity(folder: RunFolder, journal: Journal, identity: Mapping[str, str]) -> None:
+    """Record the identity of a new run, or check that of a resumed run.
 
     Raises:
         RunError: it is the run of another search; names the sections that differ.
@@ -369,7 +369,7 @@ def hold_identity(folder: RunFolder, journal: Journal, identity: Mapping[str, st
 
 def _without_defaults(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        # What is null is as if it were not there, so that a run may go on under a version that knows another key.
+        # Null values are left out, so that a run can be continued by a version that has further keys.
         return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, Mapping):
         return {str(key): _without_defaults(inner) for key, inner in value.items()}

@@ -24,7 +24,7 @@ _COMPUTES_SCORES = ("python", "nas-distill", "torch")
 
 
 class Phase(StrEnum):
-    """The phases of a search and of a calibration; the values are what users read, and keys of the timings."""
+    """The phases of a search and of a calibration; users read the values, which are also the keys of the timings."""
 
     PRUNING_PLAN = "pruning plan"
     LATENCY = "latency calibration"
@@ -103,7 +103,7 @@ class SurveyRecord(_Part):
     Attributes:
         cheapest, median, largest: costs of three candidates within the budget, by cost name.
         share: share of candidates within all limits; ``shares`` within each, by cost name.
-        candidates: how many were looked at.
+        candidates: number of candidates of the survey.
         estimated_seconds: estimated duration of search and full distillations; None if unknown.
         final_workers: workers of the full distillations.
         samples_per_step: samples of a training step.
@@ -181,7 +181,7 @@ class Finalist(_Part):
 
     @property
     def done(self) -> bool:
-        """Whether it came to an end, good or bad."""
+        """Whether it has ended, successfully or not."""
         return self.quality is not None or self.cause is not None
 
 
@@ -226,7 +226,7 @@ class ExportsRecord(_Part):
 
 
 class EvaluationRecord(_Part):
-    """The one look at test data (at validation data where there is none).
+    """The single evaluation on test data (on validation data where there is none).
 
     Attributes:
         split: of the data.
@@ -244,7 +244,7 @@ class EvaluationRecord(_Part):
 
 
 class RunMetadata(_Part):
-    """Facts of a run as a whole; None (or empty) is what is not known yet.
+    """Facts of a run as a whole; None (or empty) means not known yet.
 
     Attributes:
         identity: section of the search -> digest; what scores depend on (runs/journal.py).
@@ -269,7 +269,7 @@ class RunMetadata(_Part):
         measured_latency_ms: training -> ms, of candidates for finalists under a latency limit.
         finalists: full trainings, by key.
         exports: exports and timings; None until all are done.
-        evaluation: the look at test data.
+        evaluation: the evaluation on test data.
         timings: seconds by phase, over all sessions.
         phase: the current phase.
         end_reason: why no more trials were started, a sentence.
@@ -331,7 +331,7 @@ class RunMetadata(_Part):
             pydantic.ValidationError: a field is unknown, or a value is not of its type.
         """
         changed = self.model_validate({**dict(self), **changes})
-        # Through JSON, so that a process sees what another would read.
+        # Through JSON, so that this process has the values that another would read.
         return self.model_validate_json(changed.model_dump_json())
 
     def differences(self, other: RunMetadata) -> dict[str, Any]:
@@ -341,7 +341,7 @@ class RunMetadata(_Part):
         return {name: value for name, value in theirs.items() if json.dumps(value) != json.dumps(ours[name])}
 
     def changed_versions(self) -> dict[str, tuple[str, str]]:
-        """Return what computes scores and is of another version now than when the run began: name -> (then, now)."""
+        """Return the changed versions of packages that scores depend on: name -> (when the run began, now)."""
         now = versions()
         return {
             name: (self.versions[name], now[name])
@@ -360,7 +360,7 @@ def check_version(attributes: Mapping[str, Any], path: Path) -> None:
     if found == SCHEMA_VERSION:
         return
     if not isinstance(found, int) or isinstance(found, bool):
-        raise RunError(f"{path}: '{_VERSION_FIELD}' is {found!r}, which is no version; restore the file from a copy.")
+        raise RunError(f"{path}: '{_VERSION_FIELD}' is {found!r}, which is not a version; restore it from a copy.")
     when = "an earlier" if found < SCHEMA_VERSION else "a later"
     raise RunError(
         f"{path} was written by {when} version of nas_distill (its format is {found}, this version reads "

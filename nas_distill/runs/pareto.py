@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key")
 
-SPAN = 100.0  # the hypervolume looks at costs from a hundredth of the reference up to the reference
+SPAN = 100.0  # the hypervolume covers costs from a hundredth of the reference up to the reference
 
 
 def non_dominated(points: ArrayLike, maximise: Sequence[bool]) -> NDArray[np.bool_]:
     """Return which of ``points`` [N, D] no other dominates; ``maximise`` [D] gives each column's direction.
 
-    A point dominates another when it is nowhere worse and somewhere better. Equal points stand or fall together. A row
-    with a NaN is never on the front and dominates nothing.
+    A point dominates another when it is nowhere worse and somewhere better. Of equal points all or none are on the
+    front. A row with a NaN is never on the front and dominates nothing.
     """
     losses = _losses(points, maximise)
     kept = np.logical_not(np.isnan(losses).any(axis=1))
@@ -38,7 +38,7 @@ class RunningFront(Generic[Key]):
     """The points that no other dominates, kept as points are added one by one; each has a key of the caller's.
 
     ``maximise`` [D] gives each dimension's direction. Adding costs time in proportion to the front, not to all points.
-    Holds after any order of additions what ``non_dominated`` finds; points with a NaN are left out.
+    After additions in any order it equals the result of ``non_dominated``; points with a NaN are left out.
     """
 
     def __init__(self, maximise: Sequence[bool]) -> None:
@@ -57,7 +57,7 @@ class RunningFront(Generic[Key]):
         return tuple(tuple(sign * loss for sign, loss in zip(self._signs, losses)) for losses in self._losses.values())
 
     def add(self, key: Key, point: Sequence[float]) -> bool:
-        """Add a point and say whether it is on the front; those that it dominates leave it."""
+        """Add a point and return whether it is on the front; those that it dominates leave it."""
         losses = tuple(sign * float(value) for sign, value in zip(self._signs, point, strict=True))
         if any(math.isnan(loss) for loss in losses) or any(
             _dominates(other, losses) for other in self._losses.values()
@@ -93,7 +93,7 @@ def front_records(
     *,
     quality: Callable[[TrialRecord], float] = lambda record: record.final_quality,
 ) -> list[TrialRecord]:
-    """Return the completed candidates that no other beats in quality and ``costs``, from cheap to dear (first cost)."""
+    """Return the completed candidates that no other beats in quality and ``costs``, by rising first cost."""
     usable = [
         record for record in records if record.state == "complete" and all(name in record.costs for name in costs)
     ]
@@ -124,7 +124,7 @@ def front_hypervolume(
 
 
 def hypervolume_of(points: Sequence[Sequence[float]], reference: Sequence[float], *, span: float = SPAN) -> float:
-    """Return what ``front_hypervolume`` does, for rows of quality and costs; ``reference`` is by cost."""
+    """Return the value of ``front_hypervolume`` for rows of quality and costs; ``reference`` is by cost."""
     if not len(points):
         return 0.0
     array = np.asarray(points, dtype=float)

@@ -41,7 +41,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Rung:
-    """What a trial reported at a rung.
+    """Report of a trial at a rung.
 
     ``quality`` (higher is better), optimiser ``step``, ``seconds`` of training since its start (over all resumptions),
     ``share`` of the full length in [0, 1], 0 where it was judged before any training.
@@ -54,7 +54,7 @@ class Rung:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds that the rest of the way would take at this pace; 0 before any training, which shows no pace."""
+        """Seconds that the rest would take at this pace; 0 before any training."""
         return self.seconds * (1.0 - self.share) / self.share if self.share > 0 else 0.0
 
 
@@ -65,7 +65,7 @@ class TrialRecord:
     ``number`` is unique; ``key`` names the training and is kept over retries. ``reports`` are by rung. ``params`` are
     the flat values as the sampler knows them. States: ``complete`` (trained to the end), ``pruned`` (stopped, see
     ``stop``), ``over_budget`` (never trained, see ``violations``), ``duplicate`` (never trained, see ``duplicate_of``),
-    ``failed`` (see ``cause``), ``interrupted`` (another trial goes on with it, or will), ``running``.
+    ``failed`` (see ``cause``), ``interrupted`` (another trial continues it, or will), ``running``.
     """
 
     number: int
@@ -113,7 +113,7 @@ class TrialRecord:
 
     @property
     def seconds_saved(self) -> float:
-        """Seconds that stopping it saved: its own pace, times the rest of the way; 0 unless stopped."""
+        """Seconds that stopping it saved: the rest of the training at its own pace; 0 unless stopped."""
         if self.state != "pruned" or not self.reports:
             return 0.0
         return self.reports[max(self.reports)].seconds_left
@@ -201,7 +201,7 @@ def _stop(rung: int, quality: float, values: Mapping[str, Any]) -> Stop:
 
 
 def recorded_rungs(attrs: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Return what a trial's user attributes say of each rung, rising."""
+    """Return the reports in a trial's user attributes by rung, rising."""
     found = {int(name.removeprefix(RUNG)): value for name, value in attrs.items() if name.startswith(RUNG)}
     return dict(sorted(found.items()))
 
@@ -227,7 +227,7 @@ def training_key(number: int) -> str:
 
 
 def check_sequence(records: Sequence[TrialRecord]) -> None:
-    """Check that trials stand at the numbers at which they were written; a lost one shifts all that follow.
+    """Check that trials have the numbers with which they were written; a lost one shifts all that follow.
 
     Raises:
         RunError: names the first trial that does not follow from those before it.
@@ -247,12 +247,12 @@ def check_sequence(records: Sequence[TrialRecord]) -> None:
         if not sound:
             raise RunError(
                 f"trial {record.number} of the journal (training {record.key}) does not follow from those before it: a "
-                "record is missing, repeated or out of its place; restore study.journal from a copy."
+                "record is missing, repeated or out of place; restore study.journal from a copy."
             )
 
 
 def to_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """Return one flat dict a trial, all with the same keys: what the CSV and the data frame hold."""
+    """Return one flat dict per trial, all with the same keys: the rows of the CSV and of the data frame."""
     costs = sorted({name for record in records for name in record.costs})
     rungs = sorted({rung for record in records for rung in record.reports})
     params = list(dict.fromkeys(name for record in records for name in record.params))
@@ -282,7 +282,7 @@ def to_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
 
 
 def to_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
-    """Return a data frame with one row a trial, indexed by trial number; columns as in ``to_rows``."""
+    """Return a data frame with one row per trial, indexed by trial number; columns as in ``to_rows``."""
     import pandas as pd
 
     rows = to_rows(list(records))
@@ -292,7 +292,7 @@ def to_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
 
 
 def write_csv(records: Iterable[TrialRecord], path: Path) -> None:
-    """Write one line a trial, atomically; columns as in ``to_rows``."""
+    """Write one line per trial, atomically; columns as in ``to_rows``."""
     rows = to_rows(list(records))
     text = io.StringIO()
     writer = csv.DictWriter(

@@ -44,7 +44,7 @@ def fit_latency_predictor(
     def prepared() -> Iterator[Prepared | NasDistillError]:
         for architecture in chosen:
             try:
-                yield builder.look(architecture, prepare, shape, config.latency.batch, None, problem.runtime)
+                yield builder.apply(architecture, prepare, shape, config.latency.batch, None, problem.runtime)
             except BuildError as error:  # it fails when it is proposed
                 yield error
 
@@ -70,7 +70,7 @@ def time_candidate(problem: SearchProblem, candidates: Candidates, architecture:
         CostError: it does not run.
     """
     latency, shape = problem.config.latency, problem.input_shape
-    exported = candidates.look(architecture, export_for_timing, (latency.batch, *shape), None, problem.runtime)
+    exported = candidates.apply(architecture, export_for_timing, (latency.batch, *shape), None, problem.runtime)
     (found,) = time_modules([exported], shape, runtime=problem.runtime, **_settings(latency))
     if isinstance(found, NasDistillError):
         raise found

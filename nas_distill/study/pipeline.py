@@ -28,13 +28,13 @@ from nas_distill.engine.survey import (
     estimate_seconds,
     survey_space,
     trial_limit,
-    typical_judging,
+    typical_overhead,
     typical_seconds,
 )
 from nas_distill.engine.work import Backend, WorkSource
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.runs.folder import RunFolder
-from nas_distill.runs.journal import Journal, hold_identity, open_journal
+from nas_distill.runs.journal import Journal, check_identity, open_journal
 from nas_distill.runs.metadata import (
     BlockLibraryRecord,
     BlockWeightsRecord,
@@ -96,7 +96,7 @@ class Pipeline:
             warm_up()
             objectives = self.problem.objectives
             journal = open_journal(self.folder, directions=objectives.directions, names=objectives.names)
-            hold_identity(self.folder, journal, self.problem.identity)
+            check_identity(self.folder, journal, self.problem.identity)
             journal.note_environment(self.config.seed)
             self._note_versions(journal)
             base, data = os.path.relpath(self.problem.base, self.folder.path.resolve()), self.problem.data
@@ -251,8 +251,8 @@ class Pipeline:
         config, problem = self.config, self.problem
         step = typical_seconds(survey, problem.builder, problem.data, signal, config.score.training, config.device)
         untrained = replace(problem.builder, weights=unordered_inheritance(problem.cutting))
-        judging = typical_judging(survey, untrained, problem.data, config)
-        return estimate_seconds(config, problem.data, step, config.search.trials, judging)
+        overhead = typical_overhead(survey, untrained, problem.data, config)
+        return estimate_seconds(config, problem.data, step, config.search.trials, overhead)
 
     def _signal(self, journal: Journal) -> TeacherSignal:
         problem = self.problem

@@ -43,7 +43,7 @@ def describe_compared_layers(problem: SearchProblem, candidates: Candidates) -> 
             continue
         features = loss.features(problem.teacher.module, data)
         try:
-            rows, error = candidates.look(problem.space.smallest(), _layer_pairs, loss, features, sample_inputs(data))
+            rows, error = candidates.apply(problem.space.smallest(), _layer_pairs, loss, features, sample_inputs(data))
         except BuildError:  # it fails when it is proposed
             continue
         if error is not None:

@@ -74,25 +74,25 @@ def architecture(act: str, place: str = "build") -> Architecture:
 )
 def test_whatever_a_builder_does_is_that_candidates_failure(candidates, act, place, cause):
     with pytest.raises(BuildError, match=cause):
-        candidates.look(architecture(act, place), run)
-    assert candidates.look(architecture("nothing"), run) == 15
+        candidates.apply(architecture(act, place), run)
+    assert candidates.apply(architecture("nothing"), run) == 15
 
 
 @pytest.mark.parametrize("patch", [parameters, run], ids=["unnoticed", "noticed"])
 def test_a_builder_that_patches_torch_does_not_fail_the_next_candidate(candidates, patch):
     if patch is run:
         with pytest.raises(BuildError, match="SystemExit: 3"):
-            candidates.look(architecture("patch"), patch)
+            candidates.apply(architecture("patch"), patch)
     else:
-        assert candidates.look(architecture("patch"), patch) == 15
-    assert candidates.look(architecture("nothing"), run) == 15
+        assert candidates.apply(architecture("patch"), patch) == 15
+    assert candidates.apply(architecture("nothing"), run) == 15
 
 
 def test_an_error_of_a_candidates_own_is_raised_after_a_try_in_a_new_process(candidates):
-    pid = candidates.look(architecture("nothing"), process)
+    pid = candidates.apply(architecture("nothing"), process)
     with pytest.raises(BuildError, match="KeyboardInterrupt"):
-        candidates.look(architecture("interrupt"), process)
-    assert candidates.look(architecture("nothing"), process) != pid
+        candidates.apply(architecture("interrupt"), process)
+    assert candidates.apply(architecture("nothing"), process) != pid
 
 
 def test_costs_that_cannot_be_had_are_asked_once():
@@ -111,16 +111,16 @@ def test_costs_that_cannot_be_had_are_asked_once():
 
 def test_what_was_lost_is_not_tried_again(candidates, monkeypatch):
     with pytest.raises(BuildError):
-        candidates.look(architecture("loop"), run)
+        candidates.apply(architecture("loop"), run)
     monkeypatch.setattr(Child, "call", lambda *_, **__: pytest.fail("it was tried again"))
     with pytest.raises(BuildError, match="longer than 2 seconds"):
-        candidates.look(architecture("loop"), run)
+        candidates.apply(architecture("loop"), run)
 
 
 def test_the_network_is_the_same_whoever_was_built_before(candidates):
-    first = candidates.look(architecture("nothing"), state)
-    candidates.look(architecture("nothing", "forward"), run)
-    assert candidates.look(architecture("nothing"), state) == first
+    first = candidates.apply(architecture("nothing"), state)
+    candidates.apply(architecture("nothing", "forward"), run)
+    assert candidates.apply(architecture("nothing"), state) == first
 
 
 def state(network: nn.Module) -> list[float]:
@@ -128,9 +128,9 @@ def state(network: nn.Module) -> list[float]:
 
 
 def test_a_process_that_died_of_an_earlier_candidate_is_not_the_next_ones_fault(candidates):
-    pid = candidates.look(architecture("nothing"), lambda network: os.getpid())
+    pid = candidates.apply(architecture("nothing"), lambda network: os.getpid())
     os.kill(pid, 9)
-    assert candidates.look(architecture("nothing"), run) == 15
+    assert candidates.apply(architecture("nothing"), run) == 15
 
 
 def test_there_is_a_limit_where_none_is_given(monkeypatch):
@@ -138,4 +138,4 @@ def test_there_is_a_limit_where_none_is_given(monkeypatch):
     space = SearchSpace.from_dict({"act": ["nothing", "loop"], "place": ["build"]}, builder=build)
     made = Candidates(NetworkBuilder(space, (1, 2, 2), 3), seed=0)
     with made, pytest.raises(BuildError, match="longer than"):
-        made.look(architecture("loop"), run)
+        made.apply(architecture("loop"), run)

@@ -17,14 +17,14 @@ def proposals(bench: Any, sampler: str = "tpe", seed: int = 0) -> Proposals:
 def settle(found: Proposals, bench: Any, proposal: Proposal, index: int) -> None:
     costs = bench.costs(proposal.architecture)
     quality = bench.evaluator.quality(proposal.architecture, 1.0)
-    found.settle(index, TrialState.COMPLETE, [quality, costs["flops"]], constraints={"flops": 0.0})
+    found.tell(index, TrialState.COMPLETE, [quality, costs["flops"]], constraints={"flops": 0.0})
 
 
 def test_an_open_proposal_is_bad_news_to_nobody_for_ever(bench: Any) -> None:
     found = proposals(bench)
     found.ask()
     assert found.is_open(0)
-    found.settle(0, TrialState.FAIL)
+    found.tell(0, TrialState.FAIL)
     assert not found.is_open(0)
     assert len(found) == 1
 
@@ -33,7 +33,7 @@ def test_nsga2_breeds_from_inserted_and_from_stopped_candidates(bench: Any) -> N
     found = proposals(bench, "nsga2")  # populations of four
     for index, architecture in enumerate([bench.space.smallest(), bench.space.largest()]):
         assert found.insert(architecture, "first_candidate").state["NSGAIISampler:generation"] == 0
-        found.settle(index, TrialState.PRUNED, [0.5, 100.0])
+        found.tell(index, TrialState.PRUNED, [0.5, 100.0])
     for index in range(2, 4):
         settle(found, bench, found.ask(), index)
     assert found.ask().state["NSGAIISampler:generation"] == 1
@@ -43,12 +43,12 @@ def test_nsga2_counts_what_is_over_budget_and_no_repeats(bench: Any) -> None:
     found = proposals(bench, "nsga2")  # populations of four
     for index in range(3):
         found.insert(bench.space.sample(np.random.default_rng(index)), "first_candidate")
-        found.settle(index, TrialState.PRUNED, [0.0, 100.0], constraints={"flops": 0.5})
+        found.tell(index, TrialState.PRUNED, [0.0, 100.0], constraints={"flops": 0.5})
     repeated = found.ask()
     assert repeated.state["NSGAIISampler:generation"] == 0
-    found.settle(3, TrialState.PRUNED, [0.0, 100.0], constraints={"flops": 0.5}, repeats=True)
+    found.tell(3, TrialState.PRUNED, [0.0, 100.0], constraints={"flops": 0.5}, repeats=True)
     assert found.ask().state["NSGAIISampler:generation"] == 0
-    found.settle(4, TrialState.COMPLETE, [0.5, 10.0], constraints={"flops": 0.0})
+    found.tell(4, TrialState.COMPLETE, [0.5, 10.0], constraints={"flops": 0.0})
     assert found.ask().state["NSGAIISampler:generation"] == 1
 
 

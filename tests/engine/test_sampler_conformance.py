@@ -95,7 +95,7 @@ def settle(told: Proposals, proposal: Proposal, index: int, objectives: int = 2)
     values = [1 / size, *(float(size + part) for part in range(objectives - 1))]
     state = {0: TrialState.PRUNED, 1: TrialState.FAIL}.get(index % 7, TrialState.COMPLETE)
     over = 0.5 if index % 3 == 0 else 0.0
-    told.settle(
+    told.tell(
         index,
         TrialState.PRUNED if over else state,
         None if state is TrialState.FAIL else values,

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from nas_distill.costs.budget import Budget
 from nas_distill.engine.candidates import Pricing
-from nas_distill.engine.first_candidates import ENUMERATED, choose_seeds, largest_within, scaled_alike
+from nas_distill.engine.first_candidates import ENUMERATED, choose_first_candidates, largest_within, uniformly_scaled
 from nas_distill.spaces import Architecture, SearchSpace
 from nas_distill.utils.errors import BuildError, StorageError
 
 
 def seeds(bench: Any, budget: dict[str, Any], count: int = 5, **options: Any) -> list[Architecture]:
     pricing = Pricing(options.get("costs", bench.costs), Budget.parse(budget))
-    return choose_seeds(bench.space, pricing, count=count, by="flops", seed=0)
+    return choose_first_candidates(bench.space, pricing, count=count, by="flops", seed=0)
 
 
 def test_the_smallest_comes_first_then_the_dearest_then_between(bench: Any) -> None:
@@ -85,7 +85,7 @@ def test_the_pricer_asks_once_and_refuses_what_is_no_cost(bench: Any) -> None:
 def test_seeds_are_those_of_the_seed(make_bench: Callable[..., Any]) -> None:
     bench = make_bench()
     pricing = Pricing(bench.costs)
-    drawn = {tuple(choose_seeds(bench.space, pricing, count=6, by="flops", seed=seed)) for seed in range(5)}
+    drawn = {tuple(choose_first_candidates(bench.space, pricing, count=6, by="flops", seed=seed)) for seed in range(5)}
     assert len(drawn) > 1
 
 
@@ -98,22 +98,22 @@ def test_the_one_scaled_alike_is_as_large_as_the_budget_lets_it_be() -> None:
         return {"flops": float(sum(stage["width"] ** 2 for stage in architecture.to_dict()["stages"]))}
 
     def found(limit: float) -> list[int]:
-        (architecture,) = scaled_alike(space, Pricing(costs, Budget.parse({"flops": limit})))
+        (architecture,) = uniformly_scaled(space, Pricing(costs, Budget.parse({"flops": limit})))
         assert architecture.to_dict()["act"] == "silu"
         return [stage["width"] for stage in architecture.to_dict()["stages"]]
 
     # A lower limit does not hide it: what is too small is no reason to look for less.
     narrow = Pricing(costs, Budget.parse({"flops": {"min": 600, "max": 3 * 16**2}}))
-    (alike,) = scaled_alike(space, narrow)
+    (alike,) = uniformly_scaled(space, narrow)
     assert [stage["width"] for stage in alike.to_dict()["stages"]] == [16, 16, 16]
-    assert alike in choose_seeds(space, narrow, count=3, by="flops", seed=0)
-    assert scaled_alike(space, Pricing(costs, Budget.parse({"flops": {"min": 769, "max": 770}}))) == []
+    assert alike in choose_first_candidates(space, narrow, count=3, by="flops", seed=0)
+    assert uniformly_scaled(space, Pricing(costs, Budget.parse({"flops": {"min": 769, "max": 770}}))) == []
 
     assert found(3 * 16**2) == [16, 16, 16]
     assert found(3 * 24**2 - 1) == [24, 24, 16]
     assert found(10**9) == [32, 32, 32]
-    assert scaled_alike(space, Pricing(costs, Budget.parse({"flops": 10}))) == []
-    assert scaled_alike(space, Pricing(costs)) == []
+    assert uniformly_scaled(space, Pricing(costs, Budget.parse({"flops": 10}))) == []
+    assert uniformly_scaled(space, Pricing(costs)) == []
 
 
 @settings(deadline=None, max_examples=30)
@@ -142,7 +142,7 @@ def test_the_dearest_seed_is_the_largest_that_fits(seed: int, share: float, slac
     limit = every[int(share * len(every))] * slack
     best = max(cost for cost in every if cost <= limit)
     price = Pricing(costs, Budget.parse({"flops": limit}))
-    chosen = choose_seeds(space, price, count=6, by="flops", seed=seed)
+    chosen = choose_first_candidates(space, price, count=6, by="flops", seed=seed)
     dearest = max(costs(architecture)["flops"] for architecture in chosen)
     assert dearest <= limit
     assert dearest == best if len(every) <= ENUMERATED else dearest >= 0.9 * best

@@ -15,11 +15,11 @@ from nas_distill.engine.backends import choose_backend
 from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.survey import (
     estimate_seconds,
-    judging_seconds,
+    overhead_seconds,
     seconds_per_step,
     survey_space,
     trial_limit,
-    typical_judging,
+    typical_overhead,
 )
 from nas_distill.engine.work import Work
 from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
@@ -202,10 +202,10 @@ def test_a_step_that_takes_very_long_is_timed_once(space, data, monkeypatch):
 
 def test_candidates_that_train_nothing_take_what_building_and_judging_them_takes(space, data):
     given = config(score={"rungs": [0]}, final={"count": 1, "baseline": False, "epochs": 1, "batch_size": 16})
-    estimate = estimate_seconds(given, data, 0.5, trials=10, judging=3.0)
+    estimate = estimate_seconds(given, data, 0.5, trials=10, overhead=3.0)
     assert estimate.trials == 30.0
-    assert estimate_seconds(given, data, None, trials=10, judging=3.0).trials == 30.0
-    assert estimate_seconds(given, data, 0.5, trials=10, judging=None).trials is None
+    assert estimate_seconds(given, data, None, trials=10, overhead=3.0).trials == 30.0
+    assert estimate_seconds(given, data, 0.5, trials=10, overhead=None).trials is None
 
 
 def test_what_a_candidate_takes_beside_its_training_is_measured(space, data):
@@ -215,10 +215,10 @@ def test_what_a_candidate_takes_beside_its_training_is_measured(space, data):
 
     looked = survey(space)
     builder = NetworkBuilder.of(space, data, Slow())
-    built, validated = judging_seconds(looked.typical.architecture, builder, data, "cpu")
+    built, validated = overhead_seconds(looked.typical.architecture, builder, data, "cpu")
     assert built >= 0.05
     assert validated > 0
-    assert typical_judging(looked, builder, data, config(score={"rungs": [0]})) >= 0.05
+    assert typical_overhead(looked, builder, data, config(score={"rungs": [0]})) >= 0.05
 
 
 @pytest.mark.parametrize(

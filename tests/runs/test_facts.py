@@ -11,7 +11,7 @@ from nas_distill.config import CurriculumConfig, ScoreConfig
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import (
     Journal,
-    hold_identity,
+    check_identity,
     identity_of,
     metadata_of,
     open_journal,
@@ -129,7 +129,7 @@ def test_a_run_of_another_version_is_refused_by_all_that_open_it(tmp_path: Path,
 @pytest.mark.parametrize("version", ["2", None, 2.5, True, [2]])
 def test_a_version_that_is_none_is_damage(tmp_path: Path, version: object) -> None:
     folder = written(RunFolder(tmp_path), {"schema_version": version})
-    with pytest.raises(RunError, match=r"'schema_version' is .* which is no version; restore"):
+    with pytest.raises(RunError, match=r"'schema_version' is .* which is not a version; restore"):
         read_metadata(folder)
 
 
@@ -177,12 +177,12 @@ def test_a_resumed_run_must_be_the_same_search(tmp_path: Path) -> None:
     first = identity_of(data="abc", space={"b": [1, 2], "a": 1}, score=(3.0, 0.1))
     with folder.lock():
         journal = opened(folder)
-        hold_identity(folder, journal, first)
-        hold_identity(folder, journal, identity_of(score=[3.0, 0.1], data="abc", space={"a": 1, "b": [1, 2]}))
+        check_identity(folder, journal, first)
+        check_identity(folder, journal, identity_of(score=[3.0, 0.1], data="abc", space={"a": 1, "b": [1, 2]}))
         with pytest.raises(RunError, match="begun with another 'data', 'score', so"):
-            hold_identity(folder, journal, {**first, "data": "x", "score": "y"})
+            check_identity(folder, journal, {**first, "data": "x", "score": "y"})
         with pytest.raises(RunError, match="another 'latency'"):
-            hold_identity(folder, journal, {**first, "latency": "x"})
+            check_identity(folder, journal, {**first, "latency": "x"})
 
 
 def test_a_key_that_is_null_is_as_if_it_were_not_there():

@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from nas_distill.runs.chain import Chain, seal
 from nas_distill.runs.folder import RunFolder
-from nas_distill.runs.journal import Journal, NotBegunError, mend, open_journal, read_metadata, read_study
+from nas_distill.runs.journal import Journal, NotBegunError, cut_torn_line, open_journal, read_metadata, read_study
 from nas_distill.utils.errors import RunError
 
 DIRECTIONS, NAMES = ["maximize", "minimize"], ["quality", "flops"]
@@ -98,14 +98,14 @@ def test_mending_keeps_exactly_the_whole_lines(
     path = tmp_path_factory.mktemp("mend") / "journal"
     whole = b"".join(line + b"\n" for line in lines)
     path.write_bytes(whole + torn)
-    assert mend(path) == len(torn)
+    assert cut_torn_line(path) == len(torn)
     assert path.read_bytes() == whole
 
 
 def test_mending_finds_a_line_end_far_back(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_bytes(b"whole\n" + b"x" * 200_000)
-    mend(path)
+    cut_torn_line(path)
     assert path.read_bytes() == b"whole\n"
 
 

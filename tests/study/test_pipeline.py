@@ -108,7 +108,7 @@ def test_the_seconds_of_a_run_are_those_of_the_call(given, quick, tmp_path, monk
 
         return slow
 
-    for module, name in ((start, "prepare"), (pipeline, "hold_identity"), (pipeline, "evaluate_once")):
+    for module, name in ((start, "prepare"), (pipeline, "check_identity"), (pipeline, "evaluate_once")):
         monkeypatch.setattr(module, name, slowly(getattr(module, name)))
     run = nd.search(**given, folder=tmp_path / "run", **{**quick, "trials": 1, "seeds": 0})
     savings = run.report().savings

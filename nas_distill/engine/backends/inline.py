@@ -32,7 +32,7 @@ class InProcessBackend:
         """Train what the source hands out until there is no more, or the source is stopping.
 
         Errors of the source are raised; errors of the evaluator end that work as failed, except for a StorageError,
-        which is no fault of the work: it is interrupted, and the error raised.
+        which the work has not caused: it is interrupted, and the error raised.
         """
         while not source.stopping:
             work = source.next()
@@ -141,7 +141,7 @@ class InlineBackend:
 
 
 class _Host:
-    """What the worker process holds; a work fails where its evaluator does not unpack."""
+    """Target of the worker process; a work fails where its evaluator cannot be unpickled."""
 
     def __init__(self, evaluator: bytes, threads: int) -> None:
         self._evaluator = evaluator

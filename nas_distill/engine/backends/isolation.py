@@ -95,7 +95,7 @@ def on_loopback(constants: Any) -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Say at once what Ray would find out after minutes, with lines of its own on the terminal.
+    """Check an address at once, which Ray would do after minutes, with lines of its own on the terminal.
 
     Raises:
         RunError: nothing listens at ``address``, or it is one through which a search cannot be led.

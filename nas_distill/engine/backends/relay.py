@@ -16,7 +16,7 @@ Answer = TypeVar("Answer")
 
 
 class Relay:
-    """Passes work and reports between a source and an executor, and keeps the promises made to the source.
+    """Relay of work and reports between a source and an executor, which guarantees the protocol of the source.
 
     Each work handed out is finished exactly once; a source that raised is never called again (``error`` keeps what it
     raised, for the backend to raise once the workers have ended); a work whose worker died is handed out again up to
@@ -72,7 +72,7 @@ class Relay:
         return work
 
     def report(self, key: str, result: RungResult) -> bool:
-        """Give a result to the source and say whether the work goes on; finishes it where it does not."""
+        """Give a result to the source and return whether the work continues; finishes it where it does not."""
         work = self._open.get(key)
         if work is None:
             return False
@@ -86,7 +86,7 @@ class Relay:
         return key in self._open
 
     def take(self, message: Message) -> bool:
-        """Pass what a worker said on, and say whether its work goes on."""
+        """Pass a worker's message on, and return whether its work continues."""
         if message.result is not None:
             return self.report(message.key, message.result)
         cause = message.cause or "the evaluation failed"
@@ -97,7 +97,7 @@ class Relay:
         return False
 
     def blame_disk(self) -> bool:
-        """Say whether a disk is full, so that no work is to blame for a failure; if so, everything has been ended."""
+        """Return whether a disk is full, so that no work has caused a failure; if so, everything has been ended."""
         place = first_full_folder(self._places)
         if place is not None:
             self.give_up(StorageError(disk_full_message(place)))
@@ -130,7 +130,7 @@ class Relay:
                 self._again.append(key)
 
     def give_up(self, error: Exception) -> None:
-        """End everything, with what is in flight as interrupted, for an error that is no work's own."""
+        """End everything, with what is in flight as interrupted, for an error that no work has caused."""
         self.interrupt()
         self.error = self.error or error
 

@@ -74,9 +74,9 @@ class TuneBackend:
     ``workers`` processes at a time, each with ``threads`` torch threads (and as many CPUs of Ray) and
     ``gpus_per_worker`` GPUs (may be a fraction, which shares a GPU without isolating its users). A work whose worker
     died is started again from its checkpoint up to ``retries`` times; one that takes longer than ``limit`` says is
-    ended as failed. ``address`` is that of a Ray cluster, whose nodes
-    must see the run folder under the same path; None starts Ray on this machine, on loopback. ``folder`` gets
-    ``ray.log``.
+    ended as failed. The worker of a failed work is replaced.
+    ``address`` is that of a Ray cluster, whose nodes must see the run folder under the same path; None
+    starts Ray on this machine, on loopback. ``folder`` gets ``ray.log``.
 
     Ray is started by the first ``run`` and ended with it; as a context manager, the backend keeps it over several runs,
     and sends an evaluator that several runs share once.
@@ -185,7 +185,7 @@ class TuneBackend:
         if isinstance(error.__cause__ or error, (ObjectStoreFullError, OutOfDiskError)):
             raise StorageError(
                 "Ray's object store has no room left (it lies in shared memory, /dev/shm, or on the disk of temporary "
-                "files); what was finished is kept: make space, then go on."
+                "files); what was finished is kept: make space, then resume."
             ) from error
 
     def close(self) -> None:

@@ -19,8 +19,8 @@ class Fit:
     """One fit of Tune's: which trial is which work, whose worker died, and how to end those in flight.
 
     ``faults`` is the folder of the traces of native crashes, ``began`` when the waiting for workers began (Unix time),
-    ``kill`` ends a worker at once, ``limit`` says how long a work may take. ``startup_seconds`` is what that waiting
-    took, None before the first word.
+    ``kill`` ends a worker at once, ``limit`` says how long a work may take. ``startup_seconds`` is the duration of
+    that waiting, None before the first message.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class Fit:
         self._trials[trial.trial_id] = trial
 
     def key(self, trial_id: str) -> str:
-        """Return the key of the work that a trial stands for."""
+        """Return the key of the work that a trial represents."""
         return str(self._trials[trial_id].config["key"])
 
     def take(self, message: Message) -> bool:
-        """Pass what a worker said on, and say whether its work goes on."""
+        """Pass a worker's message on, and return whether its work continues."""
         if self.startup_seconds is None:
             self.startup_seconds = max(0.0, message.begun - self._began)
         return self.relay.take(message)
 
     def died(self, trial: Any) -> None:
-        """Count the death of a trial's worker, which Tune tells twice if it happens between two works."""
+        """Count the death of a trial's worker, which Tune reports twice if it happens between two works."""
         key, error = self.key(trial.trial_id), _error(trial)
         death = (key, getattr(error, "actor_id", None))
         if None in death or death not in self._deaths:

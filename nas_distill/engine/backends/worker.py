@@ -30,9 +30,9 @@ from nas_distill.utils.seeds import derive
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker says after a rung: a result, or the cause of a failure; ``begun`` is when it began (Unix time).
+    """Message of a worker after a rung: a result, or the cause of a failure; ``begun`` is when it began (Unix time).
 
-    ``storage``: the cause is a StorageError, which is no fault of the work.
+    ``storage``: the cause is a StorageError, which the work has not caused.
     """
 
     key: str
@@ -44,7 +44,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A pickled work, which an executor may copy and print as it likes."""
+    """A pickled work, which an executor may copy and print freely."""
 
     data: bytes = field(repr=False)
 
