@@ -22,8 +22,8 @@ from nas_distill.utils.modules import resolve_device
 class StudentEvaluator:
     """Starts the trainings of one search; sent to each worker once.
 
-    A score depends on (data, teacher, training, seed, architecture) alone: initial weights, order and views are the
-    same for whoever asks (common random numbers), whatever ran on the worker before.
+    A score depends on (data, teacher, training, seed, architecture) only: initial weights, order and views are the
+    same for all candidates (common random numbers), whatever ran on the worker before.
     """
 
     data: Dataset
@@ -33,7 +33,7 @@ class StudentEvaluator:
     paths: tuple[Path, ...] = ()
 
     def start(self, work: Work) -> StudentRun:
-        """Build the work's architecture, or go on from its checkpoint.
+        """Build the work's architecture, or continue from its checkpoint.
 
         Raises:
             NasDistillError: the builder fails, or its network does not fit data and teacher.
@@ -57,7 +57,7 @@ class StudentRun:
             paths=evaluator.paths,
         )
         self._distiller.load(work.checkpoint)
-        # Rungs so close together that they end at one step are told one after the other, without training.
+        # Rungs so close together that they end at one step are reported one after the other, without training.
         self._stops = [self._distiller.length.at(share) for share in work.rungs]
         # What was reached last may have died before it was reported; reporting it twice is harmless.
         reached = max((stop for stop in self._stops if stop <= self._distiller.step), default=self._stops[0])

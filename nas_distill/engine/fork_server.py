@@ -46,7 +46,7 @@ def main(descriptor: int) -> None:
         os.set_blocking(end, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    workers: dict[int, int] = {}  # process -> where its end is told
+    workers: dict[int, int] = {}  # process -> descriptor to which its end is reported
     try:
         while True:
             ready, _, _ = select.select([control.fileno(), waking], [], [])
@@ -74,7 +74,7 @@ def _fork(descriptors: list[int], workers: dict[int, int], others: list[int]) ->
         warnings.simplefilter("ignore", DeprecationWarning)  # numerical libraries have threads of their own
         try:
             process = os.fork()
-        except OSError:  # told by the end of its sockets
+        except OSError:  # the closed sockets report it
             for each in descriptors:
                 os.close(each)
             return

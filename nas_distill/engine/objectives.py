@@ -1,4 +1,4 @@
-"""Objectives told to the sampler, and the conditions under which a search ends."""
+"""Objectives of a search, and the conditions under which it ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scalar:
     def reward(self, quality: float, costs: Mapping[str, float]) -> float:
         """Return the reward; a cost of 0 counts as a billionth of the target.
 
-        A quality below 0, as R^2 may have, is divided by the factor, so that a dearer network never gains by its cost.
+        A quality below 0, as R^2 may have, is divided by the factor, so that a higher cost is never a gain.
         """
         factor = max(costs[self.cost] / self.target, 1e-9) ** self.exponent
         result: float = quality * factor if quality >= 0 else quality / factor
@@ -36,7 +36,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Objectives:
-    """Quality (maximised) and ``costs`` (minimised), or ``scalar`` alone (maximised)."""
+    """Quality (maximised) and ``costs`` (minimised), or only ``scalar`` (maximised)."""
 
     costs: tuple[str, ...]
     scalar: Scalar | None = None
@@ -56,12 +56,12 @@ class Objectives:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the told values are called, in order."""
+        """Names of the objective values, in order."""
         return ("quality", *self.costs) if self.scalar is None else ("reward",)
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """``maximize`` or ``minimize`` for each told value."""
+        """``maximize`` or ``minimize`` for each objective value."""
         return ("maximize", *("minimize" for _ in self.costs)) if self.scalar is None else ("maximize",)
 
     @property
@@ -70,7 +70,7 @@ class Objectives:
         return self.costs if self.scalar is None else (self.scalar.cost,)
 
     def values(self, quality: float, costs: Mapping[str, float]) -> list[float]:
-        """Return what is told for a candidate of ``quality`` (higher is better) and ``costs``."""
+        """Return the objective values of a candidate of ``quality`` (higher is better) and ``costs``."""
         if self.scalar is not None:
             return [self.scalar.reward(quality, costs)]
         return [quality, *(float(costs[name]) for name in self.costs)]
@@ -125,7 +125,7 @@ def give_up(ledger: Ledger, after: int) -> None:
     """Raise when ``after`` candidates have failed and none has ever come through.
 
     Raises:
-        RunError: it is so; gives the first cause.
+        RunError: too many failed; gives the first cause.
     """
     failed = ledger.having("failed")
     if len(failed) >= after and not ledger.count("complete", "pruned"):
@@ -133,10 +133,10 @@ def give_up(ledger: Ledger, after: int) -> None:
 
 
 def require_one(ledger: Ledger, ended: str | None) -> None:
-    """Raise when candidates have ended, and none of them by being trained to its end.
+    """Raise an error if candidates have ended, but none was trained to its end.
 
     Raises:
-        RunError: it is so; gives the first cause, or why the search ended.
+        RunError: none was; gives the first cause, or why the search ended.
     """
     if ledger.count("complete", "waiting", "running"):
         return

@@ -37,10 +37,10 @@ def distribution(domain: Domain) -> BaseDistribution:
 
 def suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
     """Ask a trial for the value of one parameter."""
-    told = distribution(domain)
-    if isinstance(told, IntDistribution):
-        return trial.suggest_int(name, told.low, told.high, step=told.step)
-    return _from_choice(domain, trial.suggest_categorical(name, told.choices))
+    found = distribution(domain)
+    if isinstance(found, IntDistribution):
+        return trial.suggest_int(name, found.low, found.high, step=found.step)
+    return _from_choice(domain, trial.suggest_categorical(name, found.choices))
 
 
 def as_params(space: SearchSpace, architecture: Architecture) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
@@ -63,10 +63,10 @@ def _to_choice(domain: Domain, value: Any) -> Any:
     return value if _distinct(domain) else format_value(value)
 
 
-def _from_choice(domain: Domain, told: Any) -> Any:
+def _from_choice(domain: Domain, choice: Any) -> Any:
     if _distinct(domain):
-        return told
-    return next(value for value in domain.values if format_value(value) == told)
+        return choice
+    return next(value for value in domain.values if format_value(value) == choice)
 
 
 def _distinct(domain: Domain) -> bool:

@@ -18,7 +18,7 @@ class Work:
     """One training to do.
 
     ``key`` names it (unique in a run, also a file name). ``rungs`` are the shares of ``training.epochs`` after which it
-    reports, rising to 1; a share of 0 reports before anything is trained. ``teacher`` False trains on labels alone.
+    reports, rising to 1; a share of 0 reports before anything is trained. ``teacher`` False trains on labels only.
     ``checkpoint`` is the folder where it saves itself at each rung, and continues from if one exists.
     ``output``: the folder for the finished student, or None; ``provenance``: what is written of it there.
     ``watch`` asks for more figures of each rung, for studies of scores: ``last`` (the quality of the last, not the

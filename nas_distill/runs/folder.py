@@ -62,12 +62,12 @@ class RunFolder:
 
     @property
     def plan(self) -> Path:
-        """What was found of the teacher, where students are cut from it; can be found anew."""
+        """File of the pruning plan of the teacher, where students are cut from it; can be computed again."""
         return self.path / "plan.json"
 
     @property
     def blocks(self) -> Path:
-        """Folder of the blocks that were distilled one by one, where candidates are assembled of such."""
+        """Folder of the library of distilled blocks, for blockwise searches."""
         return self.path / "blocks"
 
     @property

@@ -47,7 +47,7 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # never restored, so never saved while it runs
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     # How long Ray's processes wait for each other: on a busy machine, its defaults are too short.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # on a full disk, each line that it cannot log is told on the terminal
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # on a full disk, each line that it cannot log would go to the terminal
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_worker_register_timeout_seconds": "300",
 }
@@ -209,7 +209,7 @@ class TuneBackend:
         if self._address is None:
             where = {"address": "local", "num_cpus": self._workers * self._threads, "include_dashboard": False}
             where["_node_ip_address"] = "127.0.0.1"
-        # Read as a worker imports torch, before it can be told otherwise.
+        # Read as a worker imports torch, before it can be set otherwise.
         variables = {"OMP_NUM_THREADS": str(self._threads)}
         home = Path(__file__).parents[3]
         if home.name not in ("site-packages", "dist-packages"):  # not installed: a worker would not find this package
@@ -299,7 +299,7 @@ class TuneBackend:
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(scratch),
-                # Works save themselves; left alone, Tune asks a class for a checkpoint at its end.
+                # Works save themselves; by default, Tune asks a class for a checkpoint at its end.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=self._retries),
                 stop=_Stopper(fit),
