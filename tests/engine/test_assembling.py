@@ -30,7 +30,7 @@ def test_assembled_candidates_come_before_seeds_and_sampler(make_bench: Callable
     assert set(origins[5:]) == {"sampler"}
 
 
-def test_an_assembler_alone_ends_the_search_with_its_last_candidate(make_bench: Callable[..., Any]) -> None:
+def test_an_exclusive_assembler_ends_the_search_with_its_last_candidate(make_bench: Callable[..., Any]) -> None:
     bench = small(make_bench, search=SearchConfig(trials=7))
     assembler = Two(alone=True)
     controller = bench.run(assembler=assembler)

@@ -117,7 +117,7 @@ def test_what_was_lost_is_not_tried_again(candidates, monkeypatch):
         candidates.apply(architecture("loop"), run)
 
 
-def test_the_network_is_the_same_whoever_was_built_before(candidates):
+def test_the_network_is_the_same_whatever_was_built_before(candidates):
     first = candidates.apply(architecture("nothing"), state)
     candidates.apply(architecture("nothing", "forward"), run)
     assert candidates.apply(architecture("nothing"), state) == first

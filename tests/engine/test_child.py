@@ -95,7 +95,7 @@ def test_calls_are_made_in_one_process_that_keeps_its_state(tmp_path, monkeypatc
         (threading.Lock, CallError, "TypeError: cannot pickle"),
     ],
 )
-def test_how_a_call_ended_is_told_and_the_next_one_works(act, kind, cause, capfd):
+def test_the_end_of_a_call_is_reported_and_the_next_one_works(act, kind, cause, capfd):
     with Child(Target()) as child:
         with pytest.raises(kind, match=cause):
             child.call("do", act, seconds=1 if act is loop else None)
@@ -126,7 +126,7 @@ def test_a_copy_that_a_call_forks_does_not_answer_too():
         assert child.call("about")["pid"] == pid
 
 
-def test_a_call_is_given_up_when_its_answer_is_no_longer_wanted():
+def test_a_call_is_cancelled_by_its_caller():
     asked = []
     with Child(Target()) as child:
         with pytest.raises(CallStoppedError):

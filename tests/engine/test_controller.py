@@ -137,7 +137,7 @@ def test_deciding_lists_no_trials(
 # What the journal says of each outcome.
 
 
-def test_a_completed_candidate_is_told_its_last_quality_and_its_costs(make_bench: Callable[..., Any]) -> None:
+def test_a_completed_candidate_is_reported_with_its_last_quality_and_its_costs(make_bench: Callable[..., Any]) -> None:
     bench = make_bench(search=SearchConfig(trials=2, costs=("params", "flops")))
     with bench.controller() as controller:
         work = next_work(controller)
@@ -249,7 +249,9 @@ def test_an_over_budget_candidate_carries_its_violations_as_constraints(make_ben
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_repeated_architecture_is_told_again_and_never_trained(make_bench: Callable[..., Any], sampler: str) -> None:
+def test_a_repeated_architecture_is_reported_again_and_never_trained(
+    make_bench: Callable[..., Any], sampler: str
+) -> None:
     search = SearchConfig(trials=8, seeds=2, sampler=sampler)
     bench = small(make_bench, search=search, budget=Budget.parse({"flops": 60}))
     bench.run()
@@ -267,7 +269,7 @@ def test_a_repeated_architecture_is_told_again_and_never_trained(make_bench: Cal
         assert not twin.reports
 
 
-def test_a_repeat_of_what_is_in_flight_is_told_to_the_sampler_once_that_has_ended(
+def test_a_repeat_of_what_is_in_flight_is_reported_to_the_sampler_once_that_has_ended(
     make_bench: Callable[..., Any],
 ) -> None:
     bench = small(make_bench, search=SearchConfig(trials=9, seeds=0), options={"rule": NoRule()})
@@ -310,7 +312,7 @@ def test_an_exhausted_space_ends_the_search_and_says_so(make_bench: Callable[...
 # Failures.
 
 
-def test_what_cannot_be_built_fails_and_the_search_goes_on(make_bench: Callable[..., Any]) -> None:
+def test_what_cannot_be_built_fails_and_the_search_continues(make_bench: Callable[..., Any]) -> None:
     def costs(architecture: Architecture) -> dict[str, float]:
         if architecture.values["width"] == 16:
             raise BuildError("a width of 16 cannot be built")
@@ -385,7 +387,7 @@ def test_an_error_in_a_listener_is_raised(bench: Any) -> None:
 # Stopping, and time.
 
 
-def test_stopping_interrupts_and_resuming_goes_on(make_bench: Callable[..., Any]) -> None:
+def test_stopping_interrupts_and_resuming_continues(make_bench: Callable[..., Any]) -> None:
     whole = make_bench()
     whole.run()
     bench = make_bench()
@@ -437,7 +439,7 @@ def test_asked_to_stop_while_it_looks_at_a_candidate_it_looks_at_no_other(
     assert bench.evaluator.started == []
 
 
-def test_asked_to_stop_among_repeated_proposals_it_makes_no_more_and_goes_on_when_resumed(
+def test_asked_to_stop_among_repeated_proposals_it_makes_no_more_and_continues_when_resumed(
     make_bench: Callable[..., Any],
 ) -> None:
     """What was trained last is then not the last in the journal."""
@@ -491,7 +493,7 @@ def test_a_time_limit_before_the_first_end_is_an_error_that_says_so(make_bench: 
             controller.conclude()
 
 
-def test_a_full_disk_as_costs_are_counted_is_no_fault_of_a_candidate(make_bench: Callable[..., Any]) -> None:
+def test_a_full_disk_as_costs_are_counted_fails_no_candidate(make_bench: Callable[..., Any]) -> None:
     def full(architecture: Any) -> dict[str, float]:
         raise StorageError("the disk is full.")
 
@@ -545,7 +547,7 @@ def test_a_rung_gained_between_deaths_is_patience_gained(bench: Any) -> None:
 # Objectives, rules, progress.
 
 
-def test_a_scalar_is_told_alone_and_pruning_looks_at_its_cost(make_bench: Callable[..., Any]) -> None:
+def test_a_scalar_is_the_only_objective_and_pruning_compares_its_cost(make_bench: Callable[..., Any]) -> None:
     search = SearchConfig(trials=10, scalar=ScalarConfig(cost="params", target=100))
     bench = make_bench(search=search)
     bench.run()
@@ -604,7 +606,9 @@ def test_progress_is_readable_at_every_event(bench: Any) -> None:
     assert volumes == sorted(volumes)
 
 
-def test_the_reference_is_given_or_comes_from_the_dearest_seed_and_stays(make_bench: Callable[..., Any]) -> None:
+def test_the_reference_is_given_or_comes_from_the_largest_first_candidate_and_is_kept(
+    make_bench: Callable[..., Any],
+) -> None:
     bench = make_bench()
     first = bench.run().progress().reference
     assert first == {"flops": bench.costs(bench.space.largest())["flops"]}

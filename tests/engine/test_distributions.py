@@ -29,7 +29,7 @@ def test_only_evenly_spaced_integers_keep_their_order(domain: Domain, expected: 
     assert distribution(domain) == expected
 
 
-def test_an_architecture_is_told_as_the_sampler_would_have_drawn_it() -> None:
+def test_an_architecture_is_inserted_as_the_sampler_would_have_sampled_it() -> None:
     space = SearchSpace.from_dict(
         {"depth": [1, 2, 3], "odd": [True, 1], "blocks": {"repeat": "depth", "of": {"kernel": [3, 7, 9]}}},
         builder=build,

@@ -32,7 +32,7 @@ RULES: list[Rule] = [
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_the_first_to_report_goes_on(rule: Rule) -> None:
+def test_the_first_to_report_continues(rule: Rule) -> None:
     assert not rule.judge(0, 0.0, {"flops": 9.0, "params": 9.0}, []).stop
 
 
@@ -114,7 +114,7 @@ def test_as_many_dominators_as_asked_for_must_be_ahead(
 
 @quick
 @given(history=histories(least=1), flops=costs, quality=qualities, more=st.integers(1, 3))
-def test_with_too_few_reports_all_go_on(history: list[Report], flops: float, quality: float, more: int) -> None:
+def test_with_too_few_reports_all_continue(history: list[Report], flops: float, quality: float, more: int) -> None:
     rule = Dominance(("flops",), min_reports=len(history) + more)
     assert not rule.judge(0, quality, {"flops": flops}, history).stop
 
@@ -128,7 +128,7 @@ def test_a_nan_in_the_history_does_not_dominate_or_count(history: list[Report], 
     assert rule.judge(0, quality, own, with_nan) == rule.judge(0, quality, own, history)
 
 
-def test_ties_go_on() -> None:
+def test_ties_continue() -> None:
     twin = [report(0, 1, 0.5)]
     assert not Dominance(("flops",)).judge(0, 0.5, {"flops": 1.0}, twin).stop
     assert not Dominance(("flops",), margin=0.25).judge(0, 0.25, {"flops": 1.0}, twin).stop
@@ -161,7 +161,7 @@ def test_one_that_costs_more_in_any_cost_does_not_dominate() -> None:
 
 @quick
 @given(history=histories(least=1), flops=costs)
-def test_whoever_dominates_everybody_goes_on(history: list[Report], flops: float) -> None:
+def test_a_candidate_that_dominates_all_others_continues(history: list[Report], flops: float) -> None:
     """The bug of a rank taken for an order: the best newcomer was the one that was stopped."""
     for rule in RULES:
         assert not rule.judge(0, 1.1, {"flops": flops, "params": 0.5}, history).stop

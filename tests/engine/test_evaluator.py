@@ -148,7 +148,7 @@ def test_the_store_scores_as_the_live_teacher(tmp_path, evaluator, make_work, da
 
 
 @pytest.mark.parametrize("reported", [0, 1, 2])
-def test_a_work_whose_worker_died_goes_on_where_it_was(evaluator, make_work, reported):
+def test_a_work_whose_worker_died_continues_where_it_was(evaluator, make_work, reported):
     straight = scores(results(evaluator, make_work("straight")))
     run = evaluator.start(make_work("killed"))
     for _ in range(reported):
@@ -158,7 +158,7 @@ def test_a_work_whose_worker_died_goes_on_where_it_was(evaluator, make_work, rep
     assert resumed == straight[max(0, reported - 1) :]  # the last rung may not have been told, so it is told again
 
 
-def test_rungs_that_end_at_one_step_are_all_told(evaluator, make_work):
+def test_rungs_that_end_at_one_step_are_all_reported(evaluator, make_work):
     options = {"epochs": 0.4, "rungs": (0.1, 0.3, 0.5, 1.0)}  # two steps in all
     straight = results(evaluator, make_work("straight", **options))
     assert [(result.rung, result.step) for result in straight] == [(0, 1), (1, 1), (2, 1), (3, 2)]
@@ -189,14 +189,14 @@ def test_the_finished_student_is_written(tmp_path, evaluator, make_work, data):
     assert (provenance.measure, provenance.quality, provenance.split) == ("accuracy", last.quality, "val")
 
 
-def test_a_network_that_tells_nonsense_has_the_quality_nan_and_is_not_written(tmp_path, evaluator, make_work):
+def test_a_network_with_invalid_outputs_has_the_quality_nan_and_is_not_written(tmp_path, evaluator, make_work):
     work = make_work(values={"explode": True}, output=tmp_path / "students" / "t0")
     found = results(evaluator, work)
     assert [math.isnan(result.quality) for result in found] == [True] * 3
     assert not work.output.exists()
 
 
-def test_a_builder_that_raises_fails_that_work_alone(evaluator, make_work):
+def test_a_builder_that_raises_fails_only_that_work(evaluator, make_work):
     with pytest.raises(BuildError, match="ValueError: no network"):
         evaluator.start(make_work("t0", values={"broken": True}))
     assert len(results(evaluator, make_work("t1"))) == 3

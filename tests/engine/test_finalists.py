@@ -66,7 +66,7 @@ def test_one_near_the_limit_takes_the_last_place_when_none_of_the_best_is():
     assert numbers(choose(records, count=1)) == [0]
 
 
-def test_of_equal_short_scores_the_dearer_is_expected_to_end_higher():
+def test_of_equal_short_scores_the_more_expensive_is_expected_to_end_higher():
     # 2 is beaten by 1, which is cheaper, in the short run; by 2 points a doubling it is expected to end above it.
     records = [record(0, 0.5, 10), record(1, 0.81, 40), record(2, 0.80, 80), record(3, 0.7, 20)]
     assert numbers(choose_finalists(records, ("flops",), {"flops": 80.0}, 2)) == [1, 2]  # near the limit, so last
@@ -112,7 +112,7 @@ def test_a_stopped_one_has_its_chance_when_no_other_is_near_the_limit():
     assert numbers(choose(records)) == [0, 1, 3]
 
 
-def test_without_limits_or_near_ones_the_fronts_dearest_is_among_them():
+def test_without_limits_or_near_ones_the_most_expensive_of_the_front_is_among_them():
     records = [record(0, 0.9, 20), record(1, 0.8, 15), record(2, 0.7, 10), record(3, 0.95, 60)]
     assert numbers(choose(records, limit=None)) == [3, 0, 1]
     assert numbers(choose(records, limit=1000)) == [3, 0, 1]
@@ -296,7 +296,7 @@ def test_without_a_baseline_there_is_none(make_source):
     assert source.complete
 
 
-def test_an_idle_worker_is_never_told_too_early_that_there_is_no_more(make_source):
+def test_an_idle_worker_never_hears_too_early_that_there_is_no_more(make_source):
     source = make_source(CHOSEN)
     handed = [source.next() for _ in range(4)]
     assert [work.key for work in handed] == ["t00000", "t00001", "t00002", "t00000-labels"]  # leads by short score
@@ -360,7 +360,7 @@ def test_no_finalists_are_complete(make_source):
 
 
 @pytest.mark.parametrize("at", [("t00000", 0), ("t00001", 0), ("t00001", 1), ("t00002", 1), ("t00000-labels", 0)])
-def test_a_search_that_was_stopped_goes_on_from_its_journal_and_ends_the_same(make_source, tmp_path, at):
+def test_a_search_that_was_stopped_continues_from_its_journal_and_ends_the_same(make_source, tmp_path, at):
     qualities = {"t00000": [0.5, 0.9]}
     first = make_source(CHOSEN)
     run(first, Trains(qualities, on_rung=lambda key, rung: first.stop() if (key, rung) == at else None))
@@ -381,7 +381,7 @@ def test_a_search_that_was_stopped_goes_on_from_its_journal_and_ends_the_same(ma
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_what_was_told_before_a_death_is_told_again_and_noted_once(make_source):
+def test_reports_before_a_death_are_repeated_and_noted_once(make_source):
     source = make_source(CHOSEN[:1], epochs=3)
     source.next()
     for rung, quality in ((0, 0.5), (1, 0.6), (1, 0.61), (0, 0.4), (2, 0.7)):
@@ -414,7 +414,7 @@ def test_qualities_of_another_training_do_not_count(make_source):
         assert changed.next().checkpoint != make_source(CHOSEN[:1]).next()
 
 
-def test_the_journal_holds_all_and_every_event_is_told_after_it_is_in_it(make_source):
+def test_the_journal_holds_all_and_every_event_follows_its_entry(make_source):
     events = []
     source = make_source(CHOSEN, events=events)
     run(source)

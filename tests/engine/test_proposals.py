@@ -20,7 +20,7 @@ def settle(found: Proposals, bench: Any, proposal: Proposal, index: int) -> None
     found.tell(index, TrialState.COMPLETE, [quality, costs["flops"]], constraints={"flops": 0.0})
 
 
-def test_an_open_proposal_is_bad_news_to_nobody_for_ever(bench: Any) -> None:
+def test_an_open_proposal_does_not_count_as_bad_with_the_sampler(bench: Any) -> None:
     found = proposals(bench)
     found.ask()
     assert found.is_open(0)

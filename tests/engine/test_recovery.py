@@ -210,7 +210,7 @@ def test_a_full_disk_ends_the_search_in_one_sentence_and_keeps_what_is_done(
     assert story(bench) == story(whole)
 
 
-def test_an_end_that_was_decided_is_told_after_a_death(make_bench: Callable[..., Any]) -> None:
+def test_an_end_that_was_decided_is_completed_after_a_death(make_bench: Callable[..., Any]) -> None:
     """A trial whose last report, stop or fault is in the journal does not train again."""
     bench = make_bench(search=SearchConfig(trials=3, seeds=3))
     with bench.controller() as controller:

@@ -18,7 +18,7 @@ def seeds(bench: Any, budget: dict[str, Any], count: int = 5, **options: Any) ->
     return choose_first_candidates(bench.space, pricing, count=count, by="flops", seed=0)
 
 
-def test_the_smallest_comes_first_then_the_dearest_then_between(bench: Any) -> None:
+def test_the_smallest_comes_first_then_the_largest_then_between(bench: Any) -> None:
     chosen = seeds(bench, {})
     flops = [bench.costs(architecture)["flops"] for architecture in chosen]
     assert chosen[0] == bench.space.smallest()
@@ -28,7 +28,7 @@ def test_the_smallest_comes_first_then_the_dearest_then_between(bench: Any) -> N
     assert seeds(bench, {}) == chosen
 
 
-def test_with_a_budget_all_of_them_fit_and_the_dearest_is_near_the_limit(bench: Any) -> None:
+def test_with_a_budget_all_of_them_fit_and_the_largest_is_near_the_limit(bench: Any) -> None:
     flops = [bench.costs(architecture)["flops"] for architecture in seeds(bench, {"flops": "20k"})]
     assert max(flops) <= 20_000
     assert flops[1] == max(flops) >= 5_000
@@ -65,7 +65,7 @@ def test_what_cannot_be_built_is_passed_over_unless_nothing_can(bench: Any) -> N
     assert len(seeds(bench, {}, costs=broken)) == 5
 
 
-def test_the_pricer_asks_once_and_refuses_what_is_no_cost(bench: Any) -> None:
+def test_costs_are_computed_once_and_invalid_ones_refused(bench: Any) -> None:
     asked = []
 
     def costs(architecture: Architecture) -> dict[str, float]:
@@ -118,7 +118,7 @@ def test_the_one_scaled_alike_is_as_large_as_the_budget_lets_it_be() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.1, 0.9), slack=st.floats(1.0, 1.1))
-def test_the_dearest_seed_is_the_largest_that_fits(seed: int, share: float, slack: float) -> None:
+def test_the_largest_first_candidate_is_the_largest_that_fits(seed: int, share: float, slack: float) -> None:
     rng = np.random.default_rng(seed)
     widths = [8 * int(width) for width in np.unique(rng.integers(1, 9, 4))]
     kernels = [3, 5][: int(rng.integers(1, 3))]
@@ -143,9 +143,9 @@ def test_the_dearest_seed_is_the_largest_that_fits(seed: int, share: float, slac
     best = max(cost for cost in every if cost <= limit)
     price = Pricing(costs, Budget.parse({"flops": limit}))
     chosen = choose_first_candidates(space, price, count=6, by="flops", seed=seed)
-    dearest = max(costs(architecture)["flops"] for architecture in chosen)
-    assert dearest <= limit
-    assert dearest == best if len(every) <= ENUMERATED else dearest >= 0.9 * best
+    largest = max(costs(architecture)["flops"] for architecture in chosen)
+    assert largest <= limit
+    assert largest == best if len(every) <= ENUMERATED else largest >= 0.9 * best
     assert len(set(chosen)) == len(chosen)
     assert len(price._known) <= ENUMERATED + 300  # costs are slow to come by
 

@@ -195,7 +195,7 @@ def test_a_key_that_is_null_is_as_if_it_were_not_there():
     assert identity_of(score=ScoreConfig(curriculum=CurriculumConfig())) != identity_of(score=known)
 
 
-def test_versions_that_changed_since_the_run_began_are_told(monkeypatch):
+def test_versions_that_changed_since_the_run_began_are_returned(monkeypatch):
     metadata = RunMetadata(versions=versions())
     assert metadata.changed_versions() == {}
     then = metadata.versions["torch"]

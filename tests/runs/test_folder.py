@@ -45,7 +45,7 @@ def test_everything_of_a_run_is_inside_its_folder(tmp_path: Path) -> None:
     assert all(place.is_relative_to(folder.path) for place in places)
 
 
-def test_a_second_process_is_refused_by_the_lock_and_told_who_holds_it(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_by_the_lock_which_names_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as holder:
         try:
@@ -63,7 +63,7 @@ def test_a_second_process_is_refused_by_the_lock_and_told_who_holds_it(tmp_path:
         assert json.loads(folder.lock_file.read_text())["pid"] == os.getpid()
 
 
-def test_the_lock_is_held_inside_the_block_alone(tmp_path: Path) -> None:
+def test_the_lock_is_held_only_inside_the_block(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.lock():
         assert folder.locked

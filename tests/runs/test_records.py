@@ -58,7 +58,7 @@ def records(tmp_path: Path) -> list[TrialRecord]:
     return read_records(read_study(folder))
 
 
-def test_every_state_is_told_apart(records: list[TrialRecord]) -> None:
+def test_every_state_is_distinguished(records: list[TrialRecord]) -> None:
     assert [record.state for record in records] == [
         "complete",
         "pruned",
@@ -91,7 +91,7 @@ def test_a_record_says_what_happened(records: list[TrialRecord]) -> None:
         _ = stopped.final_quality
 
 
-def test_the_front_is_of_completed_candidates_from_cheap_to_dear(records: list[TrialRecord]) -> None:
+def test_the_front_is_of_completed_candidates_by_rising_cost(records: list[TrialRecord]) -> None:
     assert [record.number for record in front_records(records, ["flops"])] == [0, 8]
     assert front_records(records[1:5], ["flops"]) == []
     assert front_hypervolume(records, ["flops"], {"flops": 8000.0}) == pytest.approx(
@@ -159,7 +159,7 @@ def test_a_wrong_type_in_a_journal_is_one_sentence(tmp_path: Path, wrong: dict[s
         read_records(read_study(folder))
 
 
-def test_what_is_left_goes_on_at_the_pace_so_far() -> None:
+def test_what_is_left_continues_at_the_pace_so_far() -> None:
     assert Rung(0.5, 10, 6.0, 0.25).seconds_left == 18
     assert Rung(0.5, 40, 24.0, 1.0).seconds_left == 0
     assert Rung(0.5, 0, 2.0, 0.0).seconds_left == 0  # judged before any training

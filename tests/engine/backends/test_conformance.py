@@ -46,7 +46,7 @@ def test_results_arrive_as_they_were_given(backend: Any, tmp_path: Path) -> None
     assert first.metrics.keys() == {"pid", "resumed_at"}
 
 
-def test_no_work_is_no_error(backend: Any) -> None:
+def test_without_work_nothing_happens(backend: Any) -> None:
     script = Script([])
     backend.run(script, Actor())
     assert script.outcomes == {}
@@ -66,7 +66,7 @@ def test_a_stop_answer_is_obeyed(backend: Any, tmp_path: Path) -> None:
         assert sum(line.startswith("rung") for line in diary(work)) == len(script.rungs(work.key))
 
 
-def test_a_full_disk_is_no_fault_of_the_work_and_ends_everything(backend: Any, tmp_path: Path) -> None:
+def test_a_full_disk_ends_everything_and_fails_no_work(backend: Any, tmp_path: Path) -> None:
     works = [make_work(tmp_path, "before"), make_work(tmp_path, "unlucky", "find the disk full")]
     script = Script([*works, *(make_work(tmp_path, f"after-{i}") for i in range(5))])
     with pytest.raises(StorageError, match=r"^Checkpoint state\.pt cannot be written \(No space left on device\)\.?$"):
@@ -87,7 +87,7 @@ def test_a_full_disk_is_no_fault_of_the_work_and_ends_everything(backend: Any, t
         ("raise", [0], r"KeyError: 'no such\nthing'"),
     ],
 )
-def test_an_error_of_the_evaluation_fails_its_work_alone(
+def test_an_error_of_the_evaluation_fails_only_its_work(
     backend: Any, tmp_path: Path, act: str, rungs: list[int], cause: str
 ) -> None:
     works = [make_work(tmp_path, "before"), make_work(tmp_path, "bad", act), make_work(tmp_path, "after")]
@@ -150,7 +150,7 @@ def test_a_work_over_its_time_is_ended_and_not_tried_again(limited: Any, tmp_pat
     assert len([line for line in diary(works[0]) if line.startswith("start")]) == 1
 
 
-def test_a_full_disk_behind_an_error_is_no_fault_of_the_work(backend: Any, tmp_path: Path) -> None:
+def test_a_full_disk_behind_an_error_fails_no_work(backend: Any, tmp_path: Path) -> None:
     script = Script([make_work(tmp_path, "w", "find no room")])
     with pytest.raises(StorageError, match="the disk is full"):
         backend.run(script, Actor())
@@ -224,7 +224,7 @@ def test_a_source_that_is_stopping_hands_nothing_out(backend: Any, tmp_path: Pat
     assert script.events == []
 
 
-def test_what_was_interrupted_goes_on_from_its_checkpoint(backend: Any, tmp_path: Path) -> None:
+def test_what_was_interrupted_continues_from_its_checkpoint(backend: Any, tmp_path: Path) -> None:
     work = make_work(tmp_path, "w", rungs=4)
 
     def interfere(script: Script, event: tuple[Any, ...]) -> None:
@@ -268,7 +268,7 @@ def train(backend: Any, works: list[Work], *, careless: bool = False) -> dict[st
     }
 
 
-def test_a_work_comes_out_the_same_alone_and_after_five_others(backend: Any, tmp_path: Path) -> None:
+def test_a_work_has_the_same_result_first_and_after_five_others(backend: Any, tmp_path: Path) -> None:
     others = [make_work(tmp_path, f"other{i}", at=4 + 3 * i, seed=i) for i in range(5)]
     alone = train(backend, [make_work(tmp_path, "it", at=8, seed=7)])
     among = train(backend, [*others, make_work(tmp_path, "it", at=8, seed=7)])

@@ -67,7 +67,7 @@ def test_a_failure_ends_its_work(tmp_path: Path) -> None:
     assert source.outcomes == {"w0": Outcome("failed", "it cannot be built")}
 
 
-def test_a_death_that_is_told_twice_counts_once(tmp_path: Path) -> None:
+def test_a_death_that_is_reported_twice_counts_once(tmp_path: Path) -> None:
     source, fit, (trial,), _ = make(tmp_path)
     die(fit, trial, "a")
     die(fit, trial, "a")
@@ -90,7 +90,7 @@ def test_the_trace_of_a_crash_is_its_cause(tmp_path: Path) -> None:
     assert source.outcomes == {"w0": Outcome("failed", "worker died (Bus error)")}
 
 
-def test_only_running_workers_are_killed_and_a_dead_one_is_no_error(tmp_path: Path) -> None:
+def test_only_running_workers_are_killed_and_a_dead_one_is_ignored(tmp_path: Path) -> None:
     _, fit, trials, killed = make(tmp_path, 3)
     trials[0].temporary_state.ray_actor = "one"
     trials[1].temporary_state.ray_actor = "ended"

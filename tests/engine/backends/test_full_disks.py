@@ -45,7 +45,7 @@ print(json.dumps({"said": said, "first": script.kinds(), "again": again.kinds()}
 
 
 @pytest.mark.parametrize("place", ["/dev/shm", "temporary"])
-def test_a_worker_that_dies_on_a_full_disk_is_no_works_fault(tmp_path: Path, place: str) -> None:
+def test_a_worker_that_dies_on_a_full_disk_fails_no_work(tmp_path: Path, place: str) -> None:
     unshare = shutil.which("unshare")
     if os.geteuid() != 0 or unshare is None:
         pytest.skip("file systems cannot be mounted here: it takes root, and unshare")

@@ -71,7 +71,7 @@ def test_works_run_one_after_another_to_their_end() -> None:
     assert trainer.closed == ["w0", "w1"]
 
 
-def test_a_work_that_goes_on_from_a_checkpoint_ends_at_its_last_rung() -> None:
+def test_a_work_that_continues_from_a_checkpoint_ends_at_its_last_rung() -> None:
     source = Source(1)
     InProcessBackend().run(source, Trainer(first=2))
     assert source.heard == [("w0", 2), ("w0", "complete", None)]

@@ -34,7 +34,7 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "QUIET" not in os.environ
 
 
-def test_a_log_goes_to_the_file_alone_and_loggers_are_put_back(
+def test_a_log_goes_only_to_the_file_and_loggers_are_put_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parent, child = logging.getLogger("chatty"), logging.getLogger("chatty.part")

@@ -91,7 +91,7 @@ def test_a_stranger_without_the_token_is_refused(kept_tune: Any, tmp_path: Path)
 
 @pytest.mark.slow
 class TestKilled:
-    def test_a_worker_killed_in_mid_trial_is_replaced_and_its_work_goes_on(
+    def test_a_worker_killed_in_mid_trial_is_replaced_and_its_work_continues(
         self, kept_tune: Any, tmp_path: Path
     ) -> None:
         def interfere(script: Script, event: tuple[Any, ...]) -> None:

@@ -172,7 +172,7 @@ def test_a_name_means_the_drivers_module_in_a_worker(tmp_path: Path) -> None:
         sys.modules.pop(name, None)
 
 
-def test_outside_the_main_thread_signals_are_left_alone(tmp_path: Path) -> None:
+def test_outside_the_main_thread_signals_are_not_changed(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=lambda: make(tmp_path))
     thread.start()
@@ -189,7 +189,7 @@ def test_traces_of_crashes_go_where_the_driver_looks(tmp_path: Path) -> None:
     worker.close()
 
 
-def test_a_missing_folder_for_traces_is_no_error(tmp_path: Path) -> None:
+def test_a_missing_folder_for_traces_is_ignored(tmp_path: Path) -> None:
     worker = make(tmp_path / "of another machine")
     worker.load(make_work(tmp_path, "w"))
     assert worker.step().result is not None
