@@ -1,14 +1,16 @@
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: install search test test-slow lint docs example clean
+.PHONY: install search test test-slow coverage lint docs example clean
 
 install: .venv/installed  ## make .venv with the pinned dependencies
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch numpy
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) torch numpy
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 search: install  ## the quick start: a whole search on an embedded data set, at most six minutes on two cores
@@ -26,8 +28,11 @@ test: lint  ## lint, type-check, quick tests
 test-slow: install  ## real processes killed, long searches
 	$(BIN)/python -m pytest -m slow
 
+coverage: install  ## quick tests, and the lines that they do not run
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
 docs: install  ## the documentation as a site in build/site, links checked
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(PIP) --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 example: install  ## make the committed run again, with all that shows it: README's picture, the notebook's outputs

@@ -3,10 +3,14 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import nas_distill
 
@@ -106,3 +110,40 @@ assert load_dataset("fashion-mnist").num_classes == 10
     site = tmp_path / "site"
     command = [sys.executable, "-P", "-c", code, str(site)]
     subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": ""}, check=True)
+
+
+# Versions.
+
+
+def pins(name):
+    """Versions that a file of constraints fixes: package -> version."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(each.name): Version(str(each.specifier).removeprefix("==")) for each in found}
+
+
+def requirements():
+    """Everything that pyproject.toml asks for, extras included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    return [Requirement(line) for line in {*project["dependencies"], *(line for extra in extras for line in extra)}]
+
+
+def test_lower_bounds_are_the_oldest_versions_that_the_tests_were_run_with():
+    oldest = pins("constraints-oldest.txt")
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert {canonicalize_name(Requirement(line).name) for line in required} <= set(oldest)
+    for each in requirements():
+        bounds = [Version(bound.version) for bound in each.specifier if bound.operator == ">="]
+        assert len(bounds) == 1, f"{each} has no lower bound"
+        pinned = oldest.get(canonicalize_name(each.name))
+        assert pinned is None or [pinned] == bounds, f"{each} was tested with {pinned}"
+
+
+def test_pinned_versions_are_ones_that_are_asked_for():
+    pinned = pins("constraints.txt")
+    for each in requirements():
+        assert canonicalize_name(each.name) in pinned or each.name == "jupyterlab", f"{each} is not pinned"
+        assert pinned.get(canonicalize_name(each.name)) is None or each.specifier.contains(
+            pinned[canonicalize_name(each.name)]
+        )

@@ -1,8 +1,12 @@
-"""Rules that hold for every sampler: the built-in ones, Optuna's own, and a user's that keeps notes in the study."""
+"""Rules that hold for every sampler: the built-in ones, Optuna's own, and a user's that keeps notes in the study.
+
+``OWN_SAMPLERS=my_package:MySampler python -m pytest tests/engine/test_sampler_conformance.py`` tests others too.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,7 +63,8 @@ def drawn_by_nsga(seed: int, **further: Any) -> BaseSampler:
 
 OWN = [f"{HERE}:Climber", f"{HERE}:drawn_by_nsga"]
 OPTUNA = ["optuna.samplers:TPESampler", "optuna.samplers:NSGAIISampler", "optuna.samplers:QMCSampler"]
-ALL = [*sampler_names(), *OWN, *OPTUNA]
+GIVEN = list(filter(None, os.environ.get("OWN_SAMPLERS", "").split(",")))
+ALL = [*sampler_names(), *OWN, *OPTUNA, *GIVEN]
 LEARNING = [
     name for name in ALL if name not in ("random", "optuna.samplers:QMCSampler", "optuna.samplers:NSGAIISampler")
 ]

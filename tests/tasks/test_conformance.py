@@ -1,5 +1,9 @@
-"""Requirements of every task, built-in or a user's own."""
+"""Requirements of every task, built-in or a user's own.
 
+``OWN_TASKS=my_package.tasks:MyTask python -m pytest tests/tasks/test_conformance.py`` tests others too.
+"""
+
+import os
 import sys
 
 import numpy as np
@@ -12,6 +16,7 @@ from nas_distill.data import Dataset, load_dataset
 from nas_distill.distill.losses import find_loss
 from nas_distill.distill.objective import find_terms
 from nas_distill.tasks import Task, find_task, infer_task, read_evaluation, registry, task_names
+from nas_distill.tasks.regression import Regression
 from nas_distill.utils.errors import ConfigError, DataError
 
 N, K = 12, 3
@@ -21,7 +26,7 @@ def labels_of(task: Task) -> np.ndarray:
     rng = np.random.default_rng(0)
     given = {
         "(N,) int64": np.arange(N) % K,
-        "(N, K) float32": rng.random((N, K)) if task.name == "regression" else np.arange(N * K).reshape(N, K) % 2,
+        "(N, K) float32": rng.random((N, K)) if isinstance(task, Regression) else np.arange(N * K).reshape(N, K) % 2,
     }[task.stored_as]
     return task.targets(given, N, "here")
 
@@ -30,10 +35,10 @@ def perfect(task: Task, labels: torch.Tensor) -> torch.Tensor:
     """Outputs that match the labels exactly."""
     if labels.dim() == 1:
         return 20.0 * torch.nn.functional.one_hot(labels, K) - 10.0
-    return labels.clone() if task.name == "regression" else 20.0 * labels - 10.0
+    return labels.clone() if isinstance(task, Regression) else 20.0 * labels - 10.0
 
 
-@pytest.fixture(params=[*task_names(), "own"])
+@pytest.fixture(params=[*task_names(), "own", *filter(None, os.environ.get("OWN_TASKS", "").split(","))])
 def task(request):
     return find_task(request.getfixturevalue("own") if request.param == "own" else request.param)
 
@@ -65,7 +70,7 @@ def test_constant_quality_is_that_of_the_best_constant_prediction(task, labels):
     if labels.dim() == 1:
         constant = torch.nn.functional.one_hot(labels.mode().values, K).float()
     else:
-        constant = labels.mean(dim=0) if task.name == "regression" else torch.zeros(K)
+        constant = labels.mean(dim=0) if isinstance(task, Regression) else torch.zeros(K)
     quality = task.quality(constant.expand(N, K), labels)
 
     assert task.constant_quality(labels) >= quality - 1e-6
