@@ -1,9 +1,9 @@
-"""Blocks distilled one by one: do their scores rank the students assembled of them, and what are they worth?
+"""Blockwise distillation: how well local scores rank assembled students, and the gain from local training.
 
 The shipped Fashion-MNIST teacher's blocks, and 12,000 training images. Random assemblies near below 10, 20 and 40 % of
-the teacher's FLOPs are noted before any training and after a short KD, and held against the sums of their blocks' local
-scores, the same with fitted weights, and FLOPs alone. What each score calls best is trained too, and some students from
-the teacher's weights alone; at last, assembling for new limits is timed.
+the teacher's FLOPs are evaluated before any training and after a short KD, and compared with the sums of local scores,
+the same with fitted weights, and FLOPs only. The best assembly by each score is trained too, and some students
+from only the teacher's weights; at last, assembling for new limits is timed.
 
     python benchmarks/blockwise.py --work FOLDER [--minutes 30]
     python benchmarks/blockwise.py --work FOLDER --time              # the same, with assembling timed again
@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--each", type=int, default=10, help="random assemblies a limit")
     made.add_argument("--controls", type=int, default=3, help="of them also trained without the library, a limit")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
-    made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    made.add_argument("--minutes", type=float, help="stop after so long, to continue later")
     made.add_argument("--time", action="store_true", help="time assembling again (on a quiet machine)")
     made.add_argument("--rounds", type=int, default=10, help="limits that assembling is timed for")
     options = made.parse_args()

@@ -30,7 +30,7 @@ def page(study: Study) -> list[str]:
         "## What each score chooses",
         _chosen_text(study),
         _chosen(study),
-        "## What local training is worth",
+        "## Gain from local training",
         _controls_text(study),
         _controls(study),
         "## Assembling for a new limit",
@@ -100,8 +100,8 @@ def _ranks_text(study: Study) -> str:
 *Before* is without any training of the assembled student (batch norm re-estimated), *after* is after KD; *within a
 limit* compares only students of about equal FLOPs, which is what a search within a budget has to do. *Fitted*: weights
 of blocks by ridge regression, each student predicted by weights that were fitted without it. *Accuracy of ...* is that
-of the whole student before any training: with the weights that it inherits, which make up for what was cut
-(*reconstructed*) or are left *as they were*, or with the library's blocks."""
+of the whole student before any training: with the weights that it inherits, after reconstruction (*reconstructed*) or
+*as they were*, or with the library's blocks."""
 
 
 def _ranks(study: Study) -> str:

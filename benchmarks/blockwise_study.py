@@ -127,14 +127,14 @@ class Study:
         return make_inheritance(self.teacher, self.cuts, self.data, FromTeacherConfig())
 
     def _score_untrained(self) -> None:
-        """Note what the drawn students are worth with the teacher's weights alone: reconstructed, and as they were."""
+        """Note the quality of the drawn students with only the teacher's weights: reconstructed, and as they were."""
         for name, inheritance in ((RECONSTRUCTED, self.inheritance), (AS_CUT, replace(self.inheritance, moments={}))):
             for student in self.drawn:
                 key = f"{name}-{student.key}"
                 if key not in self.untrained:
-                    heir = inheritance.pruned_teacher(self.cuts.decode(student.values))
-                    inheritance.recalibrate_batch_norm(heir)
-                    logits = predict_logits(heir, self.data.inputs("val"))
+                    pruned = inheritance.pruned_teacher(self.cuts.decode(student.values))
+                    inheritance.recalibrate_batch_norm(pruned)
+                    logits = predict_logits(pruned, self.data.inputs("val"))
                     self.untrained[key] = accuracy(logits, self.data.labels("val"))
 
     @property
@@ -169,7 +169,7 @@ class Study:
 
     @property
     def controlled(self) -> list[Student]:
-        """Those that are trained from the teacher's weights alone, too."""
+        """Those that are also trained from only the teacher's weights."""
         by_limit = [[student for student in self.drawn if student.limit == limit] for limit in LIMITS]
         drawn = [student for students in by_limit for student in students[: self.controls]]
         return [*drawn, *(student for student in self.chosen if f"-{self.settings.score}-" in student.key)]
@@ -243,7 +243,7 @@ class Study:
 
 
 class _Source(ListSource):
-    """Notes what each student is worth before it is trained, too."""
+    """Also notes the quality of each student before training."""
 
     def __init__(self, works: Sequence[Work], book: Book, checkpoints: Path, before: Book) -> None:
         super().__init__(works, book, checkpoints)

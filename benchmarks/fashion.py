@@ -51,7 +51,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--trials", type=int, help="of the search, instead of the file's")
     made.add_argument("--epochs", type=float, help="of a full training, instead of the file's")
     made.add_argument("--seeds", type=int, default=3, help="trainings of each final network")
-    made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    made.add_argument("--minutes", type=float, help="stop after so long, to continue later")
     made.add_argument("--retime", action="store_true", help="measure latency again (on a quiet machine)")
     return made.parse_args()
 
@@ -84,7 +84,7 @@ def _search_file(options: argparse.Namespace) -> Path:
 
 
 def _search(file: Path, folder: Path) -> Run:
-    """Return the finished search, made or gone on with where it is not."""
+    """Return the finished search, made or continued where it is not."""
     if not (RunFolder(folder).exists and read_metadata(RunFolder(folder)).finished):
         say(f"Searching in {folder}.")
         search(file, folder=folder, resume=True)

@@ -114,7 +114,7 @@ search looked at {len(records)} candidates of space {run.problem.space.name} ({s
 random search got {len(rivals.drawn)} candidates, all trained to their end, for {spent:.3g}. Both distilled
 {config.final.count} finalists, chosen alike, and took the best by validation. Full trainings:
 {config.final.training.epochs:g} epochs. Random search's network and the scaled ones are distilled as
-the student is: what differs is the architecture alone."""
+the student is: only the architecture differs."""
 
 
 def _drawn(rivals: Rivals) -> list[tuple[int, tuple[Any, dict[str, float]]]]:

@@ -3,11 +3,11 @@
 Architectures of both shipped spaces, spread over their costs, trained on Fashion-MNIST's embedded subset (12,000
 training images) in every way that a search might use: full distillation under two seeds, full training on labels, short
 runs of their own, taught and on labels, a run at a constant rate, and a short run with a feature term. Results go
-to ``docs/benchmarks/ground_truth.csv`` as they come; stopped, it goes on from there, on another day too.
+to ``docs/benchmarks/ground_truth.csv`` as they come; stopped, it continues from there, on another day too.
 ``docs/trust.md`` is written from what is there.
 
     python benchmarks/ground_truth.py --work FOLDER --minutes 60     # train, and write the page
-    python benchmarks/ground_truth.py --page                         # write the page alone
+    python benchmarks/ground_truth.py --page                         # write only the page
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--count", type=int, default=24, help="architectures of each space")
     made.add_argument("--epochs", type=float, default=10.0, help="of a full training")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time")
-    made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    made.add_argument("--minutes", type=float, help="stop after so long, to continue later")
     made.add_argument("--page", action="store_true", help="write the page from what is there, and train nothing")
     options = made.parse_args()
     if options.quick:

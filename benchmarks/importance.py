@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--no-depths", action="store_true", help="leave out which blocks go")
     made.add_argument("--seeds", type=int, default=3, help="of each row, 2 or more")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
-    made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    made.add_argument("--minutes", type=float, help="stop after so long, to continue later")
     options = made.parse_args()
     if options.quick:
         options.epochs, options.seeds = 0.02, 2

@@ -28,7 +28,7 @@ def page(study: Study) -> list[str]:
         _table(study, study.widths, lambda way: f"{study.flops(way):.1%}", "FLOPs"),
         _said(study, study.widths, list(CRITERIA)),
         *_orders(study),
-        "## What the reconstruction is worth",
+        "## Gain from the reconstruction",
         _PLAIN,
         _table(study, study.plain, lambda way: f"{study.flops(way):.1%}", "FLOPs"),
         _said(study, study.plain, list(CRITERIA)),
@@ -94,7 +94,7 @@ def _about(study: Study) -> str:
 validation accuracy, since a default is to be chosen by them: *before*, without any training, after batch norm was
 re-estimated from {CUTTING.samples:,} training images; *after*, when {images:,} training images were seen in KD by
 the teacher that was cut. Mean (lowest to highest) over {study.seeds} seeds, which fix the order of samples and views
-alike for every row, and what is drawn of a criterion. *Against chance* is the difference to the random choice, in
+alike for every row, and what is drawn of a criterion. *Against random* is the difference to the random choice, in
 points, with its 95 % interval: of seeds and of validation images, both paired and both taken as drawn at random, with
 Student's quantile for so few seeds. Not in it are the teachers (one each) and the draw of training images that
 criteria, reconstruction and batch norm look at, which is one for all rows. Each row is
@@ -114,7 +114,7 @@ def _orders(study: Study) -> list[str]:
 
 def _widths_text(study: Study) -> str:
     return f"""The shipped teacher ({study.validation(study.shipped.module):.2%}), all its widths narrowed alike (in
-multiples of 8); what stays makes up for what goes (`reconstruct`)."""
+multiples of 8); with reconstruction (`reconstruct`)."""
 
 
 def _depths_text(study: Study) -> str:
@@ -149,7 +149,7 @@ def _table(study: Study, ways: Sequence[Way], much: Callable[[Way], str], header
                 "" if way.how == CHANCE else _gain(after, _after(study, chance)),
             ]
         )
-    return table([header, "by", "before", "against chance", "after", "against chance"], rows)
+    return table([header, "by", "before", "against random", "after", "against random"], rows)
 
 
 def _before(study: Study, way: Way) -> Right:

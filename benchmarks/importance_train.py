@@ -57,7 +57,7 @@ RESNET = "nas_distill.models.resnet:build"
 class Way:
     """One way to cut: ``part`` is a kind of cut, ``how`` the criterion or order, ``much`` how much of it.
 
-    Parts: ``width``, where what stays makes up for what goes; ``plain``, the same without that; ``depth``.
+    Parts: ``width``, with reconstruction; ``plain``, the same without that; ``depth``.
     """
 
     part: str
@@ -173,7 +173,7 @@ class Study:
         return self._flops[key]
 
     def _cut(self, way: Way, place: int) -> None:
-        """Cut a teacher and note what it is worth before it is trained, and how long the choice took."""
+        """Cut a teacher and note its quality before training, and how long the choice took."""
         key = way.key(place)
         if key in self.before:
             return

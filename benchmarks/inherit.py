@@ -1,4 +1,4 @@
-"""Students cut from the teacher against NVIDIA Model Optimizer's FastNAS and others, with what inheritance is worth.
+"""Students cut from the teacher against NVIDIA Model Optimizer's FastNAS and others, with the gain from inheritance.
 
 On Fashion-MNIST with the shipped ResNet teacher, at 10, 20 and 40 % of its FLOPs: (a) FastNAS, (b) uniformly narrower
 networks from random weights, (c, d, e) the space ``from_teacher`` searched, blockwise and hybrid, (f) the space
@@ -15,7 +15,7 @@ PYTHON is that of an environment with Model Optimizer, in which nas_distill can 
     PEER/bin/pip install fvcore pydantic PyYAML safetensors
     PEER/bin/pip install --no-deps --editable .
 
-Without it, (a) and (g) are left out. What is finished is kept in the work folder; started again, it goes on
+Without it, (a) and (g) are left out. What is finished is kept in the work folder; started again, it continues
 (``--minutes`` stops it in time, and the page then shows what is missing).
 """
 
@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--images", type=int, default=100_000, help="that an arm may see in all")
     made.add_argument("--seeds", type=int, default=3, help="last trainings of each arm at each limit")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
-    made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    made.add_argument("--minutes", type=float, help="stop after so long, to continue later")
     made.add_argument("--report", action="store_true", help="write the page of what there is, and train nothing")
     options = made.parse_args()
     if options.work is not None:

@@ -2,8 +2,8 @@
 
 One residual network of 0.9 M FLOPs is taught Fashion-MNIST's embedded subset (12,000 training images, 4 views) by the
 shipped teacher, with each loss and under three seeds; then by several teachers together, an assistant, its former
-self, beside peers, and with easy samples first. At last, alone on the machine, steps of all losses are timed in turns,
-with the store and with the live teacher, and of the student with its peers.
+self, beside peers, and with easy samples first. At last, with nothing else on the machine, steps of all losses are
+timed in turns, with the store and with the live teacher, and of the student with its peers.
 
     python benchmarks/losses.py --work FOLDER [--minutes 30]      # about 50 core-minutes
     python benchmarks/losses.py --work FOLDER --time              # the same, with the steps timed again
@@ -56,7 +56,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--epochs", type=float, default=6.0, help="of each training")
     made.add_argument("--seeds", type=int, default=3, help="trainings of each row, 2 or more")
     made.add_argument("--workers", type=int, default=2, help="trainings at a time, each of one thread")
-    made.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    made.add_argument("--minutes", type=float, help="stop after so long, to continue later")
     made.add_argument("--time", action="store_true", help="time the steps again (on a quiet machine)")
     made.add_argument("--rounds", type=int, default=12, help="blocks of steps that each row is timed for")
     made.add_argument("--steps", type=int, default=8, help="steps in a block")

@@ -28,7 +28,7 @@ from scipy.stats import t as student_t
 
 from nas_distill.config import CurriculumConfig
 
-BYTES_SHOWN = {KD: "logits alone", "kd+at": "with attention maps", "kd+rkd": "with pooled vectors"}
+BYTES_SHOWN = {KD: "only logits", "kd+at": "with attention maps", "kd+rkd": "with pooled vectors"}
 
 
 def page(trainings: Trainings) -> list[str]:
@@ -70,11 +70,11 @@ which fix initial weights, order and views alike for every row. The teacher is
 `{SHIPPED}`: {trainings.shipped_tested.accuracy:.2%} on the test split ({trainings.shipped_tested.count:,} samples).
 Every loss has the weight and options that it has unless told; nothing was tuned, and the training is short, so this
 says what one gets by naming a loss in such a budget, not what it could reach, nor how longer trainings end. The test
-split was looked at for this page alone, and nothing was chosen by it.
+split was used only for this page, and nothing was chosen by it.
 
 *Against kd* is the difference in test accuracy, in points, mean over seeds (paired), ± two standard errors of it.
 Within them it is a *tie*. With {seeds} seeds that is a coarse rule: a row that is truly equal leaves it with a
-chance of {chance:.0%}, so of the {rows} rows about {rows * chance:.0f} would be called better or worse by luck alone. A
+chance of {chance:.0%}, so of the {rows} rows about {rows * chance:.0f} would be called better or worse by chance. A
 row of which a training broke down counts as *failed*."""
 
 
@@ -151,19 +151,19 @@ def _labels_said(rows: Sequence[Row], kd: Row) -> list[str]:
     labels = next(row for row in rows if row.name == LABELS)
     verdict = labels.verdict(kd)
     if verdict == FAILED:
-        return [f"Training on the labels alone failed: {labels.cause}"]
+        return [f"Training on labels only failed: {labels.cause}"]
     gain, noise = labels.gain(kd)
     words = {TIE: "a tie with kd", BETTER: "better than kd", WORSE: "worse than kd"}[verdict]
     below = [row.name for row in rows if row.tests and row.name != LABELS and row.verdict(labels) == WORSE]
     more = f" Worse than it: {', '.join(f'`{name}`' for name in below)}." if below else " No loss is worse than it."
-    return [f"The labels alone are {words} ({100 * gain:+.2f} ± {100 * noise:.2f} points).{more}"]
+    return [f"Labels only are {words} ({100 * gain:+.2f} ± {100 * noise:.2f} points).{more}"]
 
 
 def _strategies_text() -> str:
     easy = CurriculumConfig()
-    return f"""All by kd, held against kd from the shipped teacher alone (the first row above, same seeds). The other
-teachers were trained briefly, for as many epochs as the student: two on labels alone, to teach beside the shipped
-one, and the assistant by kd. Their own training is no part of the student's budget.
+    return f"""All by kd, compared with kd from only the shipped teacher (the first row above, same seeds). The other
+teachers were trained briefly, for as many epochs as the student: two on labels only, to teach beside the shipped
+one, and the assistant by kd. Their own training is not part of the student's budget.
 Peers are trained side by side with the student, as `nas-distill mutual` does it; what they cost is said below.
 A curriculum lets the easiest {easy.start:.0%} of each batch count at first, and all of it after {easy.until:.0%} of the
 training.
@@ -181,7 +181,7 @@ def _teachers_table(trainings: Trainings) -> str:
 
 
 def _strategies_table(rows: Sequence[Row], kd: Row) -> str:
-    about = {strategy.name: strategy.about for strategy in STRATEGIES} | {KD: "the shipped teacher alone"}
+    about = {strategy.name: strategy.about for strategy in STRATEGIES} | {KD: "only the shipped teacher"}
     return table(
         ["strategy", "", *_FIGURES], [[f"`{row.name}`", about[row.name], *_figures(row, kd)] for row in (kd, *rows)]
     )
@@ -215,5 +215,5 @@ def _store_said(times: dict[str, Any]) -> str:
         ratio = ratios(rounds, name + LIVE, name).median
         told.append(f"`{name}`: a step with the live teacher takes {ratio:.1f} times as long as with the store.")
     for name in STORED[1:]:
-        told.append(f"The store {BYTES_SHOWN[name]} takes {size[name] / size[KD]:.1f} times the room of logits alone.")
+        told.append(f"The store {BYTES_SHOWN[name]} takes {size[name] / size[KD]:.1f} times the room of only logits.")
     return " ".join(told)

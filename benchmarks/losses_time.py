@@ -23,7 +23,7 @@ from nas_distill.teacher import TeacherSignal
 LIVE = " with the live teacher"
 # A training of which only the beginning is seen, where rates are low and no loss diverges.
 _EPOCHS = 1000.0
-STORED = (KD, "kd+at", "kd+rkd")  # logits alone, with attention maps, with pooled vectors
+STORED = (KD, "kd+at", "kd+rkd")  # only logits, with attention maps, with pooled vectors
 
 
 @dataclass(frozen=True)

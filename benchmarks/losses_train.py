@@ -114,7 +114,7 @@ class Trainings:
         return quality is not None and math.isfinite(quality)
 
     def tested(self, key: str) -> ClassificationEvaluation:
-        """Return what a finished training is worth on test data, agreement being with the shipped teacher."""
+        """Return the quality of a finished training on test data, agreement being with the shipped teacher."""
         return self._evaluated(load_student(self._student(key)))
 
     @cached_property

@@ -101,7 +101,7 @@ def _shuffled(pool: Pool, rules: Mapping[str, Rule], orders: Sequence[np.ndarray
 
 
 def _search(options: argparse.Namespace) -> None:
-    """Make the run, or go on with it: everything trained to its end, and hardly any full distillation."""
+    """Make the run, or continue it: everything trained to its end, and hardly any full distillation."""
     from nas_distill.runs.folder import RunFolder
     from nas_distill.runs.journal import read_metadata
     from nas_distill.study import search

@@ -12,7 +12,7 @@ from nas_distill.engine.early_stopping import Report, Rule
 from nas_distill.runs.pareto import hypervolume, non_dominated
 
 WORKERS = 4
-NONE, HALVING = "none", "halving on quality alone, eta 3"
+NONE, HALVING = "none", "halving by quality only, eta 3"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Each student is trained in four ways, in blocks of steps that take turns: a bare PyTorch loop written here (the same
 batches, views and memory layout, SGD with momentum, cross-entropy; no averaging, clipping or schedule), the Distiller
-with the teacher's stored logits, with the live teacher, and on labels alone. Then the Distiller's additions are timed
+with the teacher's stored logits, with the live teacher, and on labels only. Then the Distiller's additions are timed
 one by one. One thread.
 
     python benchmarks/step_cost.py [--rounds 20] [--steps 20] [--samples 12000]
@@ -37,7 +37,7 @@ from nas_distill.utils.seeds import numpy_rng, seeded_torch, torch_generator
 TRAINING = TrainingConfig(epochs=1000)  # never gets to its end; early rates are low, so no weights diverge
 TEACHER: dict[str, Any] = {"stem": 32, "stages": [{"depth": 1, "width": width} for width in (32, 64, 128)]}
 STUDENTS = [(space, flops) for space in ("mbconv", "resnet") for flops in (0.5e6, 2e6)]
-PLAIN, FUSED, STORE, LIVE, LABELS = "bare loop", "bare loop, fused", "store", "live teacher", "labels alone"
+PLAIN, FUSED, STORE, LIVE, LABELS = "bare loop", "bare loop, fused", "store", "live teacher", "labels only"
 
 
 class BareLoop:
@@ -254,10 +254,10 @@ def _parts(
 {tuple(data.input_shape)} with views (shift and mirror). The teacher is a residual network of the shipped one's size;
 its store holds {data.views.count} views of {len(data.train):,} samples. Blocks of {options.steps} steps take turns,
 {options.rounds} of each; ratios are taken within a round: median (quartiles). The bare loop has torch's default
-optimiser, the Distiller the fused one where the weights allow it; *fused / bare* is the bare loop with that, to say
-what it brings alone. Aim: at most 1.05 with the store.{clock}"""
-    detail = """What the Distiller does that a bare loop does not, each timed alone with the same tensors; in brackets
-the share of the bare loop's step. *batch* is done by both and stands there for scale; *loss* is distillation less
+optimiser, the Distiller the fused one where the weights allow it; *fused / bare* is the bare loop with that, to show
+its own effect. Aim: at most 1.05 with the store.{clock}"""
+    detail = """What the Distiller does that a bare loop does not, each timed separately with the same tensors; in
+brackets the share of the bare loop's step. *batch* is done by both, shown for scale; *loss* is distillation less
 cross-entropy, *optimiser* the Distiller's step less the bare loop's, each with its backward pass."""
     return [
         about,

@@ -41,7 +41,7 @@ PICKS = (1, 2, 3, 5)
 FEATURES = "kd+at"
 SLOPES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
 FEWEST_WITHIN = 8  # networks within a budget that a choice among them is looked at
-# What the search did before it was held against this table; the page says what it does now.
+# What the search did before it was compared with this table; the page says what it does now.
 BEFORE: dict[str, Any] = {
     "score.epochs": 3.0,
     "score.rungs": (1 / 9, 1 / 3, 1.0),
@@ -77,7 +77,7 @@ def trust_page(readings: Sequence[Reading], networks: Sequence[Network], config:
         "τ is Kendall's τ-b with full distillation, a mean over its seeds, with its 95 % bootstrap interval over "
         f"architectures; once more among pairs less than {BAND} times apart in FLOPs. `kd@r`, `ce@r`: runs of r epochs "
         "with a schedule of their own, taught or on labels. `kd-constant`: a constant rate. `full, read at r`: the "
-        "full distillation on its way, held against the other seed. TSE: the sum of training losses (Ru et al., "
+        "full distillation on its way, compared with the other seed. TSE: the sum of training losses (Ru et al., "
         "NeurIPS 2021), its sign turned. `kd-ce`: what the teacher gained. Fit: least squares on the score and the "
         "logarithms of FLOPs and parameters, each architecture predicted from all others.",
     ]
@@ -145,8 +145,8 @@ def _questions(studies: Mapping[str, Study]) -> str:
         ask(f"averaged over last weights at a constant rate, {at} epochs", kind(CONSTANT, budget),
             kind(CONSTANT, budget, Figure.LAST))  # fmt: skip
         ask(f"accuracy over TSE, {at} epochs", kind(f"kd@{at}"), kind(f"kd@{at}", None, Figure.LOSS))
-        ask(f"KD over FLOPs alone, {at} epochs", kind(f"kd@{at}"), _flops)
-        ask(f"KD and costs together over KD alone, {at} epochs", _fitted(f"kd@{at}"), kind(f"kd@{at}"))
+        ask(f"KD over FLOPs only, {at} epochs", kind(f"kd@{at}"), _flops)
+        ask(f"KD and costs together over KD only, {at} epochs", _fitted(f"kd@{at}"), kind(f"kd@{at}"))
     if len(budgets) > 1:
         ask(
             f"a schedule of its own over a rung of the {longest:.4g}-epoch run, {shortest:.4g} epochs",
@@ -211,7 +211,7 @@ def _band_text(studies: Mapping[str, Study], budgets: Sequence[float]) -> str:
             f"band; KD with {text} epochs; in the band {which}."
         )
     return (
-        f"**FLOPs alone, and among networks of about equal cost** (pairs less than {BAND} times apart, which is where "
+        f"**FLOPs only, and among networks of about equal cost** (pairs less than {BAND} times apart, which is where "
         "a search under a budget has to choose). " + " ".join(said)
     )
 
@@ -297,7 +297,7 @@ def _lost(expected: Floats, full_quality: Floats, flops: Floats) -> list[float]:
 def _stopping_text(studies: Mapping[str, Study], costs: Mapping[str, Mapping[str, float]]) -> str:
     parts = [
         "A candidate stops when one that costs no more is better at the rung by more than the margin; here as if all "
-        "had reported before, which in a search holds for the last candidate alone. Of the front: how many of those "
+        "had reported before, which in a search holds only for the last candidate. Of the front: how many of those "
         "that nothing beats after full distillation would have been stopped. Largest loss: what the worst of these "
         "stops costs against the best that is left and costs no more; a loss below the noise between seeds is none."
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from nas_distill.config import OptimizerConfig, TrainingConfig
 
 INHERITED, RECONSTRUCTED, RANDOM = "inherited", "reconstructed", "random"
-"""Weights that stay as they were; those that make up for what went (``pruning/reconstruction.py``); new ones."""
+"""Weights that stay as they were; reconstructed ones (``pruning/reconstruction.py``); new ones."""
 STARTS = (INHERITED, RECONSTRUCTED, RANDOM)
 TEACHER = "fashion-resnet"
 LIMITS = (0.10, 0.20, 0.40)
@@ -33,7 +33,7 @@ class Arm:
 
     @property
     def assembles(self) -> bool:
-        """Whether its candidates are put together of blocks that were distilled one by one."""
+        """True if its candidates are assembled from separately distilled blocks."""
         return bool(self.search) and self.search["search"]["strategy"] != "sample"
 
 

@@ -10,7 +10,7 @@ What is done for it, so that it gives what it can:
 - it counts two for a multiply-add, so that its limit is twice ours; it leaves the result as it is when that is over the
   limit, so that the limit is tightened here until nas_distill's own count agrees;
 - it calibrates batch norm for each candidate only if it was given at least 50 batches (with fewer it says so in a
-  warning and goes on with the wrong statistics), so 50 it gets;
+  warning and continues with the wrong statistics), so 50 it gets;
 - widths are multiples of ``--divisor`` 2 (its own default of 32 would leave the teacher's first layers whole; with 8,
   as nas_distill cuts, its one threshold for all groups left up to a quarter of the limit unused).
 """

@@ -178,7 +178,7 @@ def pruned(
 ) -> nn.Module:
     """Return the teacher cut to these widths by a criterion of importance, its batch norm re-estimated.
 
-    ``reconstructed``: what stays makes up for what goes. ``known``: what was found of the teacher before.
+    ``reconstructed``: with least-squares reconstruction. ``known``: what was found of the teacher before.
     """
     module = copy.deepcopy(teacher.module)
     known = known or Known(teacher, data)
@@ -197,9 +197,9 @@ def pruned(
     kept = KeptUnits(keep)
     if reconstructed:
         reconstruct(module, plan, kept, known.moments)
-    heir = prune(module, plan, kept).requires_grad_(True)
-    recalibrate_batch_norm(heir, data, CUTTING.samples)
-    return heir
+    student = prune(module, plan, kept).requires_grad_(True)
+    recalibrate_batch_norm(student, data, CUTTING.samples)
+    return student
 
 
 @dataclass(frozen=True)

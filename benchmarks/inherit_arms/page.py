@@ -73,11 +73,11 @@ counts it as its own. The searches, FastNAS's too, were run once a limit, on one
 is chosen by validation accuracy for each kind of start, not for each arm. Searches choose by validation accuracy
 (FastNAS by that on held-out training images); test data chose nothing.
 
-*Reconstructed* students have weights, before any training, that make up for what was cut (a least-squares guess of the
-lost inputs of each layer; docs/from-teacher.md); (a) and (i) have the teacher's as they were. Our searches judge
-candidates without training first, and these use at least {LEAST:.0%} of the limit. Units of (h) and (i) are kept by the
-criterion of the searched ones (`{CUTTING.importance}`), so that (c) - (h) is of architecture alone; (g) has as many
-images in its last training as (a), so that (a) - (g) is of weights alone."""
+*Reconstructed* students have weights, before any training, that compensate for what was cut (a least-squares
+prediction of the lost inputs of each layer; docs/from-teacher.md); (a) and (i) have the teacher's as they were. Our
+searches judge candidates without training first, and these use at least {LEAST:.0%} of the limit. Units of (h) and (i)
+are kept by the criterion of the searched ones (`{CUTTING.importance}`), so that (c) - (h) is of architecture only; (g)
+has as many images in its last training as (a), so that (a) - (g) is of weights only."""
 
 
 def _table(study: Study, limit: str, found: Found, teacher: Tested) -> str:

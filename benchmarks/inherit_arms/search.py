@@ -2,7 +2,7 @@
 
     python search.py FILE FOLDER [--library FOLDER]
 
-It goes on where it was stopped. ``--library``: the run whose distilled blocks it takes, since they do not depend on
+It continues where it was stopped. ``--library``: the run whose distilled blocks it takes, since they do not depend on
 the budget. Signals stop it cleanly, with exit code 3.
 """
 

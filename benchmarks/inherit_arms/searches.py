@@ -31,7 +31,7 @@ LEAST = 0.85
 
 
 class Searches:
-    """Runs under ``folder``, each a process of its own; what was begun goes on.
+    """Runs under ``folder``, each a process of its own; a started one continues.
 
     Distilled blocks do not depend on the budget: the first run that needs them makes them, the others take its.
     """
