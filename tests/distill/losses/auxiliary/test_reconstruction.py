@@ -151,9 +151,9 @@ def test_half_precision_and_large_features_give_finite_values_and_gradients(make
     [
         ((1, 2, 2, 2), (5,), {}, r"hides patches of images \(C, H, W\).*\(1, 2, 2, 2\)"),
         ((5, 3), (5, 4), {"patch": 2}, "the latter two without 'patch'"),
-        (IMAGE, (3, 3, 3), {"patch": 6}, "is one; give a smaller 'patch'"),
-        ((1,), (3,), {}, "is one; give a smaller 'patch'"),
-        (IMAGE, (7, 4), {}, r"which part of a sample \(2, 6, 6\) a place of the student's layer \(7, 4\)"),
+        (IMAGE, (3, 3, 3), {"patch": 6}, "smaller 'patch'"),
+        ((1,), (3,), {}, "smaller 'patch'"),
+        (IMAGE, (7, 4), {}, r"layer \(7, 4\) to parts of a sample \(2, 6, 6\)"),
         ((5, 3), (3, 4, 4), {}, "name another layer, such as the vector"),
         ((8,), (8, 4), {}, "name another layer"),
     ],
