@@ -19,6 +19,7 @@ search: install  ## the quick start: a whole search on an embedded data set, at 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell --dictionary - --dictionary .codespell-dictionary.txt
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -441,7 +441,7 @@ class CostConfig(Section):
 
     @property
     def plain(self) -> bool:
-        """Whether it is a built-in cost with default options."""
+        """True if it is a built-in cost with default options."""
         return not is_reference(self.name) and not self.options
 
     @model_serializer(mode="wrap")

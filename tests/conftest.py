@@ -131,7 +131,7 @@ def write_search(path: Path, made: Path, /, **changes: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
-    """The folder of a finished search, to be looked at; whoever writes in it adds and changes nothing else."""
+    """The folder of a finished search, read-only; a test may only add files."""
     folder = tmp_path_factory.mktemp("finished")
     answer = run_in_process("search", write_search(folder / "small.yaml", teacher_folder), "--quiet")
     assert (answer.code, answer.out, answer.err) == (0, "", "")

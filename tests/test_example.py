@@ -44,7 +44,7 @@ def test_it_is_a_finished_run_of_the_quick_start(run):
     assert run.finished
     assert run.status()["trained"] == run.config.search.trials
     quickstart = load_search_file(ROOT / "runs" / "quickstart.yaml")
-    assert run.config == quickstart, "runs/quickstart.yaml has changed; 'make example' makes the run anew"
+    assert run.config == quickstart, "runs/quickstart.yaml has changed; 'make example' makes the run again"
 
 
 def test_its_students_were_written_before_provenance_was_and_are_read(run):

@@ -182,7 +182,7 @@ class LibraryAssembler:
         limits: of the budget; limits on costs that are not sums over blocks are checked by the search, per network.
         by: the cost along which the front is swept.
         settings: number of assemblies, their largest overlap, and the local score.
-        alone: the search ends with these proposals.
+        exclusive: the search ends with these proposals.
         seed: of the fit's bootstrap.
     """
 
@@ -193,7 +193,7 @@ class LibraryAssembler:
         *,
         by: str,
         settings: BlockwiseConfig,
-        alone: bool,
+        exclusive: bool,
         seed: int,
     ) -> None:
         self._library = library
@@ -201,15 +201,15 @@ class LibraryAssembler:
         self._limits = {name: limit for name, limit in limits.items() if name in ADDITIVE}
         self._by = by if by in ADDITIVE else "flops"
         self._settings = settings
-        self._alone = alone
+        self._exclusive = exclusive
         self._seed = seed
         self._first: list[Architecture] | None = None
         self._fitted: tuple[int, list[Architecture]] = (0, [])
 
     @property
-    def alone(self) -> bool:
+    def exclusive(self) -> bool:
         """True if the search ends with these proposals."""
-        return self._alone
+        return self._exclusive
 
     def propose(self, scored: Sequence[tuple[Architecture, float]], seen: Collection[str]) -> Architecture | None:
         """Return the best assembly that was not proposed yet, None after the last; see ``Assembler``."""

@@ -22,7 +22,7 @@ from nas_distill.tasks import find_task
 
 @dataclass(frozen=True)
 class LocalScores:
-    """The errors of a network in which one alternative replaces its block of the teacher; 0 is no error.
+    """The errors of a network in which one alternative replaces its block of the teacher; 0 without any error.
 
     An alternative is scored on the channels that it returns. The loss by removed channels is counted where they are
     missing, in the alternatives of the next block, which have fewer inputs. If it were counted in both, narrow networks

@@ -245,7 +245,7 @@ class _Server:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked for workers."""
+        """True if it can be asked for workers."""
         return self._process.poll() is None
 
     def fork(self) -> _Process:

@@ -266,7 +266,7 @@ class Controller:
         """Evaluate the costs of one new proposal; None if it is not to be trained, or there is none."""
         proposal = self._propose()
         if proposal is None:
-            exhausted = self._assembler is not None and self._assembler.alone
+            exhausted = self._assembler is not None and self._assembler.exclusive
             self._end(
                 "there are no more assemblies of distilled blocks within the budget"
                 if exhausted
@@ -288,7 +288,7 @@ class Controller:
             assembled = self._assembler.propose(self._ledger.scored(), self._ledger.seen)
             if assembled is not None:
                 return self._proposals.insert(assembled, "assembled")
-            if self._assembler.alone:
+            if self._assembler.exclusive:
                 return None
         inserted = self._ledger.from_origin("first_candidate")
         if inserted < len(self._seeds):

@@ -93,12 +93,12 @@ def choose_finalists(
     if not front:
         return []
     chosen = front[:count]
-    # A limit that is no objective may be nearly reached by a network that is cheap where it counts.
+    # A limit on a cost that is not an objective may be nearly reached by a network that is cheap where it counts.
     limits = {name: limits[name] for name in costs if name in limits} or limits
     if count > 1 and not any(_is_near(record, limits) for record in chosen):
-        dear = _near_limit(records, limits) or max(front, key=lambda record: record.costs[costs[0]])
-        if dear not in chosen:
-            chosen = [*chosen[: count - 1], dear]
+        costly = _near_limit(records, limits) or max(front, key=lambda record: record.costs[costs[0]])
+        if costly not in chosen:
+            chosen = [*chosen[: count - 1], costly]
     return sorted(chosen, key=_quality, reverse=True)
 
 
@@ -188,7 +188,7 @@ class FinalistSource:
 
     @property
     def complete(self) -> bool:
-        """Whether every finalist, and the baseline of the best, came to its end."""
+        """True if the trainings of all finalists and of the baseline have ended."""
         if any(not entry.done for entry in self._entries.values() if entry.taught):
             return False
         return self._missing_baseline() is None

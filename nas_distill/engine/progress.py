@@ -72,7 +72,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many of the requested trials have come to an end of their own."""
+        """Number of requested trials that have ended, other than by an interruption."""
         return self.complete + self.pruned + self.failed
 
 

@@ -78,8 +78,8 @@ class Assembler(Protocol):
     """Source of candidates; its proposals depend only on its arguments, so that a resumed search continues the same."""
 
     @property
-    def alone(self) -> bool:
-        """Whether the search ends with its proposals; otherwise first candidates and sampler follow."""
+    def exclusive(self) -> bool:
+        """True if the search ends with its proposals; otherwise first candidates and sampler follow."""
         ...
 
     def propose(self, scored: Sequence[tuple[Architecture, float]], seen: Collection[str]) -> Architecture | None:

@@ -160,7 +160,7 @@ def typical_seconds(
             try:
                 found = child.call("seconds", survey.fitting[place].architecture, seconds=_TIMED_SECONDS)
                 return float(found)
-            except CallTimeoutError:  # the others are no smaller
+            except CallTimeoutError:  # the others are at least as large
                 return None
             except CallError:
                 continue

@@ -100,8 +100,8 @@ def _baseline_line(report: FinalReport) -> list[str]:
     # Both were evaluated on the same samples, so this interval is wider than necessary: cautious about small gains.
     noise = math.hypot(ours.error, theirs.error)
     verdict = "a gain" if gain > noise else "a loss: it did not help" if gain < -noise else "which may be chance"
-    alone = find_task(report.task).training_without_teacher
-    return [f"Distillation against {alone}, same architecture: {words.points(gain)}, {verdict}."]
+    without_teacher = find_task(report.task).training_without_teacher
+    return [f"Distillation against {without_teacher}, same architecture: {words.points(gain)}, {verdict}."]
 
 
 def effort_lines(report: FinalReport) -> list[str]:

@@ -145,7 +145,7 @@ class Savings:
 
 @dataclass(frozen=True)
 class Trust:
-    """How well short scores ranked the finalists (``reports/trust.py`` computes it).
+    """Agreement of short scores with full quality among finalists (``reports/trust.py`` computes it).
 
     Attributes:
         finalists: number of compared finalists.

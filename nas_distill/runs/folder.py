@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def card_md(self) -> Path:
-        """What the run found, for people."""
+        """The student card."""
         return self.path / "card.md"
 
     @property
@@ -93,12 +93,12 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was started here."""
+        """True if a run was started here."""
         return self.journal.exists()
 
     @property
     def locked(self) -> bool:
-        """Whether this object holds the folder's lock."""
+        """True if this object holds the folder's lock."""
         return self._held
 
     @property
@@ -173,7 +173,7 @@ class RunFolder:
 
     def _write_holder(self, descriptor: int) -> None:
         os.ftruncate(descriptor, 0)
-        # On a full disk the lock holds all the same, it only cannot say by whom.
+        # On a full disk the lock still holds; only its holder cannot be named.
         with suppress(OSError):
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 

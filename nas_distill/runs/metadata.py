@@ -181,7 +181,7 @@ class Finalist(_Part):
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, successfully or not."""
+        """True if it has ended, successfully or not."""
         return self.quality is not None or self.cause is not None
 
 

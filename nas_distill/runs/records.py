@@ -120,7 +120,7 @@ class TrialRecord:
 
     @property
     def trained(self) -> bool:
-        """Whether it counts among the trials that were asked for: complete, pruned or failed."""
+        """True if it counts among the trials that were asked for: complete, pruned or failed."""
         return self.state in ("complete", "pruned", "failed")
 
     @property

@@ -91,7 +91,7 @@ def assemble(
     library = Library.load(blocks)
     settings = problem.config.blockwise
     assembler = LibraryAssembler(
-        library, budget.limits, by="flops", settings=settings, alone=True, seed=problem.config.seed
+        library, budget.limits, by="flops", settings=settings, exclusive=True, seed=problem.config.seed
     )
     fitted = assembler.fit(scored(records))
     found = assemblies(

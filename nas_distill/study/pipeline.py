@@ -313,7 +313,7 @@ class Pipeline:
             pricing.budget.limits,
             by=config.search.objectives[0],
             settings=config.blockwise,
-            alone=config.search.strategy == "blockwise",
+            exclusive=config.search.strategy == "blockwise",
             seed=config.seed,
         )
 

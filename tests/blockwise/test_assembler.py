@@ -60,7 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def make(limits: dict[str, Limit], **options: Any) -> LibraryAssembler:
     settings = BlockwiseConfig(solutions=options.pop("solutions", 4))
-    return LibraryAssembler(LIBRARY, limits, by="flops", settings=settings, alone=True, seed=0)  # type: ignore[arg-type]
+    return LibraryAssembler(LIBRARY, limits, by="flops", settings=settings, exclusive=True, seed=0)  # type: ignore[arg-type]
 
 
 def propose_all(assembler: LibraryAssembler, quality: Any) -> list[Architecture]:
@@ -88,7 +88,7 @@ def test_without_a_limit_the_whole_front_is_swept(asked: list[dict[str, Any]]) -
 
 
 def test_assemblies_by_fitted_weights_follow_after_enough_trainings(asked: list[dict[str, Any]]) -> None:
-    """Quality depends on block a alone here, so its weight rises; what was proposed before is not proposed again."""
+    """Quality depends only on block a here, so its weight rises; what was proposed before is not proposed again."""
     found = propose_all(make({}, solutions=MINIMUM), lambda values: 1 - values["a"] / 40)
     assert len(found) > MINIMUM
     assert len(set(found)) == len(found)

@@ -13,8 +13,8 @@ def test_an_alternative_equals_the_block_of_an_inheriting_student(make_case, nam
     modules = make_modules(found, case.inheritance, seed=0)
     assert modules.keys() == {entry.key for entry in found.entries}
     for entry in found.entries[:: max(1, len(found.entries) // 12)]:
-        heir = case.inheritance.pruned_teacher(found.partial_cut({entry.block: entry}, found.widths(entry)))
-        block = heir.get_submodule(found.plan.blocks[entry.block].module).state_dict()
+        pruned = case.inheritance.pruned_teacher(found.partial_cut({entry.block: entry}, found.widths(entry)))
+        block = pruned.get_submodule(found.plan.blocks[entry.block].module).state_dict()
         own = modules[entry.key].state_dict()
         assert {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in block.items()}
         if entry.replacement == "whole":

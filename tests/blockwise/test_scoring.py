@@ -99,16 +99,16 @@ def test_a_width_outside_of_all_blocks_is_scored_by_pruning_only_it(make_case, m
     settings = make_training().settings
     training = LocalTraining(case.alternatives(), case.inheritance, data, settings, seed=0)
     found = score_width(training, case.inheritance, "features.0", 16)
-    heir = case.inheritance.pruned_teacher(training.alternatives.partial_cut({}, {"features.0": 16}))
+    pruned = case.inheritance.pruned_teacher(training.alternatives.partial_cut({}, {"features.0": 16}))
     x, _ = data.batch("train", training.heldout)
     statistics_batches = torch.cat(list(training.statistics_batches()))
     with torch.no_grad():
-        for norm in (part for part in heir.modules() if isinstance(part, torch.nn.BatchNorm2d)):
+        for norm in (part for part in pruned.modules() if isinstance(part, torch.nn.BatchNorm2d)):
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
-        heir(statistics_batches)
-        ours, wanted = heir.eval()(x).log_softmax(1), case.inheritance.module(x).log_softmax(1)
+        pruned(statistics_batches)
+        ours, wanted = pruned.eval()(x).log_softmax(1), case.inheritance.module(x).log_softmax(1)
     kl = functional.kl_div(ours, wanted, reduction="batchmean", log_target=True)
     assert found.kl == pytest.approx(float(kl), rel=1e-3)
 

@@ -56,7 +56,7 @@ def by_hand(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     ("build", "shape"), [(Strided, (5, 6)), (convolutions, (5, 6, 7, 7))], ids=["strided weight", "channels last"]
 )
 def test_updates_are_those_of_the_plain_loop_in_any_memory_layout(build, shape, config) -> None:
-    model, twin = build(), build()  # not a copy, which would lay a strided weight out anew
+    model, twin = build(), build()  # not a copy, which would change the strides of a weight
     before = copy.deepcopy(model.state_dict())
     optimizers = make_optimizer(model.parameters(), config), by_hand(twin, config)
     generator = torch.Generator().manual_seed(1)

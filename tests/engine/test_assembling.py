@@ -11,8 +11,8 @@ from tests.engine.test_controller import next_work, small, train
 class Two:
     """Proposes two candidates, and a third once both are scored; writes down what it was told."""
 
-    def __init__(self, alone: bool) -> None:
-        self.alone = alone
+    def __init__(self, exclusive: bool) -> None:
+        self.exclusive = exclusive
         self.told: list[list[float]] = []
 
     def propose(self, scored: Sequence[tuple[Architecture, float]], seen: Collection[str]) -> Architecture | None:
@@ -24,7 +24,7 @@ class Two:
 
 def test_assembled_candidates_come_before_seeds_and_sampler(make_bench: Callable[..., Any]) -> None:
     bench = small(make_bench, search=SearchConfig(trials=7, seeds=2))
-    bench.run(assembler=Two(alone=False))
+    bench.run(assembler=Two(exclusive=False))
     origins = [record.origin for record in bench.records()]
     assert origins[:5] == ["assembled", "assembled", "assembled", "first_candidate", "first_candidate"]
     assert set(origins[5:]) == {"sampler"}
@@ -32,7 +32,7 @@ def test_assembled_candidates_come_before_seeds_and_sampler(make_bench: Callable
 
 def test_an_exclusive_assembler_ends_the_search_with_its_last_candidate(make_bench: Callable[..., Any]) -> None:
     bench = small(make_bench, search=SearchConfig(trials=7))
-    assembler = Two(alone=True)
+    assembler = Two(exclusive=True)
     controller = bench.run(assembler=assembler)
     records = bench.records()
     assert [record.origin for record in records] == ["assembled"] * 3
@@ -42,9 +42,9 @@ def test_an_exclusive_assembler_ends_the_search_with_its_last_candidate(make_ben
 
 def test_a_resumed_search_is_not_proposed_what_it_has(make_bench: Callable[..., Any]) -> None:
     bench = small(make_bench, search=SearchConfig(trials=7))
-    with bench.controller(assembler=Two(alone=True)) as controller:
+    with bench.controller(assembler=Two(exclusive=True)) as controller:
         work = next_work(controller)
         train(controller, work, *[0.01] * len(bench.score.rungs))
-    bench.run(assembler=Two(alone=True))
+    bench.run(assembler=Two(exclusive=True))
     widths = [record.architecture.to_dict()["width"] for record in bench.records() if record.state == "complete"]
     assert sorted(widths) == [8, 16, 24]

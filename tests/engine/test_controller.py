@@ -155,11 +155,11 @@ def test_a_completed_candidate_is_reported_with_its_last_quality_and_its_costs(m
 def test_a_dominated_candidate_is_stopped_and_names_what_dominates_it(make_bench: Callable[..., Any]) -> None:
     bench = make_bench(search=SearchConfig(trials=6, seeds=3, pruning={"margin": 0.01}))
     with bench.controller() as controller:
-        cheap, dear = next_work(controller), next_work(controller)
-        assert bench.costs(cheap.architecture)["flops"] < bench.costs(dear.architecture)["flops"]
+        cheap, costly = next_work(controller), next_work(controller)
+        assert bench.costs(cheap.architecture)["flops"] < bench.costs(costly.architecture)["flops"]
         assert controller.report(cheap.key, result(0, 0.5))
-        assert not controller.report(dear.key, result(0, 0.489))
-        controller.finish(dear.key, Outcome("stopped"))
+        assert not controller.report(costly.key, result(0, 0.489))
+        controller.finish(costly.key, Outcome("stopped"))
         assert read_study(bench.folder).trials[1].state is TrialState.PRUNED
     record = bench.records()[1]
     assert record.state == "pruned"
@@ -169,38 +169,38 @@ def test_a_dominated_candidate_is_stopped_and_names_what_dominates_it(make_bench
 
 def test_dominance_is_at_equal_fidelity_and_the_last_rung_is_not_judged(bench: Any) -> None:
     with bench.controller() as controller:
-        cheap, dear = next_work(controller), next_work(controller)
+        cheap, costly = next_work(controller), next_work(controller)
         assert controller.report(cheap.key, result(0, 0.5))
         assert controller.report(cheap.key, result(1, 0.9))
-        assert controller.report(dear.key, result(0, 0.6))  # 0.9 was reached later in training
+        assert controller.report(costly.key, result(0, 0.6))  # 0.9 was reached later in training
         assert controller.report(cheap.key, result(2, 0.95))
         controller.finish(cheap.key, Outcome("complete"))
-        assert controller.report(dear.key, result(1, 0.91))
-        assert controller.report(dear.key, result(2, 0.1))
-        controller.finish(dear.key, Outcome("complete"))
+        assert controller.report(costly.key, result(1, 0.91))
+        assert controller.report(costly.key, result(2, 0.1))
+        controller.finish(costly.key, Outcome("complete"))
     assert [record.state for record in bench.records()] == ["complete", "complete"]
 
 
 def test_a_trial_that_fails_later_still_dominates(bench: Any) -> None:
     with bench.controller() as controller:
-        cheap, dear = next_work(controller), next_work(controller)
+        cheap, costly = next_work(controller), next_work(controller)
         controller.report(cheap.key, result(0, 0.9))
         controller.finish(cheap.key, Outcome("failed", "its worker died"))
-        assert not controller.report(dear.key, result(0, 0.1))
+        assert not controller.report(costly.key, result(0, 0.1))
     assert bench.records()[0].cause == "its worker died"
 
 
 def test_repeated_reports_get_the_first_answer(bench: Any) -> None:
     with bench.controller() as controller:
-        cheap, dear = next_work(controller), next_work(controller)
+        cheap, costly = next_work(controller), next_work(controller)
         assert controller.report(cheap.key, result(0, 0.5))
-        assert not controller.report(dear.key, result(0, 0.1))
+        assert not controller.report(costly.key, result(0, 0.1))
         size = bench.folder.journal.stat().st_size
         assert controller.report(cheap.key, result(0, 0.01))
-        assert not controller.report(dear.key, result(0, 0.9))
-        assert not controller.report(dear.key, result(1, 0.9))  # stopped is stopped
+        assert not controller.report(costly.key, result(0, 0.9))
+        assert not controller.report(costly.key, result(1, 0.9))  # stopped is stopped
         assert bench.folder.journal.stat().st_size == size
-        controller.finish(dear.key, Outcome("complete"))
+        controller.finish(costly.key, Outcome("complete"))
     cheap_record, dear_record = bench.records()
     assert cheap_record.rungs == {0: 0.5}
     assert (dear_record.state, dear_record.rungs) == ("pruned", {0: 0.1})
@@ -210,12 +210,12 @@ def test_repeated_reports_get_the_first_answer(bench: Any) -> None:
 @pytest.mark.parametrize("quality", [math.nan, math.inf, -math.inf])
 def test_a_quality_that_is_not_finite_fails_and_dominates_nothing(bench: Any, rung: int, quality: float) -> None:
     with bench.controller() as controller:
-        cheap, dear = next_work(controller), next_work(controller)
+        cheap, costly = next_work(controller), next_work(controller)
         train(controller, cheap, *[0.1, 0.2][:rung])
         assert not controller.report(cheap.key, result(rung, quality))
         assert not controller.report(cheap.key, result(rung, 0.5))
         controller.finish(cheap.key, Outcome("complete"))
-        assert controller.report(dear.key, result(0, 0.3))
+        assert controller.report(costly.key, result(0, 0.3))
     record = bench.records()[0]
     assert record.state == "failed"
     assert f"its quality was {quality} at rung {rung}" in (record.cause or "")
@@ -504,7 +504,7 @@ def test_a_full_disk_as_costs_are_counted_fails_no_candidate(make_bench: Callabl
 
 
 def story(bench: Any) -> list[Any]:
-    """What a run comes to: for each proposal its architecture, state, rungs and whom it was stopped for."""
+    """The content of a run: for each proposal its architecture, state, rungs and the trial that dominated it."""
     latest = {record.index: record for record in bench.records()}
     index = {record.number: record.index for record in bench.records()}
     return [

@@ -85,7 +85,7 @@ def test_a_single_finalist_is_the_one_of_the_highest_expectation(pairs, slope):
 
 
 def test_near_is_near_the_limit_of_an_objective():
-    # 1 has nearly all the parameters it may have, but it is cheap in what the front trades; 3 is the dear one.
+    # 1 has nearly all the parameters it may have, but it is cheap in what the front trades; 3 is the costly one.
     records = [record(0, 0.9, 30), record(1, 0.8, 20, params=95), record(2, 0.7, 10), record(3, 0.6, 95, params=1)]
     limits = {"params": 100.0, "flops": 100.0}
     assert numbers(choose_finalists(records, ("flops",), limits, 3)) == [0, 1, 3]
@@ -94,7 +94,7 @@ def test_near_is_near_the_limit_of_an_objective():
 
 
 def test_none_of_the_front_gives_way_when_one_of_it_is_near_the_limit():
-    # 3 is dear and good, but 2 is cheaper and no worse; 0 is on the front and near the limit itself.
+    # 3 is costly and good, but 2 is cheaper and no worse; 0 is on the front and near the limit itself.
     records = [record(0, 0.95, 75), record(1, 0.9, 30), record(2, 0.8, 10), record(3, 0.8, 95)]
     assert numbers(choose(records)) == [0, 1, 2]
 
@@ -116,7 +116,7 @@ def test_without_limits_or_near_ones_the_most_expensive_of_the_front_is_among_th
     records = [record(0, 0.9, 20), record(1, 0.8, 15), record(2, 0.7, 10), record(3, 0.95, 60)]
     assert numbers(choose(records, limit=None)) == [3, 0, 1]
     assert numbers(choose(records, limit=1000)) == [3, 0, 1]
-    # With two costs the dearest by the first need not be the best.
+    # With two costs the most expensive by the first need not be the best.
     two = [record(0, 0.9, 20, params=90), record(1, 0.8, 15, params=50), record(2, 0.7, 40, params=10)]
     assert numbers(choose(two, limit=None, count=2, costs=("flops", "params"))) == [0, 2]
 

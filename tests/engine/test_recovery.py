@@ -234,9 +234,9 @@ def test_an_end_that_was_decided_is_completed_after_a_death(make_bench: Callable
 def test_what_a_retry_has_reported_before_is_not_asked_again(make_bench: Callable[..., Any]) -> None:
     bench = make_bench(search=SearchConfig(trials=2, seeds=2))
     with bench.controller() as controller:
-        cheap, dear = controller.next(), controller.next()
+        cheap, costly = controller.next(), controller.next()
         controller.report(cheap.key, RungResult(0, 10, 0.5, 1.0))
-        controller.report(dear.key, RungResult(0, 10, 0.9, 1.0))
+        controller.report(costly.key, RungResult(0, 10, 0.9, 1.0))
     with bench.controller() as controller:
         again = controller.next()
         assert again == cheap
@@ -244,11 +244,11 @@ def test_what_a_retry_has_reported_before_is_not_asked_again(make_bench: Callabl
         assert controller.report(cheap.key, RungResult(0, 10, 0.1, 1.0))
         assert bench.folder.journal.stat().st_size == size
         other = controller.next()
-        assert other == dear
+        assert other == costly
         # It is dominated by a trial of this session, by what that had reported in the last one.
         assert controller.report(cheap.key, RungResult(1, 30, 0.8, 3.0))
-        assert not controller.report(dear.key, RungResult(1, 30, 0.7, 3.0))
-        controller.finish(dear.key, Outcome("stopped"))
+        assert not controller.report(costly.key, RungResult(1, 30, 0.7, 3.0))
+        controller.finish(costly.key, Outcome("stopped"))
     record = bench.records()[3]
     assert (record.state, record.dominated_by, record.rungs) == ("pruned", 2, {0: 0.9, 1: 0.7})
 

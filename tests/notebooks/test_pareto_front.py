@@ -89,7 +89,7 @@ def test_moved_budgets_are_held(cells, run):
 
 def test_the_outputs_that_are_kept_are_of_the_run_that_is_kept(run):
     kept = code_cells(nbformat.read(NOTEBOOK, as_version=4))
-    hint = "python notebooks/execute.py makes them anew"
+    hint = "python notebooks/execute.py makes them again"
     assert run.report().architecture in text(kept["report"]), hint
     assert {name for name, cell in kept.items() if not cell.outputs} == set(), hint
     assert NOTEBOOK.stat().st_size < 1_000_000

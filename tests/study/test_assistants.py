@@ -101,9 +101,9 @@ def test_assistants_are_found_by_their_own_teachers(run):
 
 
 def test_the_largest_has_no_assistant(run):
-    dearest = run.trial(max(run.records, key=lambda record: record.costs["flops"]).number)
+    largest = run.trial(max(run.records, key=lambda record: record.costs["flops"]).number)
     with pytest.raises(RunError, match="has no assistant: no member of the front costs at least 2 times"):
-        dearest.distill(via="front")
+        largest.distill(via="front")
 
 
 def test_a_student_teaches_a_born_again_one(run):

@@ -312,7 +312,7 @@ def _session_folder() -> Path | None:
     """Return where Ray keeps the logs and sockets of the session that this process has started."""
     try:
         return Path(ray._private.worker._global_node.get_session_dir_path())
-    except Exception:  # it is no public interface
+    except Exception:  # it is not a public interface
         return None
 
 
