@@ -88,5 +88,5 @@ def test_it_is_part_of_what_a_checkpoint_belongs_to(tmp_path, make_distiller):
     from nas_distill.utils.errors import TrainingError
 
     make_distiller().save(tmp_path)
-    with pytest.raises(TrainingError, match="of another training"):
+    with pytest.raises(TrainingError, match="another training"):
         make_distiller(curriculum=CurriculumConfig()).load(tmp_path)

@@ -14,7 +14,11 @@ from nas_distill.models import resnet
 from nas_distill.teacher import LiveSignal, freeze
 from nas_distill.utils.checkpoints import read_state
 
-LOSSES = [name for name in loss_names() if find_loss(name).make.__module__.startswith("nas_distill.distill.losses.f")]
+# The losses on layers of convolutional networks: not those on tokens and attention, nor auxiliary tasks.
+OTHERS = {"cosine_hidden", "masked_reconstruction", "rotation"}
+LOSSES = [
+    name for name in loss_names() if find_loss(name).layers in ("stages", "last", "vector") and name not in OTHERS
+]
 LEARNED = {"hint", "vid", "crd", "reviewkd", "mgd", "cosine_features", "byot"}
 
 
