@@ -170,7 +170,8 @@ def test_a_disk_error_is_one_line(cli, monkeypatch, finished_run):
     monkeypatch.setattr("nas_distill.reports.plots.save_figure", full)
     answer = cli("front", finished_run)
     assert answer.code == 2
-    assert f"the disk is full, so {finished_run / 'front.png'} could not be written" in one_line(answer)
+    assert f"the disk is full, so {finished_run / 'front.png'} could not be written" in answer.err
+    assert answer.err.count("\n") == 1
 
 
 def test_a_closed_pipe_is_not_an_error(finished_run):

@@ -215,9 +215,7 @@ def test_explicit_losses_are_unchanged():
 
 def test_settings_that_need_classes_are_named():
     _check_task(search_file(), "regression", None)
-    with pytest.raises(
-        ConfigError, match=r"score.curriculum.by: a regression's teacher has no entropy .* 'student_loss'"
-    ):
+    with pytest.raises(ConfigError, match=r"score.curriculum.by: .* entropy .* 'student_loss'"):
         _check_task(search_file(score={"curriculum": {}}), "regression", None)
     _check_task(search_file(score={"curriculum": {}}), "multilabel", None)
     _check_task(search_file(search={"strategy": "blockwise"}, blockwise={"score": "kl"}), "multilabel", None)
