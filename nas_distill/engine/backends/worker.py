@@ -96,10 +96,14 @@ class Worker:
         self._work = work
 
     def step(self) -> Message:
-        """Train the loaded work up to its next rung."""
+        """Train the loaded work up to its next rung; a work that has failed must be loaded again.
+
+        Raises:
+            RuntimeError: no work is loaded.
+        """
         work = self._work
         if work is None:
-            raise RuntimeError("no work was loaded")
+            raise RuntimeError("no work is loaded")
         begun = time.time()
         try:
             self._limit_threads()
@@ -113,6 +117,7 @@ class Worker:
             self._end_copy()
             _print(error)
             self.close()
+            self._work = None  # an executor may ask for another step before it has ended this process
             full = full_disk_error(error)
             if full is not None and not isinstance(error, StorageError):
                 error = StorageError(disk_error_message(full))
