@@ -12,9 +12,11 @@ from typing import cast
 from nas_distill.config import ScoreConfig, SearchConfig
 from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.early_stopping import Rule
-from nas_distill.engine.first_candidates import first_candidates, note_decisions, reference_costs
+from nas_distill.engine.endings import give_up, nothing_new, require_one
+from nas_distill.engine.feasible import FeasibleSet
+from nas_distill.engine.first_candidates import ENUMERATED, first_candidates, note_decisions, reference_costs
 from nas_distill.engine.ledger import COUNTED, Entry
-from nas_distill.engine.objectives import Objectives, give_up, make_rule, nothing_new, require_one
+from nas_distill.engine.objectives import Objectives, make_rule
 from nas_distill.engine.progress import Event, EventKind, Progress, snapshot
 from nas_distill.engine.proposals import Assembler, Proposal, Proposals
 from nas_distill.engine.recorder import TrialRecorder, end_in_flight, rebuild
@@ -29,7 +31,7 @@ from nas_distill.utils.seeds import derive
 
 REPEATS = 20  # proposals of the sampler in a row with nothing to train, before unseen architectures are sampled
 SAMPLER_TURN = 5  # from then on every so many proposals are the sampler's, until one of its own is trained
-PATIENCE = 2000  # proposals in a row with nothing to train before the search gives up
+PATIENCE = 2000  # proposals in a row with nothing to train before the search gives up; smaller spaces are enumerated
 DEATHS = 5  # times in a row that the whole process may die on one candidate without reaching a new rung
 DRAWS = 20_000  # random samples in search of an unseen architecture
 
@@ -90,6 +92,7 @@ class Controller:
         self._end_reason: str | None = None
         self._in_flight: dict[str, Entry] = {}
         self._size = space.size()
+        self._feasible = FeasibleSet(space, pricing)
         self._proposals = Proposals(
             space,
             directions=self._objectives.directions,
@@ -244,7 +247,10 @@ class Controller:
         give_up(ledger, after=max(REPEATS, len(self._seeds) + 10))
         if ledger.count("waiting"):
             return None
-        return nothing_new(ledger, self._size, self._budget, self._patience)
+        if ledger.unproductive:
+            # Larger spaces only once it is clear that little of them fits.
+            self._feasible.enumerate(ENUMERATED if ledger.unproductive < REPEATS else PATIENCE)
+        return nothing_new(ledger, self._size, self._budget, self._patience, self._feasible)
 
     def _time_is_up(self) -> bool:
         limit = self._search.time_limit_minutes
@@ -295,7 +301,8 @@ class Controller:
             return self._proposals.insert(self._seeds[inserted], "first_candidate")
         # The sampler has run out of new candidates, or has not learned yet: sample unseen ones, with some turns of its.
         if self._ledger.unproductive >= REPEATS and len(self._ledger) % SAMPLER_TURN:
-            architecture = self._proposals.unseen(self._ledger.seen, DRAWS)
+            among = self._feasible.left(self._ledger.seen) if self._feasible.found else None
+            architecture = self._proposals.unseen(self._ledger.seen, DRAWS, among)
             return None if architecture is None else self._proposals.insert(architecture, "random")
         return self._proposals.ask()
 

@@ -1,16 +1,13 @@
-"""Objectives of a search, and the conditions under which it ends."""
+"""Objectives of a search, and the pruning rule that compares them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas_distill.config import PruningConfig, SearchConfig
-from nas_distill.costs.budget import Budget, parse_amount
+from nas_distill.costs.budget import parse_amount
 from nas_distill.engine.early_stopping import Dominance, NoRule, Rule
-from nas_distill.engine.ledger import Entry, Ledger
-from nas_distill.spaces import SpaceSize
-from nas_distill.utils.errors import BudgetError, RunError
 
 
 @dataclass(frozen=True)
@@ -94,61 +91,4 @@ def make_rule(pruning: PruningConfig, objectives: Objectives, margin: float | tu
         min_dominators=pruning.min_dominators,
         min_reports=pruning.min_reports,
         tolerance=pruning.tolerance,
-    )
-
-
-def nothing_new(ledger: Ledger, size: SpaceSize, budget: Budget, patience: int) -> str | None:
-    """Return why no new proposal is worth asking for, None when one is.
-
-    That is when the whole space was looked at, or ``patience`` proposals in a row brought nothing to train.
-
-    Raises:
-        BudgetError: it is so, and nothing was ever trained because nothing fits the budget; names the limit that binds
-            and the nearest candidate.
-    """
-    if size.exact and len(ledger.seen) >= size.count:
-        reason = f"all {size.count} architectures of the space have been tried"
-        if budget.limits:
-            fitting = size.count - len({entry.proposal.architecture.hash for entry in ledger.having("over_budget")})
-            reason += f", of which {fitting} {'is' if fitting == 1 else 'are'} within the budget"
-    elif ledger.run_of("over_budget", "duplicate") >= patience:
-        reason = f"nothing new within the budget came up in {patience} proposals"
-    else:
-        return None
-    over = ledger.having("over_budget")
-    if over and not ledger.count("complete", "pruned", "running"):
-        raise BudgetError(budget.infeasible([entry.costs for entry in over]))
-    return reason
-
-
-def give_up(ledger: Ledger, after: int) -> None:
-    """Raise when ``after`` candidates have failed and none has ever come through.
-
-    Raises:
-        RunError: too many failed; gives the first cause.
-    """
-    failed = ledger.having("failed")
-    if len(failed) >= after and not ledger.count("complete", "pruned"):
-        raise RunError(_all_failed(failed))
-
-
-def require_one(ledger: Ledger, ended: str | None) -> None:
-    """Raise an error if candidates have ended, but none was trained to its end.
-
-    Raises:
-        RunError: none was; gives the first cause, or why the search ended.
-    """
-    if ledger.count("complete", "waiting", "running"):
-        return
-    failed = ledger.having("failed")
-    if failed:
-        raise RunError(_all_failed(failed))
-    raise RunError(f"no candidate was trained to its end: {ended or 'none was handed out'}.")
-
-
-def _all_failed(failed: Sequence[Entry]) -> str:
-    first = failed[0]
-    return (
-        f"all of the first {len(failed)} candidates failed; the first, trial {first.number}, with: "
-        f"{(first.cause or 'no cause').rstrip('.')}."
     )

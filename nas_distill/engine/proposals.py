@@ -163,13 +163,17 @@ class Proposals:
                 sampler.get_trial_generation(self._study, trial)
             return Proposal(architecture, params, distributions, origin, self._state(self._trial(trial.number), before))
 
-    def unseen(self, seen: Collection[str], draws: int) -> Architecture | None:
+    def unseen(
+        self, seen: Collection[str], draws: int, among: Sequence[Architecture] | None = None
+    ) -> Architecture | None:
         """Return a random architecture whose hash is not in ``seen``; None when there is none.
 
-        In a space of up to ``draws`` architectures it is sampled from all unseen ones; in larger ones None may also
+        ``among``: the architectures to choose from, all unseen. Without them, in a space of up to ``draws`` architectures it is sampled from all unseen ones; in larger ones None may also
         mean that this many samples held no unseen architecture.
         """
         rng = numpy_rng(self._seed, "unseen", len(self))
+        if among is not None:
+            return among[int(rng.integers(len(among)))] if among else None
         for _ in range(min(draws, _TRIES)):
             architecture = self._space.sample(rng)
             if architecture.hash not in seen:

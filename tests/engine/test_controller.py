@@ -657,25 +657,62 @@ def test_score_with_one_rung_judges_nobody(make_bench: Callable[..., Any]) -> No
     assert bench.run().progress().complete == 12
 
 
+def products(architecture: Architecture) -> dict[str, float]:
+    return {"flops": float(math.prod(value for value in architecture.values.values() if isinstance(value, int)))}
+
+
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
-def test_a_space_with_one_feasible_architecture_ends_when_all_are_seen(
+@pytest.mark.parametrize("widths", [6, 60])
+def test_a_space_with_one_feasible_architecture_ends_when_it_is_seen(
+    make_bench: Callable[..., Any], sampler: str, widths: int
+) -> None:
+    width = [8 * place for place in range(1, widths + 1)]
+    space = SearchSpace.from_dict({"width": width, "depth": [1, 2, 3, 4], "kernel": [3, 5, 7]}, builder="builtins:dict")
+    bench = small(
+        make_bench,
+        space=space,
+        search=SearchConfig(trials=30, seeds=2, sampler=sampler),
+        budget=Budget.parse({"flops": 24}),
+        costs=products,
+    )
+    progress = bench.run().conclude()
+    assert progress.done == 1
+    assert progress.end_reason is not None
+    assert progress.end_reason.endswith(f": 1 of the {12 * widths} of the space")
+    # The space is enumerated once the sampler has nothing: at its first miss where that is quick.
+    assert len(bench.records()) <= 2 + (1 if widths == 6 else REPEATS)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_few_feasible_architectures_are_all_tried_and_then_the_search_ends(
     make_bench: Callable[..., Any], sampler: str
 ) -> None:
     space = SearchSpace.from_dict(
-        {"width": [8, 16, 24, 32, 40, 48], "depth": [1, 2, 3, 4], "kernel": [3, 5, 7]}, builder="builtins:dict"
+        {"width": list(range(8, 328, 8)), "depth": [1, 2, 3, 4], "kernel": [3, 5, 7]}, builder="builtins:dict"
     )
     bench = small(
         make_bench,
         space=space,
         search=SearchConfig(trials=30, seeds=2, sampler=sampler),
-        budget=Budget.parse({"flops": 23}),
-        costs=lambda architecture: {
-            "flops": float(math.prod(architecture.values[name] for name in ("width", "depth", "kernel"))) - 1
-        },
+        budget=Budget.parse({"flops": 72}),
+        costs=products,
     )
+    feasible = {one.hash for one in space.every() if products(one)["flops"] <= 72}
     progress = bench.run().conclude()
-    records = bench.records()
-    assert progress.done == 1
-    assert progress.end_reason == "all 72 architectures of the space have been tried, of which 1 is within the budget"
-    assert len({record.architecture for record in records}) == 72
-    assert len(records) < 72 + 72
+    assert {record.architecture.hash for record in bench.records() if record.trained} == feasible
+    assert progress.done == len(feasible) < 30
+    # Of those drawn without the sampler none is over budget, since their costs are known.
+    assert {record.state for record in bench.records() if record.origin == "random"} <= {"complete", "pruned"}
+
+
+def test_what_cannot_be_built_is_not_waited_for_within_a_budget(make_bench: Callable[..., Any]) -> None:
+    def costs(architecture: Architecture) -> dict[str, float]:
+        if architecture.values["width"] == 16:
+            raise BuildError("a width of 16 cannot be built")
+        return small_costs(architecture)
+
+    budget = Budget.parse({"flops": small_costs(Architecture({"width": 8, "depth": 2}))["flops"]})
+    bench = small(make_bench, search=SearchConfig(trials=30, seeds=1), costs=costs, budget=budget)
+    progress = bench.run().conclude()
+    assert progress.complete + progress.pruned == 2
+    assert progress.done < 9
