@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
@@ -459,12 +459,14 @@ class SearchConfig(Section):
     ``trials`` counts candidates that are trained; over-budget and repeated ones are recorded and cost nothing.
     ``strategy``: candidates come from the sampler (``sample``), are assembled of locally distilled blocks
     (``blockwise``, for a space cut from the teacher), or both, the assembled first (``hybrid``).
+    ``warm_start``: folders of earlier runs of the same space, whose finished trials inform this search.
     """
 
     trials: int = Field(40, ge=1, le=10_000_000)
     strategy: Literal["sample", "blockwise", "hybrid"] = "sample"
     sampler: SamplerConfig = SamplerConfig()
     seeds: int = Field(6, ge=0, le=10_000)
+    warm_start: tuple[str, ...] = Field((), description="a list of folders of earlier runs")
     costs: tuple[CostConfig, ...] = Field(
         (CostConfig(name="flops"),), description="a list of costs, each a name or {name: ...}"
     )
@@ -483,6 +485,15 @@ class SearchConfig(Section):
     @classmethod
     def _expand_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _expand_folder(cls, value: Any) -> Any:
+        if isinstance(value, str | PurePath):
+            value = [value]
+        if isinstance(value, list | tuple):
+            return [str(entry) if isinstance(entry, PurePath) else entry for entry in value]
+        return value
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from nas_distill.engine.progress import Event, EventKind, Progress, snapshot
 from nas_distill.engine.proposals import Assembler, Proposal, Proposals
 from nas_distill.engine.recorder import TrialRecorder, end_in_flight, rebuild
 from nas_distill.engine.samplers import find_sampler
+from nas_distill.engine.warm_start import EARLIER, candidates_of, taken_entries
 from nas_distill.engine.work import Outcome, RungResult, Work
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import Journal
@@ -46,8 +47,8 @@ class Controller:
     sampler. ``on_event`` is called after each event is in the journal. ``paths`` are folders in which the module of a
     user's own sampler is searched for.
 
-    ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Candidates over budget, duplicates
-    and interrupted ones do not count. The journal of an earlier session is continued.
+    ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Candidates over budget, duplicates,
+    interrupted ones and those taken from earlier runs do not count. The journal of an earlier session is continued.
 
     Raises:
         ConfigError: the sampler does not exist, or one of its options is invalid.
@@ -103,10 +104,12 @@ class Controller:
         end_in_flight(journal, self._objectives, len(score.rungs) - 1)
         self._ledger = rebuild(journal, self._proposals, self._objectives, budget)
         self._recorder = TrialRecorder(journal, self._proposals, self._ledger, self._objectives, budget)
-        self._done_before = self._ledger.count(*COUNTED)
+        self._done_before = self._ledger.trained
         self._seeds = first_candidates(journal, space, pricing, search=search, by=self._objectives.costs[0], seed=seed)
+        self._seeds += candidates_of(journal.metadata.warm_start, among=self._seeds)
         self._reference = reference_costs(journal, reference or {}, pricing, costs=self._objectives.costs)
         note_decisions(journal, self._objectives, budget, self._rule)
+        self._take_earlier()
         for entry in self._ledger.having(*COUNTED):
             self._drop_checkpoint(entry)  # of those that ended just before their process died
 
@@ -240,7 +243,7 @@ class Controller:
         ledger = self._ledger
         if self._stopping:
             return "the search was asked to stop"
-        if ledger.count(*COUNTED, "running") >= self._search.trials:
+        if ledger.trained + ledger.count("running") >= self._search.trials:
             return f"all {self._search.trials} trials are done or under way"
         if self._time_is_up():
             return self._time_limit_reached
@@ -305,6 +308,13 @@ class Controller:
             architecture = self._proposals.unseen(self._ledger.seen, DRAWS, among)
             return None if architecture is None else self._proposals.insert(architecture, "random")
         return self._proposals.ask()
+
+    def _take_earlier(self) -> None:
+        """Record the trials of earlier runs that the journal notes and that are not recorded yet, without training."""
+        recorded = self._ledger.from_origin(EARLIER)
+        for entry in taken_entries(self._journal.metadata.warm_start, self._proposals, after=recorded):
+            entry.index = len(self._ledger)
+            self._recorder.begin(entry)
 
     def _price_entry(self, entry: Entry) -> None:
         try:

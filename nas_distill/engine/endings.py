@@ -50,7 +50,7 @@ def give_up(ledger: Ledger, after: int) -> None:
         RunError: too many failed; gives the first cause.
     """
     failed = ledger.having("failed")
-    if len(failed) >= after and not ledger.count("complete", "pruned"):
+    if len(failed) >= after and ledger.count("complete", "pruned") == ledger.taken:
         raise RunError(_all_failed(failed))
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from nas_distill.engine.early_stopping import History, Report
 from nas_distill.engine.proposals import Proposal
 from nas_distill.runs.pareto import RunningFront
-from nas_distill.runs.records import Rung, State, Stop, TrialRecord
+from nas_distill.runs.records import Rung, State, Stop, Taken, TrialRecord
 from nas_distill.spaces import Architecture
 
 Status = Literal["waiting", "running", "complete", "pruned", "failed", "over_budget", "duplicate"]
@@ -26,7 +26,7 @@ class Entry:
     ``number`` is its latest trial in the journal, ``key`` names its training (both are set when it is written).
     ``waiting``: interrupted, and to be handed out again. ``original``: for a duplicate, the index of the entry with the
     same architecture. ``deaths`` counts how often in a row the whole process died while it was trained, without
-    reaching a new rung.
+    reaching a new rung. ``taken``: the trial of an earlier run that it is, which is not trained here.
     """
 
     index: int
@@ -41,6 +41,7 @@ class Entry:
     cause: str | None = None
     original: int | None = None
     deaths: int = 0
+    taken: Taken | None = None
 
     @property
     def quality(self) -> float | None:
@@ -49,7 +50,9 @@ class Entry:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far."""
+        """Seconds of training so far; 0 if it was taken from an earlier run."""
+        if self.taken is not None:
+            return 0.0
         return max((report.seconds for report in self.reports.values()), default=0.0)
 
     @property
@@ -82,6 +85,7 @@ class Ledger:
         # Consecutive proposals of the sampler that were over budget or duplicates; others between them do not count.
         self.unproductive = 0
         self._front: RunningFront[int] = RunningFront([True, *(False for _ in self._costs)])
+        self.taken = 0  # entries from earlier runs, all of them complete
         self.seconds_trained = 0.0
         self.seconds_saved = 0.0
 
@@ -110,6 +114,7 @@ class Ledger:
         self._entries.append(entry)
         self._first.setdefault(entry.proposal.architecture.hash, entry.index)
         self._origins[entry.proposal.origin] += 1
+        self.taken += entry.taken is not None
         if entry.proposal.origin == "sampler":
             self.unproductive = self.unproductive + 1 if entry.status in ("over_budget", "duplicate") else 0
         if entry.original is not None:
@@ -150,6 +155,11 @@ class Ledger:
     def count(self, *statuses: Status) -> int:
         """Return how many entries have one of ``statuses``."""
         return sum(len(self._having[status]) for status in statuses)
+
+    @property
+    def trained(self) -> int:
+        """Number of entries that were trained here and have ended: complete, stopped or failed."""
+        return self.count(*COUNTED) - self.taken
 
     def having(self, *statuses: Status) -> list[Entry]:
         """Return the entries with one of ``statuses``, by index."""
@@ -220,6 +230,7 @@ def entry_of(attempts: list[TrialRecord], proposal: Proposal, original: int | No
         cause=last.cause,
         original=original,
         deaths=deaths,
+        taken=last.taken,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from nas_distill.engine.ledger import COUNTED, Ledger
+from nas_distill.engine.ledger import Ledger
 from nas_distill.runs.pareto import hypervolume_of
 
 EventKind = Literal[
@@ -43,7 +43,8 @@ class Progress:
 
     ``requested`` trials are to be trained; ``complete``, ``pruned`` and ``failed`` ones have been, ``running`` ones
     are, ``waiting`` ones were interrupted and come next. ``over_budget`` and ``duplicates`` cost nothing; ``below`` of
-    the former are not over a limit, but below a lower end.
+    the former are not over a limit, but below a lower end. Trials of earlier runs are in none of these numbers, but may
+    be on the front and the best.
     ``front_size`` counts completed candidates that nobody beats; ``hypervolume`` in [0, 1] (higher is better) is
     theirs, against ``reference`` (cost -> largest that counts) as ``runs/pareto.py`` defines it. ``seconds_trained``
     is over all workers and sessions; ``seconds_saved`` what stopping saved of it. ``elapsed_seconds`` is this
@@ -92,7 +93,7 @@ def snapshot(
 
     ``done_before`` trials had ended before this session began; ``below`` of those over budget are below a lower end.
     """
-    done = ledger.count(*COUNTED)
+    done = ledger.trained
     front = ledger.front
     here = done - done_before
     left = None if here <= 0 else max(0, requested - done) * elapsed_seconds / here
@@ -100,7 +101,7 @@ def snapshot(
         requested=requested,
         running=ledger.count("running"),
         waiting=ledger.count("waiting"),
-        complete=ledger.count("complete"),
+        complete=ledger.count("complete") - ledger.taken,
         pruned=ledger.count("pruned"),
         failed=ledger.count("failed"),
         over_budget=ledger.count("over_budget"),

@@ -153,6 +153,8 @@ class TrialRecorder:
             found["violations"] = entry.violations
         if entry.cause is not None:
             found["cause"] = entry.cause
+        if entry.taken is not None:
+            found["taken"] = {"run": entry.taken.run, "trial": entry.taken.trial}
         if entry.original is not None:
             found["duplicate_of"] = self._ledger[entry.original].number
         return found | {f"{RUNG}{rung}": _rung_attribute(report, None) for rung, report in entry.reports.items()}
@@ -192,7 +194,7 @@ def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budg
     trials = {trial.number: trial for trial in journal.study.get_trials(deepcopy=False)}
     index_of = {record.number: record.index for record in records}
     ledger = Ledger(objectives.costs)
-    none_trained = not any(record.state in ("complete", "pruned") for record in records)
+    none_trained = not any(record.trained and record.state != "failed" for record in records)
     for chain in chains(records):
         first = chain[0]
         proposal = proposal_of(trials[first.number], first.architecture, first.origin)

@@ -178,6 +178,8 @@ def _why(record: TrialRecord) -> list[tuple[str, str]]:
         rows.append(("duplicate of", f"trial {record.duplicate_of}"))
     if record.retry_of is not None:
         rows.append(("continues", f"trial {record.retry_of}"))
+    if record.taken is not None:
+        rows.append(("taken from", f"trial {record.taken.trial} of {record.taken.run}, not trained again"))
     rows.append(("proposed by", record.origin))
     return rows
 

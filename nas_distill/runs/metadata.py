@@ -243,6 +243,51 @@ class EvaluationRecord(_Part):
     validation_samples: int
 
 
+class Reading(_Part):
+    """Report of a trial of an earlier run at a rung; see ``runs.records.Rung``."""
+
+    quality: float
+    step: int
+    seconds: float
+    share: float
+
+
+class TakenTrial(_Part):
+    """A finished trial of an earlier run that is taken over with its score.
+
+    Attributes:
+        trial: its number in that run.
+        architecture: nested values of its parameters.
+        costs: by cost name, counted for this search.
+        readings: by rung, from the first.
+    """
+
+    trial: int
+    architecture: dict[str, Any]
+    costs: dict[str, float]
+    readings: tuple[Reading, ...]
+
+
+class EarlierRun(_Part):
+    """Trials and architectures that a search has taken from an earlier run of its space.
+
+    Attributes:
+        run: its folder, as the search file names it.
+        differs: sections of the two searches that differ, so that scores do not compare; empty if they compare.
+        trials: trials taken over with their scores, if scores compare.
+        candidates: architectures that are trained again as first candidates, if scores do not compare.
+        outside: finished trials outside the budget, which are left out.
+        unread: why the run could not be read, a clause; None if it was read.
+    """
+
+    run: str
+    differs: tuple[str, ...] = ()
+    trials: tuple[TakenTrial, ...] = ()
+    candidates: tuple[dict[str, Any], ...] = ()
+    outside: int = 0
+    unread: str | None = None
+
+
 class RunMetadata(_Part):
     """Facts of a run as a whole; None (or empty) means not known yet.
 
@@ -264,6 +309,7 @@ class RunMetadata(_Part):
         budget: the limits, as ``Budget.to_dict`` writes them.
         reference: cost -> the reference of the hypervolume.
         first_candidates: the architectures tried before the sampler begins.
+        warm_start: what was taken from earlier runs; None if there was no such request. Read from them once.
         margin: the pruning margin, one number or one per rung.
         startup_seconds: time spent waiting for workers to begin.
         measured_latency_ms: training -> ms, of candidates for finalists under a latency limit.
@@ -296,6 +342,7 @@ class RunMetadata(_Part):
     budget: dict[str, dict[str, float]] = {}
     reference: dict[str, float] = {}
     first_candidates: tuple[dict[str, Any], ...] | None = None
+    warm_start: tuple[EarlierRun, ...] | None = None
     margin: float | tuple[float, ...] | None = None
     startup_seconds: float | None = None
     measured_latency_ms: dict[str, float] = {}

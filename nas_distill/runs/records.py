@@ -59,13 +59,22 @@ class Rung:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """Trial ``trial`` of an earlier ``run`` (its folder, as it was named), which a warm start has taken over."""
+
+    run: str
+    trial: int
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial of the journal.
 
     ``number`` is unique; ``key`` names the training and is kept over retries. ``reports`` are by rung. ``params`` are
     the flat values as the sampler knows them. States: ``complete`` (trained to the end), ``pruned`` (stopped, see
     ``stop``), ``over_budget`` (never trained, see ``violations``), ``duplicate`` (never trained, see ``duplicate_of``),
-    ``failed`` (see ``cause``), ``interrupted`` (another trial continues it, or will), ``running``.
+    ``failed`` (see ``cause``), ``interrupted`` (another trial continues it, or will), ``running``. One that was
+    ``taken`` from an earlier run is ``complete`` with what that run measured, and was not trained here.
     """
 
     number: int
@@ -84,6 +93,7 @@ class TrialRecord:
     values: tuple[float, ...] | None
     interrupted: Literal["stopped", "died"] | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    taken: Taken | None = None
 
     @property
     def quality(self) -> float | None:
@@ -108,7 +118,9 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent training it up to its last report."""
+        """Seconds that this run has spent training it up to its last report; 0 if it was taken from another."""
+        if self.taken is not None:
+            return 0.0
         return max((report.seconds for report in self.reports.values()), default=0.0)
 
     @property
@@ -120,8 +132,8 @@ class TrialRecord:
 
     @property
     def trained(self) -> bool:
-        """True if it counts among the trials that were asked for: complete, pruned or failed."""
-        return self.state in ("complete", "pruned", "failed")
+        """True if it counts among the trials that were asked for: complete, pruned or failed, and not taken."""
+        return self.state in ("complete", "pruned", "failed") and self.taken is None
 
     @property
     def dominated_by(self) -> int | None:
@@ -165,6 +177,7 @@ def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord:
             values=None if trial.values is None else tuple(trial.values),
             interrupted=attrs.get("interrupted"),
             params=dict(trial.params),
+            taken=_taken(attrs),
         )
     except (KeyError, TypeError, ValueError, AttributeError, SpaceError) as error:
         raise RunError(
@@ -187,6 +200,11 @@ def _numbers(attrs: Mapping[str, Any], name: str) -> dict[str, float]:
     if not isinstance(values, Mapping):
         raise TypeError(f"'{name}' is {values!r}")
     return {str(key): _typed(values, key, float) for key in values}
+
+
+def _taken(attrs: Mapping[str, Any]) -> Taken | None:
+    found = attrs.get("taken")
+    return None if found is None else Taken(_typed(found, "run", str), _typed(found, "trial", int))
 
 
 def _stop(rung: int, quality: float, values: Mapping[str, Any]) -> Stop:
@@ -273,6 +291,7 @@ def to_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
             "duplicate_of": record.duplicate_of,
             "retry_of": record.retry_of,
             "origin": record.origin,
+            "taken_from": None if record.taken is None else f"{record.taken.run}:{record.taken.trial}",
             "key": record.key,
             "architecture": record.architecture.hash,
             **{f"param:{name}": record.params.get(name) for name in params},

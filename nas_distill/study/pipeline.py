@@ -57,6 +57,7 @@ from nas_distill.study.problem import SearchProblem
 from nas_distill.study.run import Run, write_picture, write_run_card
 from nas_distill.study.signals import describe_compared_layers, store_contents, teacher_signal
 from nas_distill.study.trust import remember_run
+from nas_distill.study.warm_start import describe_warm_start, read_earlier_runs
 from nas_distill.teacher import TeacherSignal, TeacherStore
 from nas_distill.utils.errors import NasDistillError, RunError
 from nas_distill.utils.files import disk_errors, write_text, written_folders
@@ -128,6 +129,7 @@ class Pipeline:
             journal.note(unpruned=tuple(Unpruned(module=one.module, reason=one.reason) for one in unpruned))
         pricing = self.pricing(journal)
         try:
+            self._warm_start(journal, pricing)
             with self._phase(journal, Phase.SURVEY):
                 survey = self.survey(pricing)
         except NasDistillError:  # before the teacher reads the data
@@ -183,6 +185,13 @@ class Pipeline:
             path.unlink(missing_ok=True)
         with suppress(OSError):  # it contains other files
             self.folder.path.rmdir()
+
+    def _warm_start(self, journal: Journal, pricing: Pricing) -> None:
+        """Note what earlier runs give to this search, once, so that a resumed search does not need their folders."""
+        if self.config.search.warm_start and journal.metadata.warm_start is None:
+            journal.note(warm_start=read_earlier_runs(self.problem, pricing, read_records(journal.study)))
+            for sentence in describe_warm_start(journal.metadata.warm_start):
+                self.observer.note(sentence)
 
     def pricing(self, journal: Journal | None) -> Pricing:
         """Return the pricing: with the stored or newly fitted latency predictor, and the teacher's costs."""

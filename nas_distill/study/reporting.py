@@ -34,6 +34,7 @@ from nas_distill.runs.records import TrialRecord
 from nas_distill.spaces import Architecture
 from nas_distill.study.finish import baseline_of
 from nas_distill.study.problem import SearchProblem
+from nas_distill.study.warm_start import describe_warm_start
 from nas_distill.tasks import find_task, read_evaluation
 from nas_distill.utils.errors import RunError
 
@@ -157,6 +158,7 @@ def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[Tri
         else ["There is no test data; validation data selected the student, so its figures are too high."]
     )
     notes += validation_gap_note(metadata)
+    notes += describe_warm_start(metadata.warm_start)
     starts = compare_starts(records)
     if starts is not None:
         notes.append(starts)
@@ -218,7 +220,7 @@ def savings(metadata: RunMetadata, records: Sequence[TrialRecord]) -> Savings:
     limits = Budget.restore(metadata.budget)
 
     def count(state: str) -> int:
-        return sum(record.state == state for record in records)
+        return sum(record.state == state and record.taken is None for record in records)
 
     store, timings = metadata.store, metadata.timings
     saved = None

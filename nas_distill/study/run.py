@@ -203,7 +203,7 @@ class Run(StoredRun):
 
     def status(self) -> dict[str, Any]:
         """Return the state of the run as plain values; ``process`` is the searching process on this machine."""
-        states = Counter(record.state for record in self.records)
+        states = Counter("taken" if record.taken else record.state for record in self.records)
         front = self.front_records()
         best = max(front, key=lambda record: record.final_quality) if front else None
         process = self.folder.process

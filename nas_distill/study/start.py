@@ -26,6 +26,7 @@ from nas_distill.study.pipeline import Pipeline
 from nas_distill.study.problem import FROM_PYTHON, SearchProblem, load_data, resolve, search_paths
 from nas_distill.study.run import Run
 from nas_distill.study.signals import store_contents
+from nas_distill.study.warm_start import check_earlier_runs
 from nas_distill.tasks import Evaluation
 from nas_distill.teacher import LiveSignal
 from nas_distill.utils.errors import ConfigError, RunError, did_you_mean
@@ -237,6 +238,8 @@ def prepare(
     resolve_device(config.device)
     problem.check_costs()
     check_sampler(problem.config.search, problem.space, problem.paths)
+    if not resume:
+        check_earlier_runs(problem)
     return problem, base
 
 
