@@ -145,7 +145,7 @@ def measure(sampler: str, trials: int, *, watched: bool) -> Row:
 
         controller._on_event = on_event
         # A backend's own checkpoints are none of this: the folder of each is only looked for.
-        with timed(Proposals, ("ask", "insert", "settle"), asked), timed(os, ("fsync",), written, time.perf_counter):
+        with timed(Proposals, ("ask", "insert", "tell"), asked), timed(os, ("fsync",), written, time.perf_counter):
             started = time.process_time()
             InProcessBackend().run(controller, Instant())
             seconds = time.process_time() - started

@@ -47,8 +47,8 @@ class Controller:
     sampler. ``on_event`` is called after each event is in the journal. ``paths`` are folders in which the module of a
     user's own sampler is searched for.
 
-    ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Candidates over budget, duplicates,
-    interrupted ones and those taken from earlier runs do not count. The journal of an earlier session is continued.
+    ``trials`` of ``search`` counts trained candidates: complete, stopped and failed. Candidates over budget, repeated,
+    interrupted and taken from earlier runs do not count. The journal of an earlier session is continued.
 
     Raises:
         ConfigError: the sampler does not exist, or one of its options is invalid.

@@ -21,21 +21,23 @@ def nothing_new(ledger: Ledger, size: SpaceSize, budget: Budget, patience: int, 
         BudgetError: it is so, and nothing was ever trained because nothing fits the budget; names the limit that binds
             and the nearest candidate.
     """
-    over = [entry.costs for entry in ledger.having("over_budget")]
+    over: list[dict[str, float]] | None = None  # listing them takes time in proportion to the search
     if size.exact and len(ledger.seen) >= size.count:
         reason = f"all {size.count} architectures of the space have been tried"
         if budget.limits:
             fitting = size.count - len({entry.proposal.architecture.hash for entry in ledger.having("over_budget")})
             reason = _all_feasible(fitting, size)
-    elif feasible.found and not feasible.left(ledger.seen):
+    elif feasible.found and feasible.exhausted(ledger.seen):
         reason = _all_feasible(len(feasible.architectures), size)
         over = feasible.over
     elif ledger.run_of("over_budget", "duplicate") >= patience:
         reason = f"nothing new within the budget came up in {patience} proposals"
     else:
         return None
-    if over and not ledger.count("complete", "pruned", "running"):
-        raise BudgetError(budget.infeasible(over))
+    if not ledger.count("complete", "pruned", "running"):
+        over = [entry.costs for entry in ledger.having("over_budget")] if over is None else over
+        if over:
+            raise BudgetError(budget.infeasible(over))
     return reason
 
 
@@ -49,9 +51,8 @@ def give_up(ledger: Ledger, after: int) -> None:
     Raises:
         RunError: too many failed; gives the first cause.
     """
-    failed = ledger.having("failed")
-    if len(failed) >= after and ledger.count("complete", "pruned") == ledger.taken:
-        raise RunError(_all_failed(failed))
+    if ledger.count("failed") >= after and ledger.count("complete", "pruned") == ledger.taken:
+        raise RunError(_all_failed(ledger.having("failed")))
 
 
 def require_one(ledger: Ledger, ended: str | None) -> None:

@@ -45,6 +45,10 @@ class FeasibleSet:
         self.architectures, self.over = tuple(fitting), over
         self.found = bool(fitting or over)
 
+    def exhausted(self, seen: Collection[str]) -> bool:
+        """Return whether the hash of every feasible architecture is in ``seen``."""
+        return all(architecture.hash in seen for architecture in self.architectures)
+
     def left(self, seen: Collection[str]) -> list[Architecture]:
         """Return the feasible architectures whose hash is not in ``seen``."""
         return [architecture for architecture in self.architectures if architecture.hash not in seen]

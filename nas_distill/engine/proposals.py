@@ -20,6 +20,7 @@ from optuna.samplers import BaseGASampler, BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_distill.config import SearchConfig
+from nas_distill.engine.sampler_storage import SamplerStorage
 from nas_distill.engine.samplers import WHERE, Sampler, find_sampler
 from nas_distill.runs.journal import quiet_optuna
 from nas_distill.spaces import Architecture, Choice, Domain, SearchSpace
@@ -93,6 +94,7 @@ class Assembler(Protocol):
         ...
 
 
+KEPT = 1000  # finished trials that TPE reads, so that a proposal does not take ever longer
 _TRIES = 100  # random samples before a small space is enumerated for unseen architectures
 _STUDY = "study:"  # prefix of study attributes that a sampler sets, among those of a trial
 
@@ -120,10 +122,11 @@ class Proposals:
         self._trials = trials
         self._dimensions = len(space.flatten(space.largest()))
         self._count = 0
-        self._storage = optuna.storages.InMemoryStorage()
         first = self._sampler(0)
         # Only TPE reads what was stopped or is over budget as such; all others read completed trials only.
         self._reads_pruned = isinstance(first, TPESampler)
+        maximise = [direction == "maximize" for direction in directions]
+        self._storage = SamplerStorage(maximise, kept=KEPT if self._reads_pruned else None)
         self._breeds = isinstance(first, BaseGASampler)
         with quiet_optuna():
             self._study = optuna.create_study(storage=self._storage, directions=list(directions), sampler=first)
@@ -168,8 +171,9 @@ class Proposals:
     ) -> Architecture | None:
         """Return a random architecture whose hash is not in ``seen``; None when there is none.
 
-        ``among``: the architectures to choose from, all unseen. Without them, in a space of up to ``draws`` architectures it is sampled from all unseen ones; in larger ones None may also
-        mean that this many samples held no unseen architecture.
+        ``among``: the architectures to choose from, all unseen. Without them, in a space of up to ``draws``
+        architectures it is sampled from all unseen ones; in larger ones None may also mean that this many samples held
+        no unseen architecture.
         """
         rng = numpy_rng(self._seed, "unseen", len(self))
         if among is not None:
