@@ -96,7 +96,8 @@ class Controller:
         self._feasible = FeasibleSet(space, pricing)
         self._proposals = Proposals(
             space,
-            directions=self._objectives.directions,
+            objectives=self._objectives,
+            pricing=pricing,
             sampler=find_sampler(search.sampler, paths=paths),
             seed=seed,
             trials=search.trials,

@@ -22,14 +22,14 @@ def nothing_new(ledger: Ledger, size: SpaceSize, budget: Budget, patience: int, 
             and the nearest candidate.
     """
     over: list[dict[str, float]] | None = None  # listing them takes time in proportion to the search
-    if size.exact and len(ledger.seen) >= size.count:
+    if feasible.found and feasible.exhausted(ledger.seen):
+        reason = _all_feasible(feasible.fitting, size)
+        over = feasible.over
+    elif size.exact and len(ledger.seen) >= size.count:
         reason = f"all {size.count} architectures of the space have been tried"
         if budget.limits:
-            fitting = size.count - len({entry.proposal.architecture.hash for entry in ledger.having("over_budget")})
-            reason = _all_feasible(fitting, size)
-    elif feasible.found and feasible.exhausted(ledger.seen):
-        reason = _all_feasible(len(feasible.architectures), size)
-        over = feasible.over
+            uncounted = [entry for entry in ledger.having("failed") if not entry.costs]
+            reason = _all_feasible(size.count - ledger.count("over_budget") - len(uncounted), size)
     elif ledger.run_of("over_budget", "duplicate") >= patience:
         reason = f"nothing new within the budget came up in {patience} proposals"
     else:

@@ -15,64 +15,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_distill.config import SearchConfig
+from nas_distill.engine.candidates import Pricing
+from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.parameters import as_params, suggest
 from nas_distill.engine.sampler_storage import SamplerStorage
-from nas_distill.engine.samplers import WHERE, Sampler, find_sampler
+from nas_distill.engine.samplers import WHERE, Knowledge, Past, PastState, Sampler, find_sampler
 from nas_distill.runs.journal import quiet_optuna
-from nas_distill.spaces import Architecture, Choice, Domain, SearchSpace
-from nas_distill.spaces.domains import format_value
+from nas_distill.spaces import Architecture, SearchSpace
 from nas_distill.utils.errors import ConfigError, first_line
 from nas_distill.utils.seeds import derive, numpy_rng
-
-
-def distribution(domain: Domain) -> BaseDistribution:
-    """Return the distribution of a domain: evenly spaced integers are ordered, everything else is categorical."""
-    if domain.ordered:
-        return IntDistribution(domain.low, domain.high, step=domain.step)
-    return CategoricalDistribution([_to_choice(domain, value) for value in domain.values])
-
-
-def suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
-    """Ask a trial for the value of one parameter."""
-    found = distribution(domain)
-    if isinstance(found, IntDistribution):
-        return trial.suggest_int(name, found.low, found.high, step=found.step)
-    return _from_choice(domain, trial.suggest_categorical(name, found.choices))
-
-
-def as_params(space: SearchSpace, architecture: Architecture) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-    """Return an architecture as a trial's parameters and their distributions."""
-    flat = space.flatten(architecture)
-    params: dict[str, Any] = {}
-    distributions: dict[str, BaseDistribution] = {}
-
-    def follow(name: str, domain: Domain) -> Any:
-        params[name] = _to_choice(domain, flat[name])
-        distributions[name] = distribution(domain)
-        return flat[name]
-
-    space.draw(follow)
-    return params, distributions
-
-
-def _to_choice(domain: Domain, value: Any) -> Any:
-    """Return the categorical choice of a value: itself, or its text where Python compares two values as equal."""
-    return value if _distinct(domain) else format_value(value)
-
-
-def _from_choice(domain: Domain, choice: Any) -> Any:
-    if _distinct(domain):
-        return choice
-    return next(value for value in domain.values if format_value(value) == choice)
-
-
-def _distinct(domain: Domain) -> bool:
-    # True == 1 in Python, and a categorical distribution looks its choices up by equality.
-    return not isinstance(domain, Choice) or len(set(domain.values)) == len(domain.values)
 
 
 class Assembler(Protocol):
@@ -96,6 +51,11 @@ class Assembler(Protocol):
 
 KEPT = 1000  # finished trials that TPE reads, so that a proposal does not take ever longer
 _TRIES = 100  # random samples before a small space is enumerated for unseen architectures
+_PAST: dict[TrialState, PastState] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
 _STUDY = "study:"  # prefix of study attributes that a sampler sets, among those of a trial
 
 
@@ -114,25 +74,36 @@ class Proposals:
     """The proposals of a run, in order; the outcome of each must be told in the end."""
 
     def __init__(
-        self, space: SearchSpace, *, directions: Sequence[str], sampler: Sampler, seed: int, trials: int
+        self,
+        space: SearchSpace,
+        *,
+        objectives: Objectives,
+        pricing: Pricing,
+        sampler: Sampler,
+        seed: int,
+        trials: int,
     ) -> None:
         self._space = space
+        self._objectives = objectives
+        self._pricing = pricing
+        self._past: list[Past] = []
         self._from = sampler
         self._seed = seed
         self._trials = trials
         self._dimensions = len(space.flatten(space.largest()))
-        self._count = 0
         first = self._sampler(0)
         # Only TPE reads what was stopped or is over budget as such; all others read completed trials only.
         self._reads_pruned = isinstance(first, TPESampler)
-        maximise = [direction == "maximize" for direction in directions]
+        maximise = [direction == "maximize" for direction in objectives.directions]
         self._storage = SamplerStorage(maximise, kept=KEPT if self._reads_pruned else None)
         self._breeds = isinstance(first, BaseGASampler)
         with quiet_optuna():
-            self._study = optuna.create_study(storage=self._storage, directions=list(directions), sampler=first)
+            self._study = optuna.create_study(
+                storage=self._storage, directions=list(objectives.directions), sampler=first
+            )
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._past)
 
     def ask(self) -> Proposal:
         """Return the sampler's next proposal.
@@ -144,8 +115,8 @@ class Proposals:
             self._study.sampler = self._sampler(len(self))
             before = self._noted()
             trial = self._study.ask()
-            self._count += 1
             architecture = self._space.draw(lambda name, domain: suggest(trial, name, domain))
+            self._past.append(Past(architecture))
             frozen = self._trial(trial.number)
             for name in filter(_is_shared, list(frozen.system_attrs)):
                 # It has parameters that turned out inactive; a resumed search could not know them.
@@ -160,7 +131,7 @@ class Proposals:
         with self._answering():
             self._study.sampler = sampler = self._sampler(len(self))
             before = self._noted()
-            trial = self._add(params, distributions)
+            trial = self._add(architecture, params, distributions)
             if isinstance(sampler, BaseGASampler):
                 # Without this it would belong to no generation, and have no offspring.
                 sampler.get_trial_generation(self._study, trial)
@@ -171,9 +142,8 @@ class Proposals:
     ) -> Architecture | None:
         """Return a random architecture whose hash is not in ``seen``; None when there is none.
 
-        ``among``: the architectures to choose from, all unseen. Without them, in a space of up to ``draws``
-        architectures it is sampled from all unseen ones; in larger ones None may also mean that this many samples held
-        no unseen architecture.
+        ``among``: the unseen architectures to choose from. Without it, in a space of up to ``draws`` architectures it
+        is sampled from all unseen ones; in larger ones None may also mean that this many samples held none.
         """
         rng = numpy_rng(self._seed, "unseen", len(self))
         if among is not None:
@@ -195,9 +165,23 @@ class Proposals:
     def restore(self, proposal: Proposal) -> None:
         """Take back a proposal of an earlier session, in its place; its outcome is then told as before."""
         own = {name: value for name, value in proposal.state.items() if not name.startswith(_STUDY)}
-        self._add(proposal.params, proposal.distributions, own)
+        self._add(proposal.architecture, proposal.params, proposal.distributions, own)
         for name in proposal.state.keys() - own.keys():
             self._storage.set_study_system_attr(self._study._study_id, name.removeprefix(_STUDY), proposal.state[name])
+
+    def note(
+        self, index: int, *, costs: Mapping[str, float] | None = None, scores: Mapping[int, float] | None = None
+    ) -> None:
+        """Note what is known of a proposal before it ends, for samplers that ask for the history.
+
+        Args:
+            index: of the proposal.
+            costs: by name.
+            scores: quality by rung (higher is better), beside those that were noted before.
+        """
+        past = self._past[index]
+        past.costs.update(costs or {})
+        past.scores.update(scores or {})
 
     def is_open(self, index: int) -> bool:
         """Return whether the outcome of a proposal is still to be told."""
@@ -217,6 +201,8 @@ class Proposals:
         A stopped candidate may come with the values it had when it was stopped, one over budget with any.
         ``constraints``: above 0 is violated.
         """
+        over = any(excess > 0 for excess in (constraints or {}).values())
+        self._past[index].state = "over_budget" if over else _PAST[state]
         # An optuna.Trial to set them by would sample the parameters once more, at the price of another proposal.
         holder = create_trial(state=TrialState.RUNNING, constraints=dict(constraints or {}))
         for name, value in holder.system_attrs.items():
@@ -237,18 +223,30 @@ class Proposals:
         )
 
     def _add(
-        self, params: dict[str, Any], distributions: dict[str, Any], state: dict[str, Any] | None = None
+        self,
+        architecture: Architecture,
+        params: dict[str, Any],
+        distributions: dict[str, Any],
+        state: dict[str, Any] | None = None,
     ) -> FrozenTrial:
         trial = create_trial(
             state=TrialState.RUNNING, params=params, distributions=distributions, system_attrs=state or {}
         )
         self._study.add_trial(trial)
-        self._count += 1
-        return self._trial(self._count - 1)
+        self._past.append(Past(architecture))
+        return self._trial(len(self) - 1)
 
     def _sampler(self, index: int) -> BaseSampler:
         return self._from.fresh(
-            seed=derive(self._seed, "proposal", index), dimensions=self._dimensions, trials=self._trials
+            Knowledge(
+                seed=derive(self._seed, "proposal", index),
+                trials=self._trials,
+                dimensions=self._dimensions,
+                space=self._space,
+                pricing=self._pricing,
+                objectives=self._objectives,
+                history=self._past,
+            )
         )
 
     def _noted(self) -> dict[str, Any]:
@@ -275,16 +273,15 @@ class Proposals:
             ) from error
 
 
-def check_sampler(search: SearchConfig, space: SearchSpace, paths: Sequence[Path] = ()) -> None:
-    """Ask the sampler of a search file for one proposal, before anything is trained.
+def check_sampler(search: SearchConfig, space: SearchSpace, objectives: Objectives, paths: Sequence[Path] = ()) -> None:
+    """Ask the sampler of a search file for one proposal, before anything is counted or trained.
 
     Raises:
         ConfigError: there is no such sampler, an option is wrong, or it cannot propose for so many objectives.
     """
-    objectives = 1 if search.scalar is not None else 1 + len(search.objectives)
-    directions = ["maximize", *["minimize"] * (objectives - 1)]
     found = find_sampler(search.sampler, paths=paths)
-    Proposals(space, directions=directions, sampler=found, seed=0, trials=search.trials).ask()
+    pricing = Pricing(lambda _: dict.fromkeys(objectives.compared, 1.0))
+    Proposals(space, objectives=objectives, pricing=pricing, sampler=found, seed=0, trials=search.trials).ask()
 
 
 def proposal_of(trial: FrozenTrial, architecture: Architecture, origin: str) -> Proposal:

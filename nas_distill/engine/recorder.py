@@ -86,6 +86,8 @@ class TrialRecorder:
         entry.key = training_key(entry.number)
         entry.number = self._add(entry, self._attributes(entry))
         self._ledger.append(entry)
+        scores = {rung: report.quality for rung, report in entry.reports.items()}  # of a trial of an earlier run
+        self._proposals.note(entry.index, costs=entry.costs, scores=scores)
         self._tell(entry)
 
     def begin_again(self, entry: Entry) -> None:
@@ -98,6 +100,7 @@ class TrialRecorder:
         """Write a report and the decision on it, in one line."""
         self._journal.annotate(entry.number, f"{RUNG}{rung}", _rung_attribute(report, stop))
         self._ledger.report(entry, rung, report)
+        self._proposals.note(entry.index, scores={rung: report.quality})
         entry.stop = stop
 
     def fault(self, entry: Entry, cause: str) -> None:
@@ -203,6 +206,8 @@ def rebuild(journal: Journal, proposals: Proposals, objectives: Objectives, budg
         if entry.status == "failed" and _blameless(entry.cause or "", none_trained):
             entry.status, entry.cause = "waiting", None
         proposals.restore(proposal)
+        scores = {rung: report.quality for rung, report in entry.reports.items()}
+        proposals.note(entry.index, costs=entry.costs, scores=scores)
         ledger.append(entry)
     for entry in ledger:
         if proposals.is_open(entry.index):

@@ -237,7 +237,7 @@ def prepare(
     problem.space.builder_function()  # without it every candidate would fail
     resolve_device(config.device)
     problem.check_costs()
-    check_sampler(problem.config.search, problem.space, problem.paths)
+    check_sampler(problem.config.search, problem.space, problem.objectives, problem.paths)
     if not resume:
         check_earlier_runs(problem)
     return problem, base

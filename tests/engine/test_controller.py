@@ -661,7 +661,7 @@ def products(architecture: Architecture) -> dict[str, float]:
     return {"flops": float(math.prod(value for value in architecture.values.values() if isinstance(value, int)))}
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "known_cost"])
 @pytest.mark.parametrize("widths", [6, 60])
 def test_a_space_with_one_feasible_architecture_ends_when_it_is_seen(
     make_bench: Callable[..., Any], sampler: str, widths: int
@@ -683,7 +683,7 @@ def test_a_space_with_one_feasible_architecture_ends_when_it_is_seen(
     assert len(bench.records()) <= 2 + (1 if widths == 6 else REPEATS)
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "known_cost"])
 def test_few_feasible_architectures_are_all_tried_and_then_the_search_ends(
     make_bench: Callable[..., Any], sampler: str
 ) -> None:
@@ -705,7 +705,7 @@ def test_few_feasible_architectures_are_all_tried_and_then_the_search_ends(
     assert {record.state for record in bench.records() if record.origin == "random"} <= {"complete", "pruned"}
 
 
-def test_what_cannot_be_built_is_not_waited_for_within_a_budget(make_bench: Callable[..., Any]) -> None:
+def test_what_cannot_be_built_is_recorded_before_the_search_ends(make_bench: Callable[..., Any]) -> None:
     def costs(architecture: Architecture) -> dict[str, float]:
         if architecture.values["width"] == 16:
             raise BuildError("a width of 16 cannot be built")
@@ -714,5 +714,6 @@ def test_what_cannot_be_built_is_not_waited_for_within_a_budget(make_bench: Call
     budget = Budget.parse({"flops": small_costs(Architecture({"width": 8, "depth": 2}))["flops"]})
     bench = small(make_bench, search=SearchConfig(trials=30, seeds=1), costs=costs, budget=budget)
     progress = bench.run().conclude()
-    assert progress.complete + progress.pruned == 2
-    assert progress.done < 9
+    assert (progress.complete + progress.pruned, progress.failed) == (2, 3)
+    assert progress.end_reason is not None
+    assert progress.end_reason.endswith(": 2 of the 9 of the space")

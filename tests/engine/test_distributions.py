@@ -5,7 +5,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from nas_distill.engine.proposals import as_params, distribution, suggest
+from nas_distill.engine.parameters import as_params, distribution, suggest
 from nas_distill.spaces import Choice, Domain, IntRange, SearchSpace
 
 

@@ -4,14 +4,21 @@ import numpy as np
 from optuna.trial import TrialState
 
 from nas_distill.config import SamplerConfig
+from nas_distill.engine.candidates import Pricing
+from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.proposals import Proposal, Proposals
 from nas_distill.engine.samplers import find_sampler
 
 
 def proposals(bench: Any, sampler: str = "tpe", seed: int = 0) -> Proposals:
-    directions = ["maximize", "minimize"]
-    made = find_sampler(SamplerConfig(name=sampler))
-    return Proposals(bench.space, directions=directions, sampler=made, seed=seed, trials=16)
+    return Proposals(
+        bench.space,
+        objectives=Objectives(("flops",)),
+        pricing=Pricing(bench.costs),
+        sampler=find_sampler(SamplerConfig(name=sampler)),
+        seed=seed,
+        trials=16,
+    )
 
 
 def settle(found: Proposals, bench: Any, proposal: Proposal, index: int) -> None:

@@ -19,9 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_distill.config import SamplerConfig, ScalarConfig, SearchConfig
 from nas_distill.costs.budget import Budget
-from nas_distill.engine.objectives import Objectives
+from nas_distill.engine.candidates import Pricing
+from nas_distill.engine.objectives import Objectives, Scalar
 from nas_distill.engine.proposals import Proposal, Proposals
-from nas_distill.engine.samplers import find_sampler, sampler_names
+from nas_distill.engine.samplers import Knowledge, find_sampler, sampler_names
 from nas_distill.spaces import Architecture, SearchSpace
 from nas_distill.utils.errors import ConfigError
 
@@ -86,8 +87,14 @@ def _importable(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
 
 def proposals(name: str, space: SearchSpace, objectives: int = 2, seed: int = 0, **options: Any) -> Proposals:
     found = find_sampler(SamplerConfig.model_validate({"name": name, **options}))
-    directions = ["maximize", *["minimize"] * (objectives - 1)]
-    return Proposals(space, directions=directions, sampler=found, seed=seed, trials=16)
+    names = tuple(f"cost{part}" for part in range(objectives - 1))
+    minimised = Objectives(names, None if names else Scalar("length", 100.0))
+    return Proposals(space, objectives=minimised, pricing=Pricing(lengths), sampler=found, seed=seed, trials=16)
+
+
+def lengths(architecture: Architecture) -> dict[str, float]:
+    size = sum(map(len, architecture.to_json().split(",")))
+    return {"length": float(size), **{f"cost{part}": float(size + part) for part in range(2)}}
 
 
 def nested() -> SearchSpace:
@@ -96,10 +103,11 @@ def nested() -> SearchSpace:
 
 def settle(told: Proposals, proposal: Proposal, index: int, objectives: int = 2) -> None:
     """Every third over budget, every fifth stopped, every seventh failed; values follow from the architecture."""
-    size = sum(map(len, proposal.architecture.to_json().split(",")))
-    values = [1 / size, *(float(size + part) for part in range(objectives - 1))]
+    costs = lengths(proposal.architecture)
+    values = [1 / costs["length"], *(costs[f"cost{part}"] for part in range(objectives - 1))]
     state = {0: TrialState.PRUNED, 1: TrialState.FAIL}.get(index % 7, TrialState.COMPLETE)
     over = 0.5 if index % 3 == 0 else 0.0
+    told.note(index, costs=costs, scores={} if over else {0: values[0]})
     told.tell(
         index,
         TrialState.PRUNED if over else state,
@@ -222,9 +230,14 @@ def test_a_whole_search_of_one_reward(name: str, make_bench: Callable[..., Any])
 # Options.
 
 
+def knowledge(**known: Any) -> Knowledge:
+    whole = {"seed": 7, "trials": 40, "dimensions": 3, "space": nested(), "objectives": Objectives(("length",))}
+    return Knowledge(**{**whole, "pricing": Pricing(lengths), **known})
+
+
 def test_options_reach_the_sampler() -> None:
     def made(**content: Any) -> Any:
-        return find_sampler(SamplerConfig.model_validate(content)).fresh(seed=7, trials=40, dimensions=3)
+        return find_sampler(SamplerConfig.model_validate(content)).fresh(knowledge())
 
     assert made(name="tpe")._n_startup_trials == 10
     assert made(name="tpe", startup=3, candidates=5)._n_startup_trials == 3
@@ -243,6 +256,9 @@ def test_options_reach_the_sampler() -> None:
         ({"name": "tpe", "seed": 3}, "unknown key 'seed'"),
         ({"name": "tpe", "startup": -1}, "'startup'"),
         ({"name": "nsga2", "population": True}, "'population'"),
+        ({"name": "known_cost", "startup": 1}, "'startup'"),
+        ({"name": "known_cost", "pricings": 0}, "'pricings'"),
+        ({"name": "known_cost", "history": []}, "unknown key 'history'"),
         ({"name": f"{HERE}:Climber", "patience": "long"}, "'patience' must be a whole number"),
         ({"name": f"{HERE}:Climb"}, "has no 'Climb'; did you mean 'Climber'?"),
         ({"name": "collections:OrderedDict"}, "is neither a subclass of optuna.samplers.BaseSampler"),
@@ -254,6 +270,44 @@ def test_a_wrong_sampler_or_option_is_one_sentence(content: dict[str, Any], stat
         find_sampler(SamplerConfig.model_validate(content))
     assert stated in str(raised.value)
     assert str(raised.value).startswith("search.sampler")
+
+
+class Asking(RandomSampler):
+    """Keeps what it asked for by name."""
+
+    last: Any = None
+
+    def __init__(self, seed: int, space: Any, pricing: Any, objectives: Any, history: Any, trials: int) -> None:
+        super().__init__(seed)
+        Asking.last = (space, pricing, objectives, history, trials)
+
+
+def test_a_sampler_gets_what_it_asks_for_by_name(make_bench: Callable[..., Any]) -> None:
+    search = SearchConfig(trials=8, seeds=3, sampler=SamplerConfig(name=f"{HERE}:Asking"))
+    bench = make_bench(search=search, budget=Budget.parse({"flops": "40k"}))
+    bench.run()
+    space, pricing, objectives, history, trials = Asking.last
+    assert space is bench.space
+    assert trials == 8
+    assert objectives.costs == ("flops",)
+    records = bench.records()
+    names = {"complete": "complete", "pruned": "stopped", "over_budget": "over_budget"}
+    assert [each.state for each in history] == [names[record.state] for record in records]
+    for each, record in zip(history, records, strict=True):
+        assert each.architecture == record.architecture
+        assert each.costs == record.costs == pricing.known(record.architecture)
+        assert each.scores == {rung: report.quality for rung, report in record.reports.items()}
+        assert pricing.budget.fits(each.costs) == (each.state != "over_budget")
+
+
+def test_a_resumed_search_gives_a_sampler_the_same_history(make_bench: Callable[..., Any]) -> None:
+    search = SearchConfig(trials=8, seeds=3, sampler=SamplerConfig(name=f"{HERE}:Asking"))
+    bench = make_bench(search=search, budget=Budget.parse({"flops": "40k"}))
+    bench.run()
+    before = list(Asking.last[3])
+    bench.search = SearchConfig(trials=9, seeds=3, sampler=SamplerConfig(name=f"{HERE}:Asking"))
+    bench.run()
+    assert list(Asking.last[3])[: len(before)] == before
 
 
 # A user's sampler that fails.
@@ -304,7 +358,7 @@ def test_a_sampler_that_raises_ends_the_search_in_one_sentence(at: str, make_ben
 
 def test_what_returns_no_sampler_is_named() -> None:
     with pytest.raises(ConfigError, match="returned int, which is no"):
-        find_sampler(SamplerConfig(name=f"{HERE}:no_sampler")).fresh(seed=0, trials=1, dimensions=1)
+        find_sampler(SamplerConfig(name=f"{HERE}:no_sampler")).fresh(knowledge())
 
 
 def test_options_that_no_file_can_hold_are_refused() -> None:
