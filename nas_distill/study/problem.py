@@ -225,7 +225,8 @@ class SearchProblem:
         if folder is not None and self.config.search.strategy != "sample":
             blocks = self.blocks_folder(folder)
             if (blocks / CONTENT).exists():
-                weights = LocalWeights(self.cutting.inheritance, Library.load(blocks))
+                # Absolute, since workers may be started elsewhere.
+                weights = LocalWeights(self.cutting.inheritance, Library.load(blocks.absolute()))
         return replace(self.builder, weights=weights)
 
     def evaluator(self, signal: TeacherSignal, folder: RunFolder | None = None) -> StudentEvaluator:

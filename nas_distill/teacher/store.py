@@ -94,7 +94,7 @@ class TeacherStore:
             self._arrays[name] = as_tensor_readonly(array)
 
     def __reduce__(self) -> tuple[type[TeacherStore], tuple[Path, Missing]]:
-        return TeacherStore, (self.folder, self.missing)
+        return TeacherStore, (self.folder.absolute(), self.missing)
 
     @property
     def bytes(self) -> int:

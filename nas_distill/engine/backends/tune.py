@@ -8,11 +8,13 @@ import tempfile
 import time
 import warnings
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
 from nas_distill.engine.backends.isolation import Scratch, check_address, on_loopback, sweep
 from nas_distill.engine.backends.relay import Relay
+from nas_distill.engine.backends.shared import SharedFolder
 from nas_distill.engine.backends.silence import (
     environment,
     log_to_file,
@@ -23,7 +25,7 @@ from nas_distill.engine.backends.silence import (
 )
 from nas_distill.engine.backends.tune_state import Fit
 from nas_distill.engine.backends.worker import Parcel, Worker
-from nas_distill.engine.work import Evaluator, Limit, WorkSource
+from nas_distill.engine.work import Evaluator, Limit, Work, WorkSource
 from nas_distill.utils.errors import RunError, StorageError, first_line
 from nas_distill.utils.files import (
     disk_error_message,
@@ -75,8 +77,8 @@ class TuneBackend:
     ``gpus_per_worker`` GPUs (may be a fraction, which shares a GPU without isolating its users). A work whose worker
     died is started again from its checkpoint up to ``retries`` times; one that takes longer than ``limit`` says is
     ended as failed. The worker of a failed work is replaced.
-    ``address`` is that of a Ray cluster, whose nodes must see the run folder under the same path; None
-    starts Ray on this machine, on loopback. ``folder`` gets ``ray.log``.
+    ``address`` is that of a Ray cluster, whose nodes must see the run folder under the same path (where one does not,
+    the search ends with a StorageError); None starts Ray on this machine, on loopback. ``folder`` gets ``ray.log``.
 
     Ray is started by the first ``run`` and ended with it; as a context manager, the backend keeps it over several runs,
     and sends an evaluator that several runs share once.
@@ -106,6 +108,7 @@ class TuneBackend:
         self._limit = limit
         self._silence: ExitStack | None = None
         self._scratch: Scratch | None = None
+        self._shared: SharedFolder | None = None
         self._sent: tuple[Evaluator, ray.ObjectRef] | None = None
         self._started = False
         self._kept = False
@@ -167,6 +170,8 @@ class TuneBackend:
                 if self._address is None and (session := _session_folder()) is not None:
                     self._scratch.note_session(session)
             self._check_room()
+            if self._shared is None and not (self._started and self._address is None):
+                self._shared = SharedFolder.mark(self._folder)  # there may be other machines
         except BaseException as error:
             self.close()
             if isinstance(error, Exception):
@@ -195,6 +200,9 @@ class TuneBackend:
             self._started = False
             with warnings_ignored_from("ray"), signal_handlers_kept():
                 ray.shutdown()
+        if self._shared is not None:
+            self._shared.unmark()
+            self._shared = None
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None
@@ -279,6 +287,7 @@ class TuneBackend:
             "threads": self._threads,
             "faults": scratch,
             "paths": import_path(),
+            "shared": self._shared,
         }
         # In a list, a reference stays one: workers fetch the evaluator with their first work.
         trainable = tune.with_parameters(_Trainable, evaluator=[self._sent[1]], worker=worker)
@@ -306,6 +315,12 @@ class TuneBackend:
                 verbose=0,
             ),
         )
+
+
+def _absolute(work: Work) -> Work:
+    """Return a work whose paths mean the same in a process that was started elsewhere."""
+    output = None if work.output is None else work.output.absolute()
+    return replace(work, checkpoint=work.checkpoint.absolute(), output=output)
 
 
 def _session_folder() -> Path | None:
@@ -361,7 +376,7 @@ class _Searcher(Searcher):
         work = self._fit.relay.next()
         if work is None:
             return Searcher.FINISHED
-        return {"key": work.key, "work": Parcel.of(work)}
+        return {"key": work.key, "work": Parcel.of(_absolute(work))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Hand a work out again that Tune gave up although it may be retried, as when its worker died between works."""

@@ -20,6 +20,7 @@ from typing import cast
 
 import numpy as np
 
+from nas_distill.engine.backends.shared import SharedFolder
 from nas_distill.engine.death import fault_file
 from nas_distill.engine.work import Evaluator, RungResult, Work, WorkRun, last_rung
 from nas_distill.utils.errors import StorageError, failure_message
@@ -64,12 +65,19 @@ class Worker:
     ``fetch`` returns the evaluator (called once, on the first work, so that an evaluator that cannot be unpickled here
     fails works instead of killing the process). ``threads`` torch threads are used. ``faults`` is a folder for the
     traces of native crashes, one file a work; None where they are looked after. ``paths`` is the driver's import
-    path, so that a name means the same module here as there. Ctrl-C, which a terminal sends to every process, is left
+    path, so that a name means the same module here as there. ``shared`` is the driver's run folder, which is looked for
+    before the first work where this may be another machine. Ctrl-C, which a terminal sends to every process, is left
     to the driver.
     """
 
     def __init__(
-        self, fetch: Callable[[], Evaluator], *, threads: int, faults: Path | None = None, paths: Sequence[str] = ()
+        self,
+        fetch: Callable[[], Evaluator],
+        *,
+        threads: int,
+        faults: Path | None = None,
+        paths: Sequence[str] = (),
+        shared: SharedFolder | None = None,
     ) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -80,6 +88,7 @@ class Worker:
         self._fetch = fetch
         self._threads = threads
         self._faults = faults
+        self._shared = shared
         self._evaluator: Evaluator | None = None
         self._work: Work | None = None
         self._run: WorkRun | None = None
@@ -88,6 +97,7 @@ class Worker:
     def prepare(self) -> None:
         """Fetch the evaluator before the first work, whose time it does not count to; that fails where this does."""
         with contextlib.suppress(BaseException):
+            self._look()
             self._evaluator = self._evaluator or self._fetch()
 
     def load(self, work: Work) -> None:
@@ -147,6 +157,7 @@ class Worker:
         """Make the process as it would be for the first work, whatever ran before."""
         self._watch(work.key)
         if self._evaluator is None:
+            self._look()  # first: the evaluator may have to open files there
             self._evaluator = self._fetch()
         self._limit_threads()
         # Nothing of ours draws from global generators, but a builder of the user's may.
@@ -156,6 +167,16 @@ class Worker:
         if (torch := sys.modules.get("torch")) is not None:
             torch.manual_seed(seed)
         return self._evaluator
+
+    def _look(self) -> None:
+        """Look for the run folder, once.
+
+        Raises:
+            StorageError: it is not there.
+        """
+        if self._shared is not None:
+            self._shared.check()
+            self._shared = None
 
     def _limit_threads(self) -> None:
         torch = sys.modules.get("torch")  # importing it for an evaluator that does without would cost seconds

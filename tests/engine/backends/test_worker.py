@@ -16,9 +16,12 @@ import torch
 from backend_toys import Actor, ActorRun, diary, make_work
 from backend_trainer import Trainer
 
+from nas_distill.engine.backends.relay import Relay
+from nas_distill.engine.backends.shared import SharedFolder
 from nas_distill.engine.backends.worker import Parcel, Worker
 from nas_distill.engine.death import fault_file
-from nas_distill.engine.work import RungResult, Work
+from nas_distill.engine.work import Outcome, RungResult, Work
+from nas_distill.utils.errors import StorageError
 from nas_distill.utils.references import import_path, load_reference, search_first
 
 
@@ -201,3 +204,34 @@ def test_a_parcel_is_opened_unchanged_and_prints_little(tmp_path: Path) -> None:
     parcel = copy.deepcopy(Parcel.of(work))
     assert parcel.open() == work
     assert len(repr(parcel)) < 20
+
+
+def test_nothing_is_trained_on_a_node_without_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything ends as interrupted, and no candidate is blamed."""
+
+    outcomes: list[str] = []
+
+    class Source:
+        stopping = False
+
+        def next(self) -> Work:
+            return work
+
+        def finish(self, key: str, outcome: Outcome) -> None:
+            outcomes.append(outcome.kind)
+
+    work = make_work(tmp_path, "w", rungs=2)
+    fetched: list[bool] = []
+    monkeypatch.setattr(SharedFolder.check, "__defaults__", (0.0,))
+    gone = SharedFolder(tmp_path / "elsewhere", "token")
+    worker = Worker(lambda: fetched.append(True) or Actor(), threads=1, shared=gone)  # type: ignore[func-returns-value]
+    worker.prepare()
+    worker.load(work)
+    relay = Relay(Source(), retries=1)  # type: ignore[arg-type]
+    assert relay.next() is work
+    assert not relay.take(worker.step())
+    relay.interrupt()
+    assert isinstance(relay.error, StorageError)
+    assert outcomes == ["interrupted"]
+    assert fetched == []
+    assert diary(work) == []
