@@ -51,7 +51,8 @@ def test_a_search_that_is_asked_to_stop_does_and_goes_on_when_resumed(launch, se
         assert begun, driver.end()
         stop(driver)
         out, records = stopped_cleanly(driver, tmp_path / "small")
-        assert "Stopping" in out and "finished work is kept" in out
+        assert "Stopping" in out
+        assert "finished work is kept" in out
         # They need not be the last: the search may have been noting proposals that it does not train.
         assert {records[number].state for number in begun} == {"interrupted"}
         done = sum(record.state == "complete" for record in records)
