@@ -13,8 +13,13 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
     Of equal largest logits the first one is the prediction.
     """
+    return float(correct(logits, labels).double().mean())
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return a mask (N,) of samples whose largest logit is that of their label, as ``accuracy`` counts them."""
     logits, labels = _checked(logits, labels)
-    return float((logits.argmax(dim=1) == labels).double().mean())
+    return logits.argmax(dim=1) == labels
 
 
 def agreement(logits_a: Tensor, logits_b: Tensor) -> float:

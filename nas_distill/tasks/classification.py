@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from nas_distill.evaluate.paired import PairedDifference
+
 
 @dataclass(frozen=True)
 class ClassificationEvaluation:
@@ -117,6 +119,15 @@ class Classification(Task):
         from nas_distill.evaluate.classification import accuracy
 
         return accuracy(outputs, labels)
+
+    def difference(self, one: Tensor, other: Tensor, labels: Tensor) -> PairedDifference:
+        """Return the difference in accuracy; the interval is that of paired proportions."""
+        from nas_distill.evaluate.classification import correct
+        from nas_distill.evaluate.paired import paired_proportions
+
+        if type(self).quality is not Classification.quality:  # a subclass with another metric
+            return super().difference(one, other, labels)
+        return paired_proportions(correct(one, labels), correct(other, labels))
 
     def constant_quality(self, labels: Tensor) -> float:
         """Return the share of the most frequent class."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from nas_distill.evaluate.paired import PairedDifference
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -161,6 +163,18 @@ class Task(ABC):
         Raises:
             DataError: as ``quality``.
         """
+
+    def difference(self, one: Tensor, other: Tensor, labels: Tensor) -> PairedDifference:
+        """Return the quality of outputs ``one`` minus that of ``other``, both (N, K), with its paired 95 % interval.
+
+        By a bootstrap over samples, which is valid for any quality.
+
+        Raises:
+            DataError: as ``quality``.
+        """
+        from nas_distill.evaluate.paired import paired_bootstrap
+
+        return paired_bootstrap(self.quality, one, other, labels)
 
     @abstractmethod
     def equal_predictions(self, one: Tensor, other: Tensor) -> Tensor:
