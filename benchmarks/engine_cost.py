@@ -74,7 +74,7 @@ def _search(options: argparse.Namespace, folder: Path) -> Path:
 
     quick: dict[str, Any] = {}
     if options.quick:
-        tiny = {"epochs": 0.1, "count": 1, "baseline": False}
+        tiny = {"epochs": 0.1, "count": 1, "baseline": False, "uniform": False}
         quick = {"trials": 4, "seeds": 1, "score": {"epochs": 0.3}, "final": tiny, "latency": {"calibrate": 0}}
     return search(options.file, folder=folder, **quick).folder.path
 

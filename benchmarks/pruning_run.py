@@ -115,7 +115,7 @@ def _search(options: argparse.Namespace) -> None:
         folder=options.run,
         resume=True,
         pruning={"rule": "none"},
-        final={"epochs": 0.1, "count": 1, "baseline": False},
+        final={"epochs": 0.1, "count": 1, "baseline": False, "uniform": False},
         latency={"calibrate": 0},
         **settings,
     )

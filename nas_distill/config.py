@@ -292,6 +292,9 @@ class ScoreConfig(TrainedSection):
 class FinalConfig(TrainedSection):
     """The full distillation of up to ``count`` finalists; ``baseline`` also trains the best one only on hard labels.
 
+    ``uniform`` also trains the best network within the budget that needs no search, so that the report states the gain
+    of the search over it. It may become the student.
+
     ``slope`` is the expected gain in final quality, at equal short score, per doubling of the first cost objective.
     Finalists are chosen by short score and slope (0: only by short score). Calibration measures it.
     """
@@ -300,6 +303,7 @@ class FinalConfig(TrainedSection):
     count: int = Field(3, ge=1)
     slope: float = Field(0.01, ge=0)
     baseline: bool = True
+    uniform: bool = True
 
 
 class PruningConfig(Section):

@@ -54,6 +54,7 @@ final:                       # the full distillation of the best
   epochs: 12
   count: 3
   baseline: true             # also train the best one on labels only, for comparison
+  uniform: true              # also train the best network that needs no search, for comparison
 
 # latency: {batch: 1, threads: 1, calibrate: 30}
 """

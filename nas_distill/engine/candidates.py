@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -193,6 +194,12 @@ class Pricing:
             return self(architecture)
         except BuildError:
             return None
+
+    def within(self, budget: Budget) -> Pricing:
+        """Return the same pricing with another budget; the costs that are known are shared."""
+        other = copy.copy(self)
+        other.budget = budget
+        return other
 
     def largest(self, name: str) -> float | None:
         """Return the largest value of a cost seen so far, None before the first."""

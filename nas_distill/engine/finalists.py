@@ -15,7 +15,7 @@ from nas_distill.engine.work import Outcome, RungResult, Work, epoch_rungs
 from nas_distill.export.provenance import Provenance
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import Journal
-from nas_distill.runs.metadata import Finalist
+from nas_distill.runs.metadata import Finalist, RunMetadata
 from nas_distill.runs.pareto import front_records
 from nas_distill.runs.records import TrialRecord
 from nas_distill.spaces import Architecture
@@ -134,12 +134,21 @@ def best_finalist(finalists: Iterable[Finalist]) -> Finalist | None:
     return max(done, key=lambda entry: (entry.quality, *(-cost for cost in entry.costs.values())))
 
 
+def baseline_key(key: str) -> str:
+    """Return the key of the training of a finalist's architecture on labels only."""
+    return f"{key}{_BASELINE}"
+
+
 class FinalistSource:
-    """Work source of full trainings: the finalists, then the baseline of the leading one.
+    """Work source of full trainings: the finalists with the uniform network, then the baseline of the leading one.
 
     While the last finalists train, an idle worker starts the baseline of the one that leads at equal epochs (by short
     score, before any has reported); should another overtake it, that one's baseline is trained too. When it has no more
     work it may not be ``complete`` yet, as which baseline is missing shows only when all have ended: then run it again.
+
+    ``uniform`` (a training that has not begun, see ``engine/uniform.py``) is trained even if it is not among the
+    ``chosen``, on the same settings, seed and number of samples. It is a finalist like the others: if it has the best
+    validation quality, it is the student.
 
     What the journal holds of finalists counts if it came of this training and seed; other entries are dropped.
     """
@@ -153,6 +162,7 @@ class FinalistSource:
         *,
         seed: int,
         workers: int = 1,
+        uniform: Finalist | None = None,
         on_event: Callable[[Finalist], None] = lambda finalist: None,
     ) -> None:
         self.stopping = False
@@ -160,13 +170,18 @@ class FinalistSource:
         self._folder, self._journal, self._final, self._seed = folder, journal, final, seed
         self._on_event = on_event
         self._recipe = recipe_of(final.training, seed)
-        keys = {record.key for record in chosen}
+        wanted = [_as_finalist(record, self._recipe) for record in chosen]
         # What is finished counts, whatever was chosen then; what is not, only if it would be chosen now.
         known = [entry for entry in journal.metadata.finalists.values() if entry.recipe == self._recipe]
+        if uniform is not None and not _of(uniform.architecture, wanted):
+            # It may have become a trial since its training began; that continues.
+            again = _of(uniform.architecture, known)
+            wanted.append(again or uniform.model_copy(update={"recipe": self._recipe}))
+        keys = {entry.key for entry in wanted}
         kept = [entry for entry in known if entry.done or entry.key.removesuffix(_BASELINE) in keys]
         self._entries = {entry.key: entry for entry in kept}
-        for record in chosen:
-            self._entries.setdefault(record.key, _as_finalist(record, self._recipe))
+        for entry in wanted:
+            self._entries.setdefault(entry.key, entry)
         self._started: set[str] = set()
         self._began = time.monotonic()
         self._done_before = sum(len(entry.qualities) for entry in self.entries)
@@ -236,7 +251,7 @@ class FinalistSource:
         leader = self._leader()
         if leader is None:
             return None
-        key = f"{leader.key}{_BASELINE}"
+        key = baseline_key(leader.key)
         found = self._entries.get(key)
         if found is not None:
             return None if found.done else found
@@ -289,6 +304,20 @@ class FinalistSource:
     def _checkpoint(self, key: str) -> Path:
         # A finalist's key is its trial's, so its checkpoint needs a name of its own; and one of another recipe is none.
         return self._folder.checkpoint(f"{key}-final-{self._recipe}")
+
+
+def uniform_of(metadata: RunMetadata) -> Finalist | None:
+    """Return the full training of a run's uniform network; None if there is none."""
+    known = metadata.uniform
+    if known is None or known.architecture is None:
+        return None
+    return _of(known.architecture, list(metadata.finalists.values()))
+
+
+def _of(architecture: Mapping[str, Any], entries: Sequence[Finalist]) -> Finalist | None:
+    """Return the taught one of an architecture; of several the one that has come furthest."""
+    same = [entry for entry in entries if entry.taught and entry.architecture == architecture]
+    return max(same, key=lambda entry: (entry.quality is not None, len(entry.qualities)), default=None)
 
 
 def _as_finalist(record: TrialRecord, recipe: str) -> Finalist:

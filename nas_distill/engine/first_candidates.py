@@ -28,22 +28,29 @@ _NEAR = 0.98  # of the limit: near enough
 
 
 def choose_first_candidates(
-    space: SearchSpace, pricing: Pricing, *, count: int, by: str, seed: int
+    space: SearchSpace,
+    pricing: Pricing,
+    *,
+    count: int,
+    by: str,
+    seed: int,
+    uniform: list[Architecture] | None = None,
 ) -> list[Architecture]:
     """Return up to ``count`` distinct first candidates: the cheapest and the largest within budget, and some between.
 
     The largest is exact where the space is small enough to be enumerated; in larger spaces it is found by hill
-    climbing from the largest of a sample. The third is the largest uniformly scaled architecture that fits, which is
-    the choice without a search. The others are spread evenly on the log scale of the cost ``by``. Where no sampled
-    architecture fits, the smallest of the sample are returned, and will be recorded as over budget. Architectures
-    that cannot be built are left out, unless none can.
+    climbing from the largest of a sample. The third is the network that needs no search: ``uniform`` (one, or none that
+    fits), which is the largest uniformly scaled architecture that fits unless given. The others are spread evenly on
+    the log scale of the cost ``by``. Where no sampled architecture fits, the smallest of the sample are returned, and
+    will be recorded as over budget. Architectures that cannot be built are left out, unless none can.
     """
     if count == 0:
         return []
     pool: dict[str, Architecture] = {}
     priced: dict[str, float] = {}
     fitting: list[str] = []
-    uniform = uniformly_scaled(space, pricing)
+    if uniform is None:
+        uniform = uniformly_scaled(space, pricing)
     budget = pricing.budget
     for size in (4 * count, 12 * count, 48 * count):  # the more the narrower the budget is
         rng = numpy_rng(seed, "seeds", size)
@@ -169,8 +176,7 @@ def uniformly_scaled(space: SearchSpace, pricing: Pricing) -> list[Architecture]
     budget = pricing.budget
     if not budget.limits:
         return []
-    # What is below a lower limit is not too large: it is the largest that counts, and that may be above.
-    upper = Budget({name: Limit(None, limit.high) for name, limit in budget.limits.items()})
+    upper = without_lower(budget)
 
     def fits(architecture: Architecture, within: Budget = upper) -> bool:
         found = pricing.known(architecture)
@@ -187,6 +193,14 @@ def uniformly_scaled(space: SearchSpace, pricing: Pricing) -> list[Architecture]
             high = middle - 1
     found = None if best is None else _filled(space, best, fits)
     return [found] if found is not None and fits(found, budget) else []
+
+
+def without_lower(budget: Budget) -> Budget:
+    """Return a budget without its lower limits.
+
+    A network below a lower limit is not too large: the largest within the upper limits counts, which may be above.
+    """
+    return Budget({name: Limit(None, limit.high) for name, limit in budget.limits.items()})
 
 
 def _filled(space: SearchSpace, architecture: Architecture, fits: Callable[[Architecture], bool]) -> Architecture:
@@ -247,7 +261,9 @@ def first_candidates(
     """Return the architectures to try first; ``by`` is the cost along which they are spread."""
     known = journal.metadata.first_candidates
     if known is None:
-        chosen = choose_first_candidates(space, pricing, count=search.seeds, by=by, seed=seed)
+        recorded = journal.metadata.uniform
+        uniform = None if recorded is None else recorded.architectures
+        chosen = choose_first_candidates(space, pricing, count=search.seeds, by=by, seed=seed, uniform=uniform)
         known = tuple(architecture.to_dict() for architecture in chosen)
         journal.note(first_candidates=known)
     return [Architecture(values) for values in known]

@@ -235,4 +235,5 @@ def entry_of(attempts: list[TrialRecord], proposal: Proposal, original: int | No
 
 
 def _status(state: State) -> Status:
+    assert state != "uniform"  # not in the journal
     return "waiting" if state == "interrupted" else state

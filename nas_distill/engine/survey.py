@@ -291,8 +291,9 @@ def estimate_seconds(
         trials: how many candidates are trained.
         overhead: seconds that a candidate takes beside its steps, None where they are not known.
     """
-
-    runs = config.final.count + (1 if config.final.baseline else 0)
+    final = config.final
+    # The uniform network exists only within limits; it may be among the finalists anyway, which is known only later.
+    runs = final.count + sum((final.baseline, final.uniform and bool(config.budget)))
     scored = config.score.rungs[-1] * _steps(config.score.training, data)
     scoring = None if overhead is None or (scored and step is None) else trials * (scored * (step or 0.0) + overhead)
     finishing = None if step is None else runs * _steps(config.final.training, data) * step

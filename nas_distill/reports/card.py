@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_distill.reports import formatting as words
-from nas_distill.reports.final import effort_lines, export_lines, final_rows, models_of, result_lines
+from nas_distill.reports.final import effort_lines, export_lines, final_rows, models_of, result_lines, student_name
 from nas_distill.reports.formatting import markdown_table
 from nas_distill.reports.model import CardFacts, FinalReport
 from nas_distill.tasks import find_task
@@ -78,6 +78,8 @@ def _summary(report: FinalReport, facts: CardFacts) -> str:
     text += f"; {costs}" if costs else ""
     budget = ", ".join(f"{name} {limit.text(name)}" for name, limit in report.limits.items())
     found = "Its architecture was found by a search under known costs of each candidate"
+    if report.gain is not None and report.gain.student_is_uniform:
+        found = f"Its architecture needs no search ({report.gain.over}); the search found none better"
     return f"{text}. {found}{f' (budget: {budget})' if budget else ''}."
 
 
@@ -100,6 +102,7 @@ def _recipe(report: FinalReport, facts: CardFacts) -> list[str]:
     lines = [f"Data: {facts.data}{f' ({samples})' if samples else ''}.", f"Teacher: {facts.teacher}."]
     lines += [f"{name.capitalize()}: {text.rstrip('.')}." for name, text in facts.training.items()]
     chosen = f"Finalists distilled in full: {len(report.finalists)}"
+    chosen += ", with the uniform network" if any(entry.uniform for entry in report.finalists) else ""
     lines += [f"{chosen}; the best by validation {find_task(report.task).quality_name} is this one."]
     return _bullets([*lines, *effort_lines(report), *report.notes])
 
@@ -174,7 +177,7 @@ def _limits(report: FinalReport, facts: CardFacts) -> list[str]:
 
 def _provenance(report: FinalReport, facts: CardFacts) -> list[str]:
     lines = [
-        f"Run `{report.run}`, trial {report.trial}, seed {facts.seed}.",
+        f"Run `{report.run}`, {student_name(report)}, seed {facts.seed}.",
         f"Architecture `{report.architecture}`: `{json.dumps(report.values, sort_keys=True)}`.",
     ]
     if facts.teacher_fingerprint:

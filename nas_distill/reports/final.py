@@ -12,19 +12,24 @@ from rich.text import Text
 from nas_distill.costs.latency import LATENCY
 from nas_distill.costs.registry import describe_cost
 from nas_distill.reports import formatting as words
+from nas_distill.reports.gain import gain_lines
 from nas_distill.reports.model import FinalReport, ModelResult, ratio
 from nas_distill.reports.tables import add_columns, add_row, cost_columns, new_table
 from nas_distill.tasks import Metric, find_task
 
 Cell = Callable[[ModelResult], str]
+_WIDE = 3  # models of a table whose names are written in full
 _NAMES = 22  # columns for the names of figures, so that a table of three models fits 80
 
 
 def final_table(report: FinalReport) -> RenderableType:
     """Return the report that is shown at the end of a search."""
-    table = new_table(f"Student: trial {report.trial}, architecture {report.architecture}")
+    table = new_table(f"Student: {student_name(report)}, architecture {report.architecture}")
     models = models_of(report)
-    add_columns(table, [f"on {report.split} data"], [model.name for model in models])
+    names = [model.name for model in models]
+    if len(names) > _WIDE:  # the sentence below the table says that it is the same architecture
+        names = [name.removeprefix("same architecture, ") for name in names]
+    add_columns(table, [f"on {report.split} data"], names)
     table.columns[2].style = "bold"
     if report.limits:
         add_columns(table, [], ["budget"])
@@ -35,9 +40,19 @@ def final_table(report: FinalReport) -> RenderableType:
     return Group(table, *lines, *exports, Text(f"All results are in {report.run}.", overflow="fold"))
 
 
+def student_name(report: FinalReport) -> str:
+    """Return the student's name: ``trial 7``, and that it is the uniform network if it is."""
+    trial = None if report.trial is None else f"trial {report.trial}"
+    if report.gain is None or not report.gain.student_is_uniform:
+        return trial or "uniform network"
+    return f"{report.gain.over}{f' ({trial})' if trial else ''}"
+
+
 def models_of(report: FinalReport) -> list[ModelResult]:
-    """Return the compared models in the order of the columns."""
-    return [report.teacher, report.student, *([report.baseline] if report.baseline else [])]
+    """Return the compared models in the order of the columns; the uniform network only if it is not the student."""
+    same = report.gain is not None and report.gain.student_is_uniform
+    others = (report.baseline, None if same else report.uniform)
+    return [report.teacher, report.student, *(model for model in others if model is not None)]
 
 
 def final_rows(report: FinalReport) -> list[list[str]]:
@@ -65,7 +80,7 @@ def final_rows(report: FinalReport) -> list[list[str]]:
 
 
 def result_lines(report: FinalReport) -> list[str]:
-    """Return sentences on the result: student and teacher, student and hard labels, and the uncertainty."""
+    """Return sentences on the result: student and teacher, uniform network, hard labels, and the uncertainty."""
     lines = []
     student, teacher = report.student.evaluation, report.teacher.evaluation
     if student is not None and teacher is not None:
@@ -84,7 +99,7 @@ def result_lines(report: FinalReport) -> list[str]:
         else:
             pair = f"{words.percent(student.quality)}, the teacher's {words.percent(teacher.quality)}"
             lines.append(f"The student's {what} is {pair}{size}; {known}.")
-    lines += _baseline_line(report)
+    lines += [*gain_lines(report), *_baseline_line(report)]
     if report.conditions:
         lines.append(f"Latency: {report.conditions}.")
     return lines
@@ -185,9 +200,10 @@ def finalists_table(report: FinalReport) -> RenderableType:
         gained = words.NONE
         if entry.full is not None and entry.short is not None:
             gained = f"{100 * (entry.full - entry.short):+.2f}"
-        number = f"* {entry.trial}" if entry.chosen else str(entry.trial)
+        name = "uniform" if entry.trial is None else f"{entry.trial}{', uniform' if entry.uniform else ''}"
+        number = f"* {name}" if entry.chosen else name
         figures = [number, words.percent(entry.short), words.percent(entry.full), gained]
         add_row(table, [*figures, *(words.cost(name, entry.costs.get(name)) for name in names)])
-    failed = [f"Trial {entry.trial} failed: {entry.cause}." for entry in report.finalists if entry.full is None]
+    failed = [f"{entry.title.capitalize()} failed: {entry.cause}." for entry in report.finalists if entry.full is None]
     chosen = ["*: the student."] if any(entry.chosen for entry in report.finalists) else []
     return Group(table, *(Text(line, style="dim") for line in (*chosen, *failed)))

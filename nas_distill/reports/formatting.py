@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_distill.costs.budget import Limit
 from nas_distill.costs.registry import describe_cost, format_cost
-from nas_distill.reports.model import FinalReport
+from nas_distill.reports.model import FinalReport, Gain
 from nas_distill.tasks import Metric
 
 NONE = "-"
@@ -115,11 +115,14 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def to_plain(value: Any) -> Any:
     """Return a report as dicts, lists and scalars for ``--json``; numbers that are not finite become None.
 
-    Keys are the names of attributes, which contain the units; derived figures of a ``FinalReport`` are included.
+    Keys are the names of attributes, which contain the units; derived figures of a ``FinalReport`` and of its ``Gain``
+    are included.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {entry.name: to_plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
-        return plain | ({"speed_up": to_plain(value.speed_up)} if isinstance(value, FinalReport) else {})
+        if isinstance(value, FinalReport):
+            plain["speed_up"] = to_plain(value.speed_up)
+        return plain | ({"verdict": value.verdict} if isinstance(value, Gain) else {})
     if isinstance(value, Mapping):
         return {str(key): to_plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

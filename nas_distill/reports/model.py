@@ -78,20 +78,27 @@ class FinalistResult:
     """A candidate that was distilled in full.
 
     ``short`` is the validation quality of its short distillation, ``full`` that of the full one (None if it failed with
-    ``cause``); ``chosen`` marks the student.
+    ``cause``); ``chosen`` marks the student, ``uniform`` the network that needs no search. ``trial`` is None if that
+    was not a candidate of the search.
     """
 
-    trial: int
+    trial: int | None
     costs: Mapping[str, float]
     short: float | None
     full: float | None
     chosen: bool = False
     cause: str | None = None
+    uniform: bool = False
+
+    @property
+    def title(self) -> str:
+        """Its name in texts: ``trial 7``, or ``uniform network`` if it was not a candidate."""
+        return "uniform network" if self.trial is None else f"trial {self.trial}"
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """A model as the final report shows it: the teacher, the student, or its baseline on hard labels.
+    """A model as the final report shows it: the teacher, the student, or a network to compare it with.
 
     Attributes:
         name: in headers.
@@ -179,6 +186,39 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """Quality of the student minus that of the uniform network, on the same samples of the report's split.
+
+    Attributes:
+        over: name of the uniform network: ``uniform narrowing`` or ``uniform scaling``.
+        student_is_uniform: whether the student is the uniform network; all differences are then 0.
+        difference: in units of quality (a share); above 0 the search has gained.
+        low: lower end of its 95 % interval over samples, which does not cover the variation between trainings; None if
+            it is undefined.
+        high: upper end.
+        samples: number of samples.
+        costs: the student's costs divided by the uniform network's, by name; below 1 the student is cheaper.
+        speed: the uniform network's measured median latency divided by the student's; above 1 the student is faster.
+    """
+
+    over: str
+    student_is_uniform: bool
+    difference: float
+    low: float | None
+    high: float | None
+    samples: int
+    costs: Mapping[str, float] = field(default_factory=dict)
+    speed: float | None = None
+
+    @property
+    def verdict(self) -> Literal["gain", "loss", "tie"]:
+        """``gain`` or ``loss`` if the interval is above or below 0; else ``tie``, which may be chance."""
+        if self.low is None or self.high is None or self.student_is_uniform or self.low <= 0 <= self.high:
+            return "tie"
+        return "gain" if self.low > 0 else "loss"
+
+
+@dataclass(frozen=True)
 class FinalReport:
     """Result of a search.
 
@@ -186,10 +226,13 @@ class FinalReport:
         run: the run's folder, as the user names it.
         teacher: the teacher.
         student: the best finalist.
-        trial: the student's trial.
+        trial: the student's trial; None if it is the uniform network, and that was not a candidate of the search.
         architecture: hash of the student's architecture.
         values: its parameters, nested.
         baseline: the same architecture trained only on hard labels.
+        uniform: the best network that needs no search, distilled with the same number of samples; None if there is
+            none.
+        gain: of the student over ``uniform``.
         finalists: all of them, the chosen one marked.
         limits: the budget, by cost.
         split: the data of ``evaluation`` of the three models.
@@ -204,10 +247,12 @@ class FinalReport:
     run: str
     teacher: ModelResult
     student: ModelResult
-    trial: int
+    trial: int | None
     architecture: str
     values: Mapping[str, Any] = field(default_factory=dict)
     baseline: ModelResult | None = None
+    uniform: ModelResult | None = None
+    gain: Gain | None = None
     finalists: tuple[FinalistResult, ...] = ()
     limits: Mapping[str, Limit] = field(default_factory=dict)
     savings: Savings | None = None

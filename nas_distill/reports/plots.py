@@ -167,8 +167,11 @@ def _finalists(
             arrow = {"arrowstyle": "-|>", "color": GREEN, "lw": 1.4, "shrinkA": 5, "shrinkB": 7}
             axes.annotate("", xy=(price, full), xytext=(price, short), arrowprops=arrow, zorder=5)
         label = "after full distillation (from its short score)"
+        colour = GREEN
+        if entry.uniform:
+            label, colour = "uniform network (no search)", SKY
         star: dict[str, Any] = {"marker": "*", "ms": 19 if entry.chosen else 13, "mec": INK, "mew": 0.7, "zorder": 7}
-        _plot(axes, [(price, full)], label, handles, color=GREEN, ls="none", **star)
+        _plot(axes, [(price, full)], label, handles, color=colour, ls="none", **star)
         if entry.chosen:
             _label(
                 axes, f"student {words.percent(full, 1)}", (price, full), (-9, 5), "right", color=GREEN, weight="bold"

@@ -30,6 +30,7 @@ STATES = {
     "failed": "failed",
     "interrupted": "interrupted",
     "running": "running",
+    "uniform": "uniform network, not searched",
 }
 
 
@@ -100,7 +101,7 @@ def front_table(
     if not front:
         return Text(note or "No trial is complete yet, so there is no front.")
     names = cost_columns((name for record in front for name in record.costs), (*costs, *(limits or {})))
-    full = {entry.trial: entry for entry in finalists if entry.full is not None}
+    full = {entry.trial: entry for entry in finalists if entry.full is not None and entry.trial is not None}
     table = new_table(f"Front: {words.count(len(front), 'trial')} that no other beats")
     over = any(not within(record.costs, limits or {}) for record in front)
     columns = ["trial", "quality", *["in full"] * bool(full), *(words.label(name) for name in names)]
@@ -117,11 +118,11 @@ def front_table(
         add_row(table, cells, style="" if fits else "dim")
     about = f"quality: validation {find_task(task).quality_name} after the short distillation"
     about += "; in full: after the full one." if full else "."
-    student = next((entry for entry in full.values() if entry.chosen), None)
+    student = next((entry for entry in finalists if entry.chosen), None)
     if student is not None and any(record.number == student.trial for record in front):
         about += "  *: the student."
     elif student is not None:
-        about += f"\nThe student, trial {student.trial}, has {words.percent(student.full)} after full distillation."
+        about += f"\nThe student, {student.title}, has {words.percent(student.full)} after full distillation."
     return Group(table, *(Text(line, style="dim") for line in (about, note) if line))
 
 

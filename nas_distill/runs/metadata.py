@@ -14,10 +14,14 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nas_distill.evaluate.intervals import RankCorrelation
+from nas_distill.spaces import Architecture
 from nas_distill.utils.errors import RunError
 
 SCHEMA_VERSION = 3
 """Version of the run format that this package reads and writes. Version 1 had no field for it."""
+
+UNIFORM = "uniform"
+"""Key of the full training of the uniform network if it was not a candidate of the search."""
 
 _VERSION_FIELD = "schema_version"
 _COMPUTES_SCORES = ("python", "nas-distill", "torch")
@@ -148,12 +152,32 @@ class BlockWeightsRecord(_Part):
     held_out: tuple[float, ...]
 
 
+class UniformRecord(_Part):
+    """The uniform network: the best one within the budget that needs no search.
+
+    Attributes:
+        name: ``uniform narrowing`` of the teacher, or ``uniform scaling`` of the parameters of another space.
+        architecture: nested values of its parameters; None if nothing uniform is within the budget, or nothing is
+            limited.
+        costs: by cost name.
+    """
+
+    name: str
+    architecture: dict[str, Any] | None
+    costs: dict[str, float]
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        """The architecture, or nothing."""
+        return [] if self.architecture is None else [Architecture(self.architecture)]
+
+
 class Finalist(_Part):
     """A full training of a finalist, or of the baseline.
 
     Attributes:
         key: name of the training.
-        trial: number of its trial.
+        trial: number of its trial; None for the uniform network if it was not a candidate of the search.
         architecture: nested values of its parameters.
         costs: by cost name.
         taught: False marks the baseline, which is trained on labels only.
@@ -167,7 +191,7 @@ class Finalist(_Part):
     """
 
     key: str
-    trial: int
+    trial: int | None
     architecture: dict[str, Any]
     costs: dict[str, float]
     taught: bool
@@ -183,6 +207,11 @@ class Finalist(_Part):
     def done(self) -> bool:
         """True if it has ended, successfully or not."""
         return self.quality is not None or self.cause is not None
+
+    @property
+    def title(self) -> str:
+        """Name of its network in texts: ``trial 7``, or ``uniform network`` if it was not a candidate."""
+        return "uniform network" if self.trial is None else f"trial {self.trial}"
 
 
 class LatencyFigures(_Part):
@@ -225,6 +254,21 @@ class ExportsRecord(_Part):
     teacher: LatencyFigures | None
 
 
+class GainRecord(_Part):
+    """Quality of the student minus that of the uniform network, on the same samples; above 0 the search has gained.
+
+    Attributes:
+        difference: in units of quality.
+        low, high: 95 % interval over samples; None if it is undefined. It does not cover the variation of trainings.
+        samples: number of samples.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    samples: int
+
+
 class EvaluationRecord(_Part):
     """The single evaluation on test data (on validation data where there is none).
 
@@ -232,8 +276,9 @@ class EvaluationRecord(_Part):
         split: of the data.
         student: training of the student that was chosen.
         teacher: fields of the task's evaluation record; ``tasks.read_evaluation`` reads them.
-        students: the same for student and baseline, by training.
+        students: the same for student, baseline and uniform network, by training.
         validation_samples: size of the validation split.
+        gain: of the student over the uniform network; None without one, or if the student is the uniform network.
     """
 
     split: Literal["train", "val", "test"]
@@ -241,6 +286,7 @@ class EvaluationRecord(_Part):
     teacher: dict[str, Any]
     students: dict[str, dict[str, Any]]
     validation_samples: int
+    gain: GainRecord | None = None
 
 
 class Reading(_Part):
@@ -308,6 +354,7 @@ class RunMetadata(_Part):
         objectives: names of the objectives, in order.
         budget: the limits, as ``Budget.to_dict`` writes them.
         reference: cost -> the reference of the hypervolume.
+        uniform: the best network that needs no search; None in runs of versions without it.
         first_candidates: the architectures tried before the sampler begins.
         warm_start: what was taken from earlier runs; None if there was no such request. Read from them once.
         margin: the pruning margin, one number or one per rung.
@@ -341,6 +388,7 @@ class RunMetadata(_Part):
     objectives: tuple[str, ...] = ()
     budget: dict[str, dict[str, float]] = {}
     reference: dict[str, float] = {}
+    uniform: UniformRecord | None = None
     first_candidates: tuple[dict[str, Any], ...] | None = None
     warm_start: tuple[EarlierRun, ...] | None = None
     margin: float | tuple[float, ...] | None = None

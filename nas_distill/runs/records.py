@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-State = Literal["running", "complete", "pruned", "over_budget", "duplicate", "failed", "interrupted"]
+State = Literal["running", "complete", "pruned", "over_budget", "duplicate", "failed", "interrupted", "uniform"]
+NO_TRIAL = -1
+"""Number in the record of a network that was not a candidate of the search."""
 RUNG = "rung:"
 
 
@@ -74,7 +76,9 @@ class TrialRecord:
     the flat values as the sampler knows them. States: ``complete`` (trained to the end), ``pruned`` (stopped, see
     ``stop``), ``over_budget`` (never trained, see ``violations``), ``duplicate`` (never trained, see ``duplicate_of``),
     ``failed`` (see ``cause``), ``interrupted`` (another trial continues it, or will), ``running``. One that was
-    ``taken`` from an earlier run is ``complete`` with what that run measured, and was not trained here.
+    ``taken`` from an earlier run is ``complete`` with what that run measured, and was not trained here. A record of the
+    state ``uniform`` is not in the journal: it is that of the uniform network if it was not a candidate, and its number
+    is ``NO_TRIAL``.
     """
 
     number: int
@@ -94,6 +98,11 @@ class TrialRecord:
     interrupted: Literal["stopped", "died"] | None = None
     params: dict[str, Any] = field(default_factory=dict)
     taken: Taken | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name in texts: ``trial 7``, or ``uniform network`` if it was not a candidate."""
+        return "uniform network" if self.number == NO_TRIAL else f"trial {self.number}"
 
     @property
     def quality(self) -> float | None:
@@ -222,6 +231,26 @@ def recorded_rungs(attrs: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """Return the reports in a trial's user attributes by rung, rising."""
     found = {int(name.removeprefix(RUNG)): value for name, value in attrs.items() if name.startswith(RUNG)}
     return dict(sorted(found.items()))
+
+
+def untried(key: str, architecture: Architecture, costs: dict[str, float]) -> TrialRecord:
+    """Return the record of the uniform network, which was not a candidate of the search."""
+    return TrialRecord(
+        number=NO_TRIAL,
+        index=NO_TRIAL,
+        key=key,
+        state="uniform",
+        architecture=architecture,
+        origin="uniform",
+        costs=costs,
+        reports={},
+        violations={},
+        stop=None,
+        cause=None,
+        duplicate_of=None,
+        retry_of=None,
+        values=None,
+    )
 
 
 def read_records(study: optuna.Study) -> list[TrialRecord]:

@@ -75,8 +75,8 @@ def find_assistant(trial: Distillable, via: Via, epochs: float | None, observer:
     larger = next_larger(trial)
     if larger is None:
         raise RunError(
-            f"Trial {trial.record.number} of {trial.run.folder.path} has no assistant: no member of the front costs at "
-            f"least {STEP:g} times as much. Distil it from the teacher, without 'via'."
+            f"{trial.record.title.capitalize()} of {trial.run.folder.path} has no assistant: no member of the front "
+            f"costs at least {STEP:g} times as much. Distil it from the teacher, without 'via'."
         )
     student = _distilled(trial.other(larger), epochs, observer)
     return Assistant(student, f"front-{larger.number}", "assisted")

@@ -12,30 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.config import LatencyConfig, SearchFile
-from nas_distill.costs.budget import Budget
+from nas_distill.costs.budget import Budget, Limit
 from nas_distill.costs.latency import LATENCY
 from nas_distill.costs.runtimes import Runtime
 from nas_distill.costs.timing import time_file
 from nas_distill.costs.undisturbed import noise
 from nas_distill.data import SplitName
 from nas_distill.data.splits import random_indices
-from nas_distill.engine.candidates import Candidates
-from nas_distill.engine.finalists import best_finalist, choose_finalists
+from nas_distill.engine.candidates import Candidates, Pricing
+from nas_distill.engine.finalists import baseline_key, best_finalist, choose_finalists, uniform_of
+from nas_distill.engine.uniform import find_uniform, trial_of
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.export.parity import verify_export
 from nas_distill.export.student import load_student
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import Journal
 from nas_distill.runs.metadata import (
+    UNIFORM,
     EvaluationRecord,
     ExportRecord,
     ExportsRecord,
     Finalist,
+    GainRecord,
     LatencyFigures,
     ParityRecord,
     RunMetadata,
+    UniformRecord,
 )
-from nas_distill.runs.records import TrialRecord
+from nas_distill.runs.records import TrialRecord, untried
 from nas_distill.spaces import Architecture
 from nas_distill.study.latency import time_candidate, time_teacher
 from nas_distill.study.problem import SearchProblem
@@ -43,6 +47,8 @@ from nas_distill.utils.errors import BuildError, CostError, ExportError, NasDist
 from nas_distill.utils.seeds import seeded_torch
 
 _PARITY_SAMPLES = 512
+_SMALLER = 5
+"""Uniform networks that are timed in search of one within a limit of latency."""
 
 
 def screened_finalists(
@@ -86,6 +92,47 @@ def screened_finalists(
 
 def _measure(problem: SearchProblem, record: TrialRecord, candidates: Candidates) -> float:
     return time_candidate(problem, candidates, record.architecture).p50_ms
+
+
+def screened_uniform(
+    problem: SearchProblem, journal: Journal, pricing: Pricing, records: Sequence[TrialRecord]
+) -> UniformRecord | None:
+    """Return the uniform network; where the budget limits latency, the largest whose measured latency is within it.
+
+    If the measured latency is over the limit, the largest is taken whose predicted latency is below the present one's
+    by the factor of the excess, and so on; the journal then has that one. Without an architecture if none is within the
+    limit, or if it cannot be timed. Call it only while nothing else runs.
+    """
+    uniform = journal.metadata.uniform
+    limit = pricing.budget.limits.get(LATENCY)
+    if uniform is None or limit is None or limit.high is None:
+        return uniform
+    with ExitStack() as stack:
+        candidates: Candidates | None = None
+        for _ in range(_SMALLER):
+            if uniform.architecture is None:
+                break
+            architecture = Architecture(uniform.architecture)
+            key = f"{UNIFORM}-{architecture.hash}"
+            record = trial_of(architecture, records) or untried(key, architecture, uniform.costs)
+            key = record.key
+            measured = journal.metadata.measured_latency_ms
+            if key not in measured:
+                candidates = candidates or stack.enter_context(problem.candidates())
+                try:
+                    measured = {**measured, key: _measure(problem, record, candidates)}
+                except (BuildError, CostError):
+                    break
+                journal.note(measured_latency_ms=measured)
+            if measured[key] <= limit.high:
+                return uniform
+            allowed = Limit(limit.low, uniform.costs[LATENCY] * limit.high / measured[key])
+            tighter = pricing.within(Budget({**pricing.budget.limits, LATENCY: allowed}))
+            uniform = find_uniform(problem.space, tighter, problem.cuts)
+            journal.note(uniform=uniform)
+    none = uniform.model_copy(update={"architecture": None, "costs": {}})
+    journal.note(uniform=none)
+    return none
 
 
 def read_student(problem: SearchProblem, folder: RunFolder, key: str) -> nn.Module:
@@ -181,7 +228,11 @@ def export_finalists(problem: SearchProblem, folder: RunFolder, journal: Journal
 
 
 def evaluate_once(problem: SearchProblem, folder: RunFolder, journal: Journal) -> None:
-    """Evaluate teacher, student and baseline once per run, on test data, or on validation data without a test split."""
+    """Evaluate teacher, student, baseline and uniform network once per run.
+
+    It is done on test data, or on validation data without a test split. The student and the uniform network are
+    compared on the same samples.
+    """
     known = journal.metadata
     winner = best_finalist(known.finalists.values())
     if known.evaluation is not None or winner is None:
@@ -193,18 +244,23 @@ def evaluate_once(problem: SearchProblem, folder: RunFolder, journal: Journal) -
         return predict_logits(module, problem.data.inputs(split))
 
     teacher, task = logits_of(problem.teacher.module), problem.task
-    students = {}
-    for entry in (winner, baseline_of(winner, known)):
-        if entry is not None and entry.quality is not None:
-            student = logits_of(read_student(problem, folder, entry.key))
-            students[entry.key] = vars(task.evaluate(student, labels, teacher))
+    uniform = uniform_of(known)
+    outputs: dict[str, Any] = {}
+    for entry in (winner, baseline_of(winner, known), uniform):
+        if entry is not None and entry.quality is not None and entry.key not in outputs:
+            outputs[entry.key] = logits_of(read_student(problem, folder, entry.key))
+    gain = None
+    if uniform is not None and uniform.key in outputs and uniform.architecture != winner.architecture:
+        found = task.difference(outputs[winner.key], outputs[uniform.key], labels)
+        gain = GainRecord(difference=found.difference, low=found.low, high=found.high, samples=len(labels))
     journal.note(
         evaluation=EvaluationRecord(
             split=split,
             student=winner.key,
             teacher=vars(task.evaluate(teacher, labels)),
-            students=students,
+            students={key: vars(task.evaluate(found, labels, teacher)) for key, found in outputs.items()},
             validation_samples=len(problem.data.val),
+            gain=gain,
         )
     )
 
@@ -212,4 +268,4 @@ def evaluate_once(problem: SearchProblem, folder: RunFolder, journal: Journal) -
 def baseline_of(winner: Finalist, metadata: RunMetadata) -> Finalist | None:
     """Return the same architecture trained on labels only."""
     entries = metadata.finalists.values()
-    return next((entry for entry in entries if not entry.taught and entry.trial == winner.trial), None)
+    return next((entry for entry in entries if not entry.taught and entry.key == baseline_key(winner.key)), None)

@@ -169,7 +169,7 @@ class ConsoleObserver:
                 left_seconds=progress.seconds_left,
             )
         )
-        what = f"trial {finalist.trial} {'taught' if finalist.taught else 'on labels only'}"
+        what = f"{finalist.title} {'taught' if finalist.taught else 'on labels only'}"
         if finalist.quality is not None:
             # One that was stopped early and is near the budget's limit has no short score.
             scored = finalist.score is not None and math.isfinite(finalist.score)

@@ -31,6 +31,7 @@ from nas_distill.engine.survey import (
     typical_overhead,
     typical_seconds,
 )
+from nas_distill.engine.uniform import note_uniform, uniform_finalist
 from nas_distill.engine.work import Backend, WorkSource
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.runs.folder import RunFolder
@@ -49,7 +50,7 @@ from nas_distill.runs.metadata import (
 from nas_distill.runs.records import read_records, write_csv
 from nas_distill.study.assembly import describe_alternatives, scored
 from nas_distill.study.cutting import budget_advice, cache_plan, describe_cutting, unordered_inheritance
-from nas_distill.study.finish import evaluate_once, export_finalists, screened_finalists
+from nas_distill.study.finish import evaluate_once, export_finalists, screened_finalists, screened_uniform
 from nas_distill.study.interruption import InterruptedSearchError, Interruption, run_stoppably
 from nas_distill.study.latency import fit_latency_predictor, networks_to_time, restore_latency_predictor, time_teacher
 from nas_distill.study.observer import Observer
@@ -360,6 +361,7 @@ class Pipeline:
         def on_event(event: Event) -> None:
             self.observer.event(event, controller.progress)
 
+        note_uniform(journal, self.problem.space, pricing, self.problem.cuts)
         controller = Controller(
             journal,
             self.folder,
@@ -395,7 +397,11 @@ class Pipeline:
     def _finalists(
         self, journal: Journal, pricing: Pricing, backend: Backend, evaluator: StudentEvaluator, workers: int
     ) -> None:
-        chosen = screened_finalists(self.problem, journal, pricing.budget, read_records(journal.study))
+        records = read_records(journal.study)
+        chosen = screened_finalists(self.problem, journal, pricing.budget, records)
+        uniform = None
+        if self.config.final.uniform:
+            uniform = uniform_finalist(screened_uniform(self.problem, journal, pricing, records), records)
         source = FinalistSource(
             self.folder,
             journal,
@@ -403,6 +409,7 @@ class Pipeline:
             chosen,
             seed=self.config.seed,
             workers=workers,
+            uniform=uniform,
             on_event=lambda entry: self.observer.finalist(entry, source.progress()),
         )
         with self._phase(journal, Phase.FULL_DISTILLATION, needed=not source.complete):

@@ -36,6 +36,7 @@ from nas_distill.engine.child import CallError, Child
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.objectives import Objectives
 from nas_distill.pruning.backbone import HOW_TO_NAME
+from nas_distill.pruning.space import CutSpace
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import identity_of
 from nas_distill.spaces import Architecture, InitialWeights, NetworkBuilder, SearchSpace, load_space
@@ -88,6 +89,11 @@ class SearchProblem:
     def builder(self) -> NetworkBuilder:
         """Builder of networks with random weights."""
         return NetworkBuilder.of(self.space, self.data)
+
+    @property
+    def cuts(self) -> CutSpace | None:
+        """The space as cuts of the teacher; None where students are not cut from it."""
+        return None if self.cutting is None else self.cutting.cuts
 
     def build(self, architecture: Architecture, seed: int | None = None, *, stream: str = "init") -> nn.Module:
         """Build a network with random weights; see ``NetworkBuilder.build``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from nas_distill.costs.budget import Budget
@@ -11,7 +11,7 @@ from nas_distill.costs.latency import LATENCY
 from nas_distill.costs.registry import describe_cost
 from nas_distill.distill.objective import Term
 from nas_distill.engine.candidates import Pricing
-from nas_distill.engine.finalists import best_finalist
+from nas_distill.engine.finalists import best_finalist, uniform_of
 from nas_distill.engine.progress import Progress
 from nas_distill.engine.survey import Estimate, Survey
 from nas_distill.export.student import load_spec
@@ -23,9 +23,11 @@ from nas_distill.reports.model import (
     ExportResult,
     FinalistResult,
     FinalReport,
+    Gain,
     ModelResult,
     ProgressView,
     Savings,
+    ratio,
 )
 from nas_distill.reports.trust import compare_starts, local_ranking, rank_trust
 from nas_distill.runs.folder import RunFolder
@@ -113,10 +115,56 @@ def finalist_results(metadata: RunMetadata) -> tuple[FinalistResult, ...]:
             full=entry.quality,
             chosen=winner is not None and entry.key == winner.key,
             cause=entry.cause,
+            uniform=metadata.uniform is not None and entry.architecture == metadata.uniform.architecture,
         )
         for entry in finalists
         if entry.taught
     )
+
+
+def uniform_gain(
+    winner: Finalist, metadata: RunMetadata, evaluation: EvaluationRecord
+) -> tuple[ModelResult | None, Gain | None]:
+    """Return the uniform network and the student's gain over it.
+
+    Both are None if there is no uniform network, its training failed, or it was trained after the evaluation.
+    """
+    known, entry = metadata.uniform, uniform_of(metadata)
+    if known is None or entry is None or entry.quality is None:
+        return None, None
+    same = entry.architecture == winner.architecture
+    found = evaluation.gain
+    if not same and found is None:
+        return None, None
+    exports = {} if metadata.exports is None else metadata.exports.students
+    model = _model(known.name, winner if same else entry, evaluation, exports, metadata.task)
+    ours, theirs = (exports.get(one.key) for one in (winner, entry))
+    shares = {name: ratio(winner.costs.get(name), value) for name, value in entry.costs.items()}
+    return model, Gain(
+        over=known.name,
+        student_is_uniform=same,
+        difference=0.0 if found is None else found.difference,
+        low=0.0 if found is None else found.low,
+        high=0.0 if found is None else found.high,
+        samples=read_evaluation(evaluation.teacher, metadata.task).count if found is None else found.samples,
+        costs={name: share for name, share in shares.items() if share is not None},
+        speed=None if ours is None or theirs is None else ratio(theirs.latency.p50_ms, ours.latency.p50_ms),
+    )
+
+
+def uniform_note(metadata: RunMetadata) -> list[str]:
+    """Return a sentence on why a search is not compared with a uniform network, or an empty list."""
+    known, entry = metadata.uniform, uniform_of(metadata)
+    if known is None:
+        return []
+    if known.architecture is None and not metadata.budget:
+        return [f"The budget has no limits, so there is no {known.name} to compare the search with."]
+    if known.architecture is None:
+        return [f"No {known.name} is within the budget, so the search is not compared with a network without a search."]
+    if entry is None or entry.cause is None:
+        return []
+    cause = entry.cause.rstrip(".")
+    return [f"The gain over {known.name} is unknown, as that failed in its full distillation: {cause}."]
 
 
 def validation_gap_note(metadata: RunMetadata) -> list[str]:
@@ -151,13 +199,14 @@ def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[Tri
     if winner is None or evaluation is None or teacher is None:
         raise RunError(f"{folder.path} has no finished student yet; resume with 'nas-distill search ... --resume'.")
     baseline = baseline_of(winner, metadata)
+    uniform, gain = uniform_gain(winner, metadata, evaluation)
     split, task = evaluation.split, metadata.task
     notes = (
         []
         if split == "test"
         else ["There is no test data; validation data selected the student, so its figures are too high."]
     )
-    notes += validation_gap_note(metadata)
+    notes += [*uniform_note(metadata), *validation_gap_note(metadata)]
     notes += describe_warm_start(metadata.warm_start)
     starts = compare_starts(records)
     if starts is not None:
@@ -182,11 +231,13 @@ def final_report(folder: RunFolder, metadata: RunMetadata, records: Sequence[Tri
             latency_p50_ms=None if exports.teacher is None else exports.teacher.p50_ms,
             latency_p95_ms=None if exports.teacher is None else exports.teacher.p95_ms,
         ),
-        student=_student(winner, evaluation, exported, task),
+        student=_model("student", winner, evaluation, exports.students, task),
         trial=winner.trial,
         architecture=Architecture(winner.architecture).hash,
         values=winner.architecture,
-        baseline=None if baseline is None or baseline.quality is None else _student(baseline, evaluation, None, task),
+        baseline=_labels_only(baseline, evaluation, task),
+        uniform=uniform,
+        gain=gain,
         finalists=finalist_results(metadata),
         limits=limits,
         savings=savings(metadata, records),
@@ -293,12 +344,19 @@ def _term(term: Term) -> str:
     return f"{term.weight:g} x {term.config.name}" + (f" ({', '.join(options)})" if options else "")
 
 
-def _student(entry: Finalist, evaluation: EvaluationRecord, exported: ExportRecord | None, task: str) -> ModelResult:
-    latency = None if exported is None else exported.latency
+def _labels_only(baseline: Finalist | None, evaluation: EvaluationRecord, task: str) -> ModelResult | None:
+    if baseline is None or baseline.quality is None:
+        return None
+    return _model(f"same architecture, {find_task(task).training_without_teacher}", baseline, evaluation, {}, task)
+
+
+def _model(
+    name: str, entry: Finalist, evaluation: EvaluationRecord, exports: Mapping[str, ExportRecord], task: str
+) -> ModelResult:
+    latency = None if entry.key not in exports else exports[entry.key].latency
     evaluated = evaluation.students.get(entry.key)
-    labels_only = find_task(task).training_without_teacher
     return ModelResult(
-        "student" if entry.taught else f"same architecture, {labels_only}",
+        name,
         evaluation=None if evaluated is None else read_evaluation(evaluated, task),
         validation=entry.quality,
         costs=entry.costs,

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nas_distill.engine.finalists import best_finalist, final_progress
+from nas_distill.engine.finalists import best_finalist, final_progress, uniform_of
 from nas_distill.reports.model import FinalistResult, FinalReport, ModelResult
+from nas_distill.runs.metadata import Finalist
 from nas_distill.runs.pareto import front_records
-from nas_distill.runs.records import TrialRecord, to_frame
+from nas_distill.runs.records import TrialRecord, to_frame, untried
+from nas_distill.spaces import Architecture
 from nas_distill.study.assembly import CountedAssembly, assemble
 from nas_distill.study.finish import baseline_of
 from nas_distill.study.mutual import distill_mutually
@@ -107,12 +109,13 @@ class Run(StoredRun):
             raise RunError(
                 f"{self.folder.path} has no finished student yet; resume the search (resume=True, or --resume)."
             )
-        return Student(self, self.trial(winner.trial).record, winner.key)
+        return Student(self, self._trial_of(winner).record, winner.key)
 
     def best(self, budget: Mapping[str, Any] | None = None) -> Trial:
         """Return the best trial within ``budget`` (the run's own unless given); nothing is trained.
 
         It is the finalist of the best full validation quality; without a finalist, the trial of the best short score.
+        The uniform network is a finalist too; see ``uniform``.
 
         Raises:
             BudgetError: no trained trial is within it.
@@ -121,13 +124,27 @@ class Run(StoredRun):
         finalists = [entry for entry in self.metadata.finalists.values() if limits.fits(entry.costs)]
         winner = best_finalist(finalists)
         if winner is not None:
-            return self.trial(winner.trial)
+            return self._trial_of(winner)
         front = self._non_dominated(budget)
         if not front:
             trained = [record.costs for record in self.records if record.state == "complete"]
             none = "No trial was completed yet." if not trained else limits.infeasible(trained)
             raise BudgetError(f"Run {self.folder.path}: {none}")
         return Trial(self, max(front, key=lambda record: record.final_quality))
+
+    def uniform(self) -> Trial | None:
+        """Return the uniform network that was distilled in full: the best one that needs no search; None without one.
+
+        Its ``student()`` has the weights. If it was not a candidate of the search, its record has the state ``uniform``
+        and the number -1. ``report().gain`` is the gain of the search over it.
+        """
+        entry = uniform_of(self.metadata)
+        return None if entry is None or entry.quality is None else self._trial_of(entry)
+
+    def _trial_of(self, entry: Finalist) -> Trial:
+        if entry.trial is not None:
+            return self.trial(entry.trial)
+        return Trial(self, untried(entry.key, Architecture(entry.architecture), entry.costs))
 
     def trial(self, number: int) -> Trial:
         """Return a trial by its number.
@@ -167,7 +184,8 @@ class Run(StoredRun):
             TrainingError: a loss became NaN or infinite.
         """
         if trials is None:
-            trials = [entry.trial for entry in self.metadata.finalists.values() if entry.taught]
+            finalists = self.metadata.finalists.values()
+            trials = [entry.trial for entry in finalists if entry.taught and entry.trial is not None]
         chosen = [self.trial(number).record for number in trials]
         with default_observer(observer, quiet=quiet) as active:
             return distill_mutually(self, chosen, epochs=epochs, observer=active, **changes)
@@ -189,7 +207,7 @@ class Run(StoredRun):
         return assemble(self.problem, self.folder, self.records, self.budget_of(budget), count=count)
 
     def report(self) -> FinalReport:
-        """Return the final report: student, teacher, baseline, savings, and the rank correlation of scores.
+        """Return the final report: student, teacher, baseline, gain of the search, savings, rank correlation of scores.
 
         Raises:
             RunError: the run has no finished student yet.
@@ -198,7 +216,7 @@ class Run(StoredRun):
         return final_report(self.folder, self.metadata, self.records)
 
     def finalists(self) -> tuple[FinalistResult, ...]:
-        """Return the candidates that were distilled in full; the best one has ``chosen``."""
+        """Return the candidates and the uniform network that were distilled in full; the best one has ``chosen``."""
         return finalist_results(self.metadata)
 
     def status(self) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nas_distill.engine.finalists import recipe_of
+from nas_distill.engine.finalists import baseline_key, recipe_of
 from nas_distill.engine.work import Work, epoch_rungs, last_rung
 from nas_distill.export.provenance import DISTILLED, Provenance, StudentKind
 from nas_distill.reports import formatting
 from nas_distill.reports.tables import STATES
-from nas_distill.runs.records import TrialRecord
+from nas_distill.runs.records import NO_TRIAL, TrialRecord
 from nas_distill.study.assistants import Via, find_assistant
 from nas_distill.study.observer import Observer, default_observer
 from nas_distill.study.signals import teacher_signal
@@ -94,7 +94,7 @@ class Trial:
         students = self.students()
         if not students:
             raise RunError(
-                f"Trial {self.record.number} of {self.run.folder.path} was not distilled in full; "
+                f"{self.record.title.capitalize()} of {self.run.folder.path} was not distilled in full; "
                 f"run 'nas-distill distill {self.run.folder.path} {self.record.number}'."
             )
         return students[0]
@@ -176,7 +176,7 @@ class Trial:
             problem = replace(problem, teacher=assistant.teacher(), others=())
         with disk_errors(run.folder.path):
             signal = teacher_signal(problem, run.folder, observer, training)
-            observer.phase(f"distilling trial {self.record.number}")
+            observer.phase(f"distilling {self.record.title}")
             student = run.problem.evaluator(signal, run.folder).start(work)
             try:
                 while True:
@@ -193,7 +193,7 @@ class Trial:
         """Return its record as plain values."""
         record = self.record
         return {
-            "trial": record.number,
+            "trial": None if record.number == NO_TRIAL else record.number,
             "state": record.state,
             "quality": record.quality,
             "costs": record.costs,
@@ -211,17 +211,18 @@ class Trial:
     def worth(self) -> dict[str, float]:
         """Return its known qualities by their description.
 
-        These are quality after the full distillation on test data (only of the search's student) and on validation
-        data, after the short distillation, and after the full training on labels only.
+        These are quality after the full distillation on test data (only of the search's student and of the uniform
+        network) and on validation data, after the short distillation, and after the full training on labels only.
         """
         record, metadata = self.record, self.run.metadata
         measure = find_task(self.run.task).quality_name
         found: dict[str, float] = {}
         evaluation = metadata.evaluation
-        if evaluation is not None and evaluation.split == "test" and evaluation.student == record.key:
+        if evaluation is not None and evaluation.split == "test" and record.key in evaluation.students:
             tested = read_evaluation(evaluation.students[record.key], self.run.task)
             found[f"test {measure} after full distillation"] = tested.quality
-        entries = [entry for entry in metadata.finalists.values() if entry.trial == record.number]
+        keys = (record.key, baseline_key(record.key))
+        entries = [entry for entry in metadata.finalists.values() if entry.key in keys]
         for entry in entries:
             if entry.taught and entry.quality is not None:
                 found[f"validation {measure} after full distillation"] = entry.quality
@@ -238,7 +239,7 @@ class Trial:
         costs = {name: formatting.cost(name, value) for name, value in self.record.costs.items()}
         rows = {"state": STATES[self.record.state], **worth, **costs, "architecture": str(self.architecture)}
         cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in rows.items())
-        return f"<table><caption>Trial {self.record.number}</caption>{''.join(cells)}</table>"
+        return f"<table><caption>{self.record.title.capitalize()}</caption>{''.join(cells)}</table>"
 
     def __repr__(self) -> str:
         measure = f" validation {find_task(self.run.task).quality_name}"
@@ -247,4 +248,5 @@ class Trial:
         qualities[first + 1 :] = [text.replace(measure, "") for text in qualities[first + 1 :]]
         costs = formatting.costs(self.record.costs, self.run.config.search.objectives)
         parts = [STATES[self.record.state], *qualities, *([costs] if costs else [])]
-        return f"Trial({self.record.number}: {', '.join(parts)})"
+        name = self.record.title.removeprefix("trial ")
+        return f"Trial({name}: {', '.join(parts)})"

@@ -201,10 +201,11 @@ class Book:
 def make_source(tmp_path):
     book = Book()
 
-    def make(chosen, *, epochs=2, seed=0, events=None, **options):
+    def make(chosen, *, epochs=2, seed=0, events=None, uniform_network=None, **options):
         final = FinalConfig(epochs=epochs, **options)
         told = events.append if events is not None else (lambda entry: None)
-        return FinalistSource(RunFolder(tmp_path), book, final, chosen, seed=seed, on_event=told)
+        folder = RunFolder(tmp_path)
+        return FinalistSource(folder, book, final, chosen, seed=seed, uniform=uniform_network, on_event=told)
 
     make.book = book
     return make
@@ -450,3 +451,87 @@ def test_the_time_left_is_by_each_trainings_own_pace_and_shared_by_workers():
     assert final_progress([slow, fast, new], training, 100).seconds_left == pytest.approx(40.0)
     failed = slow.model_copy(update={"cause": "its loss became NaN"})
     assert final_progress([failed, fast], training, 1).total == 8
+
+
+# The uniform network.
+
+BEST = {"t00000": [0.5, 0.9]}
+UNIFORM = Finalist(
+    key="uniform", trial=None, architecture={"width": 50}, costs={"flops": 99.0}, taught=True, score=None
+)
+
+
+def of_trial(number):
+    return UNIFORM.model_copy(
+        update={"key": f"t{number:05}", "trial": number, "architecture": CHOSEN[number].architecture.to_dict()}
+    )
+
+
+def test_the_uniform_network_is_trained_in_addition(make_source):
+    source = make_source(CHOSEN, uniform_network=UNIFORM)
+    assert source.progress().total == 2 * 5  # three finalists, the uniform network, a baseline
+    works = {}
+    while (work := source.next()) is not None:
+        works[work.key] = work
+    assert list(works) == ["t00000", "t00001", "t00002", "uniform", "t00000-labels"]
+    uniform, other = works["uniform"], works["t00000"]
+    assert (uniform.training, uniform.seed, uniform.rungs, uniform.teacher) == (
+        other.training,
+        other.seed,
+        other.rungs,
+        True,
+    )
+    assert uniform.architecture == Architecture(UNIFORM.architecture)
+    assert (uniform.provenance.kind, uniform.provenance.trial, uniform.provenance.recipe) == (
+        "final",
+        "uniform",
+        other.provenance.recipe,
+    )
+
+
+def test_a_uniform_network_that_is_chosen_anyway_is_trained_once(make_source):
+    source = make_source(CHOSEN, uniform_network=of_trial(1))
+    assert run(source, Trains(BEST)).started == ["t00000", "t00001", "t00002", "t00000-labels"]
+
+
+def test_a_uniform_network_that_is_not_chosen_is_trained_under_its_trial(make_source):
+    source = make_source(CHOSEN[:2], uniform_network=of_trial(2))
+    assert run(source, Trains(BEST)).started == ["t00000", "t00001", "t00002", "t00000-labels"]
+    assert source._journal.metadata.finalists["t00002"].trial == 2
+
+
+def test_the_best_uniform_network_is_the_student_and_has_the_baseline(make_source):
+    source = make_source(CHOSEN, uniform_network=UNIFORM)
+    evaluator = run(source, Trains({"uniform": [0.5, 0.95]}))
+    assert best_finalist(source.entries).key == "uniform"
+    assert evaluator.started[-1] == "uniform-labels"
+    assert source.complete
+
+
+@pytest.mark.parametrize("at", [("t00002", 0), ("uniform", 0), ("uniform", 1), ("t00000-labels", 0)])
+def test_a_stopped_search_continues_with_the_same_uniform_network(make_source, at):
+    first = make_source(CHOSEN, uniform_network=UNIFORM)
+    run(first, Trains(BEST, on_rung=lambda key, rung: first.stop() if (key, rung) == at else None))
+    second = make_source(CHOSEN, uniform_network=UNIFORM)
+    done = {entry.key for entry in first.entries if entry.done}
+    evaluator = run(second, Trains(BEST))
+    assert not done & set(evaluator.started)
+    assert [len(entry.qualities) for entry in second.entries] == [2] * 5
+    assert {entry.key for entry in second.entries} == {"t00000", "t00001", "t00002", "uniform", "t00000-labels"}
+
+
+def test_its_training_continues_under_its_key_if_it_becomes_a_trial(make_source):
+    first = make_source(CHOSEN, uniform_network=UNIFORM)
+    run(first, Trains(BEST, on_rung=lambda key, rung: first.stop() if (key, rung) == ("uniform", 0) else None))
+    tried = UNIFORM.model_copy(update={"key": "t00009", "trial": 9})
+    second = make_source(CHOSEN, uniform_network=tried)
+    run(second, Trains(BEST))
+    assert {entry.key for entry in second.entries} == {"t00000", "t00001", "t00002", "uniform", "t00000-labels"}
+
+
+def test_one_that_fails_leaves_the_finalists(make_source):
+    source = make_source(CHOSEN, uniform_network=UNIFORM)
+    run(source, Trains({**BEST, "uniform": [RuntimeError("no luck")]}))
+    assert source.complete
+    assert states(source)["uniform"] == (None, True, "RuntimeError: no luck")
+    assert best_finalist(source.entries).key == "t00000"

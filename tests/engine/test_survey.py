@@ -26,6 +26,7 @@ from nas_distill.spaces import Architecture, NetworkBuilder, SearchSpace
 from nas_distill.utils.errors import BudgetError, RunError
 
 torch.set_num_threads(1)
+LIMIT = {"flops": 100}
 
 
 def build(*, width, depth, num_classes):
@@ -157,6 +158,13 @@ def test_the_estimate_counts_steps_of_trials_finalists_and_baseline(data):
     assert (estimate.workers, estimate.final_workers) == (2, 2)
     without = config(final={"epochs": 5, "batch_size": 16, "count": 3, "baseline": False})
     assert estimate_seconds(without, data, 0.5, trials=10).finalists == 3 * 5 * 2 * 0.5
+
+
+@pytest.mark.parametrize(("budget", "uniform", "trainings"), [({}, True, 4), (LIMIT, True, 5), (LIMIT, False, 4)])
+def test_the_estimate_counts_the_uniform_network_where_something_is_limited(data, budget, uniform, trainings):
+    final = {"epochs": 5, "batch_size": 16, "count": 3, "uniform": uniform}
+    given = config(final=final, budget=budget)
+    assert estimate_seconds(given, data, 0.5, trials=10).finalists == trainings * 5 * 2 * 0.5
 
 
 def test_a_batch_larger_than_the_data_is_one_step_an_epoch(data):

@@ -10,7 +10,15 @@ from nas_distill.costs.budget import Limit
 from nas_distill.reports.front_layers import front_layers
 from nas_distill.reports.importance import Importance, ImportanceReport
 from nas_distill.reports.model import FinalistResult, ModelResult
-from nas_distill.reports.plots import BLUE, dominator_figure, front_figure, importance_figure, rungs_figure, save_figure
+from nas_distill.reports.plots import (
+    BLUE,
+    SKY,
+    dominator_figure,
+    front_figure,
+    importance_figure,
+    rungs_figure,
+    save_figure,
+)
 from nas_distill.utils.errors import RunError
 
 
@@ -84,6 +92,18 @@ def test_teacher_student_baseline_and_budget_are_named(figure, final):
         assert part in said
     stars = lines(figure.axes[0], marker="*")
     assert sorted(stars) == sorted((entry.costs["flops"], entry.full) for entry in final.finalists)
+
+
+def test_the_uniform_network_is_a_star_of_its_own_colour(run):
+    finalists = [
+        FinalistResult(1, {"flops": 1e6}, 0.9, 0.92, chosen=True),
+        FinalistResult(None, {"flops": 1.1e6}, None, 0.91, uniform=True),
+    ]
+    drawn = front_figure(run, costs=["flops"], finalists=finalists)
+    stars = lines(drawn.axes[0], marker="*")
+    assert set(stars) == {(1e6, 0.92), (1.1e6, 0.91)}
+    assert lines(drawn.axes[0], marker="*", color=SKY) == [(1.1e6, 0.91)]
+    assert "uniform network" in texts(drawn)
 
 
 def drawn_labels(figure):

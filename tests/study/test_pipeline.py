@@ -3,6 +3,7 @@
 import pytest
 
 import nas_distill as nd
+from nas_distill.reports.final import models_of
 from nas_distill.runs.metadata import Phase
 from nas_distill.study import pipeline, start
 from nas_distill.study.observer import Silent
@@ -154,7 +155,8 @@ def test_test_data_is_read_once_at_the_end(given, quick, tmp_path, monkeypatch):
     )
     assert set(looked) == {"evaluation"}
     assert run.report().split == "test"
-    assert len(looked) == 3  # teacher, student, baseline
+    report = run.report()
+    assert len(looked) == len(models_of(report))  # teacher, student, baseline, and the uniform network
 
 
 def test_without_test_data_the_report_says_so(own_run):

@@ -12,6 +12,7 @@ from torch import nn
 
 import nas_distill as nd
 from nas_distill.config import OptimizerConfig
+from nas_distill.reports.final import student_name
 from nas_distill.study.observer import Silent
 from nas_distill.study.start import dry_run, prepare
 from nas_distill.utils.errors import BudgetError, ConfigError, DataError, RunError, SpaceError, TeacherError
@@ -280,7 +281,7 @@ def test_progress_and_result_are_shown_unless_quiet(given, quick, tmp_path, caps
         "cheapest",
         "[1/1] trial ",
         " on labels only: ",
-        f"Student: trial {run.best().record.number}",
+        f"Student: {student_name(run.report())}",
         "Total time ",
     ):
         assert part in shown.out
