@@ -1,5 +1,6 @@
 """Run a search on a Ray cluster; resume it if it was interrupted.
 
+export RAY_AUTH_MODE=token                                # everywhere; docs/cluster.md has more
 ray start --head                                          # on one machine
 ray start --address HEAD:6379                             # on the others, which see the same run folder
 python examples/cluster.py --address HEAD:6379 --workers 16
