@@ -396,6 +396,18 @@ class BlockwiseConfig(Section):
         return tuple(sorted(shares))
 
 
+class AllocationConfig(Section):
+    """The search of ``strategy: allocate`` for the widths and blocks that spend the budget best, before any training.
+
+    ``candidates`` cuts at the limits and below are judged by their divergence from the teacher on ``samples`` training
+    samples, and the best of them again on four times as many. The best ``search.trials`` of different kind are
+    distilled in short.
+    """
+
+    candidates: int = Field(320, ge=8, le=1_000_000)
+    samples: int = Field(256, ge=1)
+
+
 class SamplerConfig(Section):
     """The algorithm that proposes candidates: a sampler's ``name``, or the user's own as ``package.module:name``.
 
@@ -461,13 +473,16 @@ class SearchConfig(Section):
     ``costs`` are the objectives beside quality (all minimised), and further costs of the user's own; unlisted costs
     with a budget are only limits.
     ``trials`` counts candidates that are trained; over-budget and repeated ones are recorded and cost nothing.
-    ``strategy``: candidates come from the sampler (``sample``), are assembled of locally distilled blocks
-    (``blockwise``, for a space cut from the teacher), or both, the assembled first (``hybrid``).
+    ``strategy``: candidates come from the sampler (``sample``). In a space cut from the teacher they may also be those
+    that an allocation search judges best before training (``allocate``, section ``allocation``), be assembled of
+    locally distilled blocks (``blockwise``), or be assembled first and sampled then (``hybrid``). ``auto`` is
+    ``allocate`` where students inherit the teacher's weights under an upper limit, with 12 trials unless ``trials``
+    is set, and ``sample`` elsewhere.
     ``warm_start``: folders of earlier runs of the same space, whose finished trials inform this search.
     """
 
     trials: int = Field(40, ge=1, le=10_000_000)
-    strategy: Literal["sample", "blockwise", "hybrid"] = "sample"
+    strategy: Literal["auto", "sample", "allocate", "blockwise", "hybrid"] = "auto"
     sampler: SamplerConfig = SamplerConfig()
     seeds: int = Field(6, ge=0, le=10_000)
     warm_start: tuple[str, ...] = Field((), description="a list of folders of earlier runs")
@@ -498,6 +513,11 @@ class SearchConfig(Section):
         if isinstance(value, list | tuple):
             return [str(entry) if isinstance(entry, PurePath) else entry for entry in value]
         return value
+
+    @property
+    def assembles(self) -> bool:
+        """True if candidates are assembled of distilled blocks."""
+        return self.strategy in ("blockwise", "hybrid")
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -556,6 +576,7 @@ class SearchFile(Section):
     score: ScoreConfig = ScoreConfig()
     final: FinalConfig = FinalConfig()
     latency: LatencyConfig = LatencyConfig()
+    allocation: AllocationConfig = AllocationConfig()
     blockwise: BlockwiseConfig = BlockwiseConfig()
     calibration: str | None = None
 

@@ -58,6 +58,7 @@ SECTIONS = {
     "loss": config.TermConfig,
     "curriculum": config.CurriculumConfig,
     "latency": config.LatencyConfig,
+    "allocation": config.AllocationConfig,
     "blockwise": config.BlockwiseConfig,
     "The teach file": config.TeachFile,
 }

@@ -206,6 +206,8 @@ class LibraryAssembler:
         self._first: list[Architecture] | None = None
         self._fitted: tuple[int, list[Architecture]] = (0, [])
 
+    origin = "assembled"
+
     @property
     def exclusive(self) -> bool:
         """True if the search ends with these proposals."""

@@ -276,10 +276,10 @@ class Controller:
         """Evaluate the costs of one new proposal; None if it is not to be trained, or there is none."""
         proposal = self._propose()
         if proposal is None:
-            exhausted = self._assembler is not None and self._assembler.exclusive
+            assembler = self._assembler
             self._end(
-                "there are no more assemblies of distilled blocks within the budget"
-                if exhausted
+                f"there are no more {assembler.origin} candidates within the budget"
+                if assembler is not None and assembler.exclusive
                 else f"no unseen architecture was found in {DRAWS} random samples of the space"
             )
             return None
@@ -297,7 +297,7 @@ class Controller:
         if self._assembler is not None:
             assembled = self._assembler.propose(self._ledger.scored(), self._ledger.seen)
             if assembled is not None:
-                return self._proposals.insert(assembled, "assembled")
+                return self._proposals.insert(assembled, self._assembler.origin)
             if self._assembler.exclusive:
                 return None
         inserted = self._ledger.from_origin("first_candidate")

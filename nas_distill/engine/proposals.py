@@ -34,6 +34,11 @@ class Assembler(Protocol):
     """Source of candidates; its proposals depend only on its arguments, so that a resumed search continues the same."""
 
     @property
+    def origin(self) -> str:
+        """Origin of its candidates in the journal: ``assembled`` or ``allocated``."""
+        ...
+
+    @property
     def exclusive(self) -> bool:
         """True if the search ends with its proposals; otherwise first candidates and sampler follow."""
         ...

@@ -76,23 +76,39 @@ class WeightInheritance:
         recalibrate_batch_norm(student, self.data, self.samples)
 
     def pruned_teacher(self, cut: Cut, student: nn.Module | None = None) -> nn.Module:
-        """Return a pruned copy of the teacher in eval mode; batch-norm statistics are those of the kept channels.
+        """Return a pruned copy of the teacher; see the function ``pruned_teacher``."""
+        return pruned_teacher(self.module, self.plan, cut, self.orders, self.moments, student)
 
-        Args:
-            cut: of the teacher.
-            student: the source of the weights of replaced blocks; if None, they are drawn from torch's global
-                generator, which the caller seeds.
-        """
-        kept = cut.units(self.plan, self.orders)
-        pruned = copy.deepcopy(self.module)
-        reconstruct(pruned, self.plan, kept, self.moments)
-        pruned = prune(pruned, self.plan, kept)
-        if student is not None:
-            for index, replacement in kept.replacements.items():
-                if replacement != DROPPED:
-                    name = self.plan.blocks[index].module
-                    pruned.get_submodule(name).load_state_dict(student.get_submodule(name).state_dict())
-        return pruned.requires_grad_(True)
+
+def pruned_teacher(
+    module: nn.Module,
+    plan: Plan,
+    cut: Cut,
+    orders: Mapping[str, Order],
+    moments: Mapping[str, Moments],
+    student: nn.Module | None = None,
+) -> nn.Module:
+    """Return a pruned copy of the teacher in eval mode; batch-norm statistics are those of the kept channels.
+
+    Args:
+        module: the teacher, with its shortcuts rewritten by the plan.
+        plan: its pruning plan.
+        cut: of the teacher.
+        orders: the units of each group, the most important first.
+        moments: input moments of the layers to reconstruct, by name.
+        student: the source of the weights of replaced blocks; if None, they are drawn from torch's global generator,
+            which the caller seeds.
+    """
+    kept = cut.units(plan, orders)
+    pruned = copy.deepcopy(module)
+    reconstruct(pruned, plan, kept, moments)
+    pruned = prune(pruned, plan, kept)
+    if student is not None:
+        for index, replacement in kept.replacements.items():
+            if replacement != DROPPED:
+                name = plan.blocks[index].module
+                pruned.get_submodule(name).load_state_dict(student.get_submodule(name).state_dict())
+    return pruned.requires_grad_(True)
 
 
 def make_inheritance(

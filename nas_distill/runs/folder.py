@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def allocation(self) -> Path:
+        """File of the judged candidates of an allocation search; can be computed again."""
+        return self.path / "allocation.json"
+
+    @property
     def blocks(self) -> Path:
         """Folder of the library of distilled blocks, for blockwise searches."""
         return self.path / "blocks"

@@ -37,6 +37,7 @@ class Phase(StrEnum):
     TEACHER_STORE = "teacher store"
     STEP_TIMING = "step timing"
     IMPORTANCE = "unit importance"
+    ALLOCATION = "allocation"
     BLOCKWISE = "blockwise distillation"
     NOISE_PROBE = "noise probe"
     SEARCH = "search"

@@ -18,6 +18,7 @@ from nas_distill.config import (
     parse,
 )
 from nas_distill.costs.budget import Budget
+from nas_distill.costs.registry import cost_info
 from nas_distill.data import Dataset
 from nas_distill.data.splits import random_indices
 from nas_distill.engine.survey import Survey
@@ -46,6 +47,10 @@ from nas_distill.utils.errors import ConfigError
 FROM_TEACHER = "from_teacher"
 _BUILD = "nas_distill.pruning.build:build"
 _SHOWN = 5
+ALLOCATED_TRIALS = 12
+"""Trials of an allocation unless the search file says otherwise; other candidates are judged without one."""
+_FINE = tuple(part / 16 for part in range(1, 17))
+_FINE_MULTIPLE = 4
 _SCARCE = 0.02
 """Share of candidates within the budget below which the search gives advice."""
 _COMPARED = 4
@@ -81,6 +86,30 @@ class Cutting:
     def inheritance(self) -> WeightInheritance:
         """Initial weights of students; the importance of the teacher's units is measured at first use."""
         return make_inheritance(self.teacher, self.cuts, self.data, self.config, seed=self.seed)
+
+
+def with_strategy(config: SearchFile, space: Any) -> tuple[SearchFile, list[str]]:
+    """Return the search file with the strategy that ``auto`` represents, and a sentence about it."""
+    search = config.search
+    if search.strategy != "auto":
+        return config, []
+    allocates = is_from_teacher(space) and _options(space, config).start == "inherited" and has_upper_limit(config)
+    changes: dict[str, Any] = {"strategy": "allocate" if allocates else "sample"}
+    if allocates and "trials" not in search.model_fields_set:
+        changes["trials"] = ALLOCATED_TRIALS
+    config = config.model_copy(update={"search": search.model_copy(update=changes)})
+    if not allocates:
+        return config, []
+    return config, [
+        f"Strategy: allocate, {config.allocation.candidates} candidates judged before training and the best "
+        f"{config.search.trials} distilled in short; search: {{strategy: sample}} takes the sampler."
+    ]
+
+
+def has_upper_limit(config: SearchFile) -> bool:
+    """Return True if the budget has an upper limit; percentages need not be known."""
+    known = dict.fromkeys(config.budget, 1.0)  # of the teacher, since only the form of the limits matters
+    return any(limit.high is not None for limit in Budget.parse(config.budget, known).limits.values())
 
 
 def with_start_learning_rates(config: SearchFile, cutting: Cutting | None) -> tuple[SearchFile, list[str]]:
@@ -144,7 +173,7 @@ def prune_teacher(
         ConfigError: a key of the section is wrong.
         SpaceError: nothing in the teacher can be cut.
     """
-    options = _options(space)
+    options = _options(space, config)
     cached = _read_cache(stored, teacher, data, options)
     if cached is None:
         if on_phase is not None:
@@ -156,7 +185,7 @@ def prune_teacher(
     cuts = CutSpace.from_plan(
         plan,
         widths=options.widths,
-        multiple=options.multiple or multiple_for(plan),
+        multiple=_multiple(options, config, plan),
         depth=cached.order if cached.order is not None else unordered,
         replacements=options.kinds,
         start=options.start,
@@ -259,7 +288,24 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
 
 
-def _options(space: Any) -> FromTeacherConfig:
+def _multiple(options: FromTeacherConfig, config: SearchFile, plan: Plan) -> int:
+    """Return the multiple of widths: finer for an allocation, unless a runtime's kernels set the pace."""
+    if options.multiple is not None:
+        return options.multiple
+    timed = any(cost_info(name).measured for name in config.budget)
+    usual = multiple_for(plan)
+    return min(usual, _FINE_MULTIPLE) if config.search.strategy == "allocate" and not timed else usual
+
+
+def _options(space: Any, config: SearchFile) -> FromTeacherConfig:
+    options = _parsed(space)
+    # An allocation judges so many candidates that it can tell finer widths apart.
+    if config.search.strategy == "allocate" and "widths" not in options.model_fields_set:
+        return options.model_copy(update={"widths": _FINE})
+    return options
+
+
+def _parsed(space: Any) -> FromTeacherConfig:
     if space == FROM_TEACHER:
         return FromTeacherConfig()
     others = sorted(set(space) - {FROM_TEACHER})

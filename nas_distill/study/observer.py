@@ -91,6 +91,7 @@ _UNITS: dict[str, str] = {
     Phase.TEACHER_STORE: "samples",
     Phase.SURVEY: "candidates",
     Phase.LATENCY: "networks",
+    Phase.ALLOCATION: "untrained candidates",
     Phase.CALIBRATION: "trainings",
     Phase.FULL_DISTILLATION: "epochs",
 }

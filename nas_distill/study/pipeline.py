@@ -22,6 +22,7 @@ from nas_distill.engine.finalists import FinalistSource, best_finalist
 from nas_distill.engine.noise_probe import NoiseProbe
 from nas_distill.engine.objectives import Objectives
 from nas_distill.engine.progress import Event
+from nas_distill.engine.proposals import Assembler
 from nas_distill.engine.survey import (
     Estimate,
     Survey,
@@ -48,8 +49,9 @@ from nas_distill.runs.metadata import (
     Unpruned,
 )
 from nas_distill.runs.records import read_records, write_csv
+from nas_distill.study.allocation import allocate
 from nas_distill.study.assembly import describe_alternatives, scored
-from nas_distill.study.cutting import budget_advice, cache_plan, describe_cutting, unordered_inheritance
+from nas_distill.study.cutting import Cutting, budget_advice, cache_plan, describe_cutting, unordered_inheritance
 from nas_distill.study.finish import evaluate_once, export_finalists, screened_finalists, screened_uniform
 from nas_distill.study.interruption import InterruptedSearchError, Interruption, run_stoppably
 from nas_distill.study.latency import fit_latency_predictor, networks_to_time, restore_latency_predictor, time_teacher
@@ -146,7 +148,7 @@ class Pipeline:
         if self.problem.cutting is not None and self.problem.cutting.inherits:
             with self._phase(journal, Phase.IMPORTANCE):
                 _ = self.problem.cutting.inheritance  # measured at first use
-        assembler = self._assembler(journal, pricing)
+        assembler = self._assembler(journal, pricing, signal)
         evaluator = self.problem.evaluator(signal, self.folder)
         search = self.config.search
         limit = trial_limit(self.config, self.problem.data, estimate.step, survey.spread(search.objectives[0]))
@@ -291,11 +293,18 @@ class Pipeline:
             )
         )
 
-    def _assembler(self, journal: Journal, pricing: Pricing) -> LibraryAssembler | None:
-        """Distil the alternatives of the teacher's blocks, and return their assembler; None for strategy: sample."""
-        config, cutting = self.config, self.problem.cutting
-        if config.search.strategy == "sample" or cutting is None:
+    def _assembler(self, journal: Journal, pricing: Pricing, signal: TeacherSignal) -> Assembler | None:
+        """Return the source of candidates of the search's strategy; None for strategy: sample."""
+        if self.config.search.strategy == "sample" or self.problem.cutting is None:
             return None
+        if self.config.search.strategy == "allocate":
+            with self._phase(journal, Phase.ALLOCATION):
+                return allocate(self.problem, self.problem.cutting, pricing, signal, self.folder, self.observer)
+        return self._library_assembler(journal, pricing, self.problem.cutting)
+
+    def _library_assembler(self, journal: Journal, pricing: Pricing, cutting: Cutting) -> LibraryAssembler:
+        """Distil the alternatives of the teacher's blocks, and return their assembler."""
+        config = self.config
         stop_requested: list[bool] = []
 
         def on_begin(count: int) -> None:
@@ -356,7 +365,7 @@ class Pipeline:
         margin: float | tuple[float, ...] | None,
         backend: Backend,
         evaluator: StudentEvaluator,
-        assembler: LibraryAssembler | None,
+        assembler: Assembler | None,
     ) -> None:
         def on_event(event: Event) -> None:
             self.observer.event(event, controller.progress)
@@ -389,7 +398,7 @@ class Pipeline:
         if started is not None:
             journal.note(startup_seconds=started)
         controller.conclude()
-        if assembler is not None:
+        if isinstance(assembler, LibraryAssembler):
             fitted = assembler.fit(scored(read_records(journal.study)))
             if fitted is not None:
                 journal.note(block_weights=BlockWeightsRecord.model_validate(vars(fitted)))

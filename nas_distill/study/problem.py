@@ -40,7 +40,14 @@ from nas_distill.pruning.space import CutSpace
 from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.journal import identity_of
 from nas_distill.spaces import Architecture, InitialWeights, NetworkBuilder, SearchSpace, load_space
-from nas_distill.study.cutting import Cutting, is_from_teacher, prune_teacher, with_start_learning_rates
+from nas_distill.study.cutting import (
+    Cutting,
+    has_upper_limit,
+    is_from_teacher,
+    prune_teacher,
+    with_start_learning_rates,
+    with_strategy,
+)
 from nas_distill.tasks import Task, find_task
 from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
 from nas_distill.utils.errors import ConfigError, CostError, MissingArgumentError, first_line
@@ -228,7 +235,7 @@ class SearchProblem:
         if self.cutting is None or not self.cutting.inherits:
             return self.builder
         weights: InitialWeights = self.cutting.inheritance
-        if folder is not None and self.config.search.strategy != "sample":
+        if folder is not None and self.config.search.assembles:
             blocks = self.blocks_folder(folder)
             if (blocks / CONTENT).exists():
                 # Absolute, since workers may be started elsewhere.
@@ -314,6 +321,7 @@ def resolve(
         frozen = [freeze(module, data) for module in given]
     config, notes = _with_suited_optimizer(config, frozen[0], data)
     content = config.space if space is None else space
+    config, chosen = with_strategy(config, content)
     cutting = None
     if is_from_teacher(content):
         if builder is not None:
@@ -322,12 +330,8 @@ def resolve(
             )
         cutting = prune_teacher(content, config, frozen[0], data, plan, on_phase)
     _check_task(config, data.task, None if cutting is None else cutting.config)
-    if config.search.strategy != "sample" and (cutting is None or not cutting.inherits):
-        raise ConfigError(
-            f"search.strategy: '{config.search.strategy}' assembles students of the teacher's blocks: take a space "
-            "that is cut from the teacher (space: from_teacher) and inherits its weights, or strategy: sample."
-        )
-    if config.search.strategy != "sample" and cutting is not None and not cutting.plan.blocks:
+    _check_strategy(config, cutting)
+    if config.search.assembles and cutting is not None and not cutting.plan.blocks:
         raise ConfigError(
             f"search.strategy: '{config.search.strategy}' assembles blocks, and no backbone of blocks is found in "
             f"the teacher; {HOW_TO_NAME}, or take strategy: sample."
@@ -340,7 +344,31 @@ def resolve(
     config, rates = with_start_learning_rates(config, cutting)
     found = _load_space(content, paths, builder) if cutting is None else cutting.space
     others = tuple(frozen[1:])
-    return SearchProblem(config, data, frozen[0], found, tuple(paths), others, cutting, (*notes, *rates), costs)
+    return SearchProblem(
+        config, data, frozen[0], found, tuple(paths), others, cutting, (*notes, *chosen, *rates), costs
+    )
+
+
+def _check_strategy(config: SearchFile, cutting: Cutting | None) -> None:
+    """Refuse strategies that need inherited weights in other spaces, and allocation without a limit to allocate.
+
+    Raises:
+        ConfigError: names the strategy and an alternative.
+    """
+    strategy = config.search.strategy
+    if strategy == "sample":
+        return
+    if cutting is None or not cutting.inherits:
+        what = "judges students before training" if strategy == "allocate" else "assembles students of teacher blocks"
+        raise ConfigError(
+            f"search.strategy: '{strategy}' {what}: take a space that is cut from the teacher (space: from_teacher) "
+            "and inherits its weights, or strategy: sample."
+        )
+    if strategy == "allocate" and not has_upper_limit(config):
+        raise ConfigError(
+            "search.strategy: 'allocate' spends a budget, and there is no upper limit: give one (budget: {flops: 20%}),"
+            " or take strategy: sample."
+        )
 
 
 def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None) -> None:

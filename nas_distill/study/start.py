@@ -32,7 +32,7 @@ from nas_distill.teacher import LiveSignal
 from nas_distill.utils.errors import ConfigError, RunError, did_you_mean
 from nas_distill.utils.modules import resolve_device
 
-_SECTIONS = ("search", "score", "final", "latency", "blockwise")
+_SECTIONS = ("search", "score", "final", "latency", "allocation", "blockwise")
 
 
 def search(

@@ -307,7 +307,7 @@ def test_candidates_are_assembled_from_distilled_blocks(
 
 
 def test_blockwise_strategies_need_a_space_from_the_teacher(data: nd.Dataset, given: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="'hybrid' assembles students of the teacher's blocks"):
+    with pytest.raises(ConfigError, match="'hybrid' assembles students"):
         prepare(None, **{**given, "budget": BUDGET}, settings={**QUICK, "strategy": "hybrid"})
 
 
@@ -363,8 +363,9 @@ def test_learning_rates_depend_on_the_initial_weights(
     space = {"from_teacher": options}
     found = prepared(teacher, data, space)
     assert found.config.score.training.optimizer.lr == found.config.final.training.optimizer.lr == rate
-    assert bool(found.notes) is (rate != 0.1)
-    assert all(f"Learning rate of score and final: {rate}" in note for note in found.notes)
+    notes = [note for note in found.notes if "Learning rate" in note]
+    assert bool(notes) is (rate != 0.1)
+    assert all(f"score and final: {rate}" in note for note in notes)
     own = {**QUICK, "score": {"optimizer": {"lr": 0.2}}, "final": {"optimizer": {"name": "adamw", "lr": 0.002}}}
     spelt = prepare(None, teacher=teacher, data=data, space=space, settings=own)[0]
     assert (spelt.config.score.training.optimizer.lr, spelt.config.final.training.optimizer.lr) == (0.2, 0.002)

@@ -1,0 +1,69 @@
+"""Allocation of the budget in a search whose students are cut from the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nas_distill.allocation.assembler import AllocatedCandidates, JudgePool
+from nas_distill.allocation.filling import Filler
+from nas_distill.allocation.judge import CutJudge
+from nas_distill.allocation.polynomial import CostPolynomial
+from nas_distill.allocation.search import FINER, AllocationSearch
+from nas_distill.engine.candidates import Pricing
+from nas_distill.pruning.plan import Cut
+from nas_distill.reports import formatting
+from nas_distill.runs.folder import RunFolder
+from nas_distill.study.cutting import Cutting
+from nas_distill.study.observer import Observer
+from nas_distill.study.problem import SearchProblem
+from nas_distill.teacher import TeacherSignal
+from nas_distill.utils.errors import BudgetError
+
+
+def allocate(
+    problem: SearchProblem,
+    cutting: Cutting,
+    pricing: Pricing,
+    signal: TeacherSignal,
+    folder: RunFolder,
+    observer: Observer,
+) -> AllocatedCandidates:
+    """Search for the cuts that spend the budget best before training, and return them as candidates.
+
+    What was judged is kept in the run's folder, so that a resumed search proposes the same candidates.
+
+    Raises:
+        BudgetError: the budget has no upper limit, or no cut is within it.
+    """
+    config, space = problem.config, cutting.cuts
+    limits = {name: limit.high for name, limit in pricing.budget.limits.items() if limit.high is not None}
+    if not limits:
+        raise BudgetError("budget: strategy 'allocate' needs an upper limit; take strategy: sample without one.")
+
+    def count(cut: Cut) -> Mapping[str, float] | None:
+        return pricing.known(space.encode(cut))
+
+    costs = CostPolynomial.fit(space, lambda cut: pricing(space.encode(cut)), list(limits), seed=config.seed)
+    settings = config.allocation
+    judge = CutJudge.make(cutting.inheritance, signal, FINER * settings.samples, seed=config.seed)
+    identity = {name: problem.identity[name] for name in ("data", "teacher", "space", "inheritance", "seed")}
+    pool = JudgePool(judge, space, folder.allocation, identity, workers=config.search.workers)
+    search = AllocationSearch(
+        Filler(space, costs, limits),
+        pool,
+        count,
+        candidates=settings.candidates,
+        samples=settings.samples,
+        seed=config.seed,
+        on_step=observer.step,
+    )
+    with pool.running():
+        levels = search.run()
+    if not levels[0]:
+        raise BudgetError("no cut of the teacher is within the budget; give a larger budget, or smaller 'widths'.")
+    best = levels[0][0]
+    observer.note(
+        f"Allocation: {formatting.count(settings.candidates, 'untrained candidate')} judged on "
+        f"{pool.judged:,} training samples; the best diverges from the teacher by {best.divergence:.3f} nats."
+    )
+    return AllocatedCandidates(space, levels, count=config.search.trials)

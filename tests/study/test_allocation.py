@@ -1,0 +1,103 @@
+"""Searches whose candidates are allocated: judged before training, at the limits by construction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import nas_distill as nd
+from nas_distill.allocation.assembler import JudgePool
+from nas_distill.study import pipeline
+from nas_distill.study.interruption import InterruptedSearchError
+from nas_distill.study.start import prepare
+from nas_distill.utils.errors import BudgetError, ConfigError
+from tests.study.conftest import QUICK, tensors, trained
+
+SPACE = {"from_teacher": {"multiple": 2, "samples": 64}}
+FEW: dict[str, Any] = {**QUICK, "trials": 4, "allocation": {"candidates": 24, "samples": 32}}
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    return trained()
+
+
+@pytest.fixture
+def data() -> nd.Dataset:
+    return nd.Dataset.from_tensors(*tensors(), val=0.2)
+
+
+def search(teacher: nn.Module, data: nd.Dataset, folder: Path, **settings: Any) -> nd.Run:
+    chosen = {"budget": {"flops": "40%"}, **FEW, **settings}
+    return nd.search(teacher=teacher, data=data, space=SPACE, folder=folder, quiet=True, **chosen)
+
+
+def test_candidates_spend_the_budget_or_a_share_of_it(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> None:
+    run = search(teacher, data, tmp_path / "run")
+    assert [record.origin for record in run.records] == ["allocated"] * 4
+    assert all(record.trained for record in run.records)
+    high = run.budget.limits["flops"].high
+    assert high is not None
+    shares = [record.costs["flops"] / high for record in run.records]
+    assert max(shares) <= 1
+    assert shares[0] > 0.8
+    assert min(shares) < 0.75
+    assert run.metadata.timings["allocation"] > 0
+
+
+def test_a_resumed_search_judges_nothing_again(
+    teacher: nn.Module, data: nd.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedSearchError):
+        patch.setattr(pipeline, "screened_finalists", stop)
+        search(teacher, data, tmp_path / "run")
+    before = [record.architecture for record in nd.open_run(tmp_path / "run").records]
+    pools: list[JudgePool] = []
+    start = JudgePool.__init__
+
+    def noted(self: JudgePool, *arguments: Any, **named: Any) -> None:
+        pools.append(self)
+        start(self, *arguments, **named)
+
+    monkeypatch.setattr(JudgePool, "__init__", noted)
+    again = search(teacher, data, tmp_path / "run", resume=True)
+    assert [pool.judged for pool in pools] == [0]
+    assert [record.architecture for record in again.records] == before
+    assert len(before) == 4
+
+
+def strategy(teacher: nn.Module, data: nd.Dataset, *, space: Any = SPACE, **settings: Any) -> tuple[str, int]:
+    quick = {key: value for key, value in QUICK.items() if key != "trials"}
+    chosen = {"budget": {"flops": "40%"}, **settings}
+    budget = chosen.pop("budget")
+    problem = prepare(None, teacher=teacher, data=data, space=space, budget=budget, settings={**quick, **chosen})[0]
+    return problem.config.search.strategy, problem.config.search.trials
+
+
+def test_allocation_is_the_default_where_weights_are_inherited_under_an_upper_limit(
+    teacher: nn.Module, data: nd.Dataset
+) -> None:
+    assert strategy(teacher, data) == ("allocate", 12)
+    assert strategy(teacher, data, trials=7) == ("allocate", 7)
+    assert strategy(teacher, data, strategy="sample") == ("sample", 40)
+    assert strategy(teacher, data, budget=None)[0] == "sample"
+    assert strategy(teacher, data, budget={"flops": {"min": "20%"}})[0] == "sample"
+    assert strategy(teacher, data, space={"from_teacher": {"start": "random"}})[0] == "sample"
+
+
+def test_allocation_needs_inherited_weights_and_an_upper_limit(teacher: nn.Module, data: nd.Dataset) -> None:
+    with pytest.raises(ConfigError, match="upper limit"):
+        strategy(teacher, data, strategy="allocate", budget={"flops": {"min": "20%"}})
+    with pytest.raises(ConfigError, match="inherits its weights"):
+        strategy(teacher, data, strategy="allocate", space={"from_teacher": {"start": "random"}})
+
+
+def test_an_infeasible_budget_is_one_sentence(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="flops"):
+        search(teacher, data, tmp_path / "run", budget={"flops": 10})
