@@ -54,9 +54,10 @@ def test_a_resumed_search_judges_nothing_again(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(InterruptedSearchError):
+    with monkeypatch.context() as patch:
         patch.setattr(pipeline, "screened_finalists", stop)
-        search(teacher, data, tmp_path / "run")
+        with pytest.raises(InterruptedSearchError):
+            search(teacher, data, tmp_path / "run")
     before = [record.architecture for record in nd.open_run(tmp_path / "run").records]
     pools: list[JudgePool] = []
     start = JudgePool.__init__
