@@ -405,7 +405,7 @@ class AllocationConfig(Section):
     """
 
     candidates: int = Field(320, ge=8, le=1_000_000)
-    samples: int = Field(256, ge=1)
+    samples: int = Field(128, ge=1)
 
 
 class SamplerConfig(Section):

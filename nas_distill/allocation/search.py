@@ -55,6 +55,7 @@ class AllocationSearch:
         candidates: number of cuts that are judged.
         samples: of the first judgement.
         seed: of all that is random; results depend on nothing else.
+        levels: shares of the limits to search at, from the largest, each with its share of the candidates.
         on_step: called with the number of judged cuts and of all.
     """
 
@@ -67,6 +68,7 @@ class AllocationSearch:
         candidates: int,
         samples: int,
         seed: int,
+        levels: Sequence[tuple[float, float]] = LEVELS,
         on_step: Callable[[int, int], None] | None = None,
     ) -> None:
         self._filler = filler
@@ -75,14 +77,15 @@ class AllocationSearch:
         self._total = candidates
         self._samples = samples
         self._seed = seed
+        self._levels = levels
         self._on_step = on_step or (lambda done, total: None)
         self._done = 0
         self._inexact = [name for name in filler.limits if not filler.costs.is_exact(name)]
 
     def run(self) -> list[list[JudgedCut]]:
-        """Return the survivors at each of ``LEVELS``, the best first; a level at which nothing fits is empty."""
+        """Return the survivors at each level, the best first; a level at which nothing fits is empty."""
         found: list[list[JudgedCut]] = []
-        for level, (share, part) in enumerate(LEVELS):
+        for level, (share, part) in enumerate(self._levels):
             limits = {name: share * high for name, high in self._filler.limits.items()}
             moves = Moves(replace(self._filler, limits=limits))
             seeds = [] if not found else [moves.rescaled(one.cut) for one in found[-1]]

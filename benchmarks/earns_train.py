@@ -1,0 +1,200 @@
+"""One cut, made in one of the ways of benchmarks/earns.py, its distillation and its evaluation on test data."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas_distill.allocation.filling import Filler
+from nas_distill.allocation.judge import CutJudge
+from nas_distill.allocation.moves import Moves
+from nas_distill.allocation.polynomial import CostPolynomial, random_cut
+from nas_distill.allocation.search import FINER, AllocationSearch
+from nas_distill.config import (
+    RECONSTRUCTED_LR,
+    AllocationConfig,
+    FromTeacherConfig,
+    OptimizerConfig,
+    TeacherSource,
+    TrainingConfig,
+)
+from nas_distill.costs.counting import count
+from nas_distill.data import Dataset, Views, load_dataset
+from nas_distill.distill.distiller import Distiller
+from nas_distill.evaluate.classification import accuracy
+from nas_distill.evaluate.predict import predict_logits
+from nas_distill.pruning.discovery import find_plan
+from nas_distill.pruning.inheritance import WeightInheritance, make_inheritance
+from nas_distill.pruning.plan import DROPPED, Cut
+from nas_distill.pruning.space import CutSpace
+from nas_distill.pruning.surgery import prune, structure_of
+from nas_distill.teacher import Teacher, TeacherStore, load_teacher
+from nas_distill.utils.seeds import numpy_rng
+
+ARMS = ("uniform", "halved", "random", "allocated")
+LOOK = 1 / 3
+"""What an image counts that a network is only shown; a training step takes about three times a forward pass."""
+COSTS = ("flops", "params")
+BATCH = 128
+WIDTHS = tuple(part / 16 for part in range(1, 17))
+MULTIPLE = 4
+CANDIDATES = round(0.7 * AllocationConfig().candidates)
+"""Of a search as it is by default, what it judges at the limit itself."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cut of a teacher to a share of its FLOPs, in one way, under one seed."""
+
+    teacher: str
+    share: float
+    arm: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.teacher}-{round(100 * self.share):02d}-{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all jobs share: data, the deep teacher's folder, images that an arm may see, and the folder of stores."""
+
+    root: str | None
+    deep: str | None
+    images: int
+    work: Path
+
+
+class Setting:
+    """A teacher with its data, its answers and all that its cuts need."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        views = Views(count=1, pad=2, flip=True)
+        data = load_dataset("fashion-mnist", root=settings.root)
+        epochs = settings.images / len(data.train)
+        self.data: Dataset = data.with_views(Views(count=math.ceil(epochs), pad=views.pad, flip=views.flip))
+        source = "fashion-resnet" if name == "shipped" else settings.deep
+        self.teacher: Teacher = load_teacher(TeacherSource(name=source), self.data)
+        self.store = TeacherStore.build(settings.work / "store", self.teacher, self.data)
+        plan = find_plan(self.teacher.module, self.data.input_shape)
+        self.space = CutSpace.from_plan(plan, widths=WIDTHS, multiple=MULTIPLE)
+
+    @cached_property
+    def inheritance(self) -> WeightInheritance:
+        return make_inheritance(self.teacher, self.space, self.data, FromTeacherConfig())
+
+    def costs(self, cut: Cut) -> Mapping[str, float]:
+        module = prune(structure_of(self.teacher.module), self.space.plan, cut.units(self.space.plan))
+        return count(module, self.data.input_shape, COSTS)
+
+    def moves(self, share: float) -> Moves:
+        limit = share * self.costs(self.space.unpruned)["flops"]
+        return Moves(Filler(self.space, CostPolynomial.fit(self.space, self.costs, ["flops"]), {"flops": limit}))
+
+
+def run_job(job: Job, settings: Settings) -> dict[str, Any]:
+    """Make the cut, distil and evaluate it; return a row of the page's table."""
+    torch.set_num_threads(1)
+    setting = Setting(job.teacher, settings)
+    began = time.monotonic()
+    cut, looks, divergence = _cut(job, setting)
+    searched = time.monotonic() - began
+    config = FromTeacherConfig()
+    looks += 3 * config.samples  # importance, moments of inputs, batch-norm statistics
+    steps = int((settings.images - LOOK * looks) // BATCH)
+    if steps < 1:
+        raise SystemExit(f"A search has used {LOOK * looks:,.0f} of {settings.images:,} images; give more --images.")
+    network = setting.inheritance.pruned_teacher(cut)
+    setting.inheritance.recalibrate_batch_norm(network)
+    training = TrainingConfig(
+        epochs=steps / (len(setting.data.train) // BATCH),
+        batch_size=BATCH,
+        optimizer=OptimizerConfig(lr=RECONSTRUCTED_LR),
+    )
+    distiller = Distiller(network, setting.data, training, signal=setting.store, seed=job.seed)
+    began = time.monotonic()
+    distiller.advance(distiller.total_steps)
+    logits = predict_logits(distiller.student(), setting.data.inputs("test"))
+    return {
+        "teacher": job.teacher,
+        "share": job.share,
+        "arm": job.arm,
+        "seed": job.seed,
+        **setting.costs(cut),
+        "blocks": len(cut.kept_blocks),
+        "divergence": divergence,
+        "looks": looks,
+        "steps": distiller.total_steps,
+        "search_seconds": round(searched, 1),
+        "training_seconds": round(time.monotonic() - began, 1),
+        "validation": distiller.quality(),
+        "test": accuracy(logits, setting.data.labels("test")),
+        "cut": {"widths": dict(cut.widths), "blocks": list(cut.blocks)},
+    }
+
+
+def _cut(job: Job, setting: Setting) -> tuple[Cut, int, float | None]:
+    """Return the cut of a way, the images that it was chosen by looking at, and its divergence if it was judged."""
+    moves = setting.moves(job.share)
+    rng = numpy_rng(job.seed, "earns", job.arm)
+    found: Cut | None
+    if job.arm == "uniform":
+        found = moves.uniform()
+    elif job.arm == "halved":
+        found = moves.filler.scaled(_halved(setting.space), {})
+    elif job.arm == "random":
+        found = _random(moves, rng)
+    else:
+        return _allocated(job, setting, moves)
+    if found is None:
+        raise SystemExit(f"{job.key}: nothing fits.")
+    return found, 0, None
+
+
+def _halved(space: CutSpace) -> tuple[str, ...]:
+    """Drop every second of the blocks that can be dropped; of a single one, none."""
+    droppable = [index for index, choices in enumerate(space.choices) if DROPPED in choices]
+    dropped = set(droppable[1::2])
+    return tuple(DROPPED if index in dropped else kind for index, kind in enumerate(space.unpruned.blocks))
+
+
+def _random(moves: Moves, rng: np.random.Generator) -> Cut | None:
+    """Return a random cut, its widths scaled to spend the limit."""
+    while True:
+        drawn = random_cut(moves.space, rng)
+        found = moves.filler.scaled(drawn.blocks, moves.profile(drawn), rng)
+        if found is not None:
+            return found
+
+
+def _allocated(job: Job, setting: Setting, moves: Moves) -> tuple[Cut, int, float]:
+    """Return the cut that a search judges best before training."""
+    samples = AllocationConfig().samples
+    judge = CutJudge.make(setting.inheritance, setting.store, FINER * samples, seed=job.seed)
+    looks = 0
+
+    def judged(cuts: Any, count: int) -> list[float]:
+        nonlocal looks
+        looks += count * len(cuts)
+        return [judge.divergence(cut, count) for cut in cuts]
+
+    search = AllocationSearch(
+        moves.filler,
+        judged,
+        setting.costs,
+        candidates=CANDIDATES,
+        samples=samples,
+        seed=job.seed,
+        levels=[(1.0, 1.0)],
+    )
+    best = search.run()[0][0]
+    return best.cut, looks, best.divergence
