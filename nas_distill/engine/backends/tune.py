@@ -240,7 +240,12 @@ class TuneBackend:
                 if attempt + 1 < ATTEMPTS and self._address is None:
                     continue
                 what = f"No Ray cluster answers at '{self._address}'" if self._address else "Ray cannot be started"
-                raise RunError(f"{what} ({first_line(error)}); 'search.backend: inline' does without.") from error
+                advice = "'search.backend: inline' does without"
+                if (
+                    self._address and "RAY_AUTH_MODE" not in os.environ
+                ):  # joined by an address, Ray does not look for one
+                    advice = f"where the cluster requires a token, set RAY_AUTH_MODE=token; {advice}"
+                raise RunError(f"{what} ({first_line(error)}); {advice}.") from error
 
     def _check_room(self) -> None:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
