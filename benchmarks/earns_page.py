@@ -36,10 +36,9 @@ def page(rows: Sequence[Row], images: int) -> str:
     cells = sorted({(row["teacher"], row["share"]) for row in rows})
     parts = [
         f"All arms may see {images:,} training images in all; an image that a network is only shown counts a third. "
-        "Test accuracy is of the one last training per seed. The search and the random cuts have a seed of their own per "
-        "training, so errors (standard errors over seeds) include it; uniform narrowing and halving are the same "
-        "network under every seed. Limits are shares of the teacher's FLOPs. The rows are in "
-        "[earns.csv](earns.csv)."
+        "Test accuracy is of the one last training per seed. The search and the random cuts have a seed of their own "
+        "per training, so errors (standard errors over seeds) include it; uniform narrowing and halving are the same "
+        "network under every seed. Limits are shares of the teacher's FLOPs. The rows are in [earns.csv](earns.csv)."
     ]
     for teacher, share in cells:
         here = [row for row in rows if (row["teacher"], row["share"]) == (teacher, share)]
