@@ -31,8 +31,8 @@ def write_rows(rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
-def page(rows: Sequence[Row], images: int) -> str:
-    """Return the page's text."""
+def page(rows: Sequence[Row], images: int) -> list[str]:
+    """Return the blocks of the page."""
     cells = sorted({(row["teacher"], row["share"]) for row in rows})
     parts = [
         f"All arms may see {images:,} training images in all; an image that a network is only shown counts a third. "
@@ -43,7 +43,7 @@ def page(rows: Sequence[Row], images: int) -> str:
     for teacher, share in cells:
         here = [row for row in rows if (row["teacher"], row["share"]) == (teacher, share)]
         parts += [f"## The {teacher} teacher at {share:.0%} of its FLOPs", _cell(here)]
-    return "\n\n".join([*parts, _verdict(rows, cells)])
+    return [*parts, _verdict(rows, cells)]
 
 
 def _cell(rows: Sequence[Row]) -> str:
