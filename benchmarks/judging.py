@@ -60,8 +60,8 @@ def main() -> None:
     ]
     about = (
         f"Medians (quartiles) over {rounds} rounds, one thread; in each round every case has another of {CUTS} cuts "
-        "that a search looks at. A judgement makes the reconstructed cut and compares its answers with the teacher's; by "
-        "validation accuracy, batch norms are estimated again on 1,024 samples and all validation images are looked at."
+        "that a search looks at. A judgement makes the reconstructed cut and compares its answers with the teacher's. "
+        "By validation accuracy, batch norms are estimated again on 1,024 samples, and all validation images are read."
     )
     publish("judging", "Judging untrained cuts", [about, table(heads, rows)], options)
 
