@@ -30,6 +30,7 @@ LEVELS = ((1.0, 0.7), (0.7, 0.15), (0.5, 0.15))
 BAND = 0.97
 _TRIES = 4
 _IDLE = 50
+_LEAST = 1e-12  # an approximate polynomial may predict nothing, or less, for a small cut
 
 Judge = Callable[[Sequence[Cut], int], list[float]]
 """Returns the divergence of each cut over a number of samples."""
@@ -141,7 +142,9 @@ class AllocationSearch:
                 if use >= BAND:
                     return cut
             predicted = filler.costs.predict(cut)
-            filler = replace(filler, correction={name: found[name] / predicted[name] for name in self._inexact})
+            filler = replace(
+                filler, correction={name: found[name] / max(predicted[name], _LEAST) for name in self._inexact}
+            )
             changed = filler.filled(cut, Moves(filler).profile(cut))
             if changed is None or changed == cut:
                 return fitting
