@@ -8,7 +8,8 @@ from nas_distill.allocation.assembler import AllocatedCandidates, JudgePool
 from nas_distill.allocation.filling import Filler
 from nas_distill.allocation.judge import CutJudge
 from nas_distill.allocation.polynomial import CostPolynomial
-from nas_distill.allocation.search import FINER, AllocationSearch
+from nas_distill.allocation.search import FINER, LEVELS, AllocationSearch
+from nas_distill.costs.budget import Budget
 from nas_distill.engine.candidates import Pricing
 from nas_distill.pruning.plan import Cut
 from nas_distill.reports import formatting
@@ -55,6 +56,7 @@ def allocate(
         candidates=settings.candidates,
         samples=settings.samples,
         seed=config.seed,
+        levels=levels_within(pricing.budget),
         on_step=observer.step,
     )
     with pool.running():
@@ -67,3 +69,15 @@ def allocate(
         f"{pool.judged:,} training samples; the best diverges from the teacher by {best.divergence:.3f} nats."
     )
     return AllocatedCandidates(space, levels, count=config.search.trials)
+
+
+def levels_within(budget: Budget) -> list[tuple[float, float]]:
+    """Return the levels of the search that no lower limit excludes, the first of them with the judgements of others."""
+    ranges = [limit for limit in budget.limits.values() if limit.low is not None and limit.high is not None]
+    kept = [
+        (share, part)
+        for share, part in LEVELS
+        if all(share * (limit.high or 0.0) >= (limit.low or 0.0) for limit in ranges)
+    ]
+    (share, part), *others = kept or LEVELS[:1]
+    return [(share, 1.0 - sum(other for _, other in others)), *others]

@@ -10,7 +10,9 @@ from torch import nn
 
 import nas_distill as nd
 from nas_distill.allocation.assembler import JudgePool
+from nas_distill.costs.budget import Budget, Limit
 from nas_distill.study import pipeline
+from nas_distill.study.allocation import levels_within
 from nas_distill.study.interruption import InterruptedSearchError
 from nas_distill.study.start import prepare
 from nas_distill.utils.errors import BudgetError, ConfigError
@@ -97,6 +99,23 @@ def test_allocation_needs_inherited_weights_and_an_upper_limit(teacher: nn.Modul
         strategy(teacher, data, strategy="allocate", budget={"flops": {"min": "20%"}})
     with pytest.raises(ConfigError, match="inherits its weights"):
         strategy(teacher, data, strategy="allocate", space={"from_teacher": {"start": "random"}})
+
+
+@pytest.mark.parametrize(
+    ("limits", "shares"),
+    [
+        ({"flops": (None, 10.0)}, [1.0, 0.7, 0.5]),
+        ({"flops": (6.0, 10.0)}, [1.0, 0.7]),
+        ({"flops": (None, 10.0), "params": (9.0, 10.0)}, [1.0]),
+        ({"flops": (None, 10.0), "params": (9.0, None)}, [1.0, 0.7, 0.5]),
+    ],
+)
+def test_levels_below_a_lower_limit_are_left_out(
+    limits: dict[str, tuple[float | None, float | None]], shares: list[float]
+) -> None:
+    levels = levels_within(Budget({name: Limit(low, high) for name, (low, high) in limits.items()}))
+    assert [share for share, _ in levels] == shares
+    assert sum(part for _, part in levels) == pytest.approx(1)
 
 
 def test_an_infeasible_budget_is_one_sentence(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> None:
