@@ -79,5 +79,5 @@ def levels_within(budget: Budget) -> list[tuple[float, float]]:
         for share, part in LEVELS
         if all(share * (limit.high or 0.0) >= (limit.low or 0.0) for limit in ranges)
     ]
-    (share, part), *others = kept or LEVELS[:1]
+    (share, _), *others = kept or LEVELS[:1]
     return [(share, 1.0 - sum(other for _, other in others)), *others]
