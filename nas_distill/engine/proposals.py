@@ -26,7 +26,7 @@ from nas_distill.engine.sampler_storage import SamplerStorage
 from nas_distill.engine.samplers import WHERE, Knowledge, Past, PastState, Sampler, find_sampler
 from nas_distill.runs.journal import quiet_optuna
 from nas_distill.spaces import Architecture, SearchSpace
-from nas_distill.utils.errors import ConfigError, first_line
+from nas_distill.utils.errors import ConfigError, StorageError, first_line
 from nas_distill.utils.seeds import derive, numpy_rng
 
 
@@ -271,6 +271,8 @@ class Proposals:
         try:
             with quiet_optuna():
                 yield
+        except StorageError:
+            raise  # a sampler may count costs, and a full disk is not its fault
         except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"{WHERE}: '{self._from.spec.name}' failed {'at' if told is None else 'when told of'} proposal {index} "

@@ -272,7 +272,8 @@ def test_a_repeated_architecture_is_reported_again_and_never_trained(
 def test_a_repeat_of_what_is_in_flight_is_reported_to_the_sampler_once_that_has_ended(
     make_bench: Callable[..., Any],
 ) -> None:
-    bench = small(make_bench, search=SearchConfig(trials=9, seeds=0), options={"rule": NoRule()})
+    search = SearchConfig(trials=9, seeds=0, sampler="tpe")
+    bench = small(make_bench, search=search, options={"rule": NoRule()})
     with bench.controller() as controller:
         works = [next_work(controller) for _ in range(9)]
         proposals = controller._proposals
@@ -493,11 +494,12 @@ def test_a_time_limit_before_the_first_end_is_an_error_that_says_so(make_bench: 
             controller.conclude()
 
 
-def test_a_full_disk_as_costs_are_counted_fails_no_candidate(make_bench: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "known_cost"])  # the latter counts costs itself
+def test_a_full_disk_as_costs_are_counted_fails_no_candidate(make_bench: Callable[..., Any], sampler: str) -> None:
     def full(architecture: Any) -> dict[str, float]:
         raise StorageError("the disk is full.")
 
-    bench = make_bench(search=SearchConfig(trials=3, seeds=0), costs=full)
+    bench = make_bench(search=SearchConfig(trials=3, seeds=0, sampler=sampler), costs=full)
     with bench.controller() as controller, pytest.raises(StorageError):
         controller.next()
     assert bench.records() == []
