@@ -416,7 +416,7 @@ class SamplerConfig(Section):
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
-    name: str = "tpe"
+    name: str = "known_cost"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -626,6 +626,15 @@ def with_adamw(config: SearchFile) -> tuple[SearchFile, list[str]]:
         return {"optimizer": training.optimizer.model_copy(update={"name": "adamw", "lr": ADAMW_LR})}
 
     return change_trainings(config, adamw)
+
+
+def with_sampler_of_cuts(config: SearchFile) -> SearchFile:
+    """Return a search file of a space cut from the teacher, whose sampler is ``tpe`` where none is given."""
+    sampler = config.search.sampler
+    if "name" in sampler.model_fields_set:
+        return config
+    named = SamplerConfig.model_validate({**sampler.options, "name": "tpe"})
+    return config.model_copy(update={"search": config.search.model_copy(update={"sampler": named})})
 
 
 class TeachFile(Section):

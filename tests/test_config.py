@@ -164,7 +164,11 @@ def test_the_defaults_are_those_of_the_design():
         ("cross_entropy", 0.1, {}),
         ("kd", 0.9, {"temperature": 4.0}),
     ]
-    assert (config.search.sampler.name, config.search.backend, config.search.objectives) == ("tpe", "auto", ("flops",))
+    assert (config.search.sampler.name, config.search.backend, config.search.objectives) == (
+        "known_cost",
+        "auto",
+        ("flops",),
+    )
     assert (config.search.pruning.rule, config.search.pruning.min_reports) == ("dominance", 1)
     assert config.search.threads == 1
     assert config.final.baseline

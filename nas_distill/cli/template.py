@@ -42,7 +42,7 @@ budget:                      # hard limits: candidates over a limit are never tr
 search:
   trials: 40                 # candidates to train
   workers: 2                 # in parallel
-  sampler: tpe               # tpe, known_cost, nsga2, random, package.module:name
+  sampler: known_cost        # known_cost, tpe, nsga2, random, package.module:name
   costs: [flops]             # costs that the front trades against quality
   pruning: {rule: dominance, margin: 0.04}   # or margin: auto, or rule: none
 

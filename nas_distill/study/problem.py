@@ -20,6 +20,7 @@ from nas_distill.config import (
     TrainingConfig,
     with_adamw,
     with_default_losses,
+    with_sampler_of_cuts,
 )
 from nas_distill.costs.budget import Budget, Limit
 from nas_distill.costs.latency import LATENCY, LatencyModel
@@ -329,6 +330,7 @@ def resolve(
                 "'builder' cannot be combined with a space cut from the teacher, whose builder is the teacher's own."
             )
         cutting = prune_teacher(content, config, frozen[0], data, plan, on_phase)
+        config = with_sampler_of_cuts(config)
     _check_task(config, data.task, None if cutting is None else cutting.config)
     _check_strategy(config, cutting)
     if config.search.assembles and cutting is not None and not cutting.plan.blocks:

@@ -24,7 +24,7 @@ NEWLINE = ord("\n")
 def searched(make_bench: Callable[..., Any]) -> Any:
     """A search that was interrupted and resumed, with every outcome a trial may have."""
     space = {"width": {"int": [8, 24], "step": 8}, "kernel": [3, 5], "act": ["relu", "silu"], "depth": [1]}
-    bench = make_bench(search=SearchConfig(trials=5, seeds=3), budget=Budget.parse({"flops": "1500"}))
+    bench = make_bench(search=SearchConfig(trials=5, seeds=3, sampler="tpe"), budget=Budget.parse({"flops": "1500"}))
     bench.space = type(bench.space).from_dict(
         {**space, "blocks": {"repeat": "depth", "of": {"expand": [1, 2], "attention": [False, True]}}},
         builder="builtins:dict",

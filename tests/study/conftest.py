@@ -12,6 +12,7 @@ import nas_distill as nd
 
 SPACE = {"width": [4, 8, 12], "depth": [1, 2]}
 QUICK: dict[str, Any] = {
+    "sampler": "tpe",  # tests rely on what it proposes in so few trials
     "backend": "inline",
     "trials": 3,
     "seeds": 2,

@@ -194,6 +194,18 @@ def test_wider_students_contain_the_units_of_narrower_ones(teacher: nn.Module, d
     assert all(any(torch.equal(one, other) for other in wide) for one in narrow)
 
 
+def test_the_default_sampler_depends_on_where_the_space_is_from(teacher: nn.Module, data: nd.Dataset) -> None:
+    def sampler(space: Any, **search: Any) -> str:
+        settings = {key: value for key, value in QUICK.items() if key != "sampler"} | search
+        problem, _ = prepare(None, teacher=teacher, data=data, space=space, budget=BUDGET, settings=settings)
+        return str(problem.config.search.sampler.name)
+
+    cut = {"from_teacher": {"multiple": 2, "samples": 64}}
+    assert sampler(cut) == "tpe"
+    assert sampler("mbconv") == "known_cost"
+    assert sampler(cut, sampler="known_cost") == "known_cost"
+
+
 def test_random_starts_inherit_no_weights(teacher: nn.Module, data: nd.Dataset) -> None:
     assert prepared(teacher, data, {"from_teacher": {"start": "random"}}).student_builder().weights is None
 
