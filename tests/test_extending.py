@@ -70,9 +70,11 @@ def test_the_cost_of_the_page_is_limited_and_minimised(run):
 
 
 def test_the_runtime_of_the_page_runs_the_student(run):
-    (exported,) = run.metadata.exports.students.values()
-    assert exported.runtime == "ONNX reference"
-    assert exported.latency.conditions.startswith("ONNX reference ")
+    exports = list(run.metadata.exports.students.values())
+    assert exports  # the winner's, and that of the network without a search where the search finds another
+    for exported in exports:
+        assert exported.runtime == "ONNX reference"
+        assert exported.latency.conditions.startswith("ONNX reference ")
 
 
 def test_the_loss_and_the_space_of_the_page_are_searched(run):
