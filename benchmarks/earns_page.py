@@ -14,10 +14,11 @@ ABOUT = {
     "uniform": "uniform narrowing",
     "halved": "every second block dropped, the rest uniform",
     "random": "random cut at the limit",
-    "allocated": "allocation search",
+    "allocated": "allocation search, least divergence",
+    "raced": "allocation search, short KD of the best of each depth",
 }
 COLUMNS = (
-    *("teacher", "share", "arm", "seed", "flops", "params", "blocks", "divergence", "looks", "steps"),
+    *("teacher", "share", "arm", "seed", "flops", "params", "blocks", "divergence", "looks", "trained", "steps"),
     *("search_seconds", "training_seconds", "validation", "test"),
 )
 Row = Mapping[str, Any]
@@ -43,7 +44,7 @@ def page(rows: Sequence[Row], images: int) -> list[str]:
     for teacher, share in cells:
         here = [row for row in rows if (row["teacher"], row["share"]) == (teacher, share)]
         parts += [f"## The {teacher} teacher at {share:.0%} of its FLOPs", _cell(here)]
-    return [*parts, _verdict(rows, cells)]
+    return [*parts, *(_verdict(rows, cells, arm) for arm in ABOUT if arm != "uniform")]
 
 
 def _cell(rows: Sequence[Row]) -> str:
@@ -93,11 +94,11 @@ def _mean_text(values: Sequence[float]) -> str:
     return f"{fmean(values):.2%}" + ("" if math.isnan(error) else f" ± {100 * error:.2f}")
 
 
-def _verdict(rows: Sequence[Row], cells: Sequence[tuple[str, float]]) -> str:
+def _verdict(rows: Sequence[Row], cells: Sequence[tuple[str, float]], arm: str) -> str:
     better, worse, counted = [], [], 0
     for teacher, share in cells:
         here = [row for row in rows if (row["teacher"], row["share"]) == (teacher, share)]
-        own, base = _of(here, "allocated"), _of(here, "uniform")
+        own, base = _of(here, arm), _of(here, "uniform")
         if len(own) < 2 or len(base) < 2:
             continue
         counted += 1
@@ -107,8 +108,8 @@ def _verdict(rows: Sequence[Row], cells: Sequence[tuple[str, float]]) -> str:
         if difference < -2 * error:
             worse.append(f"{teacher} {share:.0%}")
     if not counted:
-        return "Too few trainings for a verdict."
+        return f"*{ABOUT[arm]}*: too few trainings for a verdict."
     return (
-        f"The allocation search is better than uniform narrowing by more than two standard errors in {len(better)} of "
+        f"*{ABOUT[arm]}* is better than uniform narrowing by more than two standard errors in {len(better)} of "
         f"{counted} cells ({', '.join(better) or 'none'}), and worse in {len(worse)} ({', '.join(worse) or 'none'})."
     )

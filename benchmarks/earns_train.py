@@ -17,7 +17,7 @@ from nas_distill.allocation.filling import Filler
 from nas_distill.allocation.judge import CutJudge
 from nas_distill.allocation.moves import Moves
 from nas_distill.allocation.polynomial import CostPolynomial, random_cut
-from nas_distill.allocation.search import FINER, AllocationSearch
+from nas_distill.allocation.search import FINER, AllocationSearch, best_by_depth
 from nas_distill.config import (
     RECONSTRUCTED_LR,
     AllocationConfig,
@@ -39,7 +39,9 @@ from nas_distill.pruning.surgery import prune, structure_of
 from nas_distill.teacher import Teacher, TeacherStore, load_teacher
 from nas_distill.utils.seeds import numpy_rng
 
-ARMS = ("uniform", "halved", "random", "allocated")
+ARMS = ("uniform", "halved", "random", "allocated", "raced")
+RACE = 3_000
+"""Images of the short distillation of each cut that a race compares."""
 LOOK = 1 / 3
 """What an image counts that a network is only shown; a training step takes about three times a forward pass."""
 COSTS = ("flops", "params")
@@ -100,29 +102,34 @@ class Setting:
         limit = share * self.costs(self.space.unpruned)["flops"]
         return Moves(Filler(self.space, CostPolynomial.fit(self.space, self.costs, ["flops"]), {"flops": limit}))
 
+    def distilled(self, cut: Cut, steps: int, seed: int) -> Distiller:
+        """Return the finished training of a cut."""
+        network = self.inheritance.pruned_teacher(cut)
+        self.inheritance.recalibrate_batch_norm(network)
+        training = TrainingConfig(
+            epochs=steps / (len(self.data.train) // BATCH),
+            batch_size=BATCH,
+            optimizer=OptimizerConfig(lr=RECONSTRUCTED_LR),
+        )
+        distiller = Distiller(network, self.data, training, signal=self.store, seed=seed)
+        distiller.advance(distiller.total_steps)
+        return distiller
+
 
 def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     """Make the cut, distil and evaluate it; return a row of the page's table."""
     torch.set_num_threads(1)
     setting = Setting(job.teacher, settings)
     began = time.monotonic()
-    cut, looks, divergence = _cut(job, setting)
+    cut, looks, trained, divergence = _cut(job, setting)
     searched = time.monotonic() - began
     config = FromTeacherConfig()
     looks += 3 * config.samples  # importance, moments of inputs, batch-norm statistics
-    steps = int((settings.images - LOOK * looks) // BATCH)
+    steps = int((settings.images - trained - LOOK * looks) // BATCH)
     if steps < 1:
         raise SystemExit(f"A search has used {LOOK * looks:,.0f} of {settings.images:,} images; give more --images.")
-    network = setting.inheritance.pruned_teacher(cut)
-    setting.inheritance.recalibrate_batch_norm(network)
-    training = TrainingConfig(
-        epochs=steps / (len(setting.data.train) // BATCH),
-        batch_size=BATCH,
-        optimizer=OptimizerConfig(lr=RECONSTRUCTED_LR),
-    )
-    distiller = Distiller(network, setting.data, training, signal=setting.store, seed=job.seed)
     began = time.monotonic()
-    distiller.advance(distiller.total_steps)
+    distiller = setting.distilled(cut, steps, job.seed)
     logits = predict_logits(distiller.student(), setting.data.inputs("test"))
     return {
         "teacher": job.teacher,
@@ -133,6 +140,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         "blocks": len(cut.kept_blocks),
         "divergence": divergence,
         "looks": looks,
+        "trained": trained,
         "steps": distiller.total_steps,
         "search_seconds": round(searched, 1),
         "training_seconds": round(time.monotonic() - began, 1),
@@ -142,8 +150,8 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _cut(job: Job, setting: Setting) -> tuple[Cut, int, float | None]:
-    """Return the cut of a way, the images that it was chosen by looking at, and its divergence if it was judged."""
+def _cut(job: Job, setting: Setting) -> tuple[Cut, int, int, float | None]:
+    """Return the cut of a way; the images that networks were shown and trained on before; its divergence if judged."""
     moves = setting.moves(job.share)
     rng = numpy_rng(job.seed, "earns", job.arm)
     found: Cut | None
@@ -157,7 +165,7 @@ def _cut(job: Job, setting: Setting) -> tuple[Cut, int, float | None]:
         return _allocated(job, setting, moves)
     if found is None:
         raise SystemExit(f"{job.key}: nothing fits.")
-    return found, 0, None
+    return found, 0, 0, None
 
 
 def _halved(space: CutSpace) -> tuple[str, ...]:
@@ -176,8 +184,8 @@ def _random(moves: Moves, rng: np.random.Generator) -> Cut | None:
             return found
 
 
-def _allocated(job: Job, setting: Setting, moves: Moves) -> tuple[Cut, int, float]:
-    """Return the cut that a search judges best before training."""
+def _allocated(job: Job, setting: Setting, moves: Moves) -> tuple[Cut, int, int, float]:
+    """Return the cut that a search judges best before training, or after a short one of the best of each depth."""
     samples = AllocationConfig().samples
     judge = CutJudge.make(setting.inheritance, setting.store, FINER * samples, seed=job.seed)
     looks = 0
@@ -196,5 +204,11 @@ def _allocated(job: Job, setting: Setting, moves: Moves) -> tuple[Cut, int, floa
         seed=job.seed,
         levels=[(1.0, 1.0)],
     )
-    best = search.run()[0][0]
-    return best.cut, looks, best.divergence
+    found = search.run()[0]
+    if job.arm == "allocated":
+        return found[0].cut, looks, 0, found[0].divergence
+    runners = best_by_depth(found, 1)
+    steps = RACE // BATCH
+    qualities = [setting.distilled(one.cut, steps, job.seed).quality() for one in runners]
+    best = runners[int(np.argmax(qualities))]
+    return best.cut, looks, steps * BATCH * len(runners), best.divergence

@@ -15,12 +15,19 @@ import numpy as np
 
 from nas_distill.allocation.filling import Filler
 from nas_distill.allocation.moves import Moves
-from nas_distill.pruning.plan import Cut
+from nas_distill.pruning.plan import DROPPED, UNPRUNED, Cut
+from nas_distill.pruning.space import CutSpace
 from nas_distill.utils.seeds import numpy_rng
 
 SURVIVORS = 24
 """Cuts that are judged again on more samples, and from which cheaper ones begin."""
-PARENTS = 16
+DEPTHS = 5
+"""Classes of depth, by the share of dropped blocks, each with its own survivors.
+
+Before training, a shallow network often diverges least, and a deeper one ends higher after it. Short distillation has
+to decide between them, so the search keeps the best of each (as quality-diversity search does: Mouret and Clune, 2015,
+arXiv:1504.04909).
+"""
 FINER = 4
 """Factor of the number of samples in the second judgement."""
 BATCH = 8
@@ -100,6 +107,7 @@ class AllocationSearch:
     ) -> list[JudgedCut]:
         seen: set[Cut] = set()
         population: list[JudgedCut] = []
+        each = max(1, SURVIVORS // depth_classes(moves.space))
 
         def judge(cuts: Sequence[Cut | None]) -> None:
             fresh = [cut for cut in dict.fromkeys(self._within(moves, cut) for cut in cuts) if cut is not None]
@@ -107,8 +115,7 @@ class AllocationSearch:
             seen.update(fresh)
             scores = self._judge(fresh, self._samples) if fresh else []
             population.extend(JudgedCut(cut, score) for cut, score in zip(fresh, scores))
-            population.sort(key=lambda one: one.divergence)
-            del population[SURVIVORS:]
+            population[:] = best_by_depth(population, each)
             self._done += len(fresh)
             self._on_step(min(self._done, self._total), self._total)
 
@@ -116,16 +123,12 @@ class AllocationSearch:
         idle = 0
         while population and len(seen) < count and idle < _IDLE:
             before = len(seen)
-            parents = [population[self._tournament(len(population), rng)] for _ in range(BATCH)]
+            parents = [population[int(min(rng.integers(len(population), size=2)))] for _ in range(BATCH)]
             judge([moves.neighbour(parent.cut, rng) for parent in parents])
             idle = idle + 1 if len(seen) == before else 0
         cuts = [one.cut for one in population]
         again = [JudgedCut(cut, score) for cut, score in zip(cuts, self._judge(cuts, FINER * self._samples))]
         return sorted(again, key=lambda one: one.divergence)
-
-    @staticmethod
-    def _tournament(size: int, rng: np.random.Generator) -> int:
-        return int(min(rng.integers(min(PARENTS, size), size=2)))
 
     def _within(self, moves: Moves, cut: Cut | None) -> Cut | None:
         """Return a cut near the limits by its counted costs; None if none is found."""
@@ -152,13 +155,38 @@ class AllocationSearch:
         return fitting
 
 
-def diverse(judged: Sequence[JudgedCut], count: int, *, least: float = 0.02) -> list[Cut]:
-    """Return up to ``count`` of the best cuts, any two of which differ by at least ``least`` on average.
+def depth_class(cut: Cut) -> int:
+    """Return the class of a cut by the share of its blocks that are dropped: 0 to ``DEPTHS`` - 1."""
+    if not cut.blocks:
+        return 0
+    return min(DEPTHS - 1, DEPTHS * cut.blocks.count(DROPPED) // len(cut.blocks))
 
-    The difference is the mean over groups of the difference of their kept shares, where a group in a dropped block
-    keeps nothing. If too few differ so much, the best of the others follow.
+
+def depth_classes(space: CutSpace) -> int:
+    """Return the number of classes of depth that a space has."""
+    droppable = sum(DROPPED in choices for choices in space.choices)
+    return 1 + depth_class(Cut({}, (DROPPED,) * droppable + (UNPRUNED,) * (len(space.choices) - droppable)))
+
+
+def best_by_depth(judged: Sequence[JudgedCut], each: int) -> list[JudgedCut]:
+    """Return up to ``each`` of the best cuts of each class of depth, all together the best first."""
+    kept: dict[int, int] = {}
+    found = []
+    for one in sorted(judged, key=lambda one: one.divergence):
+        place = depth_class(one.cut)
+        if kept.get(place, 0) < each:
+            kept[place] = kept.get(place, 0) + 1
+            found.append(one)
+    return found
+
+
+def diverse(judged: Sequence[JudgedCut], count: int, *, least: float = 0.02) -> list[Cut]:
+    """Return up to ``count`` of the best cuts: first the best of each class of depth, then others unlike those.
+
+    Cuts are unlike if they differ by at least ``least``, the mean over groups of the difference of their widths, as a
+    share of the larger one; a group in a dropped block has none. If too few are unlike, the best of the others follow.
     """
-    chosen: list[JudgedCut] = []
+    chosen = best_by_depth(judged, 1)[:count]
     for one in judged:
         if len(chosen) < count and all(_difference(one.cut, other.cut) >= least for other in chosen):
             chosen.append(one)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nas_distill.allocation.assembler import AllocatedCandidates
-from nas_distill.allocation.search import LEVELS, AllocationSearch, JudgedCut, diverse
+from nas_distill.allocation.search import LEVELS, AllocationSearch, JudgedCut, depth_class, depth_classes, diverse
 from nas_distill.pruning.plan import Cut
 
 
@@ -110,6 +110,24 @@ def test_diverse_cuts_differ(residual):
     assert diverse([*near, far], 2) == [near[0].cut, far.cut]
     assert len(diverse([*near, far], 10)) == 4
     assert diverse([], 3) == []
+
+
+def test_the_best_of_each_depth_survive_and_come_first(residual):
+    moves = residual.moves(flops=0.4)
+    depths = [cut.blocks.count("drop") for cut in moves.starts()]
+    assert len(set(depths)) > 2
+
+    def judge(cuts, samples):
+        """The shallower, the better, then the narrower the first group."""
+        return [10 - cut.blocks.count("drop") + next(iter(cut.widths.values())) / 100 for cut in cuts]
+
+    (level, *_) = searched(residual, judge)
+    classes = [depth_class(one.cut) for one in level]
+    assert set(classes) == set(range(depth_classes(residual.space)))
+    assert max(classes.count(one) for one in classes) <= 24 // depth_classes(residual.space)
+    first = [depth_class(cut) for cut in diverse(level, len(set(classes)))]
+    assert len(set(first)) == len(set(classes))
+    assert diverse(level, 1) == [level[0].cut]
 
 
 def test_candidates_are_proposed_once_and_then_no_more(residual, wanted):
