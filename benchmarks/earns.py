@@ -2,9 +2,10 @@
 
 Two teachers on Fashion-MNIST: the shipped one of 3 wide blocks, and one of 27 (benchmarks/deep-teacher.yaml, trained
 before with ``nas-distill teach``). Each is cut to shares of its FLOPs in five ways: uniform narrowing; every second
-droppable block dropped and the rest narrowed uniformly; a random cut that spends the limit; the cut that an allocation
-search judges best; and the best of each of its depths, compared after a short distillation. All are reconstructed and distilled by the same training; what a search is only shown
-counts a third of a training image. Searches and random cuts have a seed of their own per training.
+droppable block dropped and the rest narrowed uniformly; a random cut that spends the limit; the cut that an
+allocation search judges best; and the best of each of its depths, compared after a short distillation. All are
+reconstructed and distilled by the same training; what a search is only shown counts a third of a training image.
+Searches and random cuts have a seed of their own per training.
 
     python benchmarks/earns.py --root /usr/share/datasets/fashion-mnist --deep DEEP_TEACHER --work FOLDER [--minutes 30]
 
