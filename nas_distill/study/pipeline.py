@@ -117,6 +117,11 @@ class Pipeline:
                 self._phases(journal, objectives)
             except KeyboardInterrupt as error:
                 raise InterruptedSearchError(self._how_to_resume()) from error
+            except ImportError as error:
+                # A native package turns an interrupt during its import into an error of its own.
+                if self.interruption.stop_requested:
+                    raise InterruptedSearchError(self._how_to_resume()) from error
+                raise
             finally:
                 if self.folder.exists:
                     with suppress(OSError, NasDistillError):  # a full disk was reported already
