@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
 
 from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.objectives import Objectives
-from nas_distill.engine.parameters import as_params
-from nas_distill.engine.samplers import Past
+from nas_distill.engine.samplers import ArchitectureSampler, Past
 from nas_distill.engine.samplers.acquisition import undominated
 from nas_distill.spaces import Architecture, Domain, SearchSpace
 from nas_distill.spaces.architecture import Scalar
@@ -22,7 +16,7 @@ from nas_distill.spaces.architecture import Scalar
 _TRIES = 100  # draws in search of a child within the budget that is new
 
 
-class Evolution(BaseSampler):  # type: ignore[misc]
+class Evolution(ArchitectureSampler):
     """Regularized evolution: the best of a few of the latest candidates, with one parameter drawn again.
 
     Real et al., Regularized evolution for image classifier architecture search, AAAI 2019. With costs as objectives,
@@ -41,12 +35,12 @@ class Evolution(BaseSampler):  # type: ignore[misc]
         tournament: int = 8,
     ) -> None:
         self._rng = np.random.default_rng(seed)
-        self._space, self._pricing, self._objectives, self._history = space, pricing, objectives, history
+        super().__init__(space)
+        self._pricing, self._objectives, self._history = pricing, objectives, history
         self._population, self._tournament = population, tournament
-        self._chosen: dict[str, Any] = {}
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Breed the child."""
+    def propose(self) -> Architecture:
+        """Breed a child."""
         seen = {each.architecture.hash for each in self._history}
         alive = [each for each in self._history if each.state == "complete" and each.scores][-self._population :]
         child = self._space.sample(self._rng)
@@ -55,19 +49,7 @@ class Evolution(BaseSampler):  # type: ignore[misc]
             costs = None if child.hash in seen else self._pricing.known(child)
             if costs is not None and self._pricing.budget.fits(costs):
                 break
-        self._chosen, _ = as_params(self._space, child)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return nothing."""
-        return {}
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """Return a parameter of the child."""
-        return self._chosen[name]
+        return child
 
     def _mutated(self, alive: Sequence[Past]) -> Architecture:
         rng = self._rng

@@ -1,11 +1,14 @@
-"""Architectures as the parameters of an Optuna trial, with their distributions."""
+"""Architectures as the parameters of an Optuna trial, and a sampler that proposes whole architectures."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from nas_distill.spaces import Architecture, Choice, Domain, SearchSpace
 from nas_distill.spaces.domains import format_value
@@ -55,3 +58,33 @@ def _from_choice(domain: Domain, choice: Any) -> Any:
 def _distinct(domain: Domain) -> bool:
     # True == 1 in Python, and a categorical distribution looks its choices up by equality.
     return not isinstance(domain, Choice) or len(set(domain.values)) == len(domain.values)
+
+
+class ArchitectureSampler(BaseSampler, ABC):  # type: ignore[misc]
+    """A sampler that chooses whole architectures of ``space``, whose parameters Optuna then asks for one by one."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._chosen: dict[str, Any] = {}
+
+    @abstractmethod
+    def propose(self) -> Architecture:
+        """Return the architecture of the next trial."""
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Choose the architecture."""
+        self._chosen, _ = as_params(self._space, self.propose())
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return nothing: no parameter is drawn before it is asked for."""
+        return {}
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        """Return a parameter of the chosen architecture."""
+        return self._chosen[name]

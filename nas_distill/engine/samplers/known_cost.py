@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
 from pydantic import Field
 
 from nas_distill.engine.candidates import Pricing
 from nas_distill.engine.objectives import Objectives
-from nas_distill.engine.parameters import as_params
+from nas_distill.engine.parameters import ArchitectureSampler
 from nas_distill.engine.samplers.acquisition import Staircase, expected_improvement, undominated
 from nas_distill.engine.samplers.fidelity import Estimates, estimate
 from nas_distill.engine.samplers.knowledge import Past
@@ -62,7 +59,7 @@ def known_cost(
 Priced = tuple[Member, dict[str, float]]
 
 
-class _KnownCost(BaseSampler):  # type: ignore[misc]
+class _KnownCost(ArchitectureSampler):
     """Proposes one architecture; everything follows from the history and ``rng``."""
 
     def __init__(
@@ -77,32 +74,16 @@ class _KnownCost(BaseSampler):  # type: ignore[misc]
         size: int,
         most: int,
     ) -> None:
-        self._space, self._pricing, self._objectives = space, pricing, objectives
+        super().__init__(space)
+        self._pricing, self._objectives = pricing, objectives
         self._history, self._rng = history, rng
         self._startup, self._size, self._most = startup, size, most
         self._minimised = objectives.compared
         self._names = tuple(dict.fromkeys([*self._minimised, *pricing.budget.names]))
-        self._chosen: dict[str, Any] = {}
 
-    # Interface of Optuna.
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Choose the architecture, of which Optuna then asks each parameter."""
-        self._chosen, _ = as_params(self._space, self._propose().architecture)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return nothing: no parameter is drawn before it is asked for."""
-        return {}
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """Return a parameter of the chosen architecture."""
-        return self._chosen[name]
-
-    # Proposing.
+    def propose(self) -> Architecture:
+        """Return the architecture of the largest expected improvement."""
+        return self._propose().architecture
 
     def _propose(self) -> Member:
         past: dict[str, Past] = {}
