@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from nas_distill.spaces import Architecture, SearchSpace
 from nas_distill.spaces.architecture import Scalar
 from nas_distill.spaces.domains import Domain, is_ordered, value_at
 from nas_distill.utils.seeds import numpy_rng
+
+Network = TypeVar("Network")
 
 _SHARES = 64
 _RAISES = 48
@@ -182,17 +185,26 @@ def uniformly_scaled(space: SearchSpace, pricing: Pricing) -> list[Architecture]
         found = pricing.known(architecture)
         return found is not None and within.fits(found)
 
-    best: Architecture | None = None
-    low, high = 0, _SHARES
-    while low <= high:
-        middle = (low + high) // 2
-        architecture = space.draw(partial(value_at, fraction=middle / _SHARES))
-        if fits(architecture):
-            best, low = architecture, middle + 1
-        else:
-            high = middle - 1
+    best = last_that_fits(lambda place: space.draw(partial(value_at, fraction=place / _SHARES)), _SHARES + 1, fits)
     found = None if best is None else _filled(space, best, fits)
     return [found] if found is not None and fits(found, budget) else []
+
+
+def last_that_fits(at: Callable[[int], Network], count: int, fits: Callable[[Network], bool]) -> Network | None:
+    """Return the last of ``count`` networks, ordered from small to large, that fits; None if none was found to.
+
+    The search is by bisection, so it is exact where all before one that fits do.
+    """
+    best: Network | None = None
+    low, high = 0, count - 1
+    while low <= high:
+        middle = (low + high) // 2
+        network = at(middle)
+        if fits(network):
+            best, low = network, middle + 1
+        else:
+            high = middle - 1
+    return best
 
 
 def without_lower(budget: Budget) -> Budget:

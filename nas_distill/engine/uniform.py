@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from nas_distill.costs.budget import Budget
 from nas_distill.engine.candidates import Pricing
-from nas_distill.engine.first_candidates import uniformly_scaled, without_lower
+from nas_distill.engine.first_candidates import last_that_fits, uniformly_scaled, without_lower
 from nas_distill.pruning.plan import Cut
 from nas_distill.pruning.space import CutSpace
 from nas_distill.runs.journal import Journal
@@ -55,15 +55,7 @@ def uniformly_narrowed(cuts: CutSpace, pricing: Pricing) -> Architecture | None:
 
     upper = without_lower(budget)
     shares = sorted({width / cuts.plan.group(name).size for name, widths in cuts.widths.items() for width in widths})
-    best: Cut | None = None
-    low, high = 0, len(shares) - 1
-    while low <= high:
-        middle = (low + high) // 2
-        cut = cuts.uniform(shares[middle])
-        if fits(cut, upper):
-            best, low = cut, middle + 1
-        else:
-            high = middle - 1
+    best = last_that_fits(lambda place: cuts.uniform(shares[place]), len(shares), lambda cut: fits(cut, upper))
     if best is None:
         return None
     for cut in _raised(cuts, best, lambda cut: fits(cut, upper)):
