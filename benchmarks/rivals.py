@@ -169,12 +169,6 @@ class Rivals:
                 origin="random",
                 costs=costs,
                 reports={0: Rung(entry["quality"], entry["steps"], entry["seconds"], 1.0)},
-                violations={},
-                stop=None,
-                cause=None,
-                duplicate_of=None,
-                retry_of=None,
-                values=None,
             )
             for place, (architecture, costs) in enumerate(self.drawn)
             if (entry := self.book[f"{RANDOM}-{place:03d}"])["quality"] is not None

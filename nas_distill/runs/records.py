@@ -88,13 +88,13 @@ class TrialRecord:
     architecture: Architecture
     origin: str
     costs: dict[str, float]
-    reports: dict[int, Rung]
-    violations: dict[str, float]
-    stop: Stop | None
-    cause: str | None
-    duplicate_of: int | None
-    retry_of: int | None
-    values: tuple[float, ...] | None
+    reports: dict[int, Rung] = field(default_factory=dict)
+    violations: dict[str, float] = field(default_factory=dict)
+    stop: Stop | None = None
+    cause: str | None = None
+    duplicate_of: int | None = None
+    retry_of: int | None = None
+    values: tuple[float, ...] | None = None
     interrupted: Literal["stopped", "died"] | None = None
     params: dict[str, Any] = field(default_factory=dict)
     taken: Taken | None = None
@@ -243,13 +243,6 @@ def untried(key: str, architecture: Architecture, costs: dict[str, float]) -> Tr
         architecture=architecture,
         origin="uniform",
         costs=costs,
-        reports={},
-        violations={},
-        stop=None,
-        cause=None,
-        duplicate_of=None,
-        retry_of=None,
-        values=None,
     )
 
 

@@ -32,12 +32,6 @@ def record(number: int, quality: float, flops: float) -> TrialRecord:
         origin="sampler",
         costs={"flops": flops, "latency_ms": flops / 100},
         reports={0: Rung(quality, 1, 1.0, 1.0)},
-        violations={},
-        stop=None,
-        cause=None,
-        duplicate_of=None,
-        retry_of=None,
-        values=None,
     )
 
 
