@@ -13,7 +13,7 @@ from typing import Any
 
 from nas_distill.allocation.judge import CutJudge
 from nas_distill.allocation.search import JudgedCut, diverse
-from nas_distill.engine.child import CallError, CallTimeoutError, Child
+from nas_distill.engine.child import CallError, Child
 from nas_distill.pruning.plan import Cut
 from nas_distill.pruning.space import CutSpace
 from nas_distill.spaces import Architecture
@@ -95,10 +95,8 @@ class JudgePool:
     def _ask(self, child: Child, cut: Cut, samples: int) -> float:
         try:
             return float(child.call("divergence", cut, samples, seconds=SECONDS))
-        except CallTimeoutError:
-            return math.inf
         except CallError:
-            child.close()
+            child.close()  # what failed may have changed what others use
             return math.inf
 
     def _read(self) -> dict[str, float]:

@@ -36,7 +36,7 @@ class Moves:
 
     def starts(self) -> Iterator[Cut]:
         """Yield the cuts of simple rules: uniform narrowing at several depths, evenly thinned out."""
-        droppable = self._droppable()
+        droppable = self.space.droppable
         kept = self.space.unpruned.blocks
         for share in (0.0, 0.25, 1 / 3, 0.5, 2 / 3, 1.0):
             count = round(share * len(droppable))
@@ -99,9 +99,6 @@ class Moves:
             tilted[group.name] = profile[group.name] * math.exp(shift)
         return tilted
 
-    def _droppable(self) -> list[int]:
-        return [index for index, choices in enumerate(self.space.choices) if DROPPED in choices]
-
     def _toggled(self, cut: Cut, rng: np.random.Generator) -> tuple[str, ...] | None:
         """Drop a block, restore one, or replace it by another kind."""
         if self.space.depth_order:
@@ -120,7 +117,7 @@ class Moves:
 
     def _exchanged(self, cut: Cut, rng: np.random.Generator) -> tuple[str, ...] | None:
         """Restore a dropped block and drop a kept one."""
-        droppable = self._droppable()
+        droppable = self.space.droppable
         dropped = [index for index in droppable if cut.blocks[index] == DROPPED]
         kept = [index for index in droppable if cut.blocks[index] != DROPPED]
         if self.space.depth_order or not dropped or not kept:

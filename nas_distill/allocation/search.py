@@ -164,8 +164,8 @@ def depth_class(cut: Cut) -> int:
 
 def depth_classes(space: CutSpace) -> int:
     """Return the number of classes of depth that a space has."""
-    droppable = sum(DROPPED in choices for choices in space.choices)
-    return 1 + depth_class(Cut({}, (DROPPED,) * droppable + (UNPRUNED,) * (len(space.choices) - droppable)))
+    shallowest = tuple(DROPPED if index in space.droppable else UNPRUNED for index in range(len(space.choices)))
+    return 1 + depth_class(Cut({}, shallowest))
 
 
 def best_by_depth(judged: Sequence[JudgedCut], each: int) -> list[JudgedCut]:

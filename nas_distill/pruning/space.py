@@ -153,6 +153,11 @@ class CutSpace:
         return cut
 
     @property
+    def droppable(self) -> tuple[int, ...]:
+        """The indices of the blocks that the space may drop."""
+        return tuple(index for index, choices in enumerate(self.choices) if DROPPED in choices)
+
+    @property
     def unpruned(self) -> Cut:
         """The largest cut: each group at its widest, no block replaced; the teacher itself if widths include 1.0."""
         return self._cut({name: widths[-1] for name, widths in self.widths.items()})

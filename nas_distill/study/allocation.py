@@ -33,13 +33,13 @@ def allocate(
 
     What was judged is kept in the run's folder, so that a resumed search proposes the same candidates.
 
+    ``resolve`` has refused budgets without an upper limit.
+
     Raises:
-        BudgetError: the budget has no upper limit, or no cut is within it.
+        BudgetError: no cut is within the budget.
     """
     config, space = problem.config, cutting.cuts
     limits = {name: limit.high for name, limit in pricing.budget.limits.items() if limit.high is not None}
-    if not limits:
-        raise BudgetError("budget: strategy 'allocate' needs an upper limit; take strategy: sample without one.")
 
     def count(cut: Cut) -> Mapping[str, float] | None:
         return pricing.known(space.encode(cut))
@@ -47,8 +47,9 @@ def allocate(
     costs = CostPolynomial.fit(space, lambda cut: pricing(space.encode(cut)), list(limits), seed=config.seed)
     settings = config.allocation
     judge = CutJudge.make(cutting.inheritance, signal, FINER * settings.samples, seed=config.seed)
-    identity = {name: problem.identity[name] for name in ("data", "teacher", "space", "inheritance", "seed")}
-    pool = JudgePool(judge, space, folder.allocation, identity, workers=config.search.workers)
+    identity = problem.identity
+    settings_of_judge = {name: identity[name] for name in ("data", "teacher", "space", "inheritance", "seed")}
+    pool = JudgePool(judge, space, folder.allocation, settings_of_judge, workers=config.search.workers)
     search = AllocationSearch(
         Filler(space, costs, limits),
         pool,

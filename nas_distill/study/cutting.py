@@ -49,8 +49,10 @@ _BUILD = "nas_distill.pruning.build:build"
 _SHOWN = 5
 ALLOCATED_TRIALS = 12
 """Trials of an allocation unless the search file says otherwise; other candidates are judged without one."""
-_FINE = tuple(part / 16 for part in range(1, 17))
-_FINE_MULTIPLE = 4
+FINE_WIDTHS = tuple(part / 16 for part in range(1, 17))
+"""Shares of widths that an allocation chooses from unless the search file says otherwise."""
+FINE_MULTIPLE = 4
+"""Multiple of widths likewise, where no limit is measured."""
 _SCARCE = 0.02
 """Share of candidates within the budget below which the search gives advice."""
 _COMPARED = 4
@@ -294,14 +296,14 @@ def _multiple(options: FromTeacherConfig, config: SearchFile, plan: Plan) -> int
         return options.multiple
     timed = any(cost_info(name).measured for name in config.budget)
     usual = multiple_for(plan)
-    return min(usual, _FINE_MULTIPLE) if config.search.strategy == "allocate" and not timed else usual
+    return min(usual, FINE_MULTIPLE) if config.search.strategy == "allocate" and not timed else usual
 
 
 def _options(space: Any, config: SearchFile) -> FromTeacherConfig:
     options = _parsed(space)
     # An allocation judges so many candidates that it can tell finer widths apart.
     if config.search.strategy == "allocate" and "widths" not in options.model_fields_set:
-        return options.model_copy(update={"widths": _FINE})
+        return options.model_copy(update={"widths": FINE_WIDTHS})
     return options
 
 
