@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import sys
@@ -14,6 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
+from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.runs.metadata import host, versions
 from nas_distill.utils.files import write_text
 
@@ -37,6 +39,15 @@ class Quartiles:
     def text(self, digits: int = 3) -> str:
         """Write as ``median (quartile to quartile)``."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
+
+def fashion(root: str | None, images: int) -> Dataset:
+    """Return Fashion-MNIST with a view for every pass that ``images`` training images need.
+
+    ``root``: folder of the whole set's IDX files; the embedded subset without it.
+    """
+    data = load_dataset("fashion-mnist", root=root)
+    return data.with_views(Views(count=math.ceil(images / len(data.train)), pad=2, flip=True))
 
 
 def interleaved(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""What the search for widths and blocks earns over networks that need no search, at equal training images in all.
+"""Gain of the search for widths and blocks over networks that need no search, at equal training images in all.
 
 Two teachers on Fashion-MNIST: the shipped one of 3 wide blocks, and one of 27 (benchmarks/deep-teacher.yaml, trained
 before with ``nas-distill teach``). Each is cut to shares of its FLOPs in five ways: uniform narrowing; every second

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import fashion
+from inherit_arms.prepared import LOOK, steps_left
 
 from nas_distill.allocation.filling import Filler
 from nas_distill.allocation.judge import CutJudge
@@ -27,7 +28,7 @@ from nas_distill.config import (
     TrainingConfig,
 )
 from nas_distill.costs.counting import count
-from nas_distill.data import Dataset, Views, load_dataset
+from nas_distill.data import Dataset
 from nas_distill.distill.distiller import Distiller
 from nas_distill.evaluate.classification import accuracy
 from nas_distill.evaluate.predict import predict_logits
@@ -36,18 +37,15 @@ from nas_distill.pruning.inheritance import WeightInheritance, make_inheritance
 from nas_distill.pruning.plan import DROPPED, Cut
 from nas_distill.pruning.space import CutSpace
 from nas_distill.pruning.surgery import prune, structure_of
+from nas_distill.study.cutting import FINE_MULTIPLE, FINE_WIDTHS
 from nas_distill.teacher import Teacher, TeacherStore, load_teacher
 from nas_distill.utils.seeds import numpy_rng
 
 ARMS = ("uniform", "halved", "random", "allocated", "raced")
 RACE = 3_000
 """Images of the short distillation of each cut that a race compares."""
-LOOK = 1 / 3
-"""What an image counts that a network is only shown; a training step takes about three times a forward pass."""
 COSTS = ("flops", "params")
 BATCH = 128
-WIDTHS = tuple(part / 16 for part in range(1, 17))
-MULTIPLE = 4
 CANDIDATES = round(0.7 * AllocationConfig().candidates)
 """Of a search as it is by default, what it judges at the limit itself."""
 
@@ -68,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all jobs share: data, the deep teacher's folder, images that an arm may see, and the folder of stores."""
+    """Settings of all jobs: data, the deep teacher's folder, images that an arm may see, and the folder of stores."""
 
     root: str | None
     deep: str | None
@@ -80,15 +78,12 @@ class Setting:
     """A teacher with its data, its answers and all that its cuts need."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        views = Views(count=1, pad=2, flip=True)
-        data = load_dataset("fashion-mnist", root=settings.root)
-        epochs = settings.images / len(data.train)
-        self.data: Dataset = data.with_views(Views(count=math.ceil(epochs), pad=views.pad, flip=views.flip))
+        self.data: Dataset = fashion(settings.root, settings.images)
         source = "fashion-resnet" if name == "shipped" else settings.deep
         self.teacher: Teacher = load_teacher(TeacherSource(name=source), self.data)
         self.store = TeacherStore.build(settings.work / "store", self.teacher, self.data)
         plan = find_plan(self.teacher.module, self.data.input_shape)
-        self.space = CutSpace.from_plan(plan, widths=WIDTHS, multiple=MULTIPLE)
+        self.space = CutSpace.from_plan(plan, widths=FINE_WIDTHS, multiple=FINE_MULTIPLE)
 
     @cached_property
     def inheritance(self) -> WeightInheritance:
@@ -125,9 +120,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     searched = time.monotonic() - began
     config = FromTeacherConfig()
     looks += 3 * config.samples  # importance, moments of inputs, batch-norm statistics
-    steps = int((settings.images - trained - LOOK * looks) // BATCH)
-    if steps < 1:
-        raise SystemExit(f"A search has used {LOOK * looks:,.0f} of {settings.images:,} images; give more --images.")
+    steps = steps_left(settings.images, trained + LOOK * looks, BATCH)
     began = time.monotonic()
     distiller = setting.distilled(cut, steps, job.seed)
     logits = predict_logits(distiller.student(), setting.data.inputs("test"))
@@ -170,8 +163,7 @@ def _cut(job: Job, setting: Setting) -> tuple[Cut, int, int, float | None]:
 
 def _halved(space: CutSpace) -> tuple[str, ...]:
     """Drop every second of the blocks that can be dropped; of a single one, none."""
-    droppable = [index for index, choices in enumerate(space.choices) if DROPPED in choices]
-    dropped = set(droppable[1::2])
+    dropped = set(space.droppable[1::2])
     return tuple(DROPPED if index in dropped else kind for index, kind in enumerate(space.unpruned.blocks))
 
 

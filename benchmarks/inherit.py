@@ -22,17 +22,15 @@ Without it, (a) and (g) are left out. What is finished is kept in the work folde
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
-from common import ROOT, parser, publish
+from common import ROOT, fashion, parser, publish
 from inherit_arms.arms import ARMS, LIMITS
 from inherit_arms.page import page
 from inherit_arms.study import Study
 from trainings import stop_unfinished, time_box, work_folder
 
-from nas_distill.data import Dataset, Views, load_dataset
 from nas_distill.study.interruption import InterruptedSearchError
 
 
@@ -44,7 +42,7 @@ def main() -> None:
 
 def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    study = Study(_data(options), options)
+    study = Study(fashion(options.root, options.images), options)
     time_box(options.minutes)
     stopped = False
     try:
@@ -83,12 +81,6 @@ def _options() -> argparse.Namespace:
     if unknown:
         made.error(f"unknown arms {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
     return options
-
-
-def _data(options: argparse.Namespace) -> Dataset:
-    data = load_dataset("fashion-mnist", root=options.root)
-    epochs = options.images / len(data.train)
-    return data.with_views(Views(count=math.ceil(epochs), pad=2, flip=True))
 
 
 if __name__ == "__main__":

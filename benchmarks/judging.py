@@ -30,6 +30,7 @@ from nas_distill.pruning.inheritance import make_inheritance
 from nas_distill.pruning.plan import Cut
 from nas_distill.pruning.space import CutSpace
 from nas_distill.pruning.surgery import prune, structure_of
+from nas_distill.study.cutting import FINE_MULTIPLE, FINE_WIDTHS
 from nas_distill.teacher import Teacher, freeze, load_teacher
 from nas_distill.teacher.signal import LiveSignal
 from nas_distill.utils.seeds import numpy_rng, seeded_torch
@@ -84,7 +85,7 @@ def _row(name: str, share: float, cases: dict[str, Callable[[], float]], rounds:
 
 def _cases(teacher: Teacher, data: Dataset, share: float) -> dict[str, Callable[[], float]]:
     plan = find_plan(teacher.module, data.input_shape)
-    space = CutSpace.from_plan(plan, widths=[part / 16 for part in range(1, 17)], multiple=4)
+    space = CutSpace.from_plan(plan, widths=FINE_WIDTHS, multiple=FINE_MULTIPLE)
     inheritance = make_inheritance(teacher, space, data, FromTeacherConfig())
     samples = AllocationConfig().samples
     judge = CutJudge.make(inheritance, LiveSignal(teacher), samples)

@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a proposal came to, in the terms of ``Proposals.tell``."""
+    """The outcome of a proposal, in the terms of ``Proposals.tell``."""
 
     state: TrialState
     values: list[float] | None

@@ -94,7 +94,7 @@ class Search:
 def controlled(
     path: Path, sampler: str, trials: int, clock: Any = time.monotonic, seed: int = 0
 ) -> Iterator[Controller]:
-    """Open a run folder's journal with a controller; it goes on with what is there.
+    """Open a run folder's journal with a controller, which continues what the journal holds.
 
     ``sampler`` may be ``WHOLE``, which is TPE that reads all trials.
     """

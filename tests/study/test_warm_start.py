@@ -29,7 +29,7 @@ def flops(architecture: Any) -> dict[str, float]:
 
 
 def read(given: dict[str, Any], quick: dict[str, Any], *runs: Path, **changes: Any) -> Any:
-    """What a search that names ``runs`` would take from them; 'flops' are width x depth."""
+    """Return what a search that names ``runs`` takes from them; 'flops' are width x depth."""
     limit = changes.pop("limit", None)
     settings = {**quick, "warm_start": [str(run) for run in runs], **changes.pop("settings", {})}
     problem, _ = prepare(None, **{**given, **changes}, settings=settings)
