@@ -121,3 +121,21 @@ def test_levels_below_a_lower_limit_are_left_out(
 def test_an_infeasible_budget_is_one_sentence(teacher: nn.Module, data: nd.Dataset, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="flops"):
         search(teacher, data, tmp_path / "run", budget={"flops": 10})
+
+
+def test_an_interrupt_that_a_native_package_reports_as_an_import_error_stops_the_search(
+    teacher: nn.Module, data: nd.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: pipeline.Pipeline, *_: Any) -> None:
+        self.interruption.stop_requested = True
+        raise ImportError("initialization failed")
+
+    def broken(*_: Any) -> None:
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr(pipeline.Pipeline, "_phases", interrupted)
+    with pytest.raises(InterruptedSearchError):
+        search(teacher, data, tmp_path / "stopped")
+    monkeypatch.setattr(pipeline.Pipeline, "_phases", broken)
+    with pytest.raises(ImportError):
+        search(teacher, data, tmp_path / "broken")
