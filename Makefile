@@ -13,7 +13,7 @@ install: .venv/installed  ## make .venv with the pinned dependencies
 	$(PIP) --editable '.[dev]'
 	touch $@
 
-search: install  ## the quick start: a whole search on an embedded data set, at most six minutes on two cores
+search: install  ## the quick start: a whole search on an embedded data set, about four minutes on two cores
 	$(BIN)/nas-distill search runs/quickstart.yaml
 
 lint: install

@@ -104,7 +104,7 @@ site = pathlib.Path(sys.argv[1])
 assert pathlib.Path(nas_distill.__file__).is_relative_to(site)
 assert shipped_folder().is_relative_to(site)
 assert [load_space(name).name for name in names()] == ["mbconv", "resnet"]
-assert "fashion-resnet" in shipped_teachers()
+assert {"fashion-resnet", "fashion-resnet-deep"} <= set(shipped_teachers())
 assert load_dataset("fashion-mnist").num_classes == 10
 """
     site = tmp_path / "site"

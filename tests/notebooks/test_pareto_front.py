@@ -78,7 +78,7 @@ def test_every_stop_is_listed_with_what_dominates_it(cells, run):
 
 
 def test_moved_budgets_are_held(cells, run):
-    for name, budget in (("tight", {"flops": "1M"}), ("params", {"params": "20k", "flops": "5%"})):
+    for name, budget in (("tight", {"flops": "2M"}), ("params", {"params": "80k", "flops": "6%"})):
         best = run.best(budget)
         assert run.budget_of(budget).fits(best.costs)
         assert repr(best) in text(cells[name])
