@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from common import PAGES, table
+from earns_jobs import COSTS, FLOPS, Limit, job_of
 
 ABOUT = {
     "uniform": "uniform narrowing",
@@ -16,12 +18,16 @@ ABOUT = {
     "random": "random cut at the limit",
     "allocated": "allocation search, least divergence",
     "raced": "allocation search, short KD of the best of each depth",
+    "fastnas": "FastNAS (Model Optimizer)",
 }
+NAMES = {"deep": "the deep teacher", "vit": "the vision transformer", "shipped": "the shipped teacher"}
+TEXTS, COUNTS = ("teacher", "cost", "arm"), ("seed", "blocks", "looks", "trained", "steps")
 COLUMNS = (
-    *("teacher", "share", "arm", "seed", "flops", "params", "blocks", "divergence", "looks", "trained", "steps"),
-    *("search_seconds", "training_seconds", "validation", "test"),
+    *("teacher", "cost", "share", "arm", "seed", "flops", "params", "ms", "teacher_ms", "blocks", "divergence"),
+    *("looks", "trained", "steps", "search_seconds", "training_seconds", "validation", "test"),
 )
 Row = Mapping[str, Any]
+Cell = tuple[str, Limit]
 
 
 def write_rows(rows: Sequence[Row]) -> None:
@@ -32,19 +38,45 @@ def write_rows(rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows that ``write_rows`` wrote; a figure that was not there is None, or missing if it is a time."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        return [_parsed(row) for row in csv.DictReader(stream)]
+
+
+def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"cost": FLOPS}
+    for name, value in row.items():
+        if value == "" and name in ("ms", "teacher_ms"):
+            continue
+        kind = str if name in TEXTS else int if name in COUNTS else float
+        found[name] = None if value == "" else kind(value)
+    return found
+
+
 def page(rows: Sequence[Row], images: int) -> list[str]:
     """Return the blocks of the page."""
-    cells = sorted({(row["teacher"], row["share"]) for row in rows})
+    order = list(NAMES)
+    cells = sorted(
+        {(row["teacher"], job_of(row).limit) for row in rows},
+        key=lambda cell: (order.index(cell[0]), COSTS.index(cell[1].cost), -cell[1].share),
+    )
     parts = [
         f"All arms may see {images:,} training images in all; an image that a network is only shown counts a third. "
         "Test accuracy is of the one last training per seed. The search and the random cuts have a seed of their own "
-        "per training, so errors (standard errors over seeds) include it; uniform narrowing and halving are the same "
-        "network under every seed. Limits are shares of the teacher's FLOPs. The rows are in [earns.csv](earns.csv)."
+        "per training, so errors (standard errors over seeds) include it; uniform narrowing, halving and FastNAS are "
+        "the same network under every seed. Limits are shares of the teacher's FLOPs, or of its measured time (ONNX "
+        "Runtime, 1 thread, batch 1). Each student is timed beside its teacher, in interleaved rounds; *time* is the "
+        "median of 200 runs and *of the teacher* the ratio of the two. Within a limit of time, rules take the largest "
+        "network whose measured time fits, by bisection; a search predicts times by a model fitted to 30 timed cuts, "
+        "and leaves out what it found if its measured time does not fit. The rows are in [earns.csv](earns.csv).",
+        "## Verdicts",
+        *(_verdict(rows, cells, arm) for arm in ABOUT if arm != "uniform" and _of(rows, arm)),
+        *_speeds(rows, cells),
     ]
-    for teacher, share in cells:
-        here = [row for row in rows if (row["teacher"], row["share"]) == (teacher, share)]
-        parts += [f"## The {teacher} teacher at {share:.0%} of its FLOPs", _cell(here)]
-    return [*parts, *(_verdict(rows, cells, arm) for arm in ABOUT if arm != "uniform")]
+    for cell in cells:
+        parts += [f"## {NAMES[cell[0]].capitalize()} at {cell[1].text()}", _cell(_here(rows, cell))]
+    return parts
 
 
 def _cell(rows: Sequence[Row]) -> str:
@@ -54,24 +86,34 @@ def _cell(rows: Sequence[Row]) -> str:
         own = _of(rows, arm)
         if not own:
             continue
-        gain = "-" if arm == "uniform" or not base else _gain_text(own, base)
+        timed = [row for row in own if "ms" in row]
         lines.append(
             [
                 about,
                 len(own),
                 _mean_text([row["test"] for row in own]),
-                gain,
+                "-" if arm == "uniform" or not base else _gain_text(own, base),
                 f"{fmean(row['flops'] for row in own) / 1e6:.2f} M",
+                f"{fmean(row['ms'] for row in timed):.3f} ms" if timed else "-",
+                f"{fmean(_share(row) for row in timed):.1%}" if timed else "-",
                 f"{fmean(row['blocks'] for row in own):.1f}",
                 f"{fmean(row['steps'] for row in own):.0f}",
             ]
         )
-    heads = ["student", "trainings", "test accuracy", "over uniform, points", "FLOPs", "blocks", "steps"]
-    return table(heads, lines)
+    heads = ["student", "trainings", "test accuracy", "over uniform, points", "FLOPs", "time", "of the teacher"]
+    return table([*heads, "blocks", "steps"], lines)
+
+
+def _here(rows: Sequence[Row], cell: Cell) -> list[Row]:
+    return [row for row in rows if (row["teacher"], job_of(row).limit) == cell]
 
 
 def _of(rows: Sequence[Row], arm: str) -> list[Row]:
     return [row for row in rows if row["arm"] == arm]
+
+
+def _share(row: Row) -> float:
+    return float(row["ms"] / row["teacher_ms"])
 
 
 def _gain(own: Sequence[Row], base: Sequence[Row]) -> tuple[float, float]:
@@ -94,22 +136,42 @@ def _mean_text(values: Sequence[float]) -> str:
     return f"{fmean(values):.2%}" + ("" if math.isnan(error) else f" ± {100 * error:.2f}")
 
 
-def _verdict(rows: Sequence[Row], cells: Sequence[tuple[str, float]], arm: str) -> str:
-    better, worse, counted = [], [], 0
-    for teacher, share in cells:
-        here = [row for row in rows if (row["teacher"], row["share"]) == (teacher, share)]
+def _verdict(rows: Sequence[Row], cells: Sequence[Cell], arm: str) -> str:
+    better, worse, behind, counted = [], [], [], 0
+    for cell in cells:
+        here = _here(rows, cell)
         own, base = _of(here, arm), _of(here, "uniform")
         if len(own) < 2 or len(base) < 2:
             continue
         counted += 1
         difference, error = _gain(own, base)
-        if difference > 2 * error:
-            better.append(f"{teacher} {share:.0%}")
-        if difference < -2 * error:
-            worse.append(f"{teacher} {share:.0%}")
+        name = f"{cell[0]}, {cell[1].text()}"
+        better += [name] if difference > 2 * error else []
+        worse += [name] if difference < -2 * error else []
+        behind += [name] if -2 * error <= difference < 0 else []
     if not counted:
         return f"*{ABOUT[arm]}*: too few trainings for a verdict."
+    lower = f" Lower, but by less than two standard errors: {'; '.join(behind)}." if behind else ""
     return (
         f"*{ABOUT[arm]}* is better than uniform narrowing by more than two standard errors in {len(better)} of "
-        f"{counted} cells ({', '.join(better) or 'none'}), and worse in {len(worse)} ({', '.join(worse) or 'none'})."
+        f"{counted} cells ({'; '.join(better) or 'none'}), and worse in {len(worse)} ({'; '.join(worse) or 'none'})."
+        f"{lower}"
     )
+
+
+def _speeds(rows: Sequence[Row], cells: Sequence[Cell]) -> list[str]:
+    """Return how much faster students are than uniformly narrowed ones at equal FLOPs, a sentence per cell."""
+    found = []
+    for cell in cells:
+        here = [row for row in _here(rows, cell) if "ms" in row]
+        base = _of(here, "uniform")
+        ratios = [
+            f"{fmean(map(_share, base)) / fmean(map(_share, own)):.2f} ({ABOUT[arm]})"
+            for arm in ABOUT
+            if arm != "uniform" and base and (own := _of(here, arm))
+        ]
+        if cell[1].cost == FLOPS and ratios:
+            found.append(
+                f"Times as fast as uniform narrowing, {NAMES[cell[0]]} at {cell[1].text()}: {', '.join(ratios)}."
+            )
+    return found

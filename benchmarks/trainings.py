@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,9 @@ class Book:
     def __setitem__(self, key: str, value: Any) -> None:
         self._entries[key] = value
         write_json(self.path, self._entries)
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._entries.items()
 
     def hold(self, settings: Mapping[str, Any]) -> None:
         """Note what the results depend on; results of other settings end the script with a sentence."""
