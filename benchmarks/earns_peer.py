@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 
 from nas_distill.teacher.weights import load_weights, read_weights
 
-OPTIONS = ("--divisor", "4", "--score", "250", "--batch", "5")
-"""It looks at 500 images per candidate and has four times fewer candidates than with multiples of 1: with more, its
-search alone would use all the images of a network of 27 blocks."""
+OPTIONS = ("--divisor", "4", "--score", "250")
+"""Widths as for the searches, and half the images per score: with more, a network of 27 blocks takes all images."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def peer_student(job: Job, setting: Setting, settings: Settings) -> PeerStudent:
         search = peer.job(name, job.limit.share * setting.costs(setting.space.unpruned)[FLOPS])
         search.log.parent.mkdir(parents=True, exist_ok=True)
         with search.log.open("ab") as log:
-            subprocess.run(search.command, stdout=log, stderr=log, check=True, env={**os.environ})
+            subprocess.run(search.command, stdout=log, stderr=log, check=True)
     path = peer.weights(name)
     found = peer.found(name)
     network = fitted(setting.teacher.module, state := read_weights(path))
@@ -52,11 +50,8 @@ def fitted(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of a network whose convolutions, batch norms and linear layers have the sizes of given weights."""
     network = copy.deepcopy(module)
     for name, layer in network.named_modules():
-        for own in (layer._parameters, layer._buffers):
-            for key, tensor in own.items():
-                if tensor is not None:
-                    own[key] = copy.copy(tensor)
-                    own[key].data = state[f"{name}.{key}"].clone()
+        for key, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+            tensor.data = state[f"{name}.{key}"].clone()
         if isinstance(layer, nn.Conv2d):
             layer.out_channels, layer.in_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
         elif isinstance(layer, nn.BatchNorm2d):

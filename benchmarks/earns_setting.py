@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from statistics import median
 
 from common import fashion
 from earns_jobs import FLOPS, Limit, Settings
@@ -15,6 +16,7 @@ from nas_distill.allocation.filling import Filler
 from nas_distill.allocation.moves import Moves
 from nas_distill.allocation.polynomial import CostPolynomial
 from nas_distill.config import (
+    ADAMW_LR,
     RECONSTRUCTED_LR,
     FromTeacherConfig,
     LatencyConfig,
@@ -24,7 +26,8 @@ from nas_distill.config import (
 )
 from nas_distill.costs.latency import LATENCY, LatencyModel
 from nas_distill.costs.model import CostModel
-from nas_distill.costs.timing import LatencySample, time_modules
+from nas_distill.costs.timing import LatencySample, export_for_timing, time_modules
+from nas_distill.costs.tracing import attends
 from nas_distill.data import Dataset
 from nas_distill.distill.distiller import Distiller
 from nas_distill.pruning.build import CutBuilder
@@ -35,12 +38,13 @@ from nas_distill.pruning.space import CutSpace, multiple_for
 from nas_distill.pruning.surgery import prune, structure_of
 from nas_distill.study.cutting import FINE_MULTIPLE, FINE_WIDTHS
 from nas_distill.teacher import Teacher, TeacherStore, load_teacher
+from nas_distill.utils.errors import NasDistillError
 from nas_distill.utils.files import write_json
 from nas_distill.utils.seeds import numpy_rng
 
 BATCH = 128
-REPEATS = 200
-"""Timed runs of a network, of which the median counts."""
+REPEATS, VISITS = 100, 9
+"""Timed runs of a network in each visit, of which the median counts, and visits."""
 
 
 class Setting:
@@ -106,14 +110,14 @@ class Setting:
         return LatencyModel.from_dict(content["model"]), float(content["teacher"])
 
     def milliseconds(self, networks: Sequence[nn.Module]) -> list[float]:
-        """Time networks and, first, the teacher, in interleaved rounds; call it only while nothing else runs."""
-        found = time_modules([self.teacher.module, *networks], self.data.input_shape, repeats=REPEATS)
-        times = []
-        for sample in found:
-            if not isinstance(sample, LatencySample):
-                raise sample
-            times.append(sample.p50_ms)
-        return times
+        """Time the teacher, and then networks, in interleaved rounds; call it only while nothing else runs.
+
+        It returns the median over visits, which other programs on the machine disturb one by one.
+        """
+        shape = self.data.input_shape
+        exported = [export_for_timing(network, (1, *shape)) for network in (self.teacher.module, *networks)]
+        visits = [[_median(one) for one in time_modules(exported, shape, repeats=REPEATS)] for _ in range(VISITS)]
+        return [median(times) for times in zip(*visits, strict=True)]
 
     def within(self, cuts: Sequence[Cut], share: float) -> list[bool]:
         """Return for each cut whether its measured time is at most a share of the teacher's."""
@@ -127,13 +131,20 @@ class Setting:
         return network
 
     def distilled(self, network: nn.Module, steps: int, seed: int, rate: float = RECONSTRUCTED_LR) -> Distiller:
-        """Return the finished training of a network."""
-        training = TrainingConfig(
-            epochs=steps / (len(self.data.train) // BATCH), batch_size=BATCH, optimizer=OptimizerConfig(lr=rate)
-        )
+        """Return the finished training of a network, by the optimiser that a search takes; ``rate`` is that of SGD."""
+        attention = attends(self.teacher.module, self.data.input_shape)
+        optimizer = OptimizerConfig(name="adamw", lr=ADAMW_LR) if attention else OptimizerConfig(lr=rate)
+        epochs = steps / (len(self.data.train) // BATCH)
+        training = TrainingConfig(epochs=epochs, batch_size=BATCH, optimizer=optimizer)
         distiller = Distiller(network, self.data, training, signal=self.store, seed=seed)
         distiller.advance(distiller.total_steps)
         return distiller
+
+
+def _median(sample: LatencySample | NasDistillError) -> float:
+    if isinstance(sample, NasDistillError):
+        raise sample
+    return sample.p50_ms
 
 
 @lru_cache(maxsize=2)
