@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from common import parser, publish
-from earns_jobs import ARMS, COSTS, FLOPS, FLOPS_SHARES, TIME_SHARES, Limit, Settings, job_of, jobs
+from earns_jobs import ARMS, COSTS, FLOPS, FLOPS_SHARES, NOTHING, TIME_SHARES, Limit, Settings, job_of, jobs
 from earns_page import page, read_rows, write_rows
 from earns_train import run_job, time_row
 from trainings import Book, say
@@ -48,7 +48,7 @@ def main() -> None:
             book[key] = row
     if not options.report:
         _run(book, options)
-    rows = [row for key, row in book.items() if key != "settings"]
+    rows = [row for key, row in book.items() if key != "settings" and NOTHING not in row]
     if not options.quick:
         write_rows(rows)
     publish("earns", "What the search earns", page(rows, options.images), options)
@@ -65,7 +65,7 @@ def _run(book: Book, options: argparse.Namespace) -> None:
         os.environ[name] = "1"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         for job in jobs(options.teachers, limits, options.arms, options.seeds, peer=options.peer is not None):
-            if job.key in book and "ms" in book[job.key]:
+            if job.key in book and ("ms" in book[job.key] or NOTHING in book[job.key]):
                 continue
             minutes = (time.monotonic() - began) / 60
             if options.minutes is not None and minutes > options.minutes:
@@ -74,7 +74,8 @@ def _run(book: Book, options: argparse.Namespace) -> None:
             if job.key in book:
                 task = partial(time_row, row=book[job.key])
             row = book[job.key] = process.submit(task, job, settings).result()
-            say(f"{minutes:6.1f} min  {job.key}: {row['ms']:.3f} ms, test accuracy {row['test']:.2%}")
+            found = f"{row['ms']:.3f} ms, test accuracy {row['test']:.2%}" if "test" in row else "nothing fits"
+            say(f"{minutes:6.1f} min  {job.key}: {found}")
 
 
 def _options() -> argparse.Namespace:

@@ -47,8 +47,8 @@ class Searched:
     seconds: float
 
 
-def find_cut(job: Job, setting: Setting) -> Found:
-    """Return the cut of a job's way."""
+def find_cut(job: Job, setting: Setting) -> Found | None:
+    """Return the cut of a job's way; None if a rule has none within the limit."""
     if job.arm in ("uniform", "halved"):
         return _of_rule(setting, job.limit.share, job.arm)
     if job.arm == "random":
@@ -101,28 +101,24 @@ def searched(setting: Setting, share: float, seed: int) -> Searched:
 
 
 @lru_cache(maxsize=32)
-def _of_rule(setting: Setting, share: float, arm: str) -> Found:
-    if arm == "uniform":
-        return Found(_largest(setting, share, lambda moves: moves.uniform()))
-    blocks = _halved(setting.space)
-    return Found(_largest(setting, share, lambda moves: moves.filler.scaled(blocks, {})))
+def _of_rule(setting: Setting, share: float, arm: str) -> Found | None:
+    blocks = setting.space.unpruned.blocks if arm == "uniform" else _halved(setting.space)
+    best = _largest(setting, share, lambda moves: moves.filler.scaled(blocks, {}))
+    return None if best is None else Found(best)
 
 
-def _largest(setting: Setting, share: float, make: Callable[[Moves], Cut | None]) -> Cut:
+def _largest(setting: Setting, share: float, make: Callable[[Moves], Cut | None]) -> Cut | None:
     """Return the largest cut of a rule within the limit; for a limit of time, by bisection over measured times."""
     if setting.cost == FLOPS:
-        best = make(setting.moves(1.0, share))
-    else:
-        best, low, high, middle = None, 0.0, _WIDEST, 1.0
-        for _ in range(_HALVINGS):
-            cut = make(setting.moves(middle, share))
-            if cut is not None and not setting.within([cut], share)[0]:
-                high = middle
-            else:
-                low, best = middle, cut or best
-            middle = (low + high) / 2
-    if best is None:
-        raise SystemExit(f"{setting.name} at {share:.0%}: nothing fits.")
+        return make(setting.moves(1.0, share))
+    best, low, high, middle = None, 0.0, _WIDEST, 1.0
+    for _ in range(_HALVINGS):
+        cut = make(setting.moves(middle, share))
+        if cut is not None and not setting.within([cut], share)[0]:
+            high = middle
+        else:
+            low, best = middle, cut or best
+        middle = (low + high) / 2
     return best
 
 

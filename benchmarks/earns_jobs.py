@@ -12,6 +12,8 @@ from nas_distill.costs.latency import LATENCY
 ARMS = ("uniform", "halved", "random", "allocated", "raced", "fastnas")
 FLOPS = "flops"
 COSTS = (FLOPS, LATENCY)
+NOTHING = "nothing"
+"""Mark of a way that has no network within a limit."""
 FLOPS_SHARES, TIME_SHARES = (0.1, 0.2), (0.5, 0.25)
 
 

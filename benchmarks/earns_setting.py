@@ -44,7 +44,9 @@ from nas_distill.utils.seeds import numpy_rng
 
 BATCH = 128
 REPEATS, VISITS = 100, 9
-"""Timed runs of a network in each visit, of which the median counts, and visits."""
+"""Timed runs of a network in each visit, of which the median counts, and undisturbed visits."""
+MOST_VISITS, DISTURBED = 40, 1.05
+"""Visits after which those that there are have to do, and the teacher's time, as a factor, that a disturbed one has."""
 
 
 class Setting:
@@ -110,14 +112,20 @@ class Setting:
         return LatencyModel.from_dict(content["model"]), float(content["teacher"])
 
     def milliseconds(self, networks: Sequence[nn.Module]) -> list[float]:
-        """Time the teacher, and then networks, in interleaved rounds; call it only while nothing else runs.
+        """Time the teacher, and then networks, in interleaved rounds; call it only while nothing else of yours runs.
 
-        It returns the median over visits, which other programs on the machine disturb one by one.
+        It returns the median over visits. Those in which the teacher takes longer than in its quickest one were
+        disturbed by other programs, and do not count.
         """
         shape = self.data.input_shape
         exported = [export_for_timing(network, (1, *shape)) for network in (self.teacher.module, *networks)]
-        visits = [[_median(one) for one in time_modules(exported, shape, repeats=REPEATS)] for _ in range(VISITS)]
-        return [median(times) for times in zip(*visits, strict=True)]
+        visits: list[list[float]] = []
+        quiet: list[list[float]] = []
+        while len(quiet) < VISITS and len(visits) < MOST_VISITS:
+            visits.append([_median(one) for one in time_modules(exported, shape, repeats=REPEATS)])
+            quickest = min(visit[0] for visit in visits)
+            quiet = [visit for visit in visits if visit[0] <= DISTURBED * quickest]
+        return [median(times) for times in zip(*quiet, strict=True)]
 
     def within(self, cuts: Sequence[Cut], share: float) -> list[bool]:
         """Return for each cut whether its measured time is at most a share of the teacher's."""

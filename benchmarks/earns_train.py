@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from earns_cuts import Found, find_cut, searched
-from earns_jobs import FLOPS, Job, Settings
+from earns_jobs import FLOPS, NOTHING, Job, Settings
 from earns_peer import peer_student
 from earns_setting import BATCH, Setting, setting_of
 from inherit_arms.prepared import LOOK, steps_left
@@ -32,6 +32,8 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         described: dict[str, Any] = {"blocks": len(setting.space.choices), "search_seconds": round(peer.seconds, 1)}
     else:
         found = find_cut(job, setting)
+        if found is None:
+            return {**_of(job), NOTHING: True}
         network, rate, trained = setting.student(found.cut), RECONSTRUCTED_LR, found.trained
         looks = found.looks + 3 * FromTeacherConfig().samples  # importance, moments, batch-norm statistics
         described = _described(found)
@@ -41,11 +43,7 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     distiller = setting.distilled(network, steps, job.seed, rate)
     logits = predict_logits(distiller.student(), setting.data.inputs("test"))
     return {
-        "teacher": job.teacher,
-        "share": job.limit.share,
-        "cost": job.limit.cost,
-        "arm": job.arm,
-        "seed": job.seed,
+        **_of(job),
         **count(network, setting.data.input_shape, [FLOPS, "params"]),
         **described,
         **times,
@@ -58,6 +56,11 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
+def _of(job: Job) -> dict[str, Any]:
+    limit = job.limit
+    return {"teacher": job.teacher, "share": limit.share, "cost": limit.cost, "arm": job.arm, "seed": job.seed}
+
+
 def time_row(job: Job, settings: Settings, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row without a time with one: its network is made again, untrained."""
     torch.set_num_threads(1)
@@ -67,11 +70,13 @@ def time_row(job: Job, settings: Settings, row: Mapping[str, Any]) -> dict[str, 
         runners = best_by_depth(searched(setting, job.limit.share, job.seed).runners, 1)
         cut = min(runners, key=lambda one: abs(one.divergence - row["divergence"])).cut
     elif cut is None:
-        cut = find_cut(job, setting).cut
+        found = find_cut(job, setting)
+        assert found is not None  # it was found before
+        cut = found.cut
     flops = setting.costs(cut)[FLOPS]
     if flops != row[FLOPS]:
         raise SystemExit(f"{job.key}: it had {row[FLOPS]:.0f} FLOPs, and now {flops:.0f}: the teacher is another one.")
-    return {**row, "cost": job.limit.cost, **_times(setting, setting.untrained(cut))}
+    return {**row, "cost": job.limit.cost, **_kept(cut), **_times(setting, setting.untrained(cut))}
 
 
 def _cut_of(row: Mapping[str, Any]) -> Cut | None:
@@ -79,12 +84,16 @@ def _cut_of(row: Mapping[str, Any]) -> Cut | None:
     return None if kept is None else Cut(kept["widths"], tuple(kept["blocks"]))
 
 
+def _kept(cut: Cut) -> dict[str, Any]:
+    return {"cut": {"widths": dict(cut.widths), "blocks": list(cut.blocks)}}
+
+
 def _described(found: Found) -> dict[str, Any]:
     return {
         "blocks": len(found.cut.kept_blocks),
         "divergence": found.divergence,
         "search_seconds": round(found.seconds, 1),
-        "cut": {"widths": dict(found.cut.widths), "blocks": list(found.cut.blocks)},
+        **_kept(found.cut),
     }
 
 
