@@ -48,7 +48,7 @@ def main() -> None:
             book[key] = row
     if not options.report:
         _run(book, options)
-    rows = [row for key, row in book.items() if key != "settings" and NOTHING not in row]
+    rows = [row for key, row in book.items() if key != "settings"]
     if not options.quick:
         write_rows(rows)
     publish("earns", "What the search earns", page(rows, options.images), options)

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from common import PAGES, table
-from earns_jobs import COSTS, FLOPS, Limit, job_of
+from earns_jobs import COSTS, FLOPS, NOTHING, Limit, job_of
 
 ABOUT = {
     "uniform": "uniform narrowing",
@@ -39,7 +39,10 @@ def write_rows(rows: Sequence[Row]) -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Return the rows that ``write_rows`` wrote; a figure that was not there is None, or missing if it is a time."""
+    """Return the rows that ``write_rows`` wrote.
+
+    A figure that was not there is None, or missing if it is a time. Without a test accuracy, nothing was found.
+    """
     with file.open(newline="", encoding="utf-8") as stream:
         return [_parsed(row) for row in csv.DictReader(stream)]
 
@@ -51,7 +54,7 @@ def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
             continue
         kind = str if name in TEXTS else int if name in COUNTS else float
         found[name] = None if value == "" else kind(value)
-    return found
+    return found if found["test"] is not None else found | {NOTHING: True}
 
 
 def page(rows: Sequence[Row], images: int) -> list[str]:
@@ -73,10 +76,11 @@ def page(rows: Sequence[Row], images: int) -> list[str]:
         "[earns.csv](earns.csv).",
         "## Verdicts",
         *(_verdict(rows, cells, arm) for arm in ABOUT if arm != "uniform" and _of(rows, arm)),
+        *(text for cell in cells if (text := _without_uniform(_here(rows, cell), cell))),
         *_speeds(rows, cells),
     ]
     for cell in cells:
-        parts += [f"## {NAMES[cell[0]].capitalize()} at {cell[1].text()}", _cell(_here(rows, cell))]
+        parts += [f"## {_title(cell)}", _cell(_here(rows, cell))]
     return parts
 
 
@@ -105,12 +109,32 @@ def _cell(rows: Sequence[Row]) -> str:
     return table([*heads, "blocks", "steps"], lines)
 
 
+def _title(cell: Cell) -> str:
+    name = NAMES[cell[0]]
+    return f"{name[0].upper()}{name[1:]} at {cell[1].text()}"
+
+
+def _without_uniform(rows: Sequence[Row], cell: Cell) -> str | None:
+    """Return a sentence on a cell in which no uniform narrowing is within the limit, None on others."""
+    if not any(row["arm"] == "uniform" and NOTHING in row for row in rows):
+        return None
+    name, base = f"{NAMES[cell[0]]} at {cell[1].text()}", _of(rows, "halved")
+    gains = [
+        f"{_gain_text(own, base)} points ({ABOUT[arm]})"
+        for arm in ABOUT
+        if base and arm != "halved" and (own := _of(rows, arm))
+    ]
+    over = f" Over *{ABOUT['halved']}*: {', '.join(gains)}." if gains else ""
+    return f"No uniform narrowing is within the limit for {name}, so the cell is not in the verdicts.{over}"
+
+
 def _here(rows: Sequence[Row], cell: Cell) -> list[Row]:
     return [row for row in rows if (row["teacher"], job_of(row).limit) == cell]
 
 
 def _of(rows: Sequence[Row], arm: str) -> list[Row]:
-    return [row for row in rows if row["arm"] == arm]
+    """Return the trainings of an arm."""
+    return [row for row in rows if row["arm"] == arm and NOTHING not in row]
 
 
 def _share(row: Row) -> float:
