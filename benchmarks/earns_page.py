@@ -75,7 +75,13 @@ def page(rows: Sequence[Row], images: int) -> list[str]:
         "fitted to 30 timed cuts, and leaves out what it found if its measured time does not fit. The rows are in "
         "[earns.csv](earns.csv).",
         "## Verdicts",
-        *(_verdict(rows, cells, arm) for arm in ABOUT if arm != "uniform" and _of(rows, arm)),
+        *(_verdict(rows, cells, arm, "uniform") for arm in ABOUT if arm != "uniform" and _of(rows, arm)),
+        *(
+            _verdict(rows, cells, arm, base)
+            for arm in ("allocated", "raced")
+            for base in ("halved", "random", "fastnas")
+            if _of(rows, arm) and _of(rows, base)
+        ),
         *(text for cell in cells if (text := _without_uniform(_here(rows, cell), cell))),
         *_speeds(rows, cells),
     ]
@@ -118,14 +124,7 @@ def _without_uniform(rows: Sequence[Row], cell: Cell) -> str | None:
     """Return a sentence on a cell in which no uniform narrowing is within the limit, None on others."""
     if not any(row["arm"] == "uniform" and NOTHING in row for row in rows):
         return None
-    name, base = f"{NAMES[cell[0]]} at {cell[1].text()}", _of(rows, "halved")
-    gains = [
-        f"{_gain_text(own, base)} points ({ABOUT[arm]})"
-        for arm in ABOUT
-        if base and arm != "halved" and (own := _of(rows, arm))
-    ]
-    over = f" Over *{ABOUT['halved']}*: {', '.join(gains)}." if gains else ""
-    return f"No uniform narrowing is within the limit for {name}, so the cell is not in the verdicts.{over}"
+    return f"No uniform narrowing is within the limit for {NAMES[cell[0]]} at {cell[1].text()}."
 
 
 def _here(rows: Sequence[Row], cell: Cell) -> list[Row]:
@@ -161,11 +160,12 @@ def _mean_text(values: Sequence[float]) -> str:
     return f"{fmean(values):.2%}" + ("" if math.isnan(error) else f" ± {100 * error:.2f}")
 
 
-def _verdict(rows: Sequence[Row], cells: Sequence[Cell], arm: str) -> str:
+def _verdict(rows: Sequence[Row], cells: Sequence[Cell], arm: str, other: str) -> str:
+    """Return in which cells an arm is better or worse than another, of those with two trainings of each."""
     better, worse, behind, counted = [], [], [], 0
     for cell in cells:
         here = _here(rows, cell)
-        own, base = _of(here, arm), _of(here, "uniform")
+        own, base = _of(here, arm), _of(here, other)
         if len(own) < 2 or len(base) < 2:
             continue
         counted += 1
@@ -175,10 +175,10 @@ def _verdict(rows: Sequence[Row], cells: Sequence[Cell], arm: str) -> str:
         worse += [name] if difference < -2 * error else []
         behind += [name] if -2 * error <= difference < 0 else []
     if not counted:
-        return f"*{ABOUT[arm]}*: too few trainings for a verdict."
+        return f"*{ABOUT[arm]}* against *{ABOUT[other]}*: too few trainings for a verdict."
     lower = f" Lower, but by less than two standard errors: {'; '.join(behind)}." if behind else ""
     return (
-        f"*{ABOUT[arm]}* is better than uniform narrowing by more than two standard errors in {len(better)} of "
+        f"*{ABOUT[arm]}* is better than *{ABOUT[other]}* by more than two standard errors in {len(better)} of "
         f"{counted} cells ({'; '.join(better) or 'none'}), and worse in {len(worse)} ({'; '.join(worse) or 'none'})."
         f"{lower}"
     )
