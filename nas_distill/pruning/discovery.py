@@ -13,7 +13,9 @@ from nas_distill.pruning.backbone import BlockSignature, SumRecorder, find_backb
 from nas_distill.pruning.graph import ChannelUnions, longest_prefix, read_graph
 from nas_distill.pruning.groups import attention_groups, form_groups
 from nas_distill.pruning.plan import Group, Plan, Unpruned
+from nas_distill.pruning.projections import find_projections
 from nas_distill.pruning.shortcuts import find_rewrites, rewrite
+from nas_distill.pruning.slots import heads_of
 from nas_distill.pruning.verification import SAMPLES, Verifier, verify_groups
 from nas_distill.utils.errors import SpaceError, TrainingError, first_line
 from nas_distill.utils.layers.calls import Recording, record
@@ -106,10 +108,12 @@ def _once(module: nn.Module, recording: Recording) -> list[str]:
 def _propose(
     module: nn.Module, input_shape: Sequence[int], order: dict[str, int], once: list[str]
 ) -> tuple[list[Group], list[Unpruned]]:
-    heads = attention_groups(module)
+    attentions = find_projections(module, order)
+    stated = [heads_of(module.get_submodule(each.name)) == each.keys for each in attentions]
+    heads = [*attention_groups(module), *(each.group(own) for each, own in zip(attentions, stated))]
 
     def read(until: str | None = None) -> tuple[ChannelUnions, list[Unpruned]]:
-        return read_graph(copy.deepcopy(module), input_shape, until)
+        return read_graph(copy.deepcopy(module), input_shape, until, attentions)
 
     try:
         unions, unpruned = read()

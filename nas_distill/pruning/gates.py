@@ -15,7 +15,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.pruning.plan import Slot
 from nas_distill.pruning.slots import tensors_of
+from nas_distill.pruning.statistics import input_names
 from nas_distill.utils.layers.hooks import Hooks
+from nas_distill.utils.layers.transposed import is_linear
 
 Gates = dict[str, Tensor]
 
@@ -114,7 +116,7 @@ class GatedNetwork:
                     gated[id(values)] = self._multiplied(values, axis, self._on_inputs[name], current)
                 return gated[id(values)]
 
-            inputs = ("query", "key", "value") if isinstance(layer, nn.MultiheadAttention) else ("input",)
+            inputs = input_names(layer)
             changed = {key: gate(value) if key in inputs else value for key, value in kwargs.items()}
             return (*(gate(one) for one in args[: len(inputs)]), *args[len(inputs) :]), changed
 
@@ -149,4 +151,5 @@ def _on_inputs(module: nn.Module, slot: Slot) -> bool:
     """Say whether gates may multiply the inputs of a slot's module: it must read them by weights."""
     if slot.side != "in":
         return False
-    return isinstance(module.get_submodule(slot.module), _ConvNd | nn.Linear | nn.MultiheadAttention | nn.RNNBase)
+    part = module.get_submodule(slot.module)
+    return is_linear(part) or isinstance(part, _ConvNd | nn.MultiheadAttention | nn.RNNBase)

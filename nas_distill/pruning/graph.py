@@ -17,12 +17,13 @@ from torch.nn.modules.conv import _ConvNd
 
 from nas_distill.costs.undisturbed import noise
 from nas_distill.pruning.plan import Side, Unpruned
-from nas_distill.pruning.slots import length
+from nas_distill.pruning.projections import Projections, mixing_nothing
+from nas_distill.pruning.slots import SlotTensor, length, tensors_of
+from nas_distill.pruning.stand_ins import replace_recurrent, replace_transposed
 from nas_distill.utils.errors import first_line
 from nas_distill.utils.layers import logits_of, tensor_of
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.modules import device_of, quiet
-from nas_distill.utils.seeds import seeded_torch
 
 
 class Channel(NamedTuple):
@@ -70,47 +71,6 @@ class ChannelUnions:
 
 
 Read = TypeVar("Read")
-
-
-class RecurrentStandIn(nn.Module):
-    """Linear substitute for a recurrent layer (GRU, LSTM, RNN) while a graph is read.
-
-    It reads the same inputs at each step, and its outputs have the layer's shapes. Channels that depend on its outputs
-    must not be cut.
-    """
-
-    def __init__(self, layer: nn.RNNBase) -> None:
-        super().__init__()
-        self.state = layer.proj_size or layer.hidden_size
-        self.directions = 2 if layer.bidirectional else 1
-        self.copies = self.directions * layer.num_layers
-        self.pairs, self.batch_first = isinstance(layer, nn.LSTM), layer.batch_first
-        self.memory = layer.hidden_size
-        like = next(layer.parameters())
-        width = self.state * self.directions
-        self.inside = nn.Linear(layer.input_size, width, device=like.device, dtype=like.dtype)
-
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Map (B, N, in), in the layer's order of dimensions, to outputs and last states of the layer's shapes."""
-        made: Tensor = self.inside(x)
-        last = made.mean(-2 if x.dim() == 2 else int(self.batch_first))
-        hidden = torch.stack([last[..., : self.state]] * self.copies)
-        if not self.pairs:
-            return made, hidden
-        return made, (hidden, hidden[..., :1].expand(*hidden.shape[:-1], self.memory))
-
-
-def replace_recurrent(module: nn.Module) -> dict[nn.Module, str]:
-    """Replace the recurrent layers of ``module`` in place; return the linear layers of the substitutes, with names."""
-    found: dict[nn.Module, str] = {}
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, nn.RNNBase):
-            owner, _, leaf = name.rpartition(".")
-            with seeded_torch(0, "stand-in"):
-                made = RecurrentStandIn(layer)
-            module.get_submodule(owner)._modules[leaf] = made
-            found[made.inside] = name
-    return found
 
 
 class Prefix(nn.Module):
@@ -162,17 +122,22 @@ def longest_prefix(names: list[str], read: Callable[[str], Read]) -> tuple[str, 
 
 
 def read_graph(
-    module: nn.Module, input_shape: Sequence[int], until: str | None = None
+    module: nn.Module,
+    input_shape: Sequence[int],
+    until: str | None = None,
+    attentions: Sequence[Projections] = (),
 ) -> tuple[ChannelUnions, list[Unpruned]]:
     """Return the channels of all layers of ``module``, dependent ones joined, and modules that cannot be followed.
 
     ``module`` must be a copy made for this purpose: it is set to eval mode, its weights require gradients, and its
-    recurrent layers are replaced. Inputs of recurrent layers may be cut, their outputs not. With ``until``, the name
-    of a module, only the layers before its call are read. Errors of torch-pruning about the whole graph are not caught.
+    recurrent layers and Hugging Face's transposed linear layers are replaced. Inputs of recurrent layers may be cut,
+    their outputs not. With ``until``, the name of a module, only the layers before its call are read. The heads of
+    ``attentions`` are not read. Errors of torch-pruning about the whole graph are not caught.
     """
     import torch_pruning
 
     stand_ins = replace_recurrent(module)
+    replace_transposed(module)
     module.eval().requires_grad_(True)
     names: dict[Any, str] = {part: name for name, part in module.named_modules()}
     names |= {weight: name for name, weight in module.named_parameters()}
@@ -192,7 +157,7 @@ def read_graph(
         counts.append(logits.shape[-1])
         return logits
 
-    with quiet(), torch.enable_grad():
+    with quiet(), torch.enable_grad(), mixing_nothing(module, attentions, x):
         graph = torch_pruning.DependencyGraph().build_dependency(
             read, example_inputs=(x,), output_transform=answer, verbose=False
         )
@@ -226,6 +191,12 @@ def read_graph(
             unions.join(one, other)
     for channel in reader.closed:
         unions.close(channel)
+    for channels in _tied(module):
+        unions.join(*channels)
+    for each in attentions:
+        for source in each.sources:
+            for position in range(size_of(source, "out")):
+                unions.close(Channel(source, "out", position))
     for name, part in module.named_modules():
         _join_groups(name, part, unions)
     return unions, unpruned
@@ -297,6 +268,22 @@ def _sides(name: str, module: Any, function: str) -> list[tuple[str, Side]]:
     if isinstance(module, _ConvNd | nn.Linear) and not depthwise and function == "prune_in_channels":
         return [(name, "in")]
     return [(name, "out")]
+
+
+def _tied(module: nn.Module) -> Iterator[list[Channel]]:
+    """Yield the channels of weights that several modules share: each index of a dimension, in all of them."""
+    holders: dict[tuple[int, int], list[tuple[str, Side]]] = {}
+    for name, _ in module.named_modules():
+        made = tensors_of(module, name, "out")
+        read = [part for part in tensors_of(module, name, "in") if part not in made]  # a norm's two sides are one
+        sides: list[tuple[Side, list[SlotTensor]]] = [("out", made), ("in", read)]
+        for side, parts in sides:
+            for part in parts:
+                holders.setdefault((id(part.tensor), part.axis), []).append((name, side))
+    for sharing in holders.values():
+        if len({name for name, _ in sharing}) > 1:
+            for position in range(length(module, *sharing[0])):
+                yield [Channel(name, side, position) for name, side in sharing]
 
 
 def _join_groups(name: str, part: nn.Module, unions: ChannelUnions) -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from nas_distill.pruning.graph import Channel, ChannelUnions
 from nas_distill.pruning.plan import ChannelIndices, Group, Kind, Side, Slot
 from nas_distill.pruning.slots import heads_of, length, named, tensors_of
+from nas_distill.utils.layers.transposed import is_linear
 
 
 def form_groups(module: nn.Module, unions: ChannelUnions, order: Mapping[str, int]) -> list[Group]:
@@ -64,7 +65,7 @@ def _indices(unit: Sequence[Channel], name: str, side: Side) -> tuple[int, ...]:
 
 
 def _kind(module: nn.Module, maker: str) -> Kind:
-    return "neurons" if isinstance(module.get_submodule(maker), nn.Linear) else "channels"
+    return "neurons" if is_linear(module.get_submodule(maker)) else "channels"
 
 
 def _unique(groups: Sequence[Group]) -> list[Group]:

@@ -15,6 +15,7 @@ from nas_distill.pruning.plan import Group, Plan, Slot
 from nas_distill.pruning.slots import by_unit, weights_of
 from nas_distill.pruning.statistics import BATCH, observe_inputs
 from nas_distill.utils.errors import SpaceError, did_you_mean
+from nas_distill.utils.layers.transposed import is_linear
 from nas_distill.utils.modules import device_of
 from nas_distill.utils.seeds import numpy_rng, torch_generator
 
@@ -140,7 +141,7 @@ def _observer(slot: Slot, squares: dict[Slot, Tensor]) -> Callable[[nn.Module, t
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if not args:
             return
-        last = isinstance(module, nn.Linear | nn.MultiheadAttention | nn.RNNBase)
+        last = is_linear(module) or isinstance(module, nn.MultiheadAttention | nn.RNNBase)
         squared = [input.detach().double().square() for input in args]
         means = [one.movedim(-1 if last else 1, 0).flatten(1).mean(1) for one in squared]
         mean = torch.stack(means).mean(0)  # over queries, keys and values, which equally many weights read

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,38 @@ def fitting_statistics(module: nn.Module, generator: torch.Generator) -> Iterato
         yield
 
 
+class WrittenNorm(NamedTuple):
+    """An RMS norm that a module computes by itself: its epsilon, and what is added to its weight."""
+
+    epsilon: float
+    offset: float
+
+
+def written_norm(module: nn.Module) -> WrittenNorm | None:
+    """Return how ``module`` computes an RMS norm over the last dimension, as Llama's do; None for other modules."""
+    weight = module._parameters.get("weight")
+    if isinstance(module, nn.RMSNorm) or weight is None or weight.dim() != 1 or len(list(module.parameters())) > 1:
+        return None
+    x = torch.randn((2, 3, len(weight)), generator=torch.Generator().manual_seed(0)).to(weight)
+    for epsilon in (value for value in vars(module).values() if type(value) is float):
+        for offset in (0.0, 1.0):
+            try:
+                made, wanted = module(x), functional.rms_norm(x, weight.shape, weight + offset, epsilon)
+            except Exception:
+                return None
+            if isinstance(made, Tensor) and made.shape == wanted.shape and torch.allclose(made, wanted, 1e-4, 1e-5):
+                return WrittenNorm(epsilon, offset)
+    return None
+
+
+def _normalised(module: nn.Module, norm: WrittenNorm) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        weight = module.get_parameter("weight")
+        return functional.rms_norm(x, weight.shape, weight + norm.offset, norm.epsilon)
+
+    return forward
+
+
 class FixedNorms:
     """Layer norms whose mean and variance are replaced by one constant factor per call.
 
@@ -67,14 +99,21 @@ class FixedNorms:
     def __init__(self) -> None:
         self._factors: list[float | None] = []
         self._fitted = False
+        self._written: dict[str, WrittenNorm] | None = None
         self.any = False
 
     @contextmanager
-    def fixed(self) -> Iterator[None]:
-        """Fix the statistics of one forward pass inside of the ``with`` block."""
+    def fixed(self, module: nn.Module) -> Iterator[None]:
+        """Fix the statistics of one forward pass of ``module`` inside of the ``with`` block."""
         if not self._fitted:
             self._factors.clear()
-        with _Fixed(self):
+        if self._written is None:
+            self._written = {name: found for name, part in module.named_modules() if (found := written_norm(part))}
+        with _Fixed(self), ExitStack() as stack:
+            for name, part in module.named_modules():
+                if name in self._written:
+                    part.__dict__["forward"] = _normalised(part, self._written[name])
+                    stack.callback(part.__dict__.pop, "forward")
             yield
         self._fitted = True
 

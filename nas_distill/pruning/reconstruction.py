@@ -16,6 +16,7 @@ from nas_distill.pruning.plan import KeptUnits, Plan, Slot
 from nas_distill.pruning.slots import SlotTensor, named, tensors_of
 from nas_distill.pruning.statistics import batch_norms, observe_inputs
 from nas_distill.pruning.surgery import kept_indices
+from nas_distill.utils.layers.transposed import is_linear
 
 MAX_INPUTS = 4096
 """Largest number of inputs of a reconstructed layer; above it, the linear system takes too long to solve."""
@@ -123,7 +124,9 @@ def _solvable(module: nn.Module, plan: Plan) -> list[str]:
 
 def _is_solvable(module: nn.Module, name: str, uses: Mapping[int, int]) -> bool:
     layer = named(module, name)
-    if not isinstance(layer, _ConvNd | nn.Linear | nn.MultiheadAttention) or isinstance(layer, _ConvTransposeNd):
+    if isinstance(layer, nn.Parameter | _ConvTransposeNd):
+        return False
+    if not is_linear(layer) and not isinstance(layer, _ConvNd | nn.MultiheadAttention):
         return False
     if getattr(layer, "groups", 1) != 1:
         return False

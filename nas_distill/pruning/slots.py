@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from nas_distill.pruning.plan import Side, Slot
+from nas_distill.utils.layers.transposed import inputs_of, is_linear, is_transposed_linear, outputs_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def last_long(weight: Tensor) -> int:
 def _table(module: nn.Module, side: Side) -> list[tuple[str, int]]:
     if isinstance(module, nn.MultiheadAttention):
         return [("in_proj_weight", 1)] if side == "in" else [("in_proj_weight", 0), ("in_proj_bias", 0)]
-    if isinstance(module, _ConvTransposeNd):
+    if isinstance(module, _ConvTransposeNd) or is_transposed_linear(module):
         return [("weight", 0)] if side == "in" else [("weight", 1), ("bias", 0)]
     if isinstance(module, _ConvNd | nn.Linear):
         return [("weight", 1)] if side == "in" else [("weight", 0), ("bias", 0)]
@@ -100,7 +101,7 @@ def _table(module: nn.Module, side: Side) -> list[tuple[str, int]]:
 
 
 _COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "n_heads", "n_head", "nheads", "heads")
-_WIDTHS = ("all_head_size", "inner_dim", "attn_dim")
+_WIDTHS = ("all_head_size", "inner_dim", "attn_dim", "split_size")
 
 
 def size_of(module: nn.Module, side: Side) -> int:
@@ -110,8 +111,8 @@ def size_of(module: nn.Module, side: Side) -> int:
         return result
     if isinstance(module, _ConvNd):
         return module.in_channels if side == "in" else module.out_channels
-    if isinstance(module, nn.Linear):
-        return module.in_features if side == "in" else module.out_features
+    if is_linear(module):
+        return inputs_of(module) if side == "in" else outputs_of(module)
     if isinstance(module, _NormBase):
         return module.num_features
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
@@ -140,6 +141,8 @@ def resize(module: nn.Module, side: Side, left: int) -> None:
         _convolution(module, side, left)
     elif isinstance(module, nn.Linear):
         setattr(module, "in_features" if side == "in" else "out_features", left)
+    elif is_transposed_linear(module):
+        setattr(module, "nx" if side == "in" else "nf", left)
     elif isinstance(module, _NormBase):
         module.num_features = left
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
@@ -159,19 +162,20 @@ def resize(module: nn.Module, side: Side, left: int) -> None:
 
 
 def heads_of(module: nn.Module) -> int:
-    """Return the number of heads that a module's attributes state; 0 if there are none, or they disagree."""
+    """Return the number of heads that a module's attributes state, the least one; 0 if there are none.
+
+    Queries may have a multiple of the heads of keys; other counts disagree, and give 0.
+    """
     counts = {getattr(module, name) for name in _COUNTS if type(getattr(module, name, None)) is int}
-    return counts.pop() if len(counts) == 1 else 0
+    least = min(counts, default=0)
+    return least if least > 0 and not any(count % least for count in counts) else 0
 
 
 def _heads(module: nn.Module, left: int) -> None:
     heads = heads_of(module)
-    for name in _WIDTHS:
-        if type(width := getattr(module, name, None)) is int:
-            setattr(module, name, width * left // heads)
-    for name in _COUNTS:
-        if type(getattr(module, name, None)) is int:
-            setattr(module, name, left)
+    for name in (*_WIDTHS, *_COUNTS):
+        if type(number := getattr(module, name, None)) is int:
+            setattr(module, name, number * left // heads)
 
 
 def _convolution(module: _ConvNd, side: Side, left: int) -> None:

@@ -14,6 +14,7 @@ from nas_distill.data import Dataset
 from nas_distill.data.splits import random_indices
 from nas_distill.utils.layers.calls import inspection
 from nas_distill.utils.layers.hooks import Hooks
+from nas_distill.utils.layers.transposed import is_transposed_linear
 from nas_distill.utils.modules import device_of, eval_mode
 
 BATCH = 64
@@ -42,12 +43,19 @@ def observe_inputs(
         for name, observer in observers:
 
             def hook(layer: nn.Module, args: Any, kwargs: Any, observer: InputObserver = observer) -> None:
-                names = ("query", "key", "value") if isinstance(layer, nn.MultiheadAttention) else ("input",)
+                names = input_names(layer)
                 observer(layer, (*args[: len(names)], *(kwargs[key] for key in names[len(args) :] if key in kwargs)))
 
             hooks.before(module.get_submodule(name), hook)
         for index in random_indices(len(data.train), samples).split(BATCH):
             module(data.batch("train", index)[0].to(device))
+
+
+def input_names(layer: nn.Module) -> tuple[str, ...]:
+    """Return the names of the arguments of a layer that its weights read."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return ("query", "key", "value")
+    return ("x",) if is_transposed_linear(layer) else ("input",)
 
 
 def recalibrate_batch_norm(module: nn.Module, data: Dataset, samples: int = 2048) -> None:

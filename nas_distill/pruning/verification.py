@@ -139,7 +139,7 @@ class Verifier:
         for weight in weights:
             weight.requires_grad_(weight.is_floating_point())
         try:
-            with self._norms.fixed(), seeded_torch(0, "verification"):
+            with self._norms.fixed(module), seeded_torch(0, "verification"):
                 logits = logits_of(module(self._x.clone()))
             signs = torch.randn(logits.shape, generator=self._generator, dtype=logits.dtype)
             (logits * signs).sum().backward()
@@ -215,7 +215,7 @@ class Verifier:
         return tuple(torch.randperm(group.size, generator=self._generator)[:count].tolist())
 
     def _run_fixed(self, module: nn.Module, x: Tensor, values: dict[str, BlockValues] | None = None) -> Tensor:
-        with self._norms.fixed():
+        with self._norms.fixed(module):
             return self._run(module, x, values)
 
     def _run(self, module: nn.Module, x: Tensor, values: dict[str, BlockValues] | None = None) -> Tensor:

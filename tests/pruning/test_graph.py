@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from nas_distill.pruning.discovery import find_plan
-from nas_distill.pruning.graph import Channel, ChannelUnions, RecurrentStandIn, longest_prefix, read_graph
+from nas_distill.pruning.graph import Channel, ChannelUnions, longest_prefix, read_graph
 from nas_distill.pruning.plan import KeptUnits
+from nas_distill.pruning.stand_ins import RecurrentStandIn
 from nas_distill.pruning.surgery import prune
 from tests.pruning.networks import CLASSES, SHAPE, Fire, Gated, Pooled, Recurrent, Residual, conv, images, make
 

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas_distill.pruning.randomise import FixedNorms, fitting_statistics, randomise_weights
+from nas_distill.pruning.randomise import FixedNorms, fitting_statistics, randomise_weights, written_norm
 from tests.pruning.networks import Pooled, Residual, conv, images
 
 
@@ -42,12 +42,12 @@ def test_layer_norms_scale_by_one_factor_per_call():
     norm = nn.LayerNorm(4)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    with norms.fixed():
+    with norms.fixed(nn.Identity()):
         torch.testing.assert_close(norm(x), x / x.std() * norm.weight + norm.bias)
         torch.testing.assert_close(functional.layer_norm(y, (4,)), y / y.std())
         torch.testing.assert_close(functional.rms_norm(y, (4,), norm.weight), y / y.std() * norm.weight)
     assert norms.any
-    with norms.fixed():  # the same calls of a pruned network: channels keep their values
+    with norms.fixed(nn.Identity()):  # the same calls of a pruned network: channels keep their values
         narrow = functional.layer_norm(x[..., :2], (2,), norm.weight[:2], norm.bias[:2])
         torch.testing.assert_close(narrow, (x / x.std() * norm.weight + norm.bias)[..., :2])
         torch.testing.assert_close(functional.layer_norm(input=y, normalized_shape=(4,)), y / y.std())
@@ -58,19 +58,42 @@ def test_only_group_norms_over_all_channels_lose_their_statistics():
     norms, x = FixedNorms(), torch.randn(2, 4, 3, 3)
     single, several = nn.GroupNorm(1, 4), nn.GroupNorm(2, 4)
     nn.init.normal_(single.weight)
-    with norms.fixed():
+    with norms.fixed(nn.Identity()):
         torch.testing.assert_close(single(x), x / x.std() * single.weight[:, None, None])
         torch.testing.assert_close(several(x), functional.group_norm(x.clone(), 2))
     cut, left = nn.GroupNorm(1, 2), x[:, :2]
     statistics = cut(left)
-    with norms.fixed():  # the same calls of a network pruned to one group
+    with norms.fixed(nn.Identity()):  # the same calls of a network pruned to one group
         single(x)
         torch.testing.assert_close(cut(left), statistics)
 
 
+class Written(nn.Module):
+    def __init__(self, offset, epsilon=1e-3):
+        super().__init__()
+        self.weight, self.offset, self.epsilon = nn.Parameter(torch.randn(4)), offset, epsilon
+
+    def forward(self, x):
+        return (self.weight + self.offset) * x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-3)
+
+
+def test_rms_norms_written_by_hand_are_recognised():
+    x = torch.randn(2, 5, 4)
+    for offset in (0.0, 1.0):
+        module, norms = Written(offset), FixedNorms()
+        assert written_norm(module) == (1e-3, offset)
+        with norms.fixed(module):
+            torch.testing.assert_close(module(x), x / x.std() * (module.weight + offset))
+        assert norms.any
+        assert not torch.allclose(module(x), x / x.std() * (module.weight + offset))
+    assert written_norm(Written(0.5)) is None
+    assert written_norm(Written(0.0, epsilon=0.5)) is None
+    assert written_norm(nn.Linear(4, 4, bias=False)) is None
+
+
 def test_a_network_without_such_norms():
     norms = FixedNorms()
-    with norms.fixed():
+    with norms.fixed(nn.Identity()):
         nn.BatchNorm2d(4)(torch.randn(2, 4, 3, 3))
         nn.GroupNorm(2, 4)(torch.randn(2, 4, 3, 3))
     assert not norms.any

@@ -66,6 +66,8 @@ def test_heads_stated_by_attributes():
     resize(module, "out", 3)
     assert (module.num_attention_heads, module.all_head_size) == (3, 24)
     module.num_key_value_heads = 1  # several queries share one key
+    assert heads_of(module) == 1
+    module.num_key_value_heads = 2  # 3 heads of queries cannot share 2
     assert heads_of(module) == 0
 
 
@@ -160,7 +162,8 @@ class Counted(nn.Module):
     [
         ({"num_heads": 4}, 4),
         ({"n_head": 4, "num_attention_heads": 4, "inner_dim": 64}, 4),
-        ({"num_heads": 8, "num_key_value_heads": 2}, 0),  # fewer heads of keys and values
+        ({"num_heads": 8, "num_key_value_heads": 2}, 2),  # fewer heads of keys and values
+        ({"num_heads": 8, "num_key_value_heads": 3}, 0),
         ({"num_heads": True}, 0),
         ({"heads": 4.0}, 0),
         ({"heads": [4]}, 0),
