@@ -7,6 +7,7 @@ import pytest
 from nas_distill.allocation.assembler import AllocatedCandidates
 from nas_distill.allocation.search import LEVELS, AllocationSearch, JudgedCut, depth_class, depth_classes, diverse
 from nas_distill.pruning.plan import Cut
+from tests.allocation.conftest import make_case
 
 
 def distance(wanted):
@@ -53,6 +54,21 @@ def test_the_search_finds_a_better_cut_than_uniform_narrowing(residual, wanted):
         for one in level:
             residual.space.check(one.cut)
             assert residual.costs(one.cut)["flops"] <= share * 0.4 * full * (1 + 1e-9)
+
+
+@pytest.mark.slow
+def test_a_transformer_diverges_less_than_narrowed_uniformly():
+    """Heads, neurons and the width of its tokens are cut, and blocks dropped, within the limit."""
+    case = make_case("transformer")
+    judge = case.judge()
+
+    def judged(cuts, samples):
+        return [judge.divergence(cut, samples) for cut in cuts]
+
+    best = searched(case, judged, candidates=40)[0][0]
+    (uniform,) = judged([case.moves(flops=0.4).uniform()], 48)
+    assert judge.divergence(best.cut, 48) < uniform
+    assert case.costs(best.cut)["flops"] <= 0.4 * case.full["flops"] * (1 + 1e-9)
 
 
 def test_results_depend_on_the_seed_only(residual, wanted):
