@@ -22,13 +22,14 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from common import parser, publish
-from earns_jobs import ARMS, COSTS, FLOPS, FLOPS_SHARES, NOTHING, TIME_SHARES, Limit, Settings, job_of, jobs
+from earns_jobs import ARMS, COSTS, FLOPS, FLOPS_SHARES, NOTHING, RULES, TIME_SHARES, Limit, Settings, job_of, jobs
 from earns_page import page, read_rows, write_rows
 from earns_train import run_job, time_row
 from trainings import Book, say
@@ -70,7 +71,9 @@ def _run(book: Book, options: argparse.Namespace) -> None:
             minutes = (time.monotonic() - began) / 60
             if options.minutes is not None and minutes > options.minutes:
                 break
-            task: Callable[..., dict[str, Any]] = run_job
+            others = (replace(job, seed=seed).key for seed in range(options.seeds))
+            same = next((book[key] for key in others if key in book), None) if job.arm in RULES else None
+            task: Callable[..., dict[str, Any]] = partial(run_job, same=same)
             if job.key in book:
                 task = partial(time_row, row=book[job.key])
             row = book[job.key] = process.submit(task, job, settings).result()

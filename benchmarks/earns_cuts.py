@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from earns_jobs import FLOPS, Job
+from earns_jobs import FLOPS, RULES, Job
 from earns_setting import BATCH, Setting
 
 from nas_distill.allocation.judge import CutJudge
@@ -49,7 +49,7 @@ class Searched:
 
 def find_cut(job: Job, setting: Setting) -> Found | None:
     """Return the cut of a job's way; None if a rule has none within the limit."""
-    if job.arm in ("uniform", "halved"):
+    if job.arm in RULES:
         return _of_rule(setting, job.limit.share, job.arm)
     if job.arm == "random":
         return Found(_random(setting, job.limit.share, numpy_rng(job.seed, "earns", job.arm)))

@@ -10,6 +10,8 @@ from typing import Any
 from nas_distill.costs.latency import LATENCY
 
 ARMS = ("uniform", "halved", "random", "allocated", "raced", "fastnas")
+RULES = ("uniform", "halved")
+"""Ways with one network for all seeds."""
 FLOPS = "flops"
 COSTS = (FLOPS, LATENCY)
 NOTHING = "nothing"

@@ -22,8 +22,11 @@ from nas_distill.evaluate.predict import predict_logits
 from nas_distill.pruning.plan import Cut
 
 
-def run_job(job: Job, settings: Settings) -> dict[str, Any]:
-    """Make the student, time, distil and evaluate it; return a row of the page's table."""
+def run_job(job: Job, settings: Settings, same: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Make the student, time, distil and evaluate it; return a row of the page's table.
+
+    ``same``: the row of another seed that has the same network.
+    """
     torch.set_num_threads(1)
     setting = setting_of(job.teacher, job.limit, settings)
     if job.arm == "fastnas":
@@ -31,7 +34,8 @@ def run_job(job: Job, settings: Settings) -> dict[str, Any]:
         network, rate, looks, trained = peer.network, INHERITED_LR, peer.looks, 0
         described: dict[str, Any] = {"blocks": len(setting.space.choices), "search_seconds": round(peer.seconds, 1)}
     else:
-        found = find_cut(job, setting)
+        cut = None if same is None else _cut_of(same)
+        found = find_cut(job, setting) if cut is None else Found(cut)
         if found is None:
             return {**_of(job), NOTHING: True}
         network, rate, trained = setting.student(found.cut), RECONSTRUCTED_LR, found.trained
