@@ -67,9 +67,10 @@ def page(rows: Sequence[Row], images: int) -> list[str]:
     parts = [
         f"All arms may see {images:,} training images in all; an image that a network is only shown counts a third. "
         "Test accuracy is of the one last training per seed. The search and the random cuts have a seed of their own "
-        "per training, so errors (standard errors over seeds) include it; uniform narrowing, halving and FastNAS are "
-        "the same network under every seed. Limits are shares of the teacher's FLOPs, or of its measured time (ONNX "
-        "Runtime, 1 thread, batch 1). Each student is timed beside its teacher, in interleaved rounds: *time* is the "
+        "per training, so errors include it; they are standard errors over seeds, and rough, since seeds are few. "
+        "Uniform narrowing, halving and FastNAS are the same network under every seed. Limits are shares of the "
+        "teacher's FLOPs, or of its measured time (ONNX Runtime, 1 thread, batch 1). Each student is timed beside its "
+        "teacher, in interleaved rounds: *time* is the "
         "median of 9 medians of 100 runs, and *of the teacher* its ratio to the teacher's. Within a limit of time, "
         "rules take the largest network whose measured time fits, by bisection; a search predicts times by a model "
         "fitted to 30 timed cuts, and leaves out what it found if its measured time does not fit. The rows are in "
