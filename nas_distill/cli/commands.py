@@ -369,40 +369,45 @@ def assemble(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Assemble students from a run's distilled blocks within a budget, in seconds and without training.
+    """Find students for another budget without training.
 
-    For runs of strategy blockwise or hybrid. To train the assemblies, search with blockwise: {library: RUN/blocks}.
+    For runs of strategy allocate (cuts that spend the budget, judged before training), and of blockwise or hybrid
+    (assemblies of distilled blocks; to train these, search with blockwise: {library: RUN/blocks}).
     """
     opened = open_run_folder(run, trust=trust)
-    found = opened.assemble(parse_budget(budget), count=count)
+    found = opened.assemble(parse_budget(budget), count=count, quiet=True)
     if as_json:
         print_json([entry.row() for entry in found])
     else:
-        _print_assemblies(found, opened.task)
+        _print_assemblies(found, opened)
 
 
-def _print_assemblies(found: list[CountedAssembly], task: str) -> None:
+def _print_assemblies(found: list[CountedAssembly], run: Run) -> None:
     from nas_distill.reports import formatting
     from nas_distill.reports.tables import add_columns, add_row, new_table
     from nas_distill.tasks import find_task
 
-    table = new_table("Assemblies of distilled blocks, best first")
+    allocated = run.config.search.strategy == "allocate"
+    table = new_table("Students for this budget, best first")
     names = list(found[0].predicted)
-    add_columns(table, ["blocks"], ["local score", "expected", *names, "trial"])
+    scores = ["divergence"] if allocated else ["local score", "expected"]
+    add_columns(table, ["blocks"], [*scores, *names, "trial"])
     table.columns[0].no_wrap = False
     table.columns[0].overflow = "fold"  # a truncated name would hide widths
     for entry in found:
         costs = [formatting.cost(name, entry.costs[name]) for name in names]
         trial = formatting.NONE if entry.trial is None else str(entry.trial)
-        add_row(
-            table, [" ".join(entry.blocks), f"{entry.score:.4g}", formatting.percent(entry.expected), *costs, trial]
-        )
+        shown = [f"{entry.score:.4g}", *([] if allocated else [formatting.percent(entry.expected)])]
+        add_row(table, [" ".join(entry.blocks), *shown, *costs, trial])
     print_table(table)
+    if allocated:
+        typer.echo("Divergence: from the teacher's answers before training, in nats; lower is better.")
+        return
     typer.echo("Local score: the sum of losses over the blocks; lower is better.")
     if found[0].expected is None:
         typer.echo("Expected quality is not known yet: too few trials of these blocks completed.")
     else:
-        typer.echo(f"Expected: {find_task(task).quality_name} of a short distillation, fitted to completed trials.")
+        typer.echo(f"Expected: {find_task(run.task).quality_name} of a short distillation, fitted to completed trials.")
 
 
 @app.command()

@@ -235,5 +235,6 @@ def entry_of(attempts: list[TrialRecord], proposal: Proposal, original: int | No
 
 
 def _status(state: State) -> Status:
-    assert state != "uniform"  # not in the journal
+    assert state != "uniform"  # these two are not in the journal
+    assert state != "untried"
     return "waiting" if state == "interrupted" else state

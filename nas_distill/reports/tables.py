@@ -31,6 +31,7 @@ STATES = {
     "interrupted": "interrupted",
     "running": "running",
     "uniform": "uniform network, not searched",
+    "untried": "not tried by the search",
 }
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-State = Literal["running", "complete", "pruned", "over_budget", "duplicate", "failed", "interrupted", "uniform"]
+State = Literal[
+    "running", "complete", "pruned", "over_budget", "duplicate", "failed", "interrupted", "uniform", "untried"
+]
 NO_TRIAL = -1
 """Number in the record of a network that was not a candidate of the search."""
 RUNG = "rung:"
@@ -77,8 +79,8 @@ class TrialRecord:
     ``stop``), ``over_budget`` (never trained, see ``violations``), ``duplicate`` (never trained, see ``duplicate_of``),
     ``failed`` (see ``cause``), ``interrupted`` (another trial continues it, or will), ``running``. One that was
     ``taken`` from an earlier run is ``complete`` with what that run measured, and was not trained here. A record of the
-    state ``uniform`` is not in the journal: it is that of the uniform network if it was not a candidate, and its number
-    is ``NO_TRIAL``.
+    states ``uniform`` and ``untried`` are not in the journal: they are those of the uniform network and of an assembly
+    that were not candidates, and their number is ``NO_TRIAL``.
     """
 
     number: int
@@ -101,8 +103,9 @@ class TrialRecord:
 
     @property
     def title(self) -> str:
-        """Its name in texts: ``trial 7``, or ``uniform network`` if it was not a candidate."""
-        return "uniform network" if self.number == NO_TRIAL else f"trial {self.number}"
+        """Its name in texts: ``trial 7``, or ``uniform network`` or ``untried candidate`` if it was not a candidate."""
+        names = {"uniform": "uniform network", "untried": "untried candidate"}
+        return names.get(self.state, f"trial {self.number}")
 
     @property
     def quality(self) -> float | None:
@@ -233,15 +236,17 @@ def recorded_rungs(attrs: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def untried(key: str, architecture: Architecture, costs: dict[str, float]) -> TrialRecord:
-    """Return the record of the uniform network, which was not a candidate of the search."""
+def untried(
+    key: str, architecture: Architecture, costs: dict[str, float], state: Literal["uniform", "untried"] = "uniform"
+) -> TrialRecord:
+    """Return the record of the uniform network, or of an assembly, which was not a candidate of the search."""
     return TrialRecord(
         number=NO_TRIAL,
         index=NO_TRIAL,
         key=key,
-        state="uniform",
+        state=state,
         architecture=architecture,
-        origin="uniform",
+        origin=state,
         costs=costs,
     )
 

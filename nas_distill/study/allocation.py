@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nas_distill.allocation.assembler import AllocatedCandidates, JudgePool
 from nas_distill.allocation.filling import Filler
 from nas_distill.allocation.judge import CutJudge
 from nas_distill.allocation.polynomial import CostPolynomial
-from nas_distill.allocation.search import FINER, LEVELS, AllocationSearch
+from nas_distill.allocation.search import FINER, LEVELS, AllocationSearch, JudgedCut
 from nas_distill.costs.budget import Budget
 from nas_distill.engine.candidates import Pricing
 from nas_distill.pruning.plan import Cut
@@ -38,6 +38,45 @@ def allocate(
     Raises:
         BudgetError: no cut is within the budget.
     """
+    levels, judged = _searched(problem, cutting, pricing, signal, folder, observer, levels_within(pricing.budget))
+    count = formatting.count(problem.config.allocation.candidates, "untrained candidate")
+    observer.note(
+        f"Allocation: {count} judged on {judged:,} training samples; the best diverges from the teacher by "
+        f"{levels[0][0].divergence:.3f} nats."
+    )
+    return AllocatedCandidates(cutting.cuts, levels, count=problem.config.search.trials)
+
+
+def allocations(
+    problem: SearchProblem,
+    cutting: Cutting,
+    pricing: Pricing,
+    signal: TeacherSignal,
+    folder: RunFolder,
+    observer: Observer,
+) -> list[JudgedCut]:
+    """Return the cuts that spend another budget best before training, the best first.
+
+    Cuts that the run judged before are not judged again.
+
+    Raises:
+        BudgetError: no cut is within the budget, or it has no upper limit.
+    """
+    if not any(limit.high is not None for limit in pricing.budget.limits.values()):
+        raise BudgetError("the budget has no upper limit to spend; give one, such as flops=10%.")
+    return _searched(problem, cutting, pricing, signal, folder, observer, LEVELS[:1])[0][0]
+
+
+def _searched(
+    problem: SearchProblem,
+    cutting: Cutting,
+    pricing: Pricing,
+    signal: TeacherSignal,
+    folder: RunFolder,
+    observer: Observer,
+    levels: Sequence[tuple[float, float]],
+) -> tuple[list[list[JudgedCut]], int]:
+    """Return the survivors of each level, and the number of samples that were judged."""
     config, space = problem.config, cutting.cuts
     limits = {name: limit.high for name, limit in pricing.budget.limits.items() if limit.high is not None}
 
@@ -57,19 +96,14 @@ def allocate(
         candidates=settings.candidates,
         samples=settings.samples,
         seed=config.seed,
-        levels=levels_within(pricing.budget),
+        levels=levels,
         on_step=observer.step,
     )
     with pool.running():
-        levels = search.run()
-    if not levels[0]:
+        found = search.run()
+    if not found[0]:
         raise BudgetError("no cut of the teacher is within the budget; give a larger budget, or smaller 'widths'.")
-    best = levels[0][0]
-    observer.note(
-        f"Allocation: {formatting.count(settings.candidates, 'untrained candidate')} judged on "
-        f"{pool.judged:,} training samples; the best diverges from the teacher by {best.divergence:.3f} nats."
-    )
-    return AllocatedCandidates(space, levels, count=config.search.trials)
+    return found, pool.judged
 
 
 def levels_within(budget: Budget) -> list[tuple[float, float]]:

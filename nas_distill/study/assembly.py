@@ -1,4 +1,4 @@
-"""Assembly of students from distilled blocks, in a search and for other budgets."""
+"""Students for other budgets without a search: assembled from distilled blocks, or allocated by the run's judge."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from nas_distill.costs.budget import Budget
 from nas_distill.costs.counting import count as count_costs
 from nas_distill.reports import formatting
 from nas_distill.runs.folder import RunFolder
+from nas_distill.runs.metadata import RunMetadata
 from nas_distill.runs.records import TrialRecord
 from nas_distill.spaces import Architecture
+from nas_distill.study.allocation import allocations
 from nas_distill.study.cutting import Cutting
+from nas_distill.study.latency import restore_latency_predictor
+from nas_distill.study.observer import Observer
 from nas_distill.study.problem import SearchProblem
+from nas_distill.study.signals import teacher_signal
 from nas_distill.utils.errors import RunError
+from nas_distill.utils.files import written_folders
 
 
 def describe_alternatives(count: int, cutting: Cutting, epochs: float) -> str:
@@ -38,14 +44,15 @@ def scored(records: Sequence[TrialRecord]) -> list[tuple[Architecture, float]]:
 
 @dataclass(frozen=True)
 class CountedAssembly:
-    """An assembly for a budget, found without training, with the costs of its whole network.
+    """A candidate for a budget, found without training, with the costs of its whole network.
 
     Attributes:
         architecture: in the run's space.
-        blocks: names of its alternatives.
+        blocks: names of its alternatives; of an allocation, the teacher's blocks that it keeps.
         costs: of the whole network, counted.
         predicted: costs as sums over its parts, by which it was found.
-        score: the (weighted) sum of its local scores; lower is better.
+        score: the (weighted) sum of its local scores, or its divergence from the teacher before training, in nats;
+            lower is better.
         expected: expected quality of a short distillation, by weights fitted to the trained assemblies, at most 1;
             None where too few were trained.
         trial: number of the run's trial of this architecture; None if it was not trained.
@@ -102,8 +109,56 @@ def assemble(
         weights=None if fitted is None else fitted.weights,
         overlap=settings.overlap,
     )
-    trials = {record.architecture.hash: record.number for record in reversed(records) if record.trained}
+    trials = _trials(records)
     return [_counted(problem, library, assembly, fitted, trials) for assembly in found]
+
+
+def reallocate(
+    problem: SearchProblem,
+    folder: RunFolder,
+    metadata: RunMetadata,
+    records: Sequence[TrialRecord],
+    budget: Budget,
+    observer: Observer,
+    *,
+    count: int,
+) -> list[CountedAssembly]:
+    """Return the cuts that spend another budget best before training, by the judge of an allocated run, best first.
+
+    Raises:
+        BudgetError: no cut is within the budget, or it has no upper limit.
+    """
+    assert problem.cutting is not None  # the strategy needs students that are cut from the teacher
+    plan, cuts = problem.cutting.plan, problem.cutting.cuts
+    timed = metadata.latency
+    latency = None if timed is None else restore_latency_predictor(timed.model)
+    with problem.candidates(written_folders(folder.path)) as candidates:
+        pricing = problem.pricing(latency, None if timed is None else timed.teacher_ms, candidates)
+        pricing.budget = budget
+        signal = teacher_signal(problem, folder, observer, problem.config.score.training)
+        found = allocations(problem, problem.cutting, pricing, signal, folder, observer)
+        trials = _trials(records)
+        result = []
+        for one in found[:count]:
+            architecture = cuts.encode(one.cut)
+            costs = pricing(architecture)
+            result.append(
+                CountedAssembly(
+                    architecture=architecture,
+                    blocks=tuple(plan.blocks[place].module for place in one.cut.kept_blocks),
+                    costs=costs,
+                    predicted={name: costs[name] for name in budget.limits},
+                    score=one.divergence,
+                    expected=None,
+                    trial=trials.get(architecture.hash),
+                )
+            )
+    return result
+
+
+def _trials(records: Sequence[TrialRecord]) -> dict[str, int]:
+    """Return the first trained trial of each architecture, by hash."""
+    return {record.architecture.hash: record.number for record in reversed(records) if record.trained}
 
 
 def _counted(

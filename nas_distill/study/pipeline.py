@@ -302,6 +302,8 @@ class Pipeline:
         """Return the source of candidates of the search's strategy; None for strategy: sample."""
         if self.config.search.strategy == "sample" or self.problem.cutting is None:
             return None
+        if sum(record.trained for record in read_records(journal.study)) >= self.config.search.trials:
+            return None  # a resumed search that needs no more candidates
         if self.config.search.strategy == "allocate":
             with self._phase(journal, Phase.ALLOCATION):
                 return allocate(self.problem, self.problem.cutting, pricing, signal, self.folder, self.observer)

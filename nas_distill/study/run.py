@@ -14,7 +14,7 @@ from nas_distill.runs.metadata import Finalist
 from nas_distill.runs.pareto import front_records
 from nas_distill.runs.records import TrialRecord, to_frame, untried
 from nas_distill.spaces import Architecture
-from nas_distill.study.assembly import CountedAssembly, assemble
+from nas_distill.study.assembly import CountedAssembly, assemble, reallocate
 from nas_distill.study.finish import baseline_of
 from nas_distill.study.mutual import distill_mutually
 from nas_distill.study.observer import Observer, default_observer
@@ -190,21 +190,42 @@ class Run(StoredRun):
         with default_observer(observer, quiet=quiet) as active:
             return distill_mutually(self, chosen, epochs=epochs, observer=active, **changes)
 
-    def assemble(self, budget: Mapping[str, Any] | None = None, *, count: int = 10) -> list[CountedAssembly]:
-        """Return the best assemblies of the run's distilled blocks within ``budget``; nothing is trained.
+    def assemble(
+        self,
+        budget: Mapping[str, Any] | None = None,
+        *,
+        count: int = 10,
+        observer: Observer | None = None,
+        quiet: bool = False,
+    ) -> list[CountedAssembly]:
+        """Return the best students for another budget; nothing is trained.
 
-        For a run of ``strategy: blockwise`` or ``hybrid``. To train them, search again under that budget with
-        ``blockwise: {library: RUN/blocks}``.
+        In a run of ``strategy: allocate`` they are the cuts that spend the budget and diverge least from the teacher
+        before training. In a run of ``strategy: blockwise`` or ``hybrid`` they are assemblies of its distilled blocks.
+        ``run.candidate(found).distill()`` distils one in full.
 
         Args:
             budget: the run's own unless given.
-            count: assemblies to return; there may be fewer.
+            count: students to return; there may be fewer.
+            observer: gets progress; it is shown here unless given.
+            quiet: show nothing.
 
         Raises:
-            RunError: the run has no distilled blocks.
+            RunError: the run has another strategy, or no distilled blocks.
             BudgetError: nothing fits, or a limit is on a cost that is not a sum over blocks.
         """
-        return assemble(self.problem, self.folder, self.records, self.budget_of(budget), count=count)
+        limits = self.budget_of(budget)
+        if self.config.search.strategy != "allocate":
+            return assemble(self.problem, self.folder, self.records, limits, count=count)
+        with default_observer(observer, quiet=quiet) as active:
+            return reallocate(self.problem, self.folder, self.metadata, self.records, limits, active, count=count)
+
+    def candidate(self, found: CountedAssembly) -> Trial:
+        """Return what ``assemble`` found as a trial, which can be distilled and exported."""
+        if found.trial is not None:
+            return self.trial(found.trial)
+        key = f"a{found.architecture.hash[:8]}"
+        return Trial(self, untried(key, found.architecture, dict(found.costs), "untried"))
 
     def report(self) -> FinalReport:
         """Return the final report: student, teacher, baseline, gain of the search, savings, rank correlation of scores.

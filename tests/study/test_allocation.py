@@ -50,7 +50,7 @@ def test_candidates_spend_the_budget_or_a_share_of_it(teacher: nn.Module, data: 
     assert run.metadata.timings["allocation"] > 0
 
 
-def test_a_resumed_search_judges_nothing_again(
+def test_a_search_that_is_resumed_for_its_finalists_judges_nothing(
     teacher: nn.Module, data: nd.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any) -> None:
@@ -70,9 +70,29 @@ def test_a_resumed_search_judges_nothing_again(
 
     monkeypatch.setattr(JudgePool, "__init__", noted)
     again = search(teacher, data, tmp_path / "run", resume=True)
-    assert [pool.judged for pool in pools] == [0]
+    assert pools == []
     assert [record.architecture for record in again.records] == before
     assert len(before) == 4
+
+
+def test_another_budget_is_answered_by_the_judge_and_its_candidate_can_be_distilled(
+    teacher: nn.Module, data: nd.Dataset, tmp_path: Path
+) -> None:
+    run = search(teacher, data, tmp_path / "run")
+    found = run.assemble({"flops": "25%"}, count=3, quiet=True)
+    high = run.budget_of({"flops": "25%"}).limits["flops"].high
+    assert high is not None
+    assert 1 <= len(found) <= 3
+    assert all(one.costs["flops"] <= high for one in found)
+    assert max(one.costs["flops"] for one in found) > 0.6 * high
+    assert [one.score for one in found] == sorted(one.score for one in found)
+    trial = run.candidate(found[0])
+    assert trial.record.state == "untried"
+    student = trial.distill(epochs=1, quiet=True)
+    assert sum(one.numel() for one in student.module.parameters()) == found[0].costs["params"]
+    assert len(nd.open_run(run.folder.path, data=data, teacher=teacher).trials()) == len(run.records)
+    with pytest.raises(BudgetError):
+        run.assemble({"flops": ">=10%"}, quiet=True)
 
 
 def strategy(teacher: nn.Module, data: nd.Dataset, *, space: Any = SPACE, **settings: Any) -> tuple[str, int]:
