@@ -4,13 +4,19 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional
 
+import nas_distill as nd
 from nas_distill.costs import count
 from nas_distill.costs.runtimes.onnx_runtime import export_onnx
+from nas_distill.data import Dataset
 from nas_distill.export.parity import verify_export
+from nas_distill.pruning.inheritance import pruned_teacher
 from nas_distill.pruning.plan import Cut
+from nas_distill.pruning.reconstruction import input_moments
+from nas_distill.pruning.slots import weights_of
 from nas_distill.pruning.surgery import prune
-from tests.pruning.hugging_face import KINDS, inputs, make, planned
+from tests.pruning.hugging_face import CLASSES, KINDS, WORDS, inputs, make, planned
 
 GROUPED = ("llama", "llama_tied", "llama_classes", "qwen2", "qwen3", "mistral", "gemma")
 TIED = {
@@ -96,3 +102,56 @@ def test_a_cut_model_is_exported(kind, tmp_path):
     student = half(kind, drop=[1]).eval()
     path = export_onnx(student, KINDS[kind][3], tmp_path / "student.onnx")
     verify_export(path, student, inputs(kind))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_reconstruction_brings_a_cut_model_closer_to_the_whole_one(kind):
+    """Of two equal neurons one is removed; the layer that reads both makes up for it."""
+    module, plan = make(kind), planned(kind)[1]
+    group = plan.inner(0)[1]
+    (reads,) = [slot.module for slot in group.slots if slot.side == "in"]
+    with torch.no_grad():
+        for slot in (slot for slot in group.slots if slot.side == "out"):
+            for weight, axis in weights_of(module, slot):
+                whole = weight.movedim(axis, 0)
+                whole[group.size // 2 :] = whole[: group.size // 2]
+    cut = Cut.of(plan, {group.name: group.size // 2})
+    data = Dataset.from_tensors(inputs(kind, 64), torch.arange(64) % CLASSES)
+    moments = {reads: input_moments(module, plan, data, 48)[reads]}
+    orders = {group.name: tuple(range(group.size))}
+    x = inputs(kind)
+    plain, rebuilt = (pruned_teacher(module, plan, cut, orders, given)(x) for given in ({}, moments))
+    wanted = module(x)
+    assert (rebuilt - wanted).norm() < 0.1 * (plain - wanted).norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt2_classes", "llama_classes"])
+def test_a_search_over_students_of_a_model(kind, tmp_path):
+    x, teacher = inputs(kind, 200), make(kind)
+    y = (x[:, 0] * CLASSES / WORDS).long()
+    optimizer = torch.optim.AdamW(teacher.parameters(), lr=3e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        functional.cross_entropy(teacher(x), y).backward()
+        optimizer.step()
+    run = nd.search(
+        teacher=teacher.eval(),
+        data=Dataset.from_tensors(x, y, test=0.2),
+        space={"from_teacher": {"multiple": 2, "samples": 64}},
+        budget={"flops": "50%"},
+        folder=tmp_path / "run",
+        trials=2,
+        seeds=2,
+        backend="inline",
+        score={"epochs": 1, "batch_size": 32},
+        final={"epochs": 1, "batch_size": 32, "count": 1},
+        latency={"calibrate": 0, "repeats": 5},
+        quiet=True,
+    )
+    assert run.unpruned().empty
+    before = count(teacher, KINDS[kind][3], ["flops"])["flops"]
+    student = run.student()
+    assert count(student.module, KINDS[kind][3], ["flops"])["flops"] <= before / 2
+    assert torch.equal(student.load().eval()(x[:2]), student.module.eval()(x[:2]))
+    assert student.export(tmp_path / "student.onnx")
