@@ -28,9 +28,9 @@ COLUMNS = (
 )
 TIMING_HISTORY = (
     "The method of timing changed while the rows of 2026-11-30 were measured. Rows whose teacher took over 0.66 ms "
-    "were timed again by the present method, and a uniform network at half of the time (5.39 M FLOPs, test accuracy 91.15%) "
-    "that then measured 51.1% was replaced by a smaller one. Other rows at limits of FLOPs keep the earlier method, "
-    "the median of all visits, disturbed ones too."
+    "were timed again by the present method, and a uniform network at half of the time (5.39 M FLOPs, test accuracy "
+    "91.15%) that then measured 51.1% was replaced by a smaller one. Other rows at limits of FLOPs keep the earlier "
+    "method, the median of all visits, disturbed ones too."
 )
 Row = Mapping[str, Any]
 Cell = tuple[str, Limit]
