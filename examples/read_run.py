@@ -12,5 +12,5 @@ if __name__ == "__main__":
     print(run.front())
     best = run.best()
     print(best, best.architecture)
-    print(run.best(budget={"flops": "500k"}))
+    print(run.best(budget={"flops": "1.5M"}))
     print(run.report().trust)
