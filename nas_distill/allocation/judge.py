@@ -17,6 +17,8 @@ from nas_distill.pruning.reconstruction import Moments
 from nas_distill.pruning.statistics import batch_norms
 from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherSignal
+from nas_distill.utils.inputs import Samples
+from nas_distill.utils.layers import logits_for
 from nas_distill.utils.seeds import seeded_torch
 
 BATCH = 256
@@ -45,7 +47,7 @@ class CutJudge:
     orders: Mapping[str, Order]
     moments: Mapping[str, Moments]
     task: str
-    inputs: Tensor
+    inputs: Samples
     answers: Tensor
 
     @classmethod
@@ -73,6 +75,6 @@ class CutJudge:
             for norm in batch_norms([network]):
                 norm.train()
             for inputs, wanted in zip(self.inputs[:samples].split(BATCH), self.answers[:samples].split(BATCH)):
-                total += float(task.divergence(network(inputs), wanted, variance).sum())
+                total += float(task.divergence(logits_for(network, inputs), wanted, variance).sum())
                 count += len(inputs)
         return total / count if math.isfinite(total) else math.inf

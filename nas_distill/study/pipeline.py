@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
-from torch import Tensor
-
 from nas_distill.blockwise.assembler import LibraryAssembler
 from nas_distill.blockwise.library import build_library
 from nas_distill.config import dump_yaml
@@ -64,6 +62,7 @@ from nas_distill.study.warm_start import describe_warm_start, read_earlier_runs
 from nas_distill.teacher import TeacherSignal, TeacherStore
 from nas_distill.utils.errors import NasDistillError, RunError
 from nas_distill.utils.files import disk_errors, write_text, written_folders
+from nas_distill.utils.inputs import Samples
 from nas_distill.utils.modules import resolve_device
 
 
@@ -236,7 +235,7 @@ class Pipeline:
             )
         return quality
 
-    def _counted(self, batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
+    def _counted(self, batches: Iterable[Samples], total: int) -> Iterator[Samples]:
         """Yield the batches and report the number of processed samples to the observer."""
         done = 0
         for batch in batches:

@@ -155,8 +155,7 @@ class MaskedReconstruction(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """Return the mean absolute error over hidden values."""
-        assert batch.x is not None
-        x = batch.x.to(self.stand_in.dtype)
+        x = batch.tensor.to(self.stand_in.dtype)
         mask = self._mask(x)
         instead = self.stand_in[:, None, None] if x.dim() == 4 else self.stand_in
         visible = torch.where(mask, instead, x)
