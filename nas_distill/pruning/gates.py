@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from nas_distill.pruning.plan import Slot
 from nas_distill.pruning.slots import tensors_of
 from nas_distill.pruning.statistics import input_names
-from nas_distill.utils.inputs import Samples, arguments
+from nas_distill.utils.inputs import Samples, arguments, parts_of
 from nas_distill.utils.layers import logits_for, logits_of
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.layers.transposed import is_linear
@@ -41,9 +41,10 @@ class GatedNetwork:
 
     def __init__(self, module: nn.Module, slots: Mapping[str, Sequence[Slot]], example: Samples) -> None:
         self._module = module
-        self._ones = {
-            name: torch.ones(len(own[0].indices) if own else 0).to(example.device) for name, own in slots.items()
-        }
+        floating = (part.dtype for part in parts_of(example).values() if part.is_floating_point())
+        kind = next(floating, torch.float32)
+        sizes = {name: len(own[0].indices) if own else 0 for name, own in slots.items()}
+        self._ones = {name: torch.ones(size, dtype=kind, device=example.device) for name, size in sizes.items()}
         reading = [slot for own in slots.values() for slot in own if _on_inputs(module, slot)]
         self.output_shape, called = self._trace(example, {slot.module for slot in reading})
         self._on_inputs: dict[str, list[tuple[str, Slot]]] = {}

@@ -7,10 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from nas_distill.pruning.plan import Group, Slot
 from nas_distill.pruning.slots import heads_of
+from nas_distill.utils.inputs import Samples, call
 from nas_distill.utils.layers import tensor_of
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.layers.transposed import inputs_of, is_linear, outputs_of
@@ -96,7 +97,7 @@ def _runs(count: int, length: int) -> tuple[tuple[int, ...], ...]:
 
 
 @contextmanager
-def mixing_nothing(module: nn.Module, attentions: Sequence[Projections], x: Tensor) -> Iterator[None]:
+def mixing_nothing(module: nn.Module, attentions: Sequence[Projections], x: Samples) -> Iterator[None]:
     """Run a block with each attention's forward pass replaced by one with the same dependencies of token channels.
 
     Rotary positions and repeated keys take a reader of channels too long, or mislead it. The results have the structure
@@ -115,7 +116,7 @@ def mixing_nothing(module: nn.Module, attentions: Sequence[Projections], x: Tens
         for each in attentions:
             hooks.after(module.get_submodule(each.name), note(each.name))
         if attentions:
-            module(x)
+            call(module, x)
     with ExitStack() as stack:
         for each in attentions:
             part = module.get_submodule(each.name)

@@ -76,9 +76,7 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
         module.requires_grad_(False)
     except Exception as error:
         ids = [key for key, part in parts_of(x, "x").items() if not part.is_floating_point()]
-        hint = (
-            f" Are all ids ({', '.join(ids)}) in its vocabulary, and sequences no longer than it takes?" if ids else ""
-        )
+        hint = f" Are all of {', '.join(ids)} in its vocabulary, and sequences no longer than it takes?" if ids else ""
         raise TeacherError(
             f"Teacher '{name}' fails on a batch of {describe(x)} of data '{data.name}' ({first_line(error)}).{hint}"
         ) from error
