@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,6 +73,9 @@ def with_logits(model: nn.Module, x: Samples) -> nn.Module:
         def forward(self, **named: torch.Tensor) -> torch.Tensor:
             return logits_of(self.model(**named))
 
+    # torch binds samples by the signature, and has no sizes for gathered keywords.
+    own = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *parts_of(x))]
+    ByName.forward.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
     wrapper = ByName() if isinstance(x, Inputs) and x.named else by_position(model, x, logits=True)[0]
     wrapper.training = False
     return wrapper
@@ -125,8 +129,8 @@ def graph_of(module: nn.Module, inputs: Example) -> Any:
             for name, by_axis in named_sizes.items()
         }
         shapes: Any = sizes if named else tuple(sizes.values())
-        if plain is not module:  # a wrapper gathers its arguments under one name
-            shapes = {"named": shapes} if named else (shapes,)
+        if plain is not module and not named:  # the wrapper gathers positional arguments under one name
+            shapes = (shapes,)
         return torch.export.export(plain, args, named, dynamic_shapes=shapes)
 
     return first_that_exports(dynamic_sizes(x), export)
