@@ -87,7 +87,7 @@ def _latency(run: Run, rivals: Rivals, networks: list[Network], retime: bool) ->
         for _ in range(ROUNDS):
             samples = time_modules(
                 list(modules.values()),
-                run.problem.example,
+                run.problem.input_shape,
                 batch=stated.batch,
                 threads=stated.threads,
                 repeats=stated.repeats,

@@ -197,7 +197,7 @@ class Rivals:
         return self.folder / "students" / f"{name}-seed{place}"
 
     def _costs(self, architecture: Architecture, space: SearchSpace) -> dict[str, float]:
-        shape = self._problem.example
+        shape = self._problem.input_shape
         builder = NetworkBuilder.of(space, self._problem.data)
         module = builder.build(architecture, self._config.seed, stream="costing")
         return dict(count(module, shape, ["flops", "params"]))

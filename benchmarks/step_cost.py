@@ -63,7 +63,7 @@ class BareLoop:
                 order = torch.randperm(len(self.data.train), generator=generator)
                 self.batches = iter(order.split(self.batch_size)[: len(order) // self.batch_size])
                 index = next(self.batches)
-            x, labels = self.data.images("train", index, self.epoch % self.data.views.count)
+            x, labels = self.data.batch("train", index, self.epoch % self.data.views.count)
             loss = functional.cross_entropy(self.model(x.to(memory_format=self.layout)), labels)
             self.optimizer.zero_grad()
             loss.backward()

@@ -200,7 +200,7 @@ def default_loss(task: str) -> tuple[TermConfig, ...]:
     """Return the default loss of a task: the teacher's answers with weight 0.9, the labels with weight 0.1."""
     kind = find_task(task)
     answers = TermConfig.model_validate({"name": kind.answers_loss, "weight": 0.9, **kind.answers_options})
-    return (TermConfig(name=kind.labels_loss, weight=0.1), answers) if kind.labelled else (answers,)
+    return TermConfig(name=kind.labels_loss, weight=0.1), answers
 
 
 class CurriculumConfig(Section):

@@ -253,7 +253,7 @@ def test_the_example_of_own_data_teacher_and_builder_works(tmp_path):
     problem = resolve(load_search_file(tmp_path / "my_search.yaml"), (tmp_path,))
     assert problem.data.num_classes == problem.teacher.num_classes == 4
     for architecture in (problem.space.smallest(), problem.space.largest()):
-        network = problem.space.build(architecture, input_shape=problem.data.input_shape, num_classes=4)
+        network = problem.space.build(architecture, input_shape=problem.input_shape, num_classes=4)
         assert network(problem.data.batch("val", problem.data.batches("val")[0])[0]).shape[1] == 4
 
 

@@ -87,9 +87,7 @@ def test_the_table_of_tasks_is_true_of_the_code():
     for task, _, quality, labels, answers in rows:
         assert quality == find_task(task).quality_name
         assert (labels, answers) == (find_task(task).labels_loss, find_task(task).answers_loss)
-        assert [(term.name, term.weight) for term in default_loss(task)] == [(labels, 0.1), (answers, 0.9)][
-            not find_task(task).labelled :
-        ]
+        assert [(term.name, term.weight) for term in default_loss(task)] == [(labels, 0.1), (answers, 0.9)]
         assert find_terms(default_loss(task), task=task)
 
 

@@ -94,7 +94,7 @@ def test_the_readmes_five_lines_load_its_student(run, tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (snippet,) = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "load_state_dict" in text]
     out = tmp_path / "logits.pt"
-    shape = run.problem.data.input_shape
+    shape = run.problem.input_shape
     asked = f"\nimport torch\ntorch.save(model.eval()(torch.ones(1, *{shape})).detach(), {str(out)!r})"
     folder = run.best().student().folder
     subprocess.run(

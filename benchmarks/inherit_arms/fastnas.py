@@ -47,7 +47,7 @@ def main() -> None:
     data = load_dataset("fashion-mnist", root=options.root, views=views)
     held_out = torch.arange(len(data.train) - options.score, len(data.train))
     calibration = [
-        (data.images("train", index, 0)[0],)
+        (data.batch("train", index, 0)[0],)
         for index in torch.arange(len(data.train) - options.score)[: BATCHES * options.batch].split(options.batch)
     ]
     options.output.mkdir(parents=True, exist_ok=True)
@@ -100,8 +100,8 @@ def _prune(
     model = load_teacher(TeacherSource(name=options.teacher), data).module.requires_grad_(True)
     shown = _Shown()
     watch = next(part for part in model.modules() if isinstance(part, nn.Conv2d)).register_forward_pre_hook(shown)
-    labels = data.images("train", held_out)[1]
-    pieces = [data.images("train", piece)[0] for piece in held_out.split(250)]
+    labels = data.batch("train", held_out)[1]
+    pieces = [data.batch("train", piece)[0] for piece in held_out.split(250)]
 
     def score(candidate: nn.Module) -> float:
         candidate.eval()  # which calibrates batch norm, if a new candidate was selected

@@ -17,8 +17,6 @@ from nas_distill.pruning.reconstruction import Moments
 from nas_distill.pruning.statistics import batch_norms
 from nas_distill.tasks import find_task
 from nas_distill.teacher import TeacherSignal
-from nas_distill.utils.inputs import Samples
-from nas_distill.utils.layers import logits_for
 from nas_distill.utils.seeds import seeded_torch
 
 BATCH = 256
@@ -47,7 +45,7 @@ class CutJudge:
     orders: Mapping[str, Order]
     moments: Mapping[str, Moments]
     task: str
-    inputs: Samples
+    inputs: Tensor
     answers: Tensor
 
     @classmethod
@@ -75,6 +73,6 @@ class CutJudge:
             for norm in batch_norms([network]):
                 norm.train()
             for inputs, wanted in zip(self.inputs[:samples].split(BATCH), self.answers[:samples].split(BATCH)):
-                total += float(task.divergence(logits_for(network, inputs), wanted, variance).sum())
+                total += float(task.divergence(network(inputs), wanted, variance).sum())
                 count += len(inputs)
         return total / count if math.isfinite(total) else math.inf

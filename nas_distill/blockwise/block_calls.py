@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from nas_distill.blockwise.channels import first_tensor
 from nas_distill.utils.errors import SpaceError
-from nas_distill.utils.inputs import Samples
-from nas_distill.utils.layers import logits_for
 from nas_distill.utils.layers.hooks import Hooks
 
 
@@ -48,14 +46,14 @@ class BlockRecorder:
         self._hooks = Hooks(module)
 
     @torch.no_grad()
-    def run(self, x: Samples) -> tuple[Tensor, list[BlockCall]]:
+    def run(self, x: Tensor) -> tuple[Tensor, list[BlockCall]]:
         """Return the logits of a batch and the call of each block, in the order of the blocks.
 
         Raises:
             SpaceError: a block was not called, or not with a tensor as its first argument.
         """
         self._arguments.clear()
-        logits = logits_for(self._module, x)
+        logits: Tensor = self._module(x)
         return logits, [self._call(name) for name in self._blocks]
 
     def __enter__(self) -> BlockRecorder:

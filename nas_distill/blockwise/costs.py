@@ -19,7 +19,6 @@ from nas_distill.costs.registry import additive_names, cost_info
 from nas_distill.pruning.inheritance import WeightInheritance
 from nas_distill.pruning.plan import DROPPED
 from nas_distill.utils.errors import BudgetError
-from nas_distill.utils.inputs import Example, Samples
 from nas_distill.utils.seeds import seeded_torch
 
 ADDITIVE = additive_names()
@@ -163,7 +162,7 @@ class _Counter:
                 network = self._inheritance.pruned_teacher(
                     self._alternatives.partial_cut({}, self._largest() | dict(narrowed))
                 )
-            total = self._count(network, self._inheritance.data.example)
+            total = self._count(network, self._inheritance.data.input_shape)
             with BlockRecorder(network.eval(), [block.module for block in self._alternatives.plan.blocks]) as recorder:
                 _, calls = recorder.run(self._sample())
             for block, call in zip(self._alternatives.plan.blocks, calls):
@@ -187,7 +186,7 @@ class _Counter:
             if meeting[first] & meeting[second]:
                 yield first, second
 
-    def _count(self, module: nn.Module, shape: Example) -> Costs:
+    def _count(self, module: nn.Module, shape: Sequence[int]) -> Costs:
         return count(module, shape, self._names)
 
     def _record(self) -> list[BlockCall]:
@@ -196,7 +195,7 @@ class _Counter:
         with BlockRecorder(self._inheritance.module, names) as recorder:
             return recorder.run(self._sample())[1]
 
-    def _sample(self) -> Samples:
+    def _sample(self) -> Tensor:
         return self._inheritance.data.batch("train", torch.arange(1))[0]
 
     def _widths(self, group: str) -> tuple[int, ...]:

@@ -18,8 +18,6 @@ from nas_distill.blockwise.training import BATCH, LocalTraining, OutputStatistic
 from nas_distill.pruning.inheritance import WeightInheritance
 from nas_distill.pruning.statistics import recalibrating
 from nas_distill.tasks import find_task
-from nas_distill.utils.inputs import Samples, call
-from nas_distill.utils.layers import logits_for
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def score_width(training: LocalTraining, inheritance: WeightInheritance, group: 
 
 def _with_mean_channels(
     training: LocalTraining, inheritance: WeightInheritance, group: str, width: int, block: int
-) -> Callable[[Samples, list[BlockCall]], Tensor]:
+) -> Callable[[Tensor, list[BlockCall]], Tensor]:
     """Return a function of the logits with the removed channels of a block's output at their mean."""
     plan, mean = training.alternatives.plan, training.statistics[block].mean
     axis = axis_of(plan.blocks[block].tokens)
@@ -131,7 +129,7 @@ def _with_mean_channels(
     assert kept is not None  # the width is smaller than the teacher's
     kept, tail = kept.to(training.device), _Tail(training, block)
 
-    def logits(x: Samples, calls: list[BlockCall]) -> Tensor:
+    def logits(x: Tensor, calls: list[BlockCall]) -> Tensor:
         output = calls[block].output
         others = along(mean, output.dim(), axis).expand_as(output)
         return tail(x, calls[: block + 1], fill(restrict(output, kept, axis), kept, axis, others))
@@ -141,13 +139,13 @@ def _with_mean_channels(
 
 def _with_pruned_group(
     training: LocalTraining, inheritance: WeightInheritance, group: str, width: int
-) -> Callable[[Samples, list[BlockCall]], Tensor]:
+) -> Callable[[Tensor, list[BlockCall]], Tensor]:
     """Return a function of the logits of the teacher with one pruned group."""
     network = inheritance.pruned_teacher(training.alternatives.partial_cut({}, {group: width})).to(training.device)
     with recalibrating([network]):
         for x in training.statistics_batches():
-            call(network, x)
-    return lambda x, calls: logits_for(network, x)
+            network(x)
+    return lambda x, calls: network(x)
 
 
 class _Tail:
@@ -163,11 +161,12 @@ class _Tail:
         for index, replaced in enumerate(training.alternatives.plan.blocks[: block + 1]):
             self._module.get_submodule(replaced.module).forward = self._stored_output(index)
 
-    def __call__(self, x: Samples, calls: list[BlockCall], output: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, calls: list[BlockCall], output: Tensor) -> Tensor:
         """Return the logits if the last block returns ``output``, and those before it their recorded outputs."""
         tensors = [*(call.output.clone() for call in calls[:-1]), output.clone()]
         self._outputs[:] = [put_first(call.returned, tensor) for call, tensor in zip(calls, tensors)]
-        return logits_for(self._module, x)
+        logits: Tensor = self._module(x)
+        return logits
 
     def _stored_output(self, index: int) -> Any:
         return lambda *args, **kwargs: self._outputs[index]

@@ -26,7 +26,6 @@ from nas_distill.distill.schedule import Length
 from nas_distill.pruning.inheritance import WeightInheritance
 from nas_distill.pruning.statistics import recalibrating
 from nas_distill.utils.errors import TrainingError
-from nas_distill.utils.inputs import Samples
 from nas_distill.utils.modules import memory_format, place
 
 STATISTICS = 2048
@@ -147,12 +146,12 @@ class LocalTraining(TrainingLoop):
         input = restrict(call.input, self.ends[entry.key].input, axis_of(block.tokens))
         return first_tensor(self.modules[entry.key](input, *call.args, **call.kwargs), block.module)
 
-    def batch(self, index: Tensor, view: int | None = None) -> Samples:
+    def batch(self, index: Tensor, view: int | None = None) -> Tensor:
         """Return training samples on the teacher's device."""
         x, _ = self.data.batch("train", index, view)
         return x.to(self.device, memory_format=self._format) if x.dim() == 4 else x.to(self.device)
 
-    def statistics_batches(self) -> Iterator[Samples]:
+    def statistics_batches(self) -> Iterator[Tensor]:
         """Yield the batches for statistics, always the same, and all of one size."""
         size = min(BATCH, len(self.learning))
         for index in self.learning[: min(STATISTICS, len(self.learning)) // size * size].split(size):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from nas_distill.costs.model import CostModel
 from nas_distill.costs.registry import cost, counted_names
 from nas_distill.costs.tracing import Trace
-from nas_distill.utils.inputs import Example
 
 if TYPE_CHECKING:
     import torch
@@ -17,16 +16,15 @@ if TYPE_CHECKING:
 
 def count(
     model: nn.Module,
-    inputs: Example,
+    input_shape: Sequence[int],
     names: Iterable[str] | None = None,
     *,
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """Return the costs ``names`` (default: all counted costs) of a model on one input.
+    """Return the costs ``names`` (default: all counted costs) of a model on one input of ``input_shape``.
 
-    ``inputs`` are samples, of which the first is used, or the shape of one (any rank, without the batch). Lower is
-    better for all costs. Values are whole numbers. The model runs at most once, in eval mode. Modes of modules,
-    weights, buffers and torch's generators are restored.
+    The shape excludes the batch and may have any rank. Lower is better for all costs. Values are whole numbers. The
+    model runs at most once, in eval mode. Modes of modules, weights, buffers and torch's generators are restored.
 
     ``dtype`` is that of the input, for models with integer inputs; by default that of the parameters.
 
@@ -36,7 +34,7 @@ def count(
         CostError: a cost is measured and not counted, the model cannot be recorded, or the work of an operation is
             unknown.
     """
-    return CostModel(counted_names() if names is None else names, inputs, dtype=dtype).costs(model)
+    return CostModel(counted_names() if names is None else names, input_shape, dtype=dtype).costs(model)
 
 
 @cost("params", label="params", axis="parameters", reads="module", additive=True)

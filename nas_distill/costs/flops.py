@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from nas_distill.costs.exporting import by_position
-from nas_distill.costs.undisturbed import example, undisturbed
-from nas_distill.utils.inputs import Example
+from nas_distill.costs.undisturbed import example, input_dtype, undisturbed
 from nas_distill.utils.modules import device_of, quiet
 
 if TYPE_CHECKING:
@@ -192,8 +190,10 @@ _ELEMENTWISE = (
 )
 
 
-def fvcore_flops(model: nn.Module, inputs: Example, dtype: torch.dtype | None = None) -> tuple[int, frozenset[str]]:
-    """Return fvcore's fused multiply-adds of one input, and what it left out.
+def fvcore_flops(
+    model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None
+) -> tuple[int, frozenset[str]]:
+    """Return fvcore's fused multiply-adds of one input of ``input_shape`` (without the batch), and what it left out.
 
     The second value names operations for which fvcore has no formula. Attention and recurrent layers are among them,
     so ``count`` is higher for models that have any. Normalisation, interpolation and pooling count 0 here, as in
@@ -203,8 +203,8 @@ def fvcore_flops(model: nn.Module, inputs: Example, dtype: torch.dtype | None = 
     with undisturbed(model), quiet(prints=False):
         from fvcore.nn import FlopCountAnalysis
 
-        data = example(model, inputs, 1, dtype).to(device_of(model))
-        analysis = FlopCountAnalysis(*by_position(model, data))
+        data = example(model, (1, *input_shape), input_dtype(model, dtype)).to(device_of(model))
+        analysis = FlopCountAnalysis(model, data)
         analysis.set_op_handle(**{f"aten::{name}": _nothing for name in _ELEMENTWISE})
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         return int(analysis.total()), frozenset(analysis.unsupported_ops())

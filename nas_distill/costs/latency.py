@@ -22,7 +22,6 @@ from nas_distill.costs.runtimes import DEFAULT, Runtime, find_runtime
 from nas_distill.costs.timing import Conditions, LatencySample, conditions, export_for_timing, time_module, time_modules
 from nas_distill.costs.tracing import Op, Trace, trace
 from nas_distill.utils.errors import CostError, NasDistillError, first_line
-from nas_distill.utils.inputs import Example, Samples
 
 if TYPE_CHECKING:
     import torch
@@ -123,15 +122,12 @@ RIDGE = 1e-3
 
 @cost(LATENCY, unit="ms", label="latency", axis="predicted latency", measured=True)
 def latency_ms(
-    module: nn.Module, example: Samples, *, runtime: str = DEFAULT, threads: int = 1, repeats: int = 50
+    module: nn.Module, example: torch.Tensor, *, runtime: str = DEFAULT, threads: int = 1, repeats: int = 50
 ) -> float:
     """Median time of one forward pass on a deployment runtime, in ms."""
-    settings: dict[str, Any] = {
-        "threads": threads,
-        "repeats": repeats,
-    }
+    settings: dict[str, Any] = {"threads": threads, "repeats": repeats, "dtype": example.dtype}
     chosen = find_runtime(runtime)
-    return time_module(module, example, batch=len(example), runtime=chosen, **settings).p50_ms
+    return time_module(module, example.shape[1:], batch=len(example), runtime=chosen, **settings).p50_ms
 
 
 @dataclass(frozen=True)
@@ -168,7 +164,7 @@ class Prepared:
 
 def prepare(
     model: nn.Module,
-    inputs: Example,
+    input_shape: Sequence[int],
     batch: int,
     dtype: torch.dtype | None = None,
     runtime: Runtime | None = None,
@@ -179,8 +175,8 @@ def prepare(
         BuildError: the model's forward fails on this shape.
         CostError: the model cannot be traced or exported.
     """
-    found = features(trace(model, inputs, dtype), batch)
-    return Prepared(found, export_for_timing(model, inputs, batch, dtype, runtime))
+    found = features(trace(model, input_shape, dtype), batch)
+    return Prepared(found, export_for_timing(model, (batch, *(int(size) for size in input_shape)), dtype, runtime))
 
 
 @dataclass(frozen=True)
@@ -222,7 +218,7 @@ class LatencyModel:
     def calibrate(
         cls,
         models: Iterable[nn.Module | Prepared | NasDistillError],
-        inputs: Example,
+        input_shape: Sequence[int],
         *,
         batch: int = 1,
         threads: int = 1,
@@ -252,13 +248,13 @@ class LatencyModel:
                 try:
                     if isinstance(model, NasDistillError):
                         raise model
-                    described.append(features(trace(model, inputs, dtype), batch))
+                    described.append(features(trace(model, input_shape, dtype), batch))
                 except NasDistillError as error:
                     described.append(error)
                 yield model
 
         settings: dict[str, Any] = {"batch": batch, "threads": threads, "repeats": repeats, "dtype": dtype}
-        timed = time_modules(prepared(), inputs, runtime=runtime, progress=progress, **settings)
+        timed = time_modules(prepared(), input_shape, runtime=runtime, progress=progress, **settings)
         pairs = list(zip(described, timed))
         samples = [
             (found, sample.p50_ms)
@@ -274,14 +270,14 @@ class LatencyModel:
             )
         return cls.fit(samples, stated)
 
-    def predict(self, model: nn.Module, inputs: Example, dtype: torch.dtype | None = None) -> float:
+    def predict(self, model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> float:
         """Return the predicted latency of a model in ms under the conditions of the calibration; lower is better.
 
         Raises:
             BuildError: the model's forward fails on this shape.
             CostError: the model cannot be traced.
         """
-        return self.predict_features(features(trace(model, inputs, dtype), self.conditions.batch))
+        return self.predict_features(features(trace(model, input_shape, dtype), self.conditions.batch))
 
     def predict_features(self, found: Mapping[str, float]) -> float:
         """Return the predicted latency in ms of a network with these features (at the batch of the calibration)."""

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from nas_distill.costs.latency import features
 from nas_distill.costs.registry import CostInfo, Reads, find_cost
 from nas_distill.costs.tracing import Trace, trace
-from nas_distill.costs.undisturbed import example, refuse_lazy, undisturbed
+from nas_distill.costs.undisturbed import example, input_dtype, refuse_lazy, undisturbed
 from nas_distill.utils.errors import CostError, NasDistillError, first_line
-from nas_distill.utils.inputs import Example, Samples
 from nas_distill.utils.modules import device_of
 
 if TYPE_CHECKING:
@@ -74,25 +73,25 @@ class Cost:
 class CostSubject:
     """A model whose costs are computed, with its example input; a forward pass is recorded on first use."""
 
-    def __init__(self, module: nn.Module, inputs: Example, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, module: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> None:
         self.module = module
-        self._inputs = inputs
+        self._shape = tuple(input_shape)
         self._dtype = dtype
 
     @cached_property
-    def example(self) -> Samples:
-        """An input at batch 1 on the model's device."""
+    def example(self) -> torch.Tensor:
+        """An input of shape (1, *input_shape) on the model's device."""
         refuse_lazy(self.module)
-        return example(self.module, self._inputs, 1, self._dtype).to(device_of(self.module))
+        return example(self.module, (1, *self._shape), input_dtype(self.module, self._dtype)).to(device_of(self.module))
 
     @cached_property
     def trace(self) -> Trace:
         """The recorded operations of one forward pass."""
-        return trace(self.module, self._inputs, self._dtype)
+        return trace(self.module, self._shape, self._dtype)
 
 
 class CostModel:
-    """Cost functions for models on ``inputs``: samples, or the shape of one without the batch; lower is better.
+    """Cost functions for models on inputs of ``input_shape`` (without the batch); lower is better.
 
     A name in ``costs`` refers to a built-in cost. ``latency`` predicts the measured cost, if it is among them. Each
     model is recorded at most once, and its state is restored. Picklable.
@@ -101,7 +100,7 @@ class CostModel:
     def __init__(
         self,
         costs: Iterable[str | Cost],
-        inputs: Example,
+        input_shape: Sequence[int],
         latency: LatencyModel | None = None,
         *,
         dtype: torch.dtype | None = None,
@@ -120,7 +119,7 @@ class CostModel:
                 raise CostError(
                     f"'{cost.info.name}' is predicted from a calibration, but none was made; set latency.calibrate."
                 )
-        self.inputs = inputs
+        self.input_shape = tuple(int(size) for size in input_shape)
         self.latency = latency
         self.dtype = dtype
 
@@ -131,7 +130,7 @@ class CostModel:
             BuildError: the model's forward fails on this shape.
             CostError: the model cannot be recorded, the work of an operation is unknown, or a cost failed.
         """
-        subject = CostSubject(module, self.inputs, self.dtype)
+        subject = CostSubject(module, self.input_shape, self.dtype)
         found: dict[str, float] = {}
         # Costs that run the model come last, so that side effects of a user's own cost cannot change the others.
         for name, cost in sorted(self._costs.items(), key=lambda item: item[1].reads == "example"):

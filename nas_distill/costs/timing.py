@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_distill.costs.runtimes import DEFAULT, Runtime, find_runtime
-from nas_distill.costs.undisturbed import example, refuse_lazy, undisturbed
+from nas_distill.costs.undisturbed import example, input_dtype, refuse_lazy, undisturbed
 from nas_distill.utils.errors import BuildError, CostError, NasDistillError, StorageError, first_line
-from nas_distill.utils.inputs import Example, as_arrays, call, describe, rows
 from nas_distill.utils.modules import device_of
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def cpu_name() -> str:
 
 def time_module(
     model: nn.Module,
-    inputs: Example,
+    input_shape: Sequence[int],
     *,
     batch: int = 1,
     threads: int = 1,
@@ -96,14 +95,14 @@ def time_module(
 ) -> LatencySample:
     """Export a model in eval mode and time it on a runtime; the model's state is restored.
 
-    ``inputs`` are samples, or the shape of one without the batch.
+    ``input_shape`` excludes the batch.
 
     Raises:
         BuildError: the model's forward fails on this shape.
         CostError: the model cannot be exported, or the runtime cannot load or run it.
     """
     settings: dict[str, Any] = {"batch": batch, "threads": threads, "repeats": repeats, "dtype": dtype}
-    found = time_modules([model], inputs, runtime=runtime, **settings)[0]
+    found = time_modules([model], input_shape, runtime=runtime, **settings)[0]
     if isinstance(found, NasDistillError):
         raise found
     return found
@@ -111,7 +110,7 @@ def time_module(
 
 def time_modules(
     models: Iterable[nn.Module | bytes | NasDistillError],
-    inputs: Example,
+    input_shape: Sequence[int],
     *,
     batch: int = 1,
     threads: int = 1,
@@ -130,6 +129,7 @@ def time_modules(
     """
     chosen = runtime or find_runtime(DEFAULT)
     stated = conditions(batch, threads, chosen)
+    shape = (batch, *(int(size) for size in input_shape))
     results: list[LatencySample | NasDistillError] = []
     group: dict[int, Callable[[], float]] = {}
     held = 0
@@ -137,11 +137,11 @@ def time_modules(
         try:
             if isinstance(model, NasDistillError):
                 raise model
-            exported = model if isinstance(model, bytes) else export_for_timing(model, inputs, batch, dtype, chosen)
+            exported = model if isinstance(model, bytes) else export_for_timing(model, shape, dtype, chosen)
             if group and held + len(exported) > GROUP_BYTES:
                 _fill(results, group, repeats, stated)
                 held = 0
-            group[index] = _runner(exported, "the model", inputs, batch, threads, chosen)
+            group[index] = _runner(exported, "the model", shape, threads, chosen)
             held += len(exported)
             results.append(CostError("not timed"))
         except NasDistillError as error:
@@ -166,33 +166,30 @@ def _fill(
 
 def time_file(
     path: str | Path,
-    inputs: Example,
+    input_shape: Sequence[int],
     *,
     batch: int = 1,
     threads: int = 1,
     repeats: int = 50,
     runtime: Runtime | None = None,
 ) -> LatencySample:
-    """Time an exported file; ``inputs`` are samples, or the shape of one without the batch.
+    """Time an exported file with one input; ``input_shape`` excludes the batch.
 
     Raises:
-        CostError: the file is missing or invalid, needs other inputs, or cannot run.
+        CostError: the file is missing or invalid, needs another shape or several inputs, or cannot run.
     """
     chosen = runtime or find_runtime(DEFAULT)
     stated = conditions(batch, threads, chosen)
     if not Path(path).is_file():
         raise CostError(f"{path} does not exist; its latency cannot be measured.")
-    return _time([_runner(Path(path), str(path), inputs, batch, threads, chosen)], repeats, stated)[0]
+    shape = (batch, *(int(size) for size in input_shape))
+    return _time([_runner(Path(path), str(path), shape, threads, chosen)], repeats, stated)[0]
 
 
 def export_for_timing(
-    model: nn.Module,
-    inputs: Example,
-    batch: int = 1,
-    dtype: torch.dtype | None = None,
-    runtime: Runtime | None = None,
+    model: nn.Module, shape: Sequence[int], dtype: torch.dtype | None = None, runtime: Runtime | None = None
 ) -> bytes:
-    """Return the content of a file to time on a runtime: the model exported for inputs of a fixed size.
+    """Return the content of a file to time on a runtime: the model exported for the fixed input ``shape`` with batch.
 
     Raises:
         BuildError: the model's forward fails on this shape.
@@ -202,12 +199,12 @@ def export_for_timing(
     refuse_lazy(model)
     with undisturbed(model):
         subject = model if device_of(model).type == "cpu" else copy.deepcopy(model).cpu()
-        data = example(model, inputs, batch, dtype)
+        data = example(model, shape, input_dtype(model, dtype))
         try:
-            call(subject, data)
+            subject(data)
         except Exception as error:
             raise BuildError(
-                f"the model's forward fails on an input of {describe(data)}: {first_line(error)}"
+                f"the model's forward fails on an input of shape {tuple(shape)}: {first_line(error)}"
             ) from error
         try:
             with TemporaryDirectory() as folder:
@@ -223,10 +220,9 @@ def export_for_timing(
 
 
 def _runner(
-    model: bytes | Path, name: str, inputs: Example, batch: int, threads: int, runtime: Runtime
+    model: bytes | Path, name: str, shape: tuple[int, ...], threads: int, runtime: Runtime
 ) -> Callable[[], float]:
-    """Load a network and return a function that runs it once, on noise for a shape, and returns the time in ms."""
-    given: Any
+    """Load a network and return a function that runs it once on noise and returns the time in ms."""
     try:
         if isinstance(model, bytes):
             with TemporaryDirectory() as folder:
@@ -235,29 +231,24 @@ def _runner(
                 network = runtime.load(path, threads=threads)
         else:
             network = runtime.load(model, threads=threads)
-        if isinstance(inputs, Sequence):
-            shape = (batch, *(int(size) for size in inputs))
-            kind = np.dtype(runtime.input_dtype(network))
-            noise = np.random.default_rng(0).standard_normal(shape)
-            given = noise.astype(kind) if np.issubdtype(kind, np.floating) else np.zeros(shape, kind)
-            try:
-                runtime.run(network, given)
-            except Exception:  # perhaps the network reads tokens; 0 is a valid one
-                given = np.zeros(shape, kind)
-                runtime.run(network, given)
-        else:
-            given = as_arrays(rows(inputs, batch))
-            runtime.run(network, given)
+        kind = np.dtype(runtime.input_dtype(network))
+        noise = np.random.default_rng(0).standard_normal(shape)
+        inputs = noise.astype(kind) if np.issubdtype(kind, np.floating) else np.zeros(shape, kind)
+        try:
+            runtime.run(network, inputs)
+        except Exception:  # perhaps the network reads tokens; 0 is a valid one
+            inputs = np.zeros(shape, kind)
+            runtime.run(network, inputs)
     except NasDistillError:
         raise
     except Exception as error:
         raise CostError(
-            f"{name} does not run on {runtime.title} with {_shown(inputs, batch)}: {first_line(error)}"
+            f"{name} does not run on {runtime.title} with shape {tuple(shape)}: {first_line(error)}"
         ) from error
 
     def once() -> float:
         try:
-            taken = float(runtime.time(network, given))
+            taken = float(runtime.time(network, inputs))
         except NasDistillError:
             raise
         except Exception as error:
@@ -268,13 +259,6 @@ def _runner(
         return taken
 
     return once
-
-
-def _shown(inputs: Example, batch: int) -> str:
-    """Return the shapes of a batch in words."""
-    if isinstance(inputs, Sequence):
-        return f"shape {(batch, *(int(size) for size in inputs))}"
-    return describe(rows(inputs, batch))
 
 
 def _time(runs: Sequence[Callable[[], float]], repeats: int, stated: Conditions) -> list[LatencySample]:

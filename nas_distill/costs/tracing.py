@@ -18,9 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nas_distill.costs.flops import multiply_adds
-from nas_distill.costs.undisturbed import example, refuse_lazy, undisturbed
+from nas_distill.costs.undisturbed import example, input_dtype, refuse_lazy, undisturbed
 from nas_distill.utils.errors import BuildError, CostError, NasDistillError, first_line
-from nas_distill.utils.inputs import Example, Samples, call, describe, parts_of
 from nas_distill.utils.modules import device_of
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ _GROUPED = frozenset(
 )
 
 
-def attends(model: nn.Module, inputs: Example) -> bool:
+def attends(model: nn.Module, input_shape: Sequence[int]) -> bool:
     """Return whether a model has attention, as one operation or written out, or an embedding.
 
     In a model whose operations cannot be recorded, only embeddings are detected.
@@ -138,7 +137,7 @@ def attends(model: nn.Module, inputs: Example) -> bool:
     if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
         return True
     try:
-        ops = trace(model, inputs).ops
+        ops = trace(model, input_shape).ops
     except NasDistillError:
         return False
     # Written out, attention is a product of activations that follows a softmax (and perhaps dropout).
@@ -147,10 +146,8 @@ def attends(model: nn.Module, inputs: Example) -> bool:
     return any(op.kind in _ATTENDING for op in ops) or any(weighed & set(op.reads) for op in products)
 
 
-def trace(model: nn.Module, inputs: Example, dtype: torch.dtype | None = None) -> Trace:
-    """Run ``model`` once in eval mode on one input and return its operations.
-
-    ``inputs`` are samples, of which the first is used, or the shape of one without the batch.
+def trace(model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> Trace:
+    """Run ``model`` once in eval mode on one input of ``input_shape`` (without the batch) and return its operations.
 
     The model's state is restored (``undisturbed``). ``dtype`` is that of the input, by default the parameters'.
 
@@ -158,13 +155,14 @@ def trace(model: nn.Module, inputs: Example, dtype: torch.dtype | None = None) -
         BuildError: the model's forward fails on this shape, or the model has parameters without a shape.
         CostError: the forward runs, but its operations cannot be recorded.
     """
+    shape = (1, *(int(size) for size in input_shape))
     refuse_lazy(model)
     with undisturbed(model):
-        data = example(model, inputs, 1, dtype).to(device_of(model))
+        data = example(model, shape, input_dtype(model, dtype)).to(device_of(model))
         recorder = _Recorder(data, itertools.chain(model.parameters(), model.buffers()))
         try:
             with _whole_operations(), recorder:
-                output = call(model, data)
+                output = model(data)
         except Exception as error:
             _explain(model, data, error)
         return recorder.finish(output)
@@ -177,14 +175,14 @@ class _Recorder(TorchDispatchMode):
     no buffer; a constant becomes a buffer when an activation is written into it.
     """
 
-    def __init__(self, data: Samples, weights: Iterable[torch.Tensor]) -> None:
+    def __init__(self, data: torch.Tensor, weights: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self._trace = Trace()
         self._alive: list[Any] = []  # storages: a freed one's address could be used again
         self._buffers: dict[int, int] = {}
         self._sizes = {self._memory(weight): _bytes(weight) for weight in weights}  # of constants
         self._weights = set(self._sizes)
-        self._trace.inputs = self._new(parts_of(data).values())
+        self._trace.inputs = self._new([data])
 
     def finish(self, output: Any) -> Trace:
         """Return the trace of a forward pass with the result ``output``."""
@@ -334,13 +332,13 @@ def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size() if tensor.dim() else 0
 
 
-def _explain(model: nn.Module, data: Samples, error: Exception) -> NoReturn:
+def _explain(model: nn.Module, data: torch.Tensor, error: Exception) -> NoReturn:
     """Raise BuildError if the forward itself fails, CostError if only its recording does."""
-    shape = describe(data)
+    shape = tuple(data.shape)
     try:
-        call(model, data)
+        model(data)
     except Exception as cause:
-        raise BuildError(f"the model's forward fails on an input of {shape}: {first_line(cause)}") from cause
+        raise BuildError(f"the model's forward fails on an input of shape {shape}: {first_line(cause)}") from cause
     raise CostError(
-        f"the model runs on an input of {shape}, but its operations cannot be recorded: {first_line(error)}"
+        f"the model runs on an input of shape {shape}, but its operations cannot be recorded: {first_line(error)}"
     ) from error

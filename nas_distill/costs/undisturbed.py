@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nas_distill.utils.errors import BuildError
-from nas_distill.utils.inputs import Example, Inputs, Samples, in_precision, rows
 from nas_distill.utils.modules import device_of, eval_mode, quiet
 
 if TYPE_CHECKING:
@@ -40,28 +39,13 @@ def noise(model: nn.Module, shape: Sequence[int], generator: torch.Generator) ->
     return torch.randn(tuple(shape), generator=generator)
 
 
-def example(model: nn.Module, inputs: Example, batch: int = 1, dtype: torch.dtype | None = None) -> Samples:
-    """Return a fixed batch of inputs for a model, on the CPU: the given samples, or inputs of the given shape.
-
-    Inputs of a shape are noise for floating-point types (some models fail on zeros), else zeros. ``dtype`` is that of
-    floating-point inputs; by default that of the model's parameters.
-    """
+def example(model: nn.Module, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return a fixed input of ``shape``: noise for floating-point types (some models fail on zeros), else zeros."""
     import torch
 
-    kind = input_dtype(model, dtype)
-    if isinstance(inputs, torch.Tensor | Inputs):
-        return in_precision(rows(inputs, batch), kind)
-    shape = (batch, *(int(size) for size in inputs))
-    if kind.is_floating_point:
-        return noise(model, shape, torch.Generator().manual_seed(0)).to(kind)
-    return torch.zeros(shape, dtype=kind)
-
-
-def examples(model: nn.Module, inputs: Example, batch: int, generator: torch.Generator) -> Samples:
-    """Return a batch of the given samples, or random float32 inputs of the given shape (``noise``), on the CPU."""
-    if isinstance(inputs, Sequence):
-        return noise(model, (batch, *inputs), generator)
-    return rows(inputs, batch)
+    if dtype.is_floating_point:
+        return noise(model, shape, torch.Generator().manual_seed(0)).to(dtype)
+    return torch.zeros(tuple(shape), dtype=dtype)
 
 
 def refuse_lazy(model: nn.Module) -> None:
@@ -70,6 +54,25 @@ def refuse_lazy(model: nn.Module) -> None:
 
     if any(is_lazy(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())):
         raise BuildError("the model has lazy parameters without a shape; run the model once on data before this.")
+
+
+def tensors_only(model: nn.Module) -> nn.Module:
+    """Return a wrapped model whose output, of any structure, is flattened to a tuple of its tensors."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    class TensorsOnly(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, data: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            found = tree_leaves(self.model(data))
+            return tuple(leaf for leaf in found if isinstance(leaf, torch.Tensor))
+
+    wrapper = TensorsOnly()
+    wrapper.training = False
+    return wrapper
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,19 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_distill.data.splits import (
-    Split,
-    as_tensor_readonly,
-    check_samples,
-    make_split,
-    split_off,
-    to_array,
-    to_samples,
-)
+from nas_distill.data.splits import Split, as_tensor_readonly, check_samples, make_split, split_off, to_array
 from nas_distill.data.views import Views
 from nas_distill.tasks import find_task, infer_task
 from nas_distill.utils.errors import DataError
-from nas_distill.utils.inputs import Example, Inputs, Samples, parts_of
 
 SplitName = Literal["train", "val", "test"]
 _SPLIT_TITLES: dict[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
@@ -36,9 +27,7 @@ class Dataset:
 
     ``train`` is for training, ``val`` for scores and choices; ``test`` (may be None) is evaluated once, at the end.
     uint8 samples are scaled to [0, 1], then standardised by ``mean`` and ``std`` (one number per channel, axis 0 of a
-    sample) if given. Float samples are not changed unless ``mean`` and ``std`` are given, and neither are whole numbers
-    such as token ids. Several tensors per sample (a mapping, or a tuple) are passed to networks as keywords, or by
-    position; they are never changed.
+    sample) if given. Float samples are not changed unless ``mean`` and ``std`` are given.
 
     ``num_classes`` is the number of outputs of a network: classes, labels or targets; ``classes`` are their names.
     Neither targets nor outputs of a regression are scaled; targets of a magnitude near 1 train best.
@@ -68,8 +57,6 @@ class Dataset:
             raise DataError(f"{where}: {len(self.classes)} {task.output} names for {self.num_classes} {task.outputs}.")
         if (self.mean is None) != (self.std is None):
             raise DataError(f"{where}: give both 'mean' and 'std', or neither.")
-        if self.mean is not None and isinstance(self.train.x, Inputs):
-            raise DataError(f"{where}: 'mean' and 'std' standardise one tensor, and a sample has several; remove them.")
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != self.input_shape[0]:
                 raise DataError(
@@ -79,13 +66,7 @@ class Dataset:
                 raise DataError(f"{where}: '{key}' holds NaN or infinity.")
         if self.std is not None and min(self.std) <= 0:
             raise DataError(f"{where}: 'std' must be above 0.")
-        if not isinstance(self.train.x, Inputs) and self._is_image_like:
-            self.views.check(as_tensor_readonly(self.train.x[:1])[0], where)
-        elif not self.views.identity:
-            raise DataError(
-                f"{where}: views change one tensor of uint8 or floating numbers per sample, not tokens or several "
-                "tensors; remove 'views'."
-            )
+        self.views.check(as_tensor_readonly(self.train.x[:1])[0], where)
 
     @classmethod
     def from_tensors(
@@ -107,8 +88,7 @@ class Dataset:
         """Create a Dataset from tensors or arrays.
 
         Args:
-            x: (N, ...) samples; whole numbers, bool and half precision keep their type, other types become float32.
-                A mapping or a tuple of such tensors becomes keywords or arguments of networks.
+            x: (N, ...) samples; uint8 stays uint8, all other types become float32.
             y: (N,) integer labels from 0; (N, K) zeros and ones, for samples with any number of K labels; or (N, K)
                 numbers, the targets of a regression.
             val: share of ``x`` to split off (stratified by class, seeded), or separate (x, y).
@@ -126,12 +106,7 @@ class Dataset:
         Raises:
             DataError: see the class.
         """
-        if y is None:
-            raise DataError(
-                f"Data '{name}' has no labels; give y, or use Dataset.unlabelled(x), where the teacher's answers are "
-                "the target."
-            )
-        x, y = to_samples(x, f"Data '{name}'"), to_array(y, f"Data '{name}': y")
+        x, y = to_array(x, f"Data '{name}': x"), to_array(y, f"Data '{name}': y")
         if task is None:
             task = infer_task(y, f"Data '{name}'")
         rules = find_task(task, where=f"Data '{name}'")
@@ -160,93 +135,10 @@ class Dataset:
             task=task,
         )
 
-    @classmethod
-    def unlabelled(
-        cls,
-        x: Any,
-        *,
-        val: Any = 0.2,
-        test: Any = None,
-        outputs: Literal["classes", "values"] = "classes",
-        name: str = "unlabelled",
-        seed: int = 0,
-        **options: Any,
-    ) -> Dataset:
-        """Create a Dataset without labels: the teacher's answers are the target, and quality is agreement with them.
-
-        Args:
-            x: samples, as in ``from_tensors``.
-            val: share of ``x`` to split off, or separate samples.
-            test: likewise; None for no test split.
-            outputs: ``classes`` if the teacher returns logits of classes: agreement is the share of samples with the
-                same predicted class. ``values`` for any other outputs: agreement is R^2 of the teacher's outputs.
-            name: name in messages and records.
-            seed: seed of the split.
-            options: ``mean``, ``std``, ``views`` and ``classes`` of ``from_tensors``.
-
-        Raises:
-            DataError: see the class.
-        """
-        if outputs not in ("classes", "values"):
-            raise DataError(f"Data '{name}': 'outputs' is {outputs!r}; it must be 'classes' or 'values'.")
-        task = "imitation" if outputs == "classes" else "imitation-values"
-
-        def pair(samples: Any) -> tuple[Any, Any]:
-            given = to_samples(samples, f"Data '{name}'")
-            return given, find_task(task).unanswered(len(given))
-
-        samples, labels = pair(x)
-        val, test = (one if one is None or isinstance(one, int | float) else pair(one) for one in (val, test))
-        return cls.from_tensors(
-            samples, labels, val=val, test=test, num_classes=0, task=task, name=name, seed=seed, **options
-        )
-
-    @property
-    def answered(self) -> bool:
-        """False if the teacher's answers are still missing, which a search adds."""
-        return self.num_classes > 0
-
-    def answered_by(self, answers: Callable[[Iterator[Samples]], Tensor]) -> Dataset:
-        """Return the same data with a teacher's answers as labels; data with labels are returned unchanged.
-
-        Args:
-            answers: maps batches of samples to the teacher's answers (N, K).
-
-        Raises:
-            DataError: the answers do not fit the task, such as a single class.
-        """
-        task = find_task(self.task)
-        if task.labelled:
-            return self
-        found = {name: answers(self.inputs(name)) for name in self.splits}
-        train, val, *test = (
-            Split(self.split(name).x, task.from_answers(given).numpy()) for name, given in found.items()
-        )
-        outputs = found["train"].shape[1]
-        return replace(self, num_classes=outputs, train=train, val=val, test=test[0] if test else None)
-
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one sample, (C, H, W) for images; of several tensors per sample, that of the first."""
-        first = next(iter(parts_of(self.train.x).values()))
-        return tuple(int(size) for size in first.shape[1:])
-
-    @property
-    def example(self) -> Example:
-        """Inputs for counting, timing, proving and exporting networks.
-
-        Where networks read floating numbers of one tensor, the shape of a sample, for which noise serves; otherwise two
-        training samples, since noise may be out of range.
-        """
-        if self._is_image_like:
-            return self.input_shape
-        return self.batch("train", torch.arange(min(2, len(self.train))))[0]
-
-    @property
-    def _is_image_like(self) -> bool:
-        """True if a sample is one tensor that networks read as float32."""
-        x = self.train.x
-        return not isinstance(x, Inputs) and (x.dtype in (np.uint8, np.float32) or self.mean is not None)
+        """Shape of one sample, (C, H, W) for images."""
+        return tuple(int(size) for size in self.train.x.shape[1:])
 
     @property
     def splits(self) -> tuple[SplitName, ...]:
@@ -260,7 +152,7 @@ class Dataset:
             raise DataError(f"Data '{self.name}' has no {name} split.")
         return found
 
-    def batch(self, split: SplitName, index: Tensor, view: int | None = None) -> tuple[Samples, Tensor]:
+    def batch(self, split: SplitName, index: Tensor, view: int | None = None) -> tuple[Tensor, Tensor]:
         """Return a batch.
 
         Args:
@@ -269,33 +161,19 @@ class Dataset:
             view: number of a view (training samples only), or None for the unchanged samples.
 
         Returns:
-            x (B, ...), standardised float32 if the samples are uint8 or floating numbers; y (B,) int64 classes, or
-            (B, K) float32 labels or targets.
+            x (B, ...) float32, standardised; y (B,) int64 classes, or (B, K) float32 labels or targets.
         """
         x, y = self._tensors(split)
-        if isinstance(x, Inputs):
-            return x[index], y[index]
         chosen = x[index]
         if view is not None:
             chosen = self.views.apply(chosen, index, view, len(self.split(split)))
         return self._standardise(chosen), y[index]
 
-    def images(self, split: SplitName, index: Tensor, view: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return a batch of data with one tensor per sample; see ``batch``.
-
-        Raises:
-            DataError: a sample has several tensors.
-        """
-        x, y = self.batch(split, index, view)
-        if isinstance(x, Inputs):
-            raise DataError(f"Data '{self.name}' has several tensors per sample; one is needed here.")
-        return x, y
-
     def batches(self, split: SplitName, batch_size: int = 500) -> list[Tensor]:
         """Return the indices of a split in order, in batches of ``batch_size``."""
         return list(torch.arange(len(self.split(split))).split(batch_size))
 
-    def inputs(self, split: SplitName) -> Iterator[Samples]:
+    def inputs(self, split: SplitName) -> Iterator[Tensor]:
         """Yield a split's inputs without augmentation, in the batches of ``batches``."""
         return (self.batch(split, index)[0] for index in self.batches(split))
 
@@ -322,13 +200,8 @@ class Dataset:
         digest = hashlib.sha256()
         for name in self.splits:
             part = self.split(name)
-            # The name of a single tensor is not included, so that digests of earlier versions stay valid.
-            named = part.x.parts if isinstance(part.x, Inputs) else {"": part.x}
-            # Answers of a teacher are not part of the data.
-            labels = [("", part.y)] if find_task(self.task).labelled else []
-            for key, array in (*named.items(), *labels):
-                title = f"{name}.{key}" if key else name
-                digest.update(f"{title}:{array.dtype.str}:{array.shape}".encode())
+            for array in (part.x, part.y):
+                digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
         digest.update(repr((self.num_classes, self.mean, self.std)).encode())
         digest.update(find_task(self.task).fingerprint_tag.encode())
@@ -348,9 +221,8 @@ class Dataset:
 
     def normalisation(self) -> dict[str, Any]:
         """Return the conversion of raw samples to network inputs, as values for a deployed student."""
-        x = self.train.x
         return {
-            "scale": 1 / 255 if not isinstance(x, Inputs) and x.dtype == np.uint8 else 1.0,
+            "scale": 1 / 255 if self.train.x.dtype == np.uint8 else 1.0,
             "mean": None if self.mean is None else list(self.mean),
             "std": None if self.std is None else list(self.std),
             "rule": "input = (raw * scale - mean) / std, mean and std by channel",
@@ -360,17 +232,14 @@ class Dataset:
         # Cached tensors use this process's memory; a worker creates its own over shared memory.
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
-    def _tensors(self, split: SplitName) -> tuple[Samples, Tensor]:
-        cache: dict[str, tuple[Samples, Tensor]] = self.__dict__.setdefault("_cache", {})
+    def _tensors(self, split: SplitName) -> tuple[Tensor, Tensor]:
+        cache: dict[str, tuple[Tensor, Tensor]] = self.__dict__.setdefault("_cache", {})
         if split not in cache:
             part = self.split(split)
-            x = part.x.map(as_tensor_readonly) if isinstance(part.x, Inputs) else as_tensor_readonly(part.x)
-            cache[split] = (x, as_tensor_readonly(part.y))
+            cache[split] = (as_tensor_readonly(part.x), as_tensor_readonly(part.y))
         return cache[split]
 
     def _standardise(self, x: Tensor) -> Tensor:
-        if not self._is_image_like:
-            return x
         scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
         result = x.to(torch.float32)
         if self.mean is None or self.std is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from nas_distill.tasks import find_task
 from nas_distill.utils.errors import DataError, first_line
-from nas_distill.utils.inputs import Inputs, parts_of
 from nas_distill.utils.seeds import numpy_rng, torch_generator
 
 
@@ -30,81 +28,43 @@ def as_tensor_readonly(array: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples ``x`` (N, ...), and their labels ``y``, as read-only views.
+    """Samples ``x`` (N, ...), uint8 or float32, and their labels ``y``, as read-only views.
 
-    ``x``: one array of uint8, float32, float16, whole numbers or bool; or several, with one row per sample each.
     ``y``: (N,) int64 classes, or (N, K) float32 labels or targets.
     The memory is shared with the given arrays; changing those invalidates the fingerprint of the data.
     """
 
-    x: np.ndarray | Inputs[np.ndarray]
+    x: np.ndarray
     y: np.ndarray
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "x", self.x.map(_readonly) if isinstance(self.x, Inputs) else _readonly(self.x))
-        object.__setattr__(self, "y", _readonly(self.y))
+        for name in ("x", "y"):
+            array = np.asarray(getattr(self, name)).view()
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.y)
 
 
-def _readonly(array: Any) -> np.ndarray:
-    view = np.asarray(array).view()
-    view.flags.writeable = False
-    return view
-
-
 def make_split(x: Any, y: Any, where: str, task: str = "classification") -> Split:
     """Create a Split from tensors, arrays or nested lists; ``where`` begins error messages.
 
-    Whole numbers, bool and half precision keep their type, other numbers become float32. A mapping or tuple of tensors
-    becomes ``Inputs``.
+    uint8 samples stay uint8, all other numbers become float32.
 
     Raises:
         DataError: values are not numbers, labels do not fit the task, or the numbers of samples and labels differ.
     """
-    samples, labels = to_samples(x, where), to_array(y, f"{where}: y")
+    samples, labels = to_array(x, f"{where}: x"), to_array(y, f"{where}: y")
+    if samples.ndim < 2:
+        raise DataError(f"{where}: x has shape {samples.shape}; it needs samples along its first axis, (N, ...).")
     targets = find_task(task).targets(labels, len(samples), where)
-    if isinstance(samples, Inputs):
-        samples = Inputs(
-            {name: _typed(part, f"{where}: {name}") for name, part in samples.parts.items()}, samples.named
-        )
-    else:
-        samples = _typed(samples, f"{where}: x")
-    return Split(samples, np.ascontiguousarray(targets))
-
-
-def to_samples(x: Any, where: str) -> np.ndarray | Inputs[np.ndarray]:
-    """Return samples as an array, or those in a mapping or a tuple of tensors as Inputs.
-
-    Raises:
-        DataError: they cannot be read, have no axis of samples, or differ in their number.
-    """
-    several = isinstance(x, tuple) and bool(x) and all(isinstance(part, Tensor | np.ndarray) for part in x)
-    if not (several or isinstance(x, Mapping | Inputs)):
-        array = to_array(x, f"{where}: x")
-        if array.ndim < 2:
-            raise DataError(f"{where}: x has shape {array.shape}; it needs samples along its first axis, (N, ...).")
-        return array
-    given = x if isinstance(x, Inputs) else Inputs.of(x)
-    parts = {name: to_array(part, f"{where}: {name}") for name, part in given.parts.items()}
-    counts = {name: len(part) if part.ndim else 0 for name, part in parts.items()}
-    if not parts or len(set(counts.values())) != 1 or not next(iter(counts.values())):
-        shown = ", ".join(f"{name} has {count}" for name, count in counts.items()) or "there are no tensors"
-        raise DataError(f"{where}: all tensors of x need the same number of rows, one per sample, but {shown}.")
-    return Inputs(parts, given.named)
-
-
-def _typed(samples: np.ndarray, where: str) -> np.ndarray:
-    """Return samples in a type that a Split holds."""
     if samples.dtype.kind not in "iufb":
-        raise DataError(f"{where} is {samples.dtype}; it must be numbers.")
-    if samples.dtype.kind == "f" and samples.dtype != np.float16:
+        raise DataError(f"{where}: x is {samples.dtype}; it must be numbers.")
+    if samples.dtype != np.uint8:
         with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the Dataset refuses those
             samples = samples.astype(np.float32, copy=False)
-    if samples.dtype.kind == "u" and samples.dtype != np.uint8:  # torch lacks most operations on these
-        samples = samples.astype(np.int64)
-    return np.ascontiguousarray(samples.astype(samples.dtype.newbyteorder("="), copy=False))
+    return Split(np.ascontiguousarray(samples), np.ascontiguousarray(targets))
 
 
 def check_samples(part: Split, train: Split, task: str, where: str) -> None:
@@ -113,32 +73,24 @@ def check_samples(part: Split, train: Split, task: str, where: str) -> None:
     Raises:
         DataError: they do not; or the split is empty or does not have the types of a Split for ``task``.
     """
-    ours, theirs = parts_of(part.x, "samples"), parts_of(train.x, "samples")
-    if list(ours) != list(theirs):
-        raise DataError(f"{where}: the tensors are {', '.join(ours)}, but those of training {', '.join(theirs)}.")
-    for name, x in ours.items():
-        _check_array(x, part, theirs[name], task, where, "" if name == "samples" else f" of '{name}'")
-
-
-def _check_array(x: np.ndarray, part: Split, train: np.ndarray, task: str, where: str, of: str) -> None:
-    y, kind = part.y, find_task(task)
-    if (x.dtype.kind == "f" and x.dtype.itemsize > 4) or x.dtype.kind not in "iufb" or not kind.fits(y):
+    x, y = part.x, part.y
+    kind = find_task(task)
+    if x.dtype not in (np.uint8, np.float32) or not kind.fits(y):
         raise DataError(
-            f"{where}: samples{of} are {x.dtype} and labels {y.dtype} of shape {y.shape}; a Split for {task} must have "
-            f"uint8 or float32 samples, whole numbers or bool, and labels {kind.stored_as}. Create it with "
-            "Dataset.from_tensors."
+            f"{where}: samples are {x.dtype} and labels {y.dtype} of shape {y.shape}; a Split for {task} must have "
+            f"uint8 or float32 samples and labels {kind.stored_as}. Create it with Dataset.from_tensors."
         )
-    if x.ndim < 1 + (not of) or len(x) != len(y):
-        raise DataError(f"{where}: samples{of} of shape {x.shape} do not match {len(y)} labels.")
+    if x.ndim < 2 or len(x) != len(y):
+        raise DataError(f"{where}: samples of shape {x.shape} do not match {len(y)} labels.")
     if len(part) == 0:
         raise DataError(f"{where} is empty.")
-    if x.shape[1:] != train.shape[1:]:
-        raise DataError(f"{where}: samples{of} have shape {x.shape[1:]}, but training samples {train.shape[1:]}.")
-    if x.dtype != train.dtype:
-        raise DataError(f"{where}: samples{of} are {x.dtype}, but training samples {train.dtype}.")
+    if x.shape[1:] != train.x.shape[1:]:
+        raise DataError(f"{where}: samples have shape {x.shape[1:]}, but training samples {train.x.shape[1:]}.")
+    if x.dtype != train.x.dtype:
+        raise DataError(f"{where}: samples are {x.dtype}, but training samples {train.x.dtype}.")
     if x.size == 0:
-        raise DataError(f"{where}: samples{of} of shape {x.shape[1:]} have no values.")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise DataError(f"{where}: samples of shape {x.shape[1:]} have no values.")
+    if x.dtype != np.uint8 and not np.isfinite(x).all():
         bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(part), -1)).all(axis=1))[0])
         raise DataError(f"{where}: sample {bad} holds NaN or infinity; remove or correct it.")
 

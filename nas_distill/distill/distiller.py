@@ -27,8 +27,7 @@ from nas_distill.tasks import find_task
 from nas_distill.teacher.signal import Answer, TeacherSignal
 from nas_distill.utils.checkpoints import json_digest
 from nas_distill.utils.errors import TrainingError, first_line
-from nas_distill.utils.inputs import Samples, describe
-from nas_distill.utils.layers import Tap, logits_for
+from nas_distill.utils.layers import Tap
 from nas_distill.utils.modules import eval_mode, memory_format, place, preserved_buffers
 from nas_distill.utils.seeds import seeded_torch
 
@@ -155,10 +154,11 @@ class Distiller(TrainingLoop):
         self.objective.load_state_dict(state["objective"])
         self.loss_sum = state["loss_sum"]
 
-    def _forward(self, x: Samples) -> Tensor:
+    def _forward(self, x: Tensor) -> Tensor:
         precision = nullcontext() if self.half is None else torch.autocast(self.device.type, self.half)
         with precision, self._tap if self._tap is not None else nullcontext():
-            return logits_for(self.model, x).float()
+            logits: Tensor = self.model(x)
+        return logits.float()
 
     def _loss(self, logits: Tensor, answer: Answer | None, batch: Batch) -> Tensor:
         """Return the loss of the batch, or of the samples that the curriculum selects."""
@@ -186,7 +186,7 @@ class Distiller(TrainingLoop):
         features = {} if self._tap is None else self._tap.features
         return Outputs(logits, tuple(features[name].float() for name in read.student), partial(self._again, read=read))
 
-    def _again(self, x: Samples, read: TermPairs) -> Outputs:
+    def _again(self, x: Tensor, read: TermPairs) -> Outputs:
         """Return the student's outputs for other inputs; see ``Outputs.again``."""
         with preserved_buffers(self.model):
             logits = self._forward(self._place(x))
@@ -206,7 +206,7 @@ class Distiller(TrainingLoop):
         with seeded_torch(self.seed, "objective"):
             return Objective(loss.terms, shapes).to(self.device)
 
-    def _place(self, x: Samples) -> Samples:
+    def _place(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
             return x.to(self.device, memory_format=self._format, non_blocking=True)
         return x.to(self.device, non_blocking=True)
@@ -233,13 +233,16 @@ class Distiller(TrainingLoop):
         x = self._place(self.data.batch("val", torch.arange(min(2, len(self.data.val))))[0])
         try:
             with eval_mode(self.model), torch.no_grad():
-                logits = logits_for(self.model, x)
+                logits = self.model(x)
         except Exception as error:
-            raise TrainingError(f"The student fails on a batch of {describe(x)} ({first_line(error)}).") from error
-        if tuple(logits.shape) != (len(x), classes):
             raise TrainingError(
-                f"The student returns {tuple(logits.shape)} for a batch of {len(x)}; with {classes} "
-                f"{find_task(task).outputs} it must return ({len(x)}, {classes})."
+                f"The student fails on a batch of shape {tuple(x.shape)} ({first_line(error)})."
+            ) from error
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(x), classes):
+            shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise TrainingError(
+                f"The student returns {shown} for a batch of {len(x)}; with {classes} {find_task(task).outputs} it "
+                f"must return ({len(x)}, {classes})."
             )
 
     def _identity(self) -> str:

@@ -10,8 +10,6 @@ from torch import Tensor
 from nas_distill.data import Dataset, SplitName
 from nas_distill.distill.distiller import Distiller
 from nas_distill.teacher.signal import Answer, TeacherSignal, mixture
-from nas_distill.utils.inputs import Samples
-from nas_distill.utils.layers import logits_for
 
 
 class MutualSignal:
@@ -32,11 +30,11 @@ class MutualSignal:
         self.num_classes = teacher.num_classes
         self.features = teacher.features
 
-    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Samples) -> Answer:
+    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
         """Return the logits of the mixture, and the teacher's features."""
         answer = self.teacher.answer(split, index, view, x)
         with torch.no_grad():
-            others = [logits_for(peer.averaged.module, x).float() for peer in self.peers]
+            others = [peer.averaged.module(x).float() for peer in self.peers]
         logits = torch.stack([answer.logits, *others])
         weights = torch.full(logits.shape[:2], 1 / len(logits), device=logits.device)
         return Answer(mixture(logits, weights, self.temperature, self.task), answer.features)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_distill.distill.losses.registry import Layers
 from nas_distill.distill.objective import Term
 from nas_distill.teacher.signal import Feature
 from nas_distill.utils.errors import TrainingError
-from nas_distill.utils.inputs import Samples, call
 from nas_distill.utils.layers import (
     Layer,
     Pair,
@@ -40,7 +39,7 @@ class TermPairs:
     pairs: tuple[Pair, ...] = ()
 
 
-def teacher_features(terms: Sequence[Term], teacher: nn.Module, x: Samples) -> tuple[Feature, ...]:
+def teacher_features(terms: Sequence[Term], teacher: nn.Module, x: Tensor) -> tuple[Feature, ...]:
     """Return the teacher's features that ``terms`` may need; the student determines which of them are used.
 
     Args:
@@ -62,7 +61,7 @@ def teacher_features(terms: Sequence[Term], teacher: nn.Module, x: Samples) -> t
     return tuple(found.values())
 
 
-def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: Samples) -> TermPairs:
+def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: Tensor) -> TermPairs:
     """Return the layers of a student that ``term`` compares with a teacher's ``features``.
 
     Raises:
@@ -90,7 +89,7 @@ def pair_layers(term: Term, student: nn.Module, features: Sequence[Feature], x: 
     )
 
 
-def _layers(term: Term, module: nn.Module, x: Samples, *, side: int) -> list[Layer]:
+def _layers(term: Term, module: nn.Module, x: Tensor, *, side: int) -> list[Layer]:
     """Return the layers of student (side 0) or teacher (side 1) that a term may read: by name, else by kind."""
     kind = term.spec.layers
     if kind == "none" or (term.spec.own and side == 1):
@@ -135,7 +134,7 @@ def _wanted(layers: Sequence[Layer], kind: Layers) -> list[Layer]:
     return inner[-1:] if kind == "last" else inner
 
 
-def _attention(module: nn.Module, x: Samples, names: Sequence[str]) -> list[Layer]:
+def _attention(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Layer]:
     """Return the queries, keys and values of attentions as layers of kind tokens, with the shape per sample.
 
     Raises:
@@ -146,7 +145,7 @@ def _attention(module: nn.Module, x: Samples, names: Sequence[str]) -> list[Laye
             raise TrainingError(f"A loss on attention cannot read layer '{name}'; name attentions as 'path{_QKV}'.")
     tap = Tap(module, names)
     with eval_mode(module), torch.no_grad(), tap:
-        call(module, x)
+        module(x)
     shapes = {name: tuple(value.shape) for name, value in tap.features.items()}
     # Values are (3, B, heads, N, d). The batch is the second dimension, so the shape per sample is (3, heads, N, d).
     return [Layer(name, (shape[0], *shape[2:]), "tokens") for name, shape in shapes.items()]

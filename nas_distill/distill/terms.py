@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_distill.config import TermConfig
 from nas_distill.data import Dataset
@@ -15,7 +15,6 @@ from nas_distill.distill.objective import Term, find_terms, labels_only
 from nas_distill.distill.pairing import TermPairs, pair_layers, teacher_features
 from nas_distill.tasks import find_task
 from nas_distill.teacher.signal import Feature
-from nas_distill.utils.inputs import Samples
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class LossTerms:
         """
         return teacher_features(self.terms, teacher, sample_inputs(data))
 
-    def pairs(self, student: nn.Module, features: Sequence[Feature], x: Samples) -> list[TermPairs]:
+    def pairs(self, student: nn.Module, features: Sequence[Feature], x: Tensor) -> list[TermPairs]:
         """Return, per term, the layers of a student to tap and the teacher's features to compare them with.
 
         Args:
@@ -97,6 +96,6 @@ class LossTerms:
         return [pair_layers(term, student, features, x) for term in self.terms]
 
 
-def sample_inputs(data: Dataset) -> Samples:
+def sample_inputs(data: Dataset) -> Tensor:
     """Return a few validation samples (B, ...), on which networks are run to find their layers."""
     return data.batch("val", torch.arange(min(3, len(data.val))))[0]

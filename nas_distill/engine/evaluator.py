@@ -132,7 +132,6 @@ def write_student(
         space,
         input_shape=data.input_shape,
         num_classes=data.num_classes,
-        example=None if isinstance(data.example, tuple) else data.example,
         normalisation=data.normalisation(),
         class_names=data.classes,
         provenance=provenance.model_copy(

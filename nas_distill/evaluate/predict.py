@@ -7,20 +7,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from nas_distill.utils.errors import BuildError, DataError, TrainingError
-from nas_distill.utils.inputs import Samples, call
-from nas_distill.utils.layers import logits_of
+from nas_distill.utils.errors import BuildError, DataError
 from nas_distill.utils.modules import eval_mode
 
 
-def predict_logits(model: nn.Module, batches: Iterable[Samples], device: torch.device | str = "cpu") -> Tensor:
+def predict_logits(model: nn.Module, batches: Iterable[Tensor], device: torch.device | str = "cpu") -> Tensor:
     """Return the logits of every sample, ``[N, C]`` float32 on the CPU, in the order of the batches.
 
     Args:
-        model: returns ``[B, C]`` logits for a batch of samples, or an output that contains them (``logits_of``);
-            already on ``device``. It runs in eval mode without
+        model: returns ``[B, C]`` logits for a batch ``[B, ...]``; already on ``device``. It runs in eval mode without
             gradients; afterwards the mode of each of its modules is restored.
-        batches: samples, moved to ``device`` one at a time.
+        batches: input tensors, moved to ``device`` one at a time.
         device: device of the model.
 
     Raises:
@@ -30,11 +27,7 @@ def predict_logits(model: nn.Module, batches: Iterable[Samples], device: torch.d
     parts: list[Tensor] = []
     with eval_mode(model), torch.no_grad():
         for batch in batches:
-            output = call(model, batch.to(device))
-            try:
-                logits = logits_of(output)
-            except TrainingError as error:
-                raise BuildError(str(error)) from error
+            logits = model(batch.to(device))
             _check(logits, len(batch), parts)
             parts.append(logits.float().cpu())
     if not parts:
@@ -42,7 +35,9 @@ def predict_logits(model: nn.Module, batches: Iterable[Samples], device: torch.d
     return torch.cat(parts)
 
 
-def _check(logits: Tensor, count: int, before: list[Tensor]) -> None:
+def _check(logits: object, count: int, before: list[Tensor]) -> None:
+    if not isinstance(logits, Tensor):
+        raise BuildError(f"The model returned a {type(logits).__name__}, not a tensor of logits [batch, classes].")
     wanted = (count, before[0].shape[1]) if before else (count, None)
     fits = logits.dim() == 2 and logits.shape[0] == count and wanted[1] in (None, logits.shape[1])
     if not fits or not logits.is_floating_point():

@@ -178,12 +178,6 @@ def _is_arithmetic(node: ast.expr) -> bool:
         case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str() as name)], keywords=assumptions):
             plain = all(isinstance(entry.value, ast.Constant) and entry.arg is not None for entry in assumptions)
             return plain and _SYMBOL.fullmatch(name) is not None
-        case ast.Call(
-            func=ast.Name(id="Pow"),
-            args=[base, ast.Call(func=ast.Name(id="Integer"), args=[ast.Constant(value=int() as power)], keywords=[])],
-            keywords=[],
-        ):
-            return 0 <= power <= 8 and _is_arithmetic(base)
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]):
             return function in _FUNCTIONS - {"Symbol"} and all(_is_arithmetic(argument) for argument in arguments)
         case ast.Compare(left=left, ops=[_], comparators=[right]):

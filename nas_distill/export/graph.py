@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nas_distill.costs.exporting import graph_of
 from nas_distill.costs.undisturbed import frozen_copy
 from nas_distill.export.archive import data_only
 from nas_distill.utils.errors import ExportError
 from nas_distill.utils.files import atomic_path
-from nas_distill.utils.inputs import Example
 from nas_distill.utils.modules import quiet, root_cause
 
 
@@ -26,9 +25,9 @@ class StudentGraph(nn.Module):
         self.graph = graph
         self.training = False
 
-    def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch."""
-        result: Tensor = self.graph(*args, **named)
+        result: Tensor = self.graph(x)
         return result
 
     @property
@@ -50,16 +49,14 @@ class StudentGraph(nn.Module):
         return self
 
 
-def save_program(module: nn.Module, inputs: Example, path: Path) -> None:
-    """Write ``module`` in eval mode as a graph for batches of any size; the module is not changed.
-
-    ``inputs`` are samples, or the shape of one without the batch.
+def save_program(module: nn.Module, input_shape: Sequence[int], path: Path) -> None:
+    """Write ``module`` in eval mode as a graph for batches (B, *input_shape) of any B; the module is not changed.
 
     Raises:
         ExportError: torch cannot trace the module, or the graph would be refused by ``load_program``.
     """
     try:
-        content = data_only(_traced(module, inputs))
+        content = data_only(_traced(module, tuple(input_shape)))
         with quiet():
             _load(content)
     except Exception as error:
@@ -88,10 +85,11 @@ def load_program(path: Path) -> StudentGraph:
         raise ExportError(f"{path} is not the graph of a student: {root_cause(error)}.") from error
 
 
-def _traced(module: nn.Module, inputs: Example) -> bytes:
+def _traced(module: nn.Module, shape: tuple[int, ...]) -> bytes:
+    batch = torch.export.Dim("batch")
     with quiet(), torch.no_grad():
         module = _without_weight_norm(frozen_copy(module))
-        program = graph_of(module, inputs)
+        program = torch.export.export(module, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
         for node in program.graph.nodes:
             # Stack traces contain names of the user's folders, and do not affect the result.
             node.meta = {key: value for key, value in node.meta.items() if key in ("val", "tensor_meta")}

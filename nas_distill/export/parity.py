@@ -15,7 +15,6 @@ from nas_distill.costs.runtimes import DEFAULT, Runtime, find_runtime
 from nas_distill.evaluate.predict import predict_logits
 from nas_distill.tasks import find_task
 from nas_distill.utils.errors import ExportError, first_line
-from nas_distill.utils.inputs import Inputs, Samples, as_arrays
 from nas_distill.utils.modules import root_cause
 
 TOLERANCE = 1e-3
@@ -45,7 +44,7 @@ class Parity:
 def verify_export(
     path: str | Path,
     module: nn.Module,
-    inputs: Samples | Iterable[Samples],
+    inputs: Tensor | Iterable[Tensor],
     *,
     runtime: Runtime | None = None,
     tolerance: float = TOLERANCE,
@@ -56,7 +55,7 @@ def verify_export(
     Args:
         path: the file.
         module: the network, on the CPU; its mode is not changed.
-        inputs: samples, or an iterable of batches of them, at least two samples. The first
+        inputs: one tensor of samples (N, ...) or an iterable of batches, float32, at least two samples. The first
             sample also runs as a batch of one, so that two batch sizes are verified.
         runtime: the runtime of the file; None for the default one.
         tolerance: the largest difference allowed, as a share of the network's largest absolute logit.
@@ -67,7 +66,7 @@ def verify_export(
             the tolerance. (Within the tolerance, predictions can differ only in a near tie.)
     """
     path = Path(path)
-    batches = [inputs] if isinstance(inputs, Tensor | Inputs) else list(inputs)
+    batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if sum(len(batch) for batch in batches) < 2:
         raise ExportError(f"{path} cannot be verified: at least two samples are needed.")
     batches = [batches[0][:1], *batches]
@@ -85,9 +84,9 @@ def verify_export(
     return _compare(path, wanted, found, sizes, tolerance, task)
 
 
-def _run(runtime: Runtime, network: Any, batch: Samples, path: Path) -> Tensor:
+def _run(runtime: Runtime, network: Any, batch: Tensor, path: Path) -> Tensor:
     try:
-        logits = runtime.run(network, as_arrays(batch))
+        logits = runtime.run(network, batch.detach().cpu().float().contiguous().numpy())
     except Exception as error:
         raise ExportError(f"{path} does not run on a batch of {len(batch)} ({root_cause(error)}).") from error
     if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(batch):

@@ -22,7 +22,6 @@ from nas_distill.spaces import Architecture, SearchSpace
 from nas_distill.spaces.builders import describe
 from nas_distill.utils.errors import ConfigError, ExportError, NasDistillError, StorageError, TrustError
 from nas_distill.utils.files import atomic_path, plain_file, write_json
-from nas_distill.utils.inputs import Example, input_types
 from nas_distill.utils.modules import root_cause
 from nas_distill.utils.references import load_reference, only_known, remember_builder
 from nas_distill.utils.seeds import seeded_torch
@@ -52,7 +51,6 @@ def save_student(
     *,
     input_shape: Sequence[int],
     num_classes: int,
-    example: Example | None = None,
     normalisation: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     provenance: Provenance | None = None,
@@ -69,7 +67,6 @@ def save_student(
         space: gives the builder and its fixed arguments.
         input_shape: shape of one sample, (C, H, W) for images.
         num_classes: number of logits.
-        example: samples to export the graph with; None for networks that read floating numbers of ``input_shape``.
         normalisation: ``{"scale": s, "mean": [...], "std": [...]}``: inputs are ``(raw * scale - mean) / std``.
         class_names: one per class, in the order of the logits.
         provenance: how the network was trained.
@@ -94,7 +91,6 @@ def save_student(
         "values": architecture.to_dict(),
         "hash": architecture.hash,
         "input_shape": shape,
-        "inputs": None if example is None else input_types(example),
         "num_classes": int(num_classes),
         "normalisation": dict(normalisation) if normalisation is not None else None,
         "class_names": list(class_names) if class_names is not None else None,
@@ -113,7 +109,7 @@ def save_student(
             save_file(_plain_weights(module, folder / WEIGHTS), temporary, metadata={"architecture": architecture.hash})
         (folder / PROGRAM).unlink(missing_ok=True)
         if not spec["importable"] or _is_local(space, reference):
-            spec |= _save_graph(module, shape if example is None else example, folder / PROGRAM)
+            spec |= _save_graph(module, shape, folder / PROGRAM)
         write_json(folder / SPEC, spec)
         if spec["importable"]:
             remember_builder(reference, builder)
@@ -250,10 +246,10 @@ def _keywords(
     return {**arguments, **data, **values}
 
 
-def _save_graph(module: nn.Module, inputs: Example, path: Path) -> dict[str, str]:
+def _save_graph(module: nn.Module, shape: Sequence[int], path: Path) -> dict[str, str]:
     """Save the network as a graph if torch can export it; otherwise return the reason, so that its weights are kept."""
     try:
-        save_program(module, inputs, path)
+        save_program(module, shape, path)
     except ExportError as error:
         return {"program_error": str(error).rstrip(".")}
     return {"program": PROGRAM}

@@ -17,7 +17,6 @@ from nas_distill.pruning.slots import length, tensors_of
 from nas_distill.pruning.space import decode
 from nas_distill.pruning.surgery import prune, structure_of
 from nas_distill.utils.errors import BuildError
-from nas_distill.utils.inputs import Example
 from nas_distill.utils.references import accepts_keyword, load_reference
 from nas_distill.utils.seeds import seeded_torch
 
@@ -102,7 +101,7 @@ def redraw(module: nn.Module) -> None:
 
 
 def count_cut(
-    module: nn.Module, plan: Plan, cut: Cut, inputs: Example, names: Iterable[str] | None = None
+    module: nn.Module, plan: Plan, cut: Cut, input_shape: Sequence[int], names: Iterable[str] | None = None
 ) -> dict[str, float]:
     """Return the exact costs of a student, as ``costs.count`` counts them; lower is better.
 
@@ -112,7 +111,7 @@ def count_cut(
         module: the teacher, or its structure; not changed.
         plan: its pruning plan.
         cut: the student.
-        inputs: samples, or the shape of one, without the batch.
+        input_shape: of one sample, without the batch.
         names: of counted costs; all if None.
 
     Raises:
@@ -122,7 +121,7 @@ def count_cut(
     """
     with seeded_torch(0, "costs"):
         student = prune(structure_of(module), plan, cut.units(plan))
-    return count(student, inputs, names)
+    return count(student, input_shape, names)
 
 
 def _student(module: nn.Module, plan: Plan, values: Mapping[str, Any]) -> nn.Module:

@@ -16,8 +16,6 @@ from nas_distill.data.splits import random_indices
 from nas_distill.pruning.plan import DROPPED, KeptUnits, Plan
 from nas_distill.pruning.statistics import batch_norms
 from nas_distill.pruning.surgery import prune
-from nas_distill.utils.inputs import Samples
-from nas_distill.utils.layers import logits_for
 from nas_distill.utils.modules import device_of
 
 MAX_SAMPLES = 256
@@ -87,10 +85,11 @@ def evenly_spaced_order(droppable: Sequence[int]) -> tuple[int, ...]:
     return tuple(dropped)
 
 
-def _log_probabilities(copied: nn.Module, x: Samples) -> Tensor:
+def _log_probabilities(copied: nn.Module, x: Tensor) -> Tensor:
     """Return log-probabilities; batch norm uses the statistics of ``x``, since stored ones do not fit a cut network."""
     copied.eval()
     for norm in batch_norms([copied]):
         norm.train()
     with torch.no_grad():
-        return logits_for(copied, x).double().log_softmax(1)
+        result: Tensor = copied(x).double().log_softmax(1)
+        return result

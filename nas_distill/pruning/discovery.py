@@ -6,9 +6,9 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
-from nas_distill.costs.undisturbed import examples
+from nas_distill.costs.undisturbed import noise
 from nas_distill.pruning.backbone import BlockSignature, SumRecorder, find_backbone, find_blocks
 from nas_distill.pruning.graph import ChannelUnions, longest_prefix, read_graph
 from nas_distill.pruning.groups import attention_groups, form_groups
@@ -18,17 +18,16 @@ from nas_distill.pruning.shortcuts import find_rewrites, rewrite
 from nas_distill.pruning.slots import heads_of
 from nas_distill.pruning.verification import SAMPLES, Verifier, verify_groups
 from nas_distill.utils.errors import SpaceError, TrainingError, first_line
-from nas_distill.utils.inputs import Example, Samples
 from nas_distill.utils.layers.calls import Recording, record
 from nas_distill.utils.seeds import torch_generator
 
 
 def find_plan(
     module: nn.Module,
-    inputs: Example,
+    input_shape: Sequence[int],
     *,
     blocks: Sequence[str] | None = None,
-    samples: Samples | None = None,
+    samples: Tensor | None = None,
 ) -> Plan:
     """Return the plan of ``module``: verified groups, the backbone's blocks, and modules that stay unpruned.
 
@@ -36,15 +35,15 @@ def find_plan(
 
     Args:
         module: the teacher.
-        inputs: samples, or the shape of one, (C, H, W) for images, for which noise is taken.
+        input_shape: of one sample, (C, H, W) for images.
         blocks: dotted names of the backbone's blocks in the order of the forward pass; None finds them.
-        samples: samples on which rewritten layers must equal the teacher's; noise if None.
+        samples: (B, ...) samples on which rewritten layers must equal the teacher's; noise if None.
 
     Raises:
         SpaceError: the network cannot be copied or fails on such a sample, or a name in ``blocks`` is not a block.
     """
     copied = _copied(module)
-    x = examples(copied, inputs, SAMPLES, torch_generator(0, "cut", "find"))
+    x = noise(copied, (SAMPLES, *input_shape), torch_generator(0, "cut", "find"))
     recording, sums = _record(copied, x if samples is None else samples)
     rewrites = find_rewrites(copied, recording)
     if rewrites or samples is not None:
@@ -55,13 +54,13 @@ def find_plan(
     padded = [Unpruned(name, _PADDED) for name in sums.padded]
     del recording, sums  # they keep every activation of the network
     try:
-        verifier = Verifier(copied, inputs, {block.module: block.axis for block in backbone})
+        verifier = Verifier(copied, input_shape, {block.module: block.axis for block in backbone})
     except Exception as error:
         raise SpaceError(
             f"the teacher cannot be pruned: it fails with random weights, which verification of the pruning plan "
             f"needs ({first_line(error, 120)})."
         ) from error
-    proposed, unread = _propose(copied, inputs, order, once)
+    proposed, unread = _propose(copied, input_shape, order, once)
     inside = {group.name: block for group in proposed if (block := _inside(group, backbone)) is not None}
     verified, boundaries, unpruned = verify_groups(copied, proposed, verifier, inside)
     groups = [replace(group, block=_inside(group, backbone)) for group in verified]
@@ -82,7 +81,7 @@ def _copied(module: nn.Module) -> nn.Module:
         raise SpaceError(f"the teacher cannot be pruned: copy.deepcopy of it fails ({first_line(error)}).") from error
 
 
-def _record(module: nn.Module, x: Samples) -> tuple[Recording, SumRecorder]:
+def _record(module: nn.Module, x: Tensor) -> tuple[Recording, SumRecorder]:
     try:
         with SumRecorder(module) as sums:
             return record(module, x), sums
@@ -107,14 +106,14 @@ def _once(module: nn.Module, recording: Recording) -> list[str]:
 
 
 def _propose(
-    module: nn.Module, inputs: Example, order: dict[str, int], once: list[str]
+    module: nn.Module, input_shape: Sequence[int], order: dict[str, int], once: list[str]
 ) -> tuple[list[Group], list[Unpruned]]:
     attentions = find_projections(module, order)
     stated = [heads_of(module.get_submodule(each.name)) == each.keys for each in attentions]
     heads = [*attention_groups(module), *(each.group(own) for each, own in zip(attentions, stated))]
 
     def read(until: str | None = None) -> tuple[ChannelUnions, list[Unpruned]]:
-        return read_graph(copy.deepcopy(module), inputs, until, attentions)
+        return read_graph(copy.deepcopy(module), input_shape, until, attentions)
 
     try:
         unions, unpruned = read()

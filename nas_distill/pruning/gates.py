@@ -12,18 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_map
 
 from nas_distill.pruning.plan import Slot
 from nas_distill.pruning.slots import tensors_of
 from nas_distill.pruning.statistics import input_names
-from nas_distill.utils.inputs import Samples, arguments, parts_of
-from nas_distill.utils.layers import logits_for, logits_of
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.layers.transposed import is_linear
 
 Gates = dict[str, Tensor]
-Arguments = tuple[tuple[Tensor, ...], dict[str, Tensor]]
 
 
 class GatedNetwork:
@@ -36,15 +32,12 @@ class GatedNetwork:
     Args:
         module: a copy of the network, in eval mode; its weights are constants.
         slots: by the name of the group, the slots that have gates.
-        example: samples for a forward pass that shows which layers are called.
+        example: (B, ...) inputs of a forward pass that shows which layers are called.
     """
 
-    def __init__(self, module: nn.Module, slots: Mapping[str, Sequence[Slot]], example: Samples) -> None:
+    def __init__(self, module: nn.Module, slots: Mapping[str, Sequence[Slot]], example: Tensor) -> None:
         self._module = module
-        floating = (part.dtype for part in parts_of(example).values() if part.is_floating_point())
-        kind = next(floating, torch.float32)
-        sizes = {name: len(own[0].indices) if own else 0 for name, own in slots.items()}
-        self._ones = {name: torch.ones(size, dtype=kind, device=example.device) for name, size in sizes.items()}
+        self._ones = {name: torch.ones(len(own[0].indices) if own else 0).to(example) for name, own in slots.items()}
         reading = [slot for own in slots.values() for slot in own if _on_inputs(module, slot)]
         self.output_shape, called = self._trace(example, {slot.module for slot in reading})
         self._on_inputs: dict[str, list[tuple[str, Slot]]] = {}
@@ -60,11 +53,11 @@ class GatedNetwork:
                         self._on_weights.setdefault(name, []).append((group, part.axis, slot))
         self._vmapped = True
 
-    def derivatives(self, x: Samples, directions: Tensor) -> Gates:
+    def derivatives(self, x: Tensor, directions: Tensor) -> Gates:
         """Return, per sample, the derivative of the outputs along a direction with respect to every gate.
 
         Args:
-            x: samples.
+            x: (B, ...) inputs.
             directions: (B, *output_shape), one direction per sample.
 
         Returns:
@@ -78,15 +71,15 @@ class GatedNetwork:
             if self._vmapped:
                 try:
                     result: Gates = vmap(grad(along), in_dims=(None, 0, 0), randomness="different")(
-                        self._ones, arguments(x), directions
+                        self._ones, x, directions
                     )
                     return result
                 except RuntimeError:
                     self._vmapped = False
-            each = [self._one_sample(along, arguments(x[n]), directions[n]) for n in range(len(x))]
+            each = [self._one_sample(along, *pair) for pair in zip(x, directions, strict=True)]
         return {name: torch.stack([one[name] for one in each]) for name in self._ones}
 
-    def _one_sample(self, along: Callable[..., Tensor], x: Arguments, direction: Tensor) -> Gates:
+    def _one_sample(self, along: Callable[..., Tensor], x: Tensor, direction: Tensor) -> Gates:
         gates = {name: one.clone().requires_grad_() for name, one in self._ones.items()}
         with torch.enable_grad():
             value = along(gates, x, direction)
@@ -95,24 +88,24 @@ class GatedNetwork:
         found = torch.autograd.grad(value, list(gates.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(gates, found, strict=True))
 
-    def _trace(self, example: Samples, names: set[str]) -> tuple[torch.Size, set[str]]:
+    def _trace(self, example: Tensor, names: set[str]) -> tuple[torch.Size, set[str]]:
         """Return the shape of one sample's output, and the subset of ``names`` whose modules are called."""
         called: set[str] = set()
         with torch.no_grad(), Hooks(self._module) as hooks:
             for name in names:
                 hooks.before(self._module.get_submodule(name), lambda *_, name=name: called.add(name))
-            return logits_for(self._module, example).shape[1:], called
+            return self._module(example).shape[1:], called
 
     @contextmanager
-    def _hooked(self) -> Iterator[Callable[[Gates, Arguments, Tensor], Tensor]]:
+    def _hooked(self) -> Iterator[Callable[[Gates, Tensor, Tensor], Tensor]]:
         """Yield the function to differentiate; its arguments are the gates, one sample and its direction."""
         current: Gates = {}
 
-        def along(gates: Gates, x: Arguments, direction: Tensor) -> Tensor:
+        def along(gates: Gates, x: Tensor, direction: Tensor) -> Tensor:
             current.update(gates)
             weights = {name: self._gated_weight(name, gates) for name in self._on_weights}
-            args, named = tree_map(lambda part: part[None], x)
-            return (logits_of(functional_call(self._module, weights, args, named))[0] * direction).sum()
+            result: Tensor = (functional_call(self._module, weights, (x[None],))[0] * direction).sum()
+            return result
 
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> tuple[Any, Any]:
             gated: dict[int, Tensor] = {}  # arguments that are one tensor stay one tensor

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nas_distill.costs.undisturbed import examples
+from nas_distill.costs.undisturbed import noise
 from nas_distill.pruning.plan import Side, Unpruned
 from nas_distill.pruning.projections import Projections, mixing_nothing
 from nas_distill.pruning.slots import SlotTensor, length, tensors_of
 from nas_distill.pruning.stand_ins import replace_recurrent, replace_transposed
 from nas_distill.utils.errors import first_line
-from nas_distill.utils.inputs import Example, arguments
 from nas_distill.utils.layers import logits_of, tensor_of
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.modules import device_of, quiet
@@ -81,7 +80,7 @@ class Prefix(nn.Module):
         super().__init__()
         self.module, self.name = module, name
 
-    def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return the tensor that reaches the module."""
 
         def stop(part: nn.Module, args: Any, kwargs: Any) -> None:
@@ -90,7 +89,7 @@ class Prefix(nn.Module):
         with Hooks() as hooks:
             hooks.before(self.module.get_submodule(self.name), stop)
             try:
-                self.module(*args, **named)
+                self.module(x)
             except _ReachedError as reached:
                 return reached.tensor
         raise ValueError(f"the network does not call '{self.name}'")
@@ -124,7 +123,7 @@ def longest_prefix(names: list[str], read: Callable[[str], Read]) -> tuple[str, 
 
 def read_graph(
     module: nn.Module,
-    inputs: Example,
+    input_shape: Sequence[int],
     until: str | None = None,
     attentions: Sequence[Projections] = (),
 ) -> tuple[ChannelUnions, list[Unpruned]]:
@@ -150,8 +149,7 @@ def read_graph(
 
     read = module if until is None else Prefix(module, until)
     device = device_of(module)
-    x = examples(module, inputs, 1, torch.Generator().manual_seed(0)).to(device)
-    args, named = arguments(x)
+    x = noise(module, (1, *input_shape), torch.Generator().manual_seed(0)).to(device)
     counts: list[int] = []
 
     def answer(output: Any) -> Tensor:
@@ -161,7 +159,7 @@ def read_graph(
 
     with quiet(), torch.enable_grad(), mixing_nothing(module, attentions, x):
         graph = torch_pruning.DependencyGraph().build_dependency(
-            read, example_inputs=named or args, output_transform=answer, verbose=False
+            read, example_inputs=(x,), output_transform=answer, verbose=False
         )
     reader = _Reader(graph, names, counts[-1] if until is None else None)
     unpruned: list[Unpruned] = []

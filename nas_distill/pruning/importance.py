@@ -95,10 +95,7 @@ def taylor(module: nn.Module, plan: Plan, data: Dataset, samples: int, seed: int
     for index in drawn.split(BATCH):
         x = data.batch("train", index)[0].to(device_of(copied))
         network = network or GatedNetwork(copied, slots, x)
-        signs = (
-            torch.randint(0, 2, (len(x), *network.output_shape), generator=generator).to(x.device, torch.float32) * 2
-            - 1
-        )
+        signs = torch.randint(0, 2, (len(x), *network.output_shape), generator=generator).to(x) * 2 - 1
         for name, derivatives in network.derivatives(x, signs).items():
             found[name] += derivatives.double().square().sum(0).cpu() / len(drawn)
     return found

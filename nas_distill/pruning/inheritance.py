@@ -26,7 +26,6 @@ from nas_distill.teacher import Teacher
 from nas_distill.utils.checkpoints import file_digest, json_digest, text_digest
 from nas_distill.utils.errors import SpaceError
 from nas_distill.utils.files import write_text
-from nas_distill.utils.inputs import input_types
 from nas_distill.utils.seeds import seeded_torch
 
 
@@ -157,7 +156,6 @@ def plan_cache_key(teacher: Teacher, data: Dataset, options: FromTeacherConfig) 
         "teacher": teacher.fingerprint,
         "code": code,
         "input_shape": list(data.input_shape),
-        **({} if (types := input_types(data.example)) is None else {"inputs": types}),
         "blocks": None if options.blocks is None else list(options.blocks),
         "depth": options.depth if options.depth in ("redundancy", "position") else None,
         "measured": measured,

@@ -7,11 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nas_distill.pruning.plan import Group, Slot
 from nas_distill.pruning.slots import heads_of
-from nas_distill.utils.inputs import Samples, call
 from nas_distill.utils.layers import tensor_of
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.layers.transposed import inputs_of, is_linear, outputs_of
@@ -97,7 +96,7 @@ def _runs(count: int, length: int) -> tuple[tuple[int, ...], ...]:
 
 
 @contextmanager
-def mixing_nothing(module: nn.Module, attentions: Sequence[Projections], x: Samples) -> Iterator[None]:
+def mixing_nothing(module: nn.Module, attentions: Sequence[Projections], x: Tensor) -> Iterator[None]:
     """Run a block with each attention's forward pass replaced by one with the same dependencies of token channels.
 
     Rotary positions and repeated keys take a reader of channels too long, or mislead it. The results have the structure
@@ -116,7 +115,7 @@ def mixing_nothing(module: nn.Module, attentions: Sequence[Projections], x: Samp
         for each in attentions:
             hooks.after(module.get_submodule(each.name), note(each.name))
         if attentions:
-            call(module, x)
+            module(x)
     with ExitStack() as stack:
         for each in attentions:
             part = module.get_submodule(each.name)

@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas_distill.data import Dataset
 from nas_distill.data.splits import random_indices
-from nas_distill.utils.inputs import call
 from nas_distill.utils.layers.calls import inspection
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.layers.transposed import is_transposed_linear
@@ -49,7 +48,7 @@ def observe_inputs(
 
             hooks.before(module.get_submodule(name), hook)
         for index in random_indices(len(data.train), samples).split(BATCH):
-            call(module, data.batch("train", index)[0].to(device))
+            module(data.batch("train", index)[0].to(device))
 
 
 def input_names(layer: nn.Module) -> tuple[str, ...]:
@@ -75,7 +74,7 @@ def recalibrate_batch_norm(module: nn.Module, data: Dataset, samples: int = 2048
     count = max(batch, min(samples, len(data.train)) // batch * batch)
     with eval_mode(module), recalibrating([module]), torch.no_grad():
         for index in random_indices(len(data.train), count).split(batch):
-            call(module, data.batch("train", index)[0].to(device))
+            module(data.batch("train", index)[0].to(device))
 
 
 @contextmanager

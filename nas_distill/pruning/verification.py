@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_distill.costs.undisturbed import examples
+from nas_distill.costs.undisturbed import noise
 from nas_distill.pruning.groups import as_flattened, as_heads
 from nas_distill.pruning.plan import DROPPED, Block, Group, KeptUnits, Plan, Unpruned
 from nas_distill.pruning.randomise import FixedNorms, fitting_statistics, randomise_weights
 from nas_distill.pruning.slots import by_unit, tensors_of, weights_of
 from nas_distill.pruning.surgery import prune, structure_of
 from nas_distill.utils.errors import first_line
-from nas_distill.utils.inputs import Example, Samples, in_precision
-from nas_distill.utils.layers import logits_for, tensor_of
+from nas_distill.utils.layers import logits_of, tensor_of
 from nas_distill.utils.layers.calls import inspection
 from nas_distill.utils.layers.hooks import Hooks
 from nas_distill.utils.seeds import seeded_torch, torch_generator
@@ -77,30 +76,30 @@ class Verifier:
 
     Args:
         module: the network; not changed.
-        inputs: samples, or the shape of one, for which noise is taken.
+        input_shape: of one sample.
         blocks: the channel dimension of each block's input and output, by the name of the block.
 
     Attributes:
         block_values: inputs and outputs of the blocks of the uncut network, by name.
     """
 
-    def __init__(self, module: nn.Module, inputs: Example, blocks: Mapping[str, int]) -> None:
+    def __init__(self, module: nn.Module, input_shape: Sequence[int], blocks: Mapping[str, int]) -> None:
         self._generator = torch_generator(0, "pruning", "verification")
         self._blocks = blocks
         self._norms = FixedNorms()
         self._module = randomise_weights(copy.deepcopy(module).cpu().eval().requires_grad_(False), self._generator)
-        self._x = examples(self._module, inputs, SAMPLES, self._generator)
+        self._x = noise(self._module, (SAMPLES, *input_shape), self._generator)
         self._precision = _SINGLE
         self.block_values: dict[str, BlockValues] = {}
         with fitting_statistics(self._module, self._generator):
             self._run_fixed(self._module, self._x)
         try:
             double = copy.deepcopy(self._module).double()
-            self._uncut = self._run_fixed(double, in_precision(self._x, torch.float64), self.block_values)
+            self._uncut = self._run_fixed(double, self._x.double(), self.block_values)
         except Exception:
             self._uncut = self._run_fixed(self._module, self._x, self.block_values)
         else:
-            self._module, self._x, self._precision = double, in_precision(self._x, torch.float64), _DOUBLE
+            self._module, self._x, self._precision = double, self._x.double(), _DOUBLE
 
     def check_groups(self, *groups: Group, share: float = 0.5) -> Verification:
         """Verify that all ``groups`` can be cut together, to ``share`` of their units."""
@@ -141,7 +140,7 @@ class Verifier:
             weight.requires_grad_(weight.is_floating_point())
         try:
             with self._norms.fixed(module), seeded_torch(0, "verification"):
-                logits = logits_for(module, self._x.clone())
+                logits = logits_of(module(self._x.clone()))
             signs = torch.randn(logits.shape, generator=self._generator, dtype=logits.dtype)
             (logits * signs).sum().backward()
             least = self._precision.least * float(self._uncut.abs().max())
@@ -215,14 +214,14 @@ class Verifier:
         count = min(group.size - 1, max(1, math.ceil(group.size * share)))
         return tuple(torch.randperm(group.size, generator=self._generator)[:count].tolist())
 
-    def _run_fixed(self, module: nn.Module, x: Samples, values: dict[str, BlockValues] | None = None) -> Tensor:
+    def _run_fixed(self, module: nn.Module, x: Tensor, values: dict[str, BlockValues] | None = None) -> Tensor:
         with self._norms.fixed(module):
             return self._run(module, x, values)
 
-    def _run(self, module: nn.Module, x: Samples, values: dict[str, BlockValues] | None = None) -> Tensor:
+    def _run(self, module: nn.Module, x: Tensor, values: dict[str, BlockValues] | None = None) -> Tensor:
         names = () if values is None else tuple(self._blocks)
         with inspection(module), _recording(module, names, {} if values is None else values):
-            return logits_for(module, x.clone())  # a network may change its input in place
+            return logits_of(module(x.clone()))  # a network may change its input in place
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

@@ -110,7 +110,7 @@ def _recipe(report: FinalReport, facts: CardFacts) -> list[str]:
 def _input(facts: CardFacts, task: str) -> list[str]:
     shape = ", ".join(str(size) for size in facts.input_shape)
     what = find_task(task).result
-    lines = [_input_line(facts, shape), f"Output: {what} of shape (batch, {facts.num_classes})"]
+    lines = [f"Input: float32 of shape (batch, {shape})", f"Output: {what} of shape (batch, {facts.num_classes})"]
     if rule := _rule(facts.normalisation):
         lines.insert(1, rule)
     if facts.class_names:
@@ -119,16 +119,6 @@ def _input(facts: CardFacts, task: str) -> list[str]:
             + ", ".join(f"{index} {name}" for index, name in enumerate(facts.class_names))
         )
     return _bullets([f"{line}." for line in lines])
-
-
-def _input_line(facts: CardFacts, shape: str) -> str:
-    if facts.inputs is None:
-        return f"Input: float32 of shape (batch, {shape})"
-    parts = (
-        f"`{entry['name']}`, {entry['dtype']} of shape ({', '.join(str(size) for size in ('batch', *entry['shape']))})"
-        for entry in facts.inputs
-    )
-    return "Input: " + "; ".join(parts)
 
 
 def _rule(normalisation: Mapping[str, Any] | None) -> str:

@@ -94,9 +94,7 @@ def result_lines(report: FinalReport) -> list[str]:
         many = words.count(student.count, "sample")
         known = f"{what} is known to within ±{100 * student.error:.1f} points ({many}, 95 %)"
         share = ratio(student.quality, teacher.quality)
-        if not find_task(report.task).labelled:
-            lines.append(f"The student's {what} is {words.percent(student.quality)}{size}; {known}.")
-        elif share is not None:
+        if share is not None:
             lines.append(f"The student keeps {words.percent(share)} of the teacher's {what}{size}; {known}.")
         else:
             pair = f"{words.percent(student.quality)}, the teacher's {words.percent(teacher.quality)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -282,7 +282,6 @@ class CardFacts:
         title: name of the student.
         data: name of the data.
         input_shape: of one sample.
-        inputs: name, shape and type of each tensor, where a sample is not floating numbers of ``input_shape``.
         num_classes: length of the output: classes, labels or targets.
         teacher: the teacher's name.
         builder: reference of the builder.
@@ -317,7 +316,6 @@ class CardFacts:
     host: str | None = None
     created: str | None = None
     limits_of_use: tuple[str, ...] = ()
-    inputs: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _counted(
     return CountedAssembly(
         architecture=architecture,
         blocks=assembly.alternatives,
-        costs=count_costs(module, problem.example, list(assembly.costs)),
+        costs=count_costs(module, problem.input_shape, list(assembly.costs)),
         predicted=assembly.costs,
         score=assembly.score,
         expected=None if fitted is None else min(1.0, fitted.predict(assembly.block_scores)),

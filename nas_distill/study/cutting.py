@@ -265,7 +265,7 @@ def _read_cache(file: Path | None, teacher: Teacher, data: Dataset, options: Fro
 
 def _find(teacher: Teacher, data: Dataset, options: FromTeacherConfig) -> CachedPlan:
     samples = data.batch("train", random_indices(len(data.train), _COMPARED))[0]
-    plan = find_plan(teacher.module, data.example, blocks=options.blocks, samples=samples)
+    plan = find_plan(teacher.module, data.input_shape, blocks=options.blocks, samples=samples)
     if options.depth == "redundancy" or options.depth == "position":
         module = rewritten(teacher.module, plan.rewrites)
         return CachedPlan(plan, depth_order(module, plan, data, by=options.depth, samples=options.samples))

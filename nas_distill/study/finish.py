@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_distill.config import LatencyConfig, SearchFile
 from nas_distill.costs.budget import Budget, Limit
@@ -44,7 +44,6 @@ from nas_distill.spaces import Architecture
 from nas_distill.study.latency import time_candidate, time_teacher
 from nas_distill.study.problem import SearchProblem
 from nas_distill.utils.errors import BuildError, CostError, ExportError, NasDistillError, first_line
-from nas_distill.utils.inputs import Example, Samples
 from nas_distill.utils.seeds import seeded_torch
 
 _PARITY_SAMPLES = 512
@@ -159,9 +158,9 @@ def export_student(
         "normalisation": data.normalisation(),
         "class_names": None if data.classes is None else list(data.classes),
     }
-    _export(chosen, student, problem.example, path, notes)
+    _export(chosen, student, problem.input_shape, path, notes)
     batches = [data.batch("val", index)[0] for index in random_indices(len(data.val), _PARITY_SAMPLES).split(128)]
-    return _verified(chosen, student, path, batches, problem.example, problem.config.latency, data.task)
+    return _verified(chosen, student, path, batches, problem.config.latency, data.task)
 
 
 def export_loaded(
@@ -177,24 +176,18 @@ def export_loaded(
         task: name of the task.
         runtime: the target of the export.
     """
-    if spec.get("inputs") is not None:
-        names = ", ".join(entry["name"] for entry in spec["inputs"])
-        raise ExportError(
-            f"{path} cannot be exported without samples, since the student reads {names}; use "
-            "nas_distill.open_run(folder, data=..., teacher=...)."
-        )
     shape = tuple(spec["input_shape"])
     notes = {"architecture": spec["hash"], **{key: spec.get(key) for key in ("normalisation", "class_names")}}
     _export(runtime, student, shape, path, notes)
     with seeded_torch(0, "parity"):
         batches = [noise(student, (128, *shape), torch.default_generator)]
-    return _verified(runtime, student, path, batches, shape, config.latency, task)
+    return _verified(runtime, student, path, batches, config.latency, task)
 
 
-def _export(runtime: Runtime, student: nn.Module, inputs: Example, path: Path, notes: Mapping[str, Any]) -> None:
+def _export(runtime: Runtime, student: nn.Module, shape: Sequence[int], path: Path, notes: Mapping[str, Any]) -> None:
     runtime.require()
     try:
-        runtime.export(student, inputs, path, notes)
+        runtime.export(student, shape, path, notes)
     except NasDistillError:
         raise
     except Exception as error:  # the runtime may be the user's own
@@ -202,22 +195,17 @@ def _export(runtime: Runtime, student: nn.Module, inputs: Example, path: Path, n
 
 
 def _verified(
-    runtime: Runtime,
-    student: nn.Module,
-    path: Path,
-    batches: Sequence[Samples],
-    inputs: Example,
-    latency: LatencyConfig,
-    task: str,
+    runtime: Runtime, student: nn.Module, path: Path, batches: Sequence[Tensor], latency: LatencyConfig, task: str
 ) -> ExportRecord:
     parity = verify_export(path, student, batches, runtime=runtime, task=task)
+    shape = tuple(batches[0].shape[1:])
     settings: dict[str, Any] = {"batch": latency.batch, "threads": latency.threads, "repeats": latency.repeats}
-    sample = time_file(path, inputs, runtime=runtime, **settings)
+    sample = time_file(path, shape, runtime=runtime, **settings)
     return ExportRecord(
         format=runtime.suffix.removeprefix("."),
         runtime=runtime.title,
         file=path.name,
-        usage=runtime.usage("{path}", inputs),
+        usage=runtime.usage("{path}", shape),
         bytes=path.stat().st_size,
         parity=ParityRecord.model_validate(asdict(parity)),
         latency=LatencyFigures(p50_ms=sample.p50_ms, p95_ms=sample.p95_ms, conditions=sample.conditions.text()),

@@ -36,7 +36,7 @@ def fit_latency_predictor(
     config = problem.config
     required = LATENCY in problem.required_costs
     count = networks_to_time(problem)
-    builder, example = candidates or problem.candidates(), problem.example
+    builder, shape = candidates or problem.candidates(), problem.input_shape
     chosen = problem.space.spread(count, numpy_rng(config.seed, "calibrate")) if count else []
     if chosen and len(chosen) < FEWEST <= count:
         chosen = [chosen[index % len(chosen)] for index in range(FEWEST)]
@@ -44,14 +44,14 @@ def fit_latency_predictor(
     def prepared() -> Iterator[Prepared | NasDistillError]:
         for architecture in chosen:
             try:
-                yield builder.apply(architecture, prepare, example, config.latency.batch, None, problem.runtime)
+                yield builder.apply(architecture, prepare, shape, config.latency.batch, None, problem.runtime)
             except BuildError as error:  # it fails when it is proposed
                 yield error
 
     try:
         return LatencyModel.calibrate(
             prepared(),
-            example,
+            shape,
             runtime=problem.runtime,
             progress=lambda done: on_step(done, len(chosen)),
             **_settings(config.latency),
@@ -69,9 +69,9 @@ def time_candidate(problem: SearchProblem, candidates: Candidates, architecture:
         BuildError: it cannot be built or exported.
         CostError: it does not run.
     """
-    latency, example = problem.config.latency, problem.example
-    exported = candidates.apply(architecture, export_for_timing, example, latency.batch, None, problem.runtime)
-    (found,) = time_modules([exported], example, runtime=problem.runtime, **_settings(latency))
+    latency, shape = problem.config.latency, problem.input_shape
+    exported = candidates.apply(architecture, export_for_timing, (latency.batch, *shape), None, problem.runtime)
+    (found,) = time_modules([exported], shape, runtime=problem.runtime, **_settings(latency))
     if isinstance(found, NasDistillError):
         raise found
     return found
@@ -83,7 +83,7 @@ def time_network(problem: SearchProblem, module: nn.Module) -> LatencySample:
     Raises:
         CostError: it cannot be exported, or does not run.
     """
-    return time_module(module, problem.example, runtime=problem.runtime, **_settings(problem.config.latency))
+    return time_module(module, problem.input_shape, runtime=problem.runtime, **_settings(problem.config.latency))
 
 
 def _settings(latency: LatencyConfig) -> dict[str, Any]:

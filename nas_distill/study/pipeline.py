@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
+from torch import Tensor
+
 from nas_distill.blockwise.assembler import LibraryAssembler
 from nas_distill.blockwise.library import build_library
 from nas_distill.config import dump_yaml
@@ -62,7 +64,6 @@ from nas_distill.study.warm_start import describe_warm_start, read_earlier_runs
 from nas_distill.teacher import TeacherSignal, TeacherStore
 from nas_distill.utils.errors import NasDistillError, RunError
 from nas_distill.utils.files import disk_errors, write_text, written_folders
-from nas_distill.utils.inputs import Samples
 from nas_distill.utils.modules import resolve_device
 
 
@@ -235,7 +236,7 @@ class Pipeline:
             )
         return quality
 
-    def _counted(self, batches: Iterable[Samples], total: int) -> Iterator[Samples]:
+    def _counted(self, batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
         """Yield the batches and report the number of processed samples to the observer."""
         done = 0
         for batch in batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from nas_distill.engine.candidates import LEAST_SECONDS, Candidates, Pricing
 from nas_distill.engine.child import CallError, Child
 from nas_distill.engine.evaluator import StudentEvaluator
 from nas_distill.engine.objectives import Objectives
-from nas_distill.evaluate.predict import predict_logits
 from nas_distill.pruning.backbone import HOW_TO_NAME
 from nas_distill.pruning.space import CutSpace
 from nas_distill.runs.folder import RunFolder
@@ -52,9 +51,7 @@ from nas_distill.study.cutting import (
 )
 from nas_distill.tasks import Task, find_task
 from nas_distill.teacher import Teacher, TeacherSignal, freeze, load_teacher
-from nas_distill.teacher.signal import check_classes
 from nas_distill.utils.errors import ConfigError, CostError, MissingArgumentError, first_line
-from nas_distill.utils.inputs import Example
 from nas_distill.utils.references import is_reference
 
 FROM_PYTHON = "<python>"
@@ -91,10 +88,10 @@ class SearchProblem:
         """The deployment runtime, for latency and exports."""
         return find_runtime(self.config.latency.runtime, paths=self.paths)
 
-    @cached_property
-    def example(self) -> Example:
-        """Inputs for counting, timing and exporting networks; see ``Dataset.example``."""
-        return self.data.example
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a sample."""
+        return self.data.input_shape
 
     @cached_property
     def builder(self) -> NetworkBuilder:
@@ -138,13 +135,13 @@ class SearchProblem:
         Raises:
             CostError: the teacher's costs are needed and cannot be counted.
         """
-        found = dict(CostModel(counted_names(), self.example).costs(self.teacher.module))
+        found = dict(CostModel(counted_names(), self.input_shape).costs(self.teacher.module))
         if not self.costs:
             return found
         scalar = self.config.search.scalar
         amounts = [*self.config.budget.items(), *([(scalar.cost, scalar.target)] if scalar else [])]
         shares = {name for name, amount in amounts if "%" in str(amount)}
-        with Child(_Teacher(self.teacher.module, self.example)) as child:
+        with Child(_Teacher(self.teacher.module, self.input_shape)) as child:
             for cost in self.costs:
                 name = cost.info.name
                 try:
@@ -212,7 +209,7 @@ class SearchProblem:
         budget = Budget({name: limit or known[name] for name, limit in self._limits.items()})
         # The user's own costs, and built-in ones with options, replace the built-in ones of the same names.
         asked: list[str | Cost] = [*counted_names(), *self.costs, *((LATENCY,) if latency is not None else ())]
-        model = CostModel(asked, self.example, latency)
+        model = CostModel(asked, self.input_shape, latency)
         return Pricing.by_model(model, candidates or self.candidates(), budget, {**self.teacher_costs, **measured})
 
     @property
@@ -274,11 +271,11 @@ class _Teacher:
     """The teacher in a worker process that computes the user's own costs of it."""
 
     module: nn.Module
-    example: Example
+    input_shape: tuple[int, ...]
 
     def cost(self, cost: Cost) -> float:
         """Return a cost of the teacher."""
-        return cost.compute(CostSubject(self.module, self.example))
+        return cost.compute(CostSubject(self.module, self.input_shape))
 
 
 def resolve(
@@ -323,12 +320,6 @@ def resolve(
     else:
         given: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
         frozen = [freeze(module, data) for module in given]
-    if not find_task(data.task).labelled:
-        data = data.answered_by(partial(predict_logits, frozen[0].module))
-        for other in frozen:
-            check_classes(other.num_classes, data)
-        # A baseline on labels only would be taught by the same answers.
-        config = config.model_copy(update={"final": config.final.model_copy(update={"baseline": False})})
     config, notes = _with_suited_optimizer(config, frozen[0], data)
     content = config.space if space is None else space
     config, chosen = with_strategy(config, content)
@@ -402,7 +393,7 @@ def _check_task(config: SearchFile, task: str, cutting: FromTeacherConfig | None
 
 def _with_suited_optimizer(config: SearchFile, teacher: Teacher, data: Dataset) -> tuple[SearchFile, list[str]]:
     """Return the search file with the default optimiser for the teacher's kind of network, and a sentence about it."""
-    if not attends(teacher.module, data.example):
+    if not attends(teacher.module, data.input_shape):
         return config, []
     config, sections = with_adamw(config)
     if not sections:

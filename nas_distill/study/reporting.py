@@ -39,7 +39,6 @@ from nas_distill.study.problem import SearchProblem
 from nas_distill.study.warm_start import describe_warm_start
 from nas_distill.tasks import find_task, read_evaluation
 from nas_distill.utils.errors import RunError
-from nas_distill.utils.inputs import input_types
 
 
 def cost_summary(survey: Survey, estimate: Estimate, pricing: Pricing, problem: SearchProblem) -> CostSummary:
@@ -307,7 +306,6 @@ def card_facts(folder: RunFolder, metadata: RunMetadata, problem: SearchProblem)
         title=f"Student of {problem.teacher.name}, from run {folder.name}",
         data=data.name,
         input_shape=data.input_shape,
-        inputs=input_types(data.example),
         num_classes=data.num_classes,
         teacher=problem.teacher.name,
         builder=builder,

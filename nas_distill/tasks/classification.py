@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from nas_distill.evaluate.intervals import accuracy_halfwidth
 from nas_distill.tasks.task import Metric, Task
@@ -66,7 +66,7 @@ class Classification(Task):
     training_without_teacher = "hard labels"
     exclusive = True
     record = ClassificationEvaluation
-    metrics: ClassVar[Sequence[Metric]] = (
+    metrics = (
         Metric("accuracy", "accuracy"),
         Metric("share of teacher's", "retained"),
         Metric("agreement with teacher", "agreement"),

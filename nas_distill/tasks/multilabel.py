@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from nas_distill.evaluate.intervals import bootstrap_halfwidth
 from nas_distill.tasks.task import Metric, Task, are_columns, as_columns, check_columns
@@ -57,7 +57,7 @@ class Multilabel(Task):
     labels_loss, answers_loss = "bce", "bce_kd"
     stored_as = "(N, K) float32"
     record = MultilabelEvaluation
-    metrics: ClassVar[Sequence[Metric]] = (
+    metrics = (
         Metric(quality_name, "mean_average_precision"),
         Metric("share of teacher's", "retained"),
         Metric("agreement with teacher, label by label", "agreement"),

@@ -36,7 +36,7 @@ def find_task(name: str, *, where: str = "data.task", paths: Sequence[str | Path
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names of all built-in tasks, those without labels last."""
+    """Return the names of all built-in tasks, the most common first."""
     return tuple(_built_in())
 
 
@@ -84,8 +84,7 @@ def _built_in() -> dict[str, Task]:
     package = importlib.import_module("nas_distill.tasks")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
-    kinds = [kind for kind in _kinds(Task) if kind.__module__.startswith(f"{package.__name__}.")]
-    return {kind.name: kind() for kind in sorted(kinds, key=lambda kind: (not kind.labelled, kind.name))}
+    return {kind.name: kind() for kind in _kinds(Task) if kind.__module__.startswith(f"{package.__name__}.")}
 
 
 def _kinds(base: type[Any]) -> Iterator[type[Task]]:

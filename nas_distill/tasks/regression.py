@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from nas_distill.evaluate.intervals import bootstrap_halfwidth
 from nas_distill.tasks.task import Metric, Task, are_columns, as_columns, check_columns
@@ -58,7 +58,7 @@ class Regression(Task):
     has_entropy = False
     stored_as = "(N, K) float32"
     record = RegressionEvaluation
-    metrics: ClassVar[Sequence[Metric]] = (
+    metrics = (
         Metric(quality_name, "r2"),
         Metric("share of teacher's", "retained"),
         Metric(f"agreement with teacher, {quality_name}", "agreement"),

@@ -94,8 +94,6 @@ class Task(ABC):
     """Name of the baseline without a teacher."""
     has_entropy: ClassVar[bool] = True
     """True if outputs have an entropy."""
-    labelled: ClassVar[bool] = True
-    """False if the teacher's answers take the place of labels."""
     exclusive: ClassVar[bool] = False
     """True if exactly one output of a sample applies: their probabilities sum to 1."""
     metrics: ClassVar[Sequence[Metric]]
@@ -139,18 +137,6 @@ class Task(ABC):
     @abstractmethod
     def count_outputs(self, labels: Sequence[np.ndarray]) -> int:
         """Return the number K of outputs, given the labels of all splits."""
-
-    def unanswered(self, samples: int) -> np.ndarray:
-        """Return the labels of a split before the teacher has answered.
-
-        Raises:
-            DataError: the task needs labels.
-        """
-        raise DataError(f"The task {self.name} needs labels; without them, use Dataset.unlabelled(x).")
-
-    def from_answers(self, answers: Tensor) -> Tensor:
-        """Return the labels that the teacher's answers (N, K) give, for tasks without ``labelled``."""
-        raise DataError(f"The task {self.name} needs labels, which a teacher's answers do not replace.")
 
     # Evaluation.
 

@@ -15,8 +15,7 @@ from nas_distill.data import Dataset, SplitName
 from nas_distill.tasks import find_task
 from nas_distill.teacher.teacher import Teacher
 from nas_distill.utils.errors import TeacherError
-from nas_distill.utils.inputs import Samples
-from nas_distill.utils.layers import Layer, Tap, logits_for
+from nas_distill.utils.layers import Layer, Tap
 from nas_distill.utils.modules import memory_format, place
 
 # The part of a layer's output that is kept. All but `full` are small enough to be stored.
@@ -91,7 +90,7 @@ class TeacherSignal(Protocol):
     num_classes: int
     features: tuple[Feature, ...]
 
-    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Samples) -> Answer:
+    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
         """Return the teacher's logits and features, float32 on ``x``'s device.
 
         Args:
@@ -129,7 +128,7 @@ class LiveSignal:
         # The faster memory layout matters: writing a store takes hundreds of thousands of answers.
         place(teacher.module, self._device, memory_format(teacher.module))
 
-    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Samples) -> Answer:
+    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
         """Run the teacher on ``x`` and return its answer."""
         self.teacher.assert_frozen()
         if x.device != self._device:
@@ -137,9 +136,9 @@ class LiveSignal:
             self.teacher.module.to(x.device)
         with torch.no_grad():
             if not self.features:
-                return Answer(logits_for(self.teacher.module, x).float())
+                return Answer(self.teacher.module(x).float())
             with self._tap:
-                logits = logits_for(self.teacher.module, x).float()
+                logits = self.teacher.module(x).float()
             found = self._tap.features
             features = {
                 feature.key: reduce_feature(found[feature.layer.name].float(), feature.reduction)
@@ -206,7 +205,7 @@ class CombinedSignal:
             )
         self._labels: dict[SplitName, Tensor] = {"train": data.labels("train"), "val": data.labels("val")}
 
-    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Samples) -> Answer:
+    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
         """Return the logits of the mixture, and the first teacher's features."""
         answers = [signal.answer(split, index, view, x) for signal in self.signals]
         logits = torch.stack([answer.logits for answer in answers])

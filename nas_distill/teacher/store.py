@@ -35,7 +35,6 @@ from nas_distill.teacher.store_writer import (
 from nas_distill.teacher.teacher import Teacher
 from nas_distill.utils.checkpoints import file_digest, json_digest
 from nas_distill.utils.errors import TeacherError, first_line
-from nas_distill.utils.inputs import Samples
 from nas_distill.utils.layers import Layer
 from nas_distill.utils.seeds import torch_generator
 
@@ -102,7 +101,7 @@ class TeacherStore:
         """Size on disk."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
-    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Samples) -> Answer:
+    def answer(self, split: SplitName, index: Tensor, view: int | None, x: Tensor) -> Answer:
         """Return the stored answer on ``x``'s device; see TeacherSignal."""
         if split == "train":
             if view is None or not 0 <= view < self._views:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_distill.config import TeacherSource
 from nas_distill.data import Dataset
@@ -21,8 +21,6 @@ from nas_distill.teacher.weights import load_weights, read_weights
 from nas_distill.utils.checkpoints import module_digest
 from nas_distill.utils.errors import TeacherError, TrustError, did_you_mean, first_line
 from nas_distill.utils.files import is_own
-from nas_distill.utils.inputs import describe, parts_of
-from nas_distill.utils.layers import logits_for
 from nas_distill.utils.modules import device_of
 from nas_distill.utils.references import accepts_keyword, load_reference, only_known, remember_builder
 from nas_distill.utils.seeds import seeded_torch
@@ -71,20 +69,17 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
     device = device_of(module)
     try:
         with torch.no_grad():
-            logits = logits_for(module, x.to(device))
+            logits = module(x.to(device))
         # After the forward pass, because torch's lazy modules have no weights before it.
         module.requires_grad_(False)
     except Exception as error:
-        ids = [key for key, part in parts_of(x, "x").items() if not part.is_floating_point()]
-        hint = f" Are all of {', '.join(ids)} in its vocabulary, and sequences no longer than it takes?" if ids else ""
         raise TeacherError(
-            f"Teacher '{name}' fails on a batch of {describe(x)} of data '{data.name}' ({first_line(error)}).{hint}"
+            f"Teacher '{name}' fails on a batch of shape {tuple(x.shape)} of data '{data.name}' ({first_line(error)})."
         ) from error
-    if logits.dim() != 2 or len(logits) != samples:
-        raise TeacherError(
-            f"Teacher '{name}' returns {tuple(logits.shape)} for a batch of {samples}; it must return (B, classes)."
-        )
-    if data.answered and logits.shape[1] != data.num_classes:
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples:
+        shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise TeacherError(f"Teacher '{name}' returns {shown} for a batch of {samples}; it must return (B, classes).")
+    if logits.shape[1] != data.num_classes:
         what = find_task(data.task).outputs
         raise TeacherError(
             f"Teacher '{name}' has {logits.shape[1]} {what}, but data '{data.name}' has {data.num_classes}; they must "
@@ -92,7 +87,7 @@ def freeze(module: nn.Module, data: Dataset, name: str = "teacher") -> Teacher:
         )
     if not torch.isfinite(logits).all():
         raise TeacherError(f"Teacher '{name}' returns NaN or infinity on data '{data.name}'; check its weights.")
-    teacher = Teacher(module, logits.shape[1], name)
+    teacher = Teacher(module, data.num_classes, name)
     teacher.assert_frozen()
     return teacher
 
@@ -188,10 +183,7 @@ def builder_keywords(function: Callable[..., Any], arguments: Mapping[str, Any],
     keywords = dict(arguments)
     if isinstance(keywords.get("input_shape"), list):  # JSON and YAML have no tuples
         keywords["input_shape"] = tuple(keywords["input_shape"])
-    sizes: dict[str, Any] = {"input_shape": data.input_shape}
-    if data.answered:
-        sizes["num_classes"] = data.num_classes
-    for key, value in sizes.items():
+    for key, value in {"input_shape": data.input_shape, "num_classes": data.num_classes}.items():
         if accepts_keyword(function, key):
             keywords.setdefault(key, value)
     return keywords

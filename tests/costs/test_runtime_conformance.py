@@ -148,7 +148,7 @@ def test_a_damaged_file_is_reported_in_one_sentence(runtime, tmp_path):
 
 def test_latency_is_measured_and_predicted_on_it(runtime):
     models = [network(width) for width in (1, 2, 3, 4, 5, 6, 7, 8)]
-    prepared = [export_for_timing(model, SHAPE, 2, None, runtime) for model in models]
+    prepared = [export_for_timing(model, (2, *SHAPE), None, runtime) for model in models]
     samples = time_modules(prepared, SHAPE, batch=2, repeats=5, runtime=runtime)
     model = LatencyModel.calibrate(models, SHAPE, repeats=5, runtime=runtime)
 

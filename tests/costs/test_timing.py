@@ -36,7 +36,7 @@ def test_a_sample_holds_times_and_conditions():
 def test_the_network_is_timed_in_eval_mode():
     model = small().train()
     model[1].running_mean.fill_(0.3)
-    exported = export_for_timing(model, SHAPE, 2)
+    exported = export_for_timing(model, (2, *SHAPE))
     data = torch.randn(2, *SHAPE)
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
 
@@ -126,7 +126,7 @@ def test_a_model_that_cannot_be_exported_is_reported_in_one_sentence(monkeypatch
 
 def test_a_file_is_timed_like_its_module(tmp_path):
     path = tmp_path / "model.onnx"
-    path.write_bytes(export_for_timing(small(), SHAPE))
+    path.write_bytes(export_for_timing(small(), (1, *SHAPE)))
 
     sample = time_file(path, SHAPE, repeats=3)
 
@@ -141,7 +141,7 @@ def test_files_that_cannot_be_timed_are_reported_in_one_sentence(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(CostError, match="valid ONNX model"):
         time_file(path, SHAPE)
-    path.write_bytes(export_for_timing(small(), SHAPE))
+    path.write_bytes(export_for_timing(small(), (1, *SHAPE)))
     with pytest.raises(CostError, match=r"with shape \(1, 3, 9, 9\)") as caught:
         time_file(path, (3, 9, 9))
     assert "\n" not in str(caught.value)

@@ -113,7 +113,7 @@ WRONG = [
     ({"x_train": X, "y": Y}, "has no array 'y_train'; it has x_train, y"),
     ({"x": X, "y": Y, "x_val": X}, "has no array 'y_val'; give both"),
     ((X, Y[:3]), r"y has shape \(3,\)"),
-    (((X, Y), (X, Y)), "y cannot be read as an array"),
+    (((X, Y), (X, Y)), "x cannot be read as an array"),
 ]
 
 

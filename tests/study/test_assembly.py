@@ -66,9 +66,7 @@ def taught(data: nd.Dataset) -> nn.Module:
     return distiller.student()
 
 
-@pytest.fixture(
-    scope="module", params=[task for task in task_names() if task != "classification" and find_task(task).labelled]
-)
+@pytest.fixture(scope="module", params=[task for task in task_names() if task != "classification"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

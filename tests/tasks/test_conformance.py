@@ -95,8 +95,7 @@ def test_a_network_agrees_with_itself(task, labels):
     outputs = perfect(task, labels)
 
     assert task.equal_predictions(outputs, outputs).all()
-    retained = task.evaluate(outputs, labels, outputs).retained
-    assert retained == pytest.approx(1) if task.labelled else retained is None
+    assert task.evaluate(outputs, labels, outputs).retained == pytest.approx(1)
     assert torch.allclose(task.divergence(outputs, outputs, torch.ones(K)), torch.zeros(N, dtype=torch.double))
 
 
@@ -126,12 +125,11 @@ def test_entropy_is_highest_for_uniform_outputs(task):
 
 
 def test_losses_of_a_task_are_those_of_the_default_training(task):
-    *labels, answers = default_loss(task.name) if task.name in task_names() else TrainingConfig().loss
+    labels, answers = default_loss(task.name) if task.name in task_names() else TrainingConfig().loss
 
-    assert len(labels) == task.labelled
+    assert find_loss(labels.name).name == task.labels_loss
     assert find_loss(answers.name).name == task.answers_loss
-    assert [find_loss(term.name).name for term in labels] == [task.labels_loss] * task.labelled
-    assert not find_loss(task.labels_loss).taught
+    assert not find_loss(labels.name).taught
     assert find_loss(answers.name).taught
 
 

@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas_distill.costs.exporting import by_position, dynamic_sizes, export_samples, first_that_exports, with_logits
-from nas_distill.costs.runtimes.runtime import Arrays, Runtime, code_of_zeros
-from nas_distill.costs.undisturbed import frozen_copy
+from nas_distill.costs.runtimes.runtime import Runtime
+from nas_distill.costs.undisturbed import frozen_copy, tensors_only
 from nas_distill.utils.errors import CostError, ExportError, first_line
 from nas_distill.utils.files import atomic_path
-from nas_distill.utils.inputs import Example, Inputs, Samples, parts_of
 from nas_distill.utils.modules import quiet, root_cause
 
-INPUT, OUTPUT = "input", "logits"
+INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 LARGEST = 2**31 - 2**24  # a protobuf message is limited to 2 GiB; the rest is room for the graph itself
 
 
@@ -32,7 +30,6 @@ _NUMPY: dict[str, Any] = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
     "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
 }
 
 
@@ -54,11 +51,13 @@ class OnnxRuntime(Runtime):
 
         return str(onnxruntime.__version__)
 
-    def export(self, module: nn.Module, inputs: Example, path: Path, notes: Mapping[str, Any] | None = None) -> None:
+    def export(
+        self, module: nn.Module, input_shape: Sequence[int], path: Path, notes: Mapping[str, Any] | None = None
+    ) -> None:
         """Write one ONNX file; see ``export_onnx``."""
-        export_onnx(module, inputs, path, metadata=notes)
+        export_onnx(module, input_shape, path, metadata=notes)
 
-    def export_for_timing(self, module: nn.Module, inputs: Samples, path: Path) -> None:
+    def export_for_timing(self, module: nn.Module, inputs: Any, path: Path) -> None:
         """Write ONNX for a fixed input shape by torch's older exporter, or by the newer one if that fails.
 
         The older exporter takes a thirtieth of the newer one's time, and the runtime optimises both files to the same
@@ -71,7 +70,7 @@ class OnnxRuntime(Runtime):
                 _export_by_graph(module, inputs, path)
 
     def load(self, path: Path, *, threads: int = 1) -> Any:
-        """Return a session of a file."""
+        """Return a session of a file whose network takes one input."""
         import onnxruntime
 
         if not path.is_file():
@@ -86,56 +85,52 @@ class OnnxRuntime(Runtime):
         except Exception as error:
             raise CostError(f"{path} is not a valid ONNX model ({first_line(error)}).") from error
         inputs = session.get_inputs()
-        for one in inputs:
-            if one.type not in _NUMPY:
-                raise CostError(f"{path} takes an input of type {one.type}, which is not supported.")
-        return _Session(session, {one.name: _NUMPY[one.type] for one in inputs})
+        if len(inputs) != 1:
+            raise CostError(f"{path} takes {len(inputs)} inputs, but only networks with one input can run.")
+        if inputs[0].type not in _NUMPY:
+            raise CostError(f"{path} takes an input of type {inputs[0].type}, which is not supported.")
+        return _Session(session, inputs[0].name, _NUMPY[inputs[0].type])
 
-    def run(self, network: Any, inputs: Arrays) -> np.ndarray:
+    def run(self, network: Any, inputs: np.ndarray) -> np.ndarray:
         """Return the first output for a batch."""
-        given = inputs if isinstance(inputs, Mapping) else dict.fromkeys(network.dtypes, inputs)
-        # The exporter leaves out inputs that the network does not use.
-        known = {name: array for name, array in given.items() if name in network.dtypes}
-        found: np.ndarray = network.session.run(None, known)[0]
+        found: np.ndarray = network.session.run(None, {network.name: inputs})[0]
         return found
 
     def input_dtype(self, network: Any) -> Any:
-        """Return the dtype of the session's first input."""
-        return next(iter(network.dtypes.values()))
+        """Return the dtype of the session's input."""
+        return network.dtype
 
-    def usage(self, path: str, inputs: Example) -> str:
+    def usage(self, path: str, input_shape: Sequence[int]) -> str:
         """Return four lines of code that run a file on zeros."""
-        zeros = ", ".join(f'"{name}": {code}' for name, code in code_of_zeros(inputs, "np", INPUT).items())
+        shape = ", ".join(str(size) for size in input_shape)
         return (
             "import numpy as np, onnxruntime\n\n"
             f'session = onnxruntime.InferenceSession("{path}")\n'
-            f'logits = session.run(["{OUTPUT}"], {{{zeros}}})[0]'
+            f'logits = session.run(["{OUTPUT}"], {{"{INPUT}": np.zeros((1, {shape}), np.float32)}})[0]'
         )
 
 
 @dataclass(frozen=True)
 class _Session:
-    """An inference session with the dtypes of its inputs by name."""
+    """An inference session with the name and dtype of its input."""
 
     session: Any
-    dtypes: Mapping[str, Any]
+    name: str
+    dtype: Any
 
 
-def _export_by_trace(module: nn.Module, inputs: Samples, path: Path) -> None:
+def _export_by_trace(module: nn.Module, inputs: torch.Tensor, path: Path) -> None:
     # Wrapped, because this exporter turns the defaults of forward's other arguments into inputs.
-    wrapped, tensors = by_position(module, inputs)
-    torch.onnx.export(wrapped, tensors, str(path), dynamo=False, input_names=list(parts_of(inputs, INPUT)))
+    torch.onnx.export(tensors_only(module), (inputs,), str(path), dynamo=False, input_names=[INPUT])
 
 
-def _export_by_graph(module: nn.Module, inputs: Samples, path: Path) -> None:
-    wrapped, tensors = by_position(module, inputs)
-    names = list(parts_of(inputs, INPUT))
-    torch.onnx.export(wrapped, tensors, path, dynamo=True, external_data=False, verbose=False, input_names=names)
+def _export_by_graph(module: nn.Module, inputs: torch.Tensor, path: Path) -> None:
+    torch.onnx.export(module, (inputs,), path, dynamo=True, external_data=False, verbose=False, input_names=[INPUT])
 
 
 def export_onnx(
     module: nn.Module,
-    inputs: Example,
+    input_shape: Sequence[int],
     path: str | Path,
     *,
     teacher: str | None = None,
@@ -147,13 +142,12 @@ def export_onnx(
 ) -> Path:
     """Write ``module`` in eval mode to ``path`` atomically and return the path.
 
-    The file contains the weights. A single input is called ``"input"``, several have their names; they accept any batch
-    of at least 1, and sequences of whole numbers any length if torch can export that. The output ``"logits"`` is
-    float32 ``[batch, classes]``. The module may be on any device and is not changed.
+    The file contains the weights. Its input ``"input"`` is float32 ``[batch, *input_shape]``, its output ``"logits"``
+    float32 ``[batch, classes]``, for any batch of at least 1. The module may be on any device and is not changed.
 
     Args:
         module: the network.
-        inputs: samples, or the shape of one, (C, H, W) for images.
+        input_shape: of one sample, (C, H, W) for images.
         path: ends in ``.onnx``; an existing file is replaced.
         teacher: name of the teacher; this and the following arguments are stored in the file (``read_metadata``).
         architecture: hash of the architecture.
@@ -173,7 +167,7 @@ def export_onnx(
         "architecture": architecture,
         "normalisation": dict(normalisation) if normalisation is not None else None,
         "class_names": list(class_names) if class_names is not None else None,
-        **_described(inputs),
+        "input_shape": [int(size) for size in input_shape],
         **(metadata or {}),
     }
     texts = {key: _text(key, value, path) for key, value in notes.items() if value is not None}
@@ -184,7 +178,7 @@ def export_onnx(
         )
     try:
         with quiet():
-            proto = _proto(module, inputs, opset)
+            proto = _proto(module, tuple(input_shape), opset)
     except Exception as error:
         raise ExportError(
             f"{path} cannot be written: torch cannot export the network ({root_cause(error)})."
@@ -232,32 +226,20 @@ def load_onnx(path: Path) -> Any:
         raise ExportError(f"{path} is damaged or not an ONNX file ({root_cause(error)}).") from error
 
 
-def _described(inputs: Example) -> dict[str, Any]:
-    """Return the notes about a network's inputs."""
-    if not isinstance(inputs, torch.Tensor | Inputs):
-        return {"input_shape": [int(size) for size in inputs]}
-    return {"inputs": {name: list(part.shape[1:]) for name, part in parts_of(inputs, INPUT).items()}}
-
-
-def _proto(module: nn.Module, inputs: Example, opset: int | None) -> Any:
-    module, x = frozen_copy(module), export_samples(inputs)
-    plain = not isinstance(x, Inputs) and with_logits(module, x) is module
-    wrapped, tensors = (module, (x,)) if plain else by_position(module, x, logits=True)
-
-    def export(sizes: dict[str, dict[int, Any]]) -> Any:
-        shapes: Any = tuple(sizes.values())
-        return torch.onnx.export(
-            wrapped,
-            tensors,
-            dynamo=True,
-            input_names=list(parts_of(x, INPUT)),
-            output_names=[OUTPUT],
-            dynamic_shapes=shapes if plain else (shapes,),
-            opset_version=opset,
-            verbose=False,
-        )
-
-    program = first_that_exports(dynamic_sizes(x), export)
+def _proto(module: nn.Module, shape: tuple[int, ...], opset: int | None) -> Any:
+    module = frozen_copy(module)
+    # Two samples, since the exporter treats a batch of 1 as a constant. The argument of forward may have any name.
+    example = torch.zeros(2, *shape)
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+        opset_version=opset,
+        verbose=False,
+    )
     if program is None:
         raise RuntimeError("the exporter returned nothing")
     proto = program.model_proto

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas_distill.costs.exporting import by_position, graph_of
-from nas_distill.costs.runtimes.runtime import Arrays, Runtime, code_of_zeros
-from nas_distill.costs.undisturbed import frozen_copy
+from nas_distill.costs.runtimes.runtime import Runtime
+from nas_distill.costs.undisturbed import frozen_copy, tensors_only
 from nas_distill.utils.errors import CostError, ExportError
 from nas_distill.utils.files import atomic_path
-from nas_distill.utils.inputs import Example, Inputs, Samples
 from nas_distill.utils.modules import quiet, root_cause
 
 NOTES = "notes.json"
@@ -45,14 +43,18 @@ class PyTorch(Runtime):
         """Return the version of torch."""
         return str(torch.__version__)
 
-    def export(self, module: nn.Module, inputs: Example, path: Path, notes: Mapping[str, Any] | None = None) -> None:
+    def export(
+        self, module: nn.Module, input_shape: Sequence[int], path: Path, notes: Mapping[str, Any] | None = None
+    ) -> None:
         """Write a graph for batches of any size, with the notes beside it."""
         if path.suffix != self.suffix:
             raise ExportError(f"{path} is not a valid name for a torch.export graph; it must end in {self.suffix}.")
         known = {key: value for key, value in (notes or {}).items() if value is not None}
         try:
             with quiet(), torch.no_grad():
-                program = graph_of(frozen_copy(module), inputs)
+                batch = torch.export.Dim("batch")
+                sample = torch.zeros(2, *input_shape)
+                program = torch.export.export(frozen_copy(module), (sample,), dynamic_shapes=({0: batch},))
                 _without_traces(program)
                 with atomic_path(path) as temporary:
                     _save(program, temporary, {NOTES: json.dumps(known, ensure_ascii=False)})
@@ -63,10 +65,10 @@ class PyTorch(Runtime):
                 f"{path} cannot be written: torch cannot make a graph of the network ({root_cause(error)})."
             ) from error
 
-    def export_for_timing(self, module: nn.Module, inputs: Samples, path: Path) -> None:
+    def export_for_timing(self, module: nn.Module, inputs: Any, path: Path) -> None:
         """Write a graph of a fixed input shape, for networks that return any structure of tensors."""
         with quiet(), torch.no_grad():
-            _save(torch.export.export(*by_position(frozen_copy(module), inputs)), path, {})
+            _save(torch.export.export(tensors_only(frozen_copy(module)), (inputs,)), path, {})
 
     def load(self, path: Path, *, threads: int = 1) -> Any:
         """Return the graph in a file. Load only files that you exported yourself: torch unpickles a part of them."""
@@ -75,35 +77,34 @@ class PyTorch(Runtime):
                 program = torch.export.load(stream)
             names = program.graph_signature.user_inputs
             dtypes = [node.meta["val"].dtype for node in program.graph.nodes if node.name in names]
-            keywords = tuple(program.call_spec.in_spec.child(1).context)
             module = program.module()
         except Exception as error:
             raise CostError(f"{path} is not a torch.export graph ({root_cause(error)}).") from error
-        return _Graph(module, torch.zeros((), dtype=dtypes[0]).numpy().dtype, threads, bool(keywords))
+        if len(dtypes) != 1:
+            raise CostError(f"{path} takes {len(dtypes)} inputs, but only networks with one input can run.")
+        return _Graph(module, torch.zeros((), dtype=dtypes[0]).numpy().dtype, threads)
 
-    def run(self, network: Any, inputs: Arrays) -> np.ndarray:
+    def run(self, network: Any, inputs: np.ndarray) -> np.ndarray:
         """Return the first output for a batch."""
         with _threads(network.threads):
-            return _first(_forward(network, inputs))
+            return _first(_forward(network, torch.from_numpy(inputs)))
 
-    def time(self, network: Any, inputs: Arrays) -> float:
+    def time(self, network: Any, inputs: np.ndarray) -> float:
         """Return the milliseconds of one forward pass, excluding the time to set the threads."""
         with _threads(network.threads):
-            return super().time(_Graph(network.module, network.dtype, torch.get_num_threads(), network.named), inputs)
+            return super().time(_Graph(network.module, network.dtype, torch.get_num_threads()), inputs)
 
     def input_dtype(self, network: Any) -> Any:
         """Return the dtype of the graph's input."""
         return network.dtype
 
-    def usage(self, path: str, inputs: Example) -> str:
+    def usage(self, path: str, input_shape: Sequence[int]) -> str:
         """Return four lines of code that run a file on zeros."""
-        zeros = code_of_zeros(inputs, "torch")
-        named = isinstance(inputs, Inputs) and inputs.named
-        arguments = ", ".join(f"{name}={code}" if named else code for name, code in zeros.items())
+        shape = ", ".join(str(size) for size in input_shape)
         return (
             "import torch\n\n"
             f'model = torch.export.load("{path}").module()  # predicts; cannot be trained further\n'
-            f"logits = model({arguments})"
+            f"logits = model(torch.zeros(1, {shape}))"
         )
 
 
@@ -114,14 +115,11 @@ class _Graph:
     module: nn.Module
     dtype: Any
     threads: int
-    named: bool = False
 
 
-def _forward(network: _Graph, inputs: Arrays) -> Any:
-    given = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-    tensors = {name: torch.from_numpy(array) for name, array in given.items()}
+def _forward(network: _Graph, inputs: torch.Tensor) -> Any:
     with torch.inference_mode():
-        return network.module(**tensors) if network.named else network.module(*tensors.values())
+        return network.module(inputs)
 
 
 def _first(found: Any) -> np.ndarray:

@@ -9,20 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from nas_distill.utils.errors import ConfigError, CostError, did_you_mean
-from nas_distill.utils.inputs import Example, Inputs, Samples, parts_of
 from nas_distill.utils.references import is_reference, load_reference
 
 if TYPE_CHECKING:
     from torch import nn
 
-
-Arrays: TypeAlias = "np.ndarray | Mapping[str, np.ndarray]"
-"""A batch of samples for a runtime: one array, or several by name."""
 
 DEFAULT = "onnxruntime"
 """The runtime of a search that does not name one."""
@@ -54,10 +50,10 @@ class Runtime(ABC):
         """Return the runtime's version."""
 
     @abstractmethod
-    def export(self, module: nn.Module, inputs: Example, path: Path, notes: Mapping[str, Any] | None = None) -> None:
-        """Write ``module`` in eval mode to ``path`` atomically, for batches of any size.
-
-        ``inputs`` are samples, or the shape of one without the batch.
+    def export(
+        self, module: nn.Module, input_shape: Sequence[int], path: Path, notes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write ``module`` in eval mode to ``path`` atomically, for batches (B, *input_shape) of any B.
 
         The module may be on any device and is not changed. ``notes`` are JSON values to store in the file.
 
@@ -70,31 +66,31 @@ class Runtime(ABC):
         """Return the network in a file, for ``run`` and ``time`` on ``threads`` threads.
 
         Raises:
-            CostError: the file is damaged, or an input of its network is of an unknown type.
+            CostError: the file is damaged, or its network takes more than one input.
         """
 
     @abstractmethod
-    def run(self, network: Any, inputs: Arrays) -> np.ndarray:
-        """Return the first output of a loaded network, (B, outputs), for a batch: an array, or several by name."""
+    def run(self, network: Any, inputs: np.ndarray) -> np.ndarray:
+        """Return the first output of a loaded network for a batch, (B, outputs)."""
 
-    def time(self, network: Any, inputs: Arrays) -> float:
+    def time(self, network: Any, inputs: np.ndarray) -> float:
         """Return the milliseconds of one forward pass, by this process's clock unless a subclass overrides it."""
         began = time.perf_counter_ns()
         self.run(network, inputs)
         return (time.perf_counter_ns() - began) / 1e6
 
-    def export_for_timing(self, module: nn.Module, inputs: Samples, path: Path) -> None:
-        """Write a module, on the CPU and in eval mode, for inputs of the shapes and types of ``inputs``.
+    def export_for_timing(self, module: nn.Module, inputs: Any, path: Path) -> None:
+        """Write a module, on the CPU and in eval mode, for inputs of the shape and dtype of the tensor ``inputs``.
 
         The file is only timed, so a subclass may use a faster export than ``export``.
         """
-        self.export(module, inputs if isinstance(inputs, Inputs) else tuple(inputs.shape[1:]), path)
+        self.export(module, tuple(inputs.shape[1:]), path)
 
     def input_dtype(self, network: Any) -> Any:
-        """Return the numpy dtype of a loaded network's first input."""
+        """Return the numpy dtype of a loaded network's input."""
         return np.float32
 
-    def usage(self, path: str, inputs: Example) -> str:
+    def usage(self, path: str, input_shape: Sequence[int]) -> str:
         """Return Python code for a student's card that loads the file ``path`` and runs it, or an empty string."""
         return ""
 
@@ -102,25 +98,6 @@ class Runtime(ABC):
         """Raise CostError, with the install instruction, if the runtime is not available."""
         if not self.is_available():
             raise CostError(f"the runtime '{self.name}' ({self.title}) is not available here; {self.install}.")
-
-
-def code_of_zeros(inputs: Example, library: str, name: str = "input") -> dict[str, str]:
-    """Return code that makes each input of a network as zeros at batch 1, by its name.
-
-    ``library``: the prefix of the code, ``np`` or ``torch``. A single input is called ``name``.
-    """
-    import torch
-
-    if not isinstance(inputs, torch.Tensor | Inputs):
-        shape = ", ".join(str(size) for size in inputs)
-        return {name: f"np.zeros((1, {shape}), np.float32)" if library == "np" else f"torch.zeros(1, {shape})"}
-    found = {}
-    for key, part in parts_of(inputs, name).items():
-        shape = ", ".join(str(size) for size in (1, *part.shape[1:]))
-        kind = str(part.dtype).removeprefix("torch.")
-        sizes = f"({shape}), np.{kind}" if library == "np" else f"{shape}, dtype=torch.{kind}"
-        found[key] = f"{library}.zeros({sizes})"
-    return found
 
 
 def find_runtime(name: str, *, where: str = "latency.runtime", paths: Sequence[str | Path] = ()) -> Runtime:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nas_distill.utils.errors import TrainingError
-from nas_distill.utils.inputs import Samples
 
 
 @dataclass(frozen=True)
@@ -52,25 +51,14 @@ class Batch:
     """Labels and further facts of a batch.
 
     ``labels``: (B,) int64 classes, or (B, K) float32 labels or targets. ``index``: (B,) int64, the samples' indices in
-    the training split. ``done``: share of the training's budget that is done, in [0, 1). ``x``: (B, ...), the
+    the training split. ``done``: share of the training's budget that is done, in [0, 1). ``x``: (B, ...) float32, the
     student's inputs.
     """
 
     labels: Tensor
     index: Tensor
     done: float
-    x: Samples | None = None
-
-    @property
-    def tensor(self) -> Tensor:
-        """The student's inputs as one tensor of floating numbers.
-
-        Raises:
-            TrainingError: the inputs are unknown, several tensors, or whole numbers, which the loss cannot change.
-        """
-        if not isinstance(self.x, Tensor) or not self.x.is_floating_point():
-            raise TrainingError("This loss changes images, and the samples are not one tensor of floating numbers.")
-        return self.x
+    x: Tensor | None = None
 
     def at(self, indices: Tensor) -> Batch:
         """Return the facts of some samples of the batch; ``indices``: (K,) int64."""

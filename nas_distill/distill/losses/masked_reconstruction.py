@@ -155,7 +155,8 @@ class MaskedReconstruction(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """Return the mean absolute error over hidden values."""
-        x = batch.tensor.to(self.stand_in.dtype)
+        assert batch.x is not None
+        x = batch.x.to(self.stand_in.dtype)
         mask = self._mask(x)
         instead = self.stand_in[:, None, None] if x.dim() == 4 else self.stand_in
         visible = torch.where(mask, instead, x)

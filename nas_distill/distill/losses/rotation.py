@@ -47,13 +47,14 @@ class Rotation(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """Return the head's cross-entropy."""
-        count, device = len(batch.tensor), batch.tensor.device
+        assert batch.x is not None
+        count, device = len(batch.x), batch.x.device
         if self.every:
             turns = torch.arange(TURNS, device=device).repeat_interleave(count)
-            inputs = rotated(batch.tensor.repeat(TURNS, 1, 1, 1), turns)
+            inputs = rotated(batch.x.repeat(TURNS, 1, 1, 1), turns)
         else:
             turns = torch.randint(TURNS, (count,), device=device)
-            inputs = rotated(batch.tensor, turns)
+            inputs = rotated(batch.x, turns)
         feature = pooled(student.again(inputs).features[0])
         return functional.cross_entropy(self.head(feature.to(self.head.weight.dtype)), turns)
 

@@ -3,7 +3,7 @@
 from nas_distill.utils.layers.attention import attention_names, qkv, scores
 from nas_distill.utils.layers.find import Layer, LayerKind, find_layers, layers_named
 from nas_distill.utils.layers.match import Pair, describe_pairs, match_layers, pairs_by_name
-from nas_distill.utils.layers.taps import Tap, logits_for, logits_of, tensor_of
+from nas_distill.utils.layers.taps import Tap, logits_of, tensor_of
 
 __all__ = [
     "Layer",
@@ -14,7 +14,6 @@ __all__ = [
     "describe_pairs",
     "find_layers",
     "layers_named",
-    "logits_for",
     "logits_of",
     "match_layers",
     "pairs_by_name",

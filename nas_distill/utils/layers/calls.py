@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from nas_distill.utils.errors import TrainingError, first_line
-from nas_distill.utils.inputs import Samples, call, describe
 from nas_distill.utils.layers.hooks import Hooks, unfused
 from nas_distill.utils.layers.taps import logits_of, tensor_of
 from nas_distill.utils.modules import eval_mode
@@ -66,7 +65,7 @@ def has_own_weights(module: nn.Module) -> bool:
     return any(weight is not None for weight in module._parameters.values())
 
 
-def record(module: nn.Module, x: Samples) -> Recording:
+def record(module: nn.Module, x: Tensor) -> Recording:
     """Run ``module`` once on ``x`` (B, ...), in eval mode and without gradients, and return the recorded calls.
 
     Afterwards the modes of its submodules and torch's global generator are restored, and all hooks are removed.
@@ -103,19 +102,19 @@ def inspection(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def run(module: nn.Module, x: Samples) -> Any:
+def run(module: nn.Module, x: Tensor) -> Any:
     """Return the output of ``module`` for ``x``.
 
     Raises:
         TrainingError: the network fails.
     """
     try:
-        return call(module, x)
+        return module(x)
     except TrainingError:
         raise
     except Exception as error:
         raise TrainingError(
-            f"The network ({type(module).__name__}) fails on a batch of {describe(x)} ({first_line(error)})."
+            f"The network ({type(module).__name__}) fails on a batch of shape {tuple(x.shape)} ({first_line(error)})."
         ) from error
 
 

@@ -9,7 +9,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from nas_distill.utils.errors import TrainingError
-from nas_distill.utils.inputs import Samples
 from nas_distill.utils.layers.calls import Call, Recording, has_own_weights, inspection, record, run
 from nas_distill.utils.layers.taps import Tap, sequence_first
 
@@ -220,7 +219,7 @@ def _token_layer(call: Call, batch: int) -> Layer | None:
     return Layer(f"{call.name}:seq_first", (first, width), "tokens") if second == batch else None
 
 
-def find_layers(module: nn.Module, x: Samples) -> list[Layer]:
+def find_layers(module: nn.Module, x: Tensor) -> list[Layer]:
     """Return the layers of ``module`` that a distillation may use, shallow first; never the logits.
 
     - Feature maps: the last and outermost layer of each spatial resolution.
@@ -246,7 +245,7 @@ def find_layers(module: nn.Module, x: Samples) -> list[Layer]:
     return [layer for _, layer in found]
 
 
-def layers_named(module: nn.Module, x: Samples, names: Sequence[str]) -> list[Layer]:
+def layers_named(module: nn.Module, x: Tensor, names: Sequence[str]) -> list[Layer]:
     """Return the layers of ``module`` with the given names, in that order, with their shapes for ``x``.
 
     Args:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from nas_distill.utils.errors import TrainingError, did_you_mean
-from nas_distill.utils.inputs import Samples, call
 from nas_distill.utils.layers.attention import qkv_of_call, scores_of_call
 from nas_distill.utils.layers.hooks import Hooks
 
@@ -112,11 +111,6 @@ def logits_of(output: Any) -> Tensor:
         f"No logits were found in the network's output ({_shown(output)}); return a tensor (B, classes), or one "
         "under the name 'logits'."
     )
-
-
-def logits_for(module: nn.Module, x: Samples) -> Tensor:
-    """Return the logits of a network for samples; see ``logits_of``."""
-    return logits_of(call(module, x))
 
 
 def tensor_of(output: Any, what: str = "The layer's output") -> Tensor:
