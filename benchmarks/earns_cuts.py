@@ -40,7 +40,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search found within the limit, the best first."""
+    """Results of a search within the limit, the best first."""
 
     runners: Sequence[JudgedCut]
     looks: int

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import PAGES, parser, publish, table
+from earns_cuts import RACE
 from earns_jobs import FLOPS, Settings
 from earns_setting import BATCH, Setting
 from scipy.stats import rankdata, spearmanr
@@ -38,8 +39,6 @@ from nas_distill.utils.seeds import numpy_rng
 
 TEACHERS = {"shipped": "fashion-resnet", "deep": "fashion-resnet-deep"}
 SHARE = 0.1
-SHORT = 3_000
-"""Images of the short distillation."""
 SAMPLES = (128, 512)
 UNIFORM = "uniform"
 JUDGES: Mapping[str, tuple[str, int]] = {
@@ -47,7 +46,7 @@ JUDGES: Mapping[str, tuple[str, int]] = {
     "single": (f"sum of the divergences of single cuts, {SAMPLES[0]} samples", -1),
     **{f"divergence_{count}": (f"divergence of the untrained cut, {count} samples", -1) for count in SAMPLES},
     "untrained": ("validation accuracy of the untrained cut", 1),
-    "short": (f"validation accuracy after {SHORT:,} images", 1),
+    "short": (f"validation accuracy after {RACE:,} images", 1),
 }
 """Judges with their sign: 1 if more is better."""
 DRAWS = 2_000
@@ -80,7 +79,7 @@ class Judging:
         """Judge a cut in every way, distil it, and evaluate it."""
         setting = self.setting
         network = setting.student(cut)
-        short = setting.distilled(setting.student(cut), SHORT // BATCH, 0)
+        short = setting.distilled(setting.student(cut), RACE // BATCH, 0)
         finished = setting.distilled(setting.student(cut), self.images // BATCH, 0)
         return {
             "teacher": setting.name,

@@ -78,9 +78,9 @@ class TrialRecord:
     the flat values as the sampler knows them. States: ``complete`` (trained to the end), ``pruned`` (stopped, see
     ``stop``), ``over_budget`` (never trained, see ``violations``), ``duplicate`` (never trained, see ``duplicate_of``),
     ``failed`` (see ``cause``), ``interrupted`` (another trial continues it, or will), ``running``. One that was
-    ``taken`` from an earlier run is ``complete`` with what that run measured, and was not trained here. A record of the
-    states ``uniform`` and ``untried`` are not in the journal: they are those of the uniform network and of an assembly
-    that were not candidates, and their number is ``NO_TRIAL``.
+    ``taken`` from an earlier run is ``complete`` with what that run measured, and was not trained here. Records of
+    the states ``uniform`` and ``untried`` are not in the journal: the uniform network and an assembly that were not
+    candidates have them, with the number ``NO_TRIAL``.
     """
 
     number: int

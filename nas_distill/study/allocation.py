@@ -38,7 +38,7 @@ def allocate(
     Raises:
         BudgetError: no cut is within the budget.
     """
-    levels, judged = _searched(problem, cutting, pricing, signal, folder, observer, levels_within(pricing.budget))
+    levels, judged = search_cuts(problem, cutting, pricing, signal, folder, observer, levels_within(pricing.budget))
     count = formatting.count(problem.config.allocation.candidates, "untrained candidate")
     observer.note(
         f"Allocation: {count} judged on {judged:,} training samples; the best diverges from the teacher by "
@@ -47,27 +47,7 @@ def allocate(
     return AllocatedCandidates(cutting.cuts, levels, count=problem.config.search.trials)
 
 
-def allocations(
-    problem: SearchProblem,
-    cutting: Cutting,
-    pricing: Pricing,
-    signal: TeacherSignal,
-    folder: RunFolder,
-    observer: Observer,
-) -> list[JudgedCut]:
-    """Return the cuts that spend another budget best before training, the best first.
-
-    Cuts that the run judged before are not judged again.
-
-    Raises:
-        BudgetError: no cut is within the budget, or it has no upper limit.
-    """
-    if not any(limit.high is not None for limit in pricing.budget.limits.values()):
-        raise BudgetError("the budget has no upper limit to spend; give one, such as flops=10%.")
-    return _searched(problem, cutting, pricing, signal, folder, observer, LEVELS[:1])[0][0]
-
-
-def _searched(
+def search_cuts(
     problem: SearchProblem,
     cutting: Cutting,
     pricing: Pricing,
@@ -76,9 +56,17 @@ def _searched(
     observer: Observer,
     levels: Sequence[tuple[float, float]],
 ) -> tuple[list[list[JudgedCut]], int]:
-    """Return the survivors of each level, and the number of samples that were judged."""
+    """Search at each level of the budget; return the survivors, the best first, and the number of judged samples.
+
+    Cuts that the run judged before, under whatever budget, are not judged again.
+
+    Raises:
+        BudgetError: no cut is within the budget, or it has no upper limit.
+    """
     config, space = problem.config, cutting.cuts
     limits = {name: limit.high for name, limit in pricing.budget.limits.items() if limit.high is not None}
+    if not limits:
+        raise BudgetError("the budget has no upper limit to spend; give one, such as flops=10%.")
 
     def count(cut: Cut) -> Mapping[str, float] | None:
         return pricing.known(space.encode(cut))

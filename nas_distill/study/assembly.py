@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nas_distill.allocation.search import LEVELS
 from nas_distill.blockwise.assembler import Assembly, LibraryAssembler, assemblies
 from nas_distill.blockwise.fit import BlockWeights
 from nas_distill.blockwise.library import CONTENT, Library
@@ -16,7 +17,7 @@ from nas_distill.runs.folder import RunFolder
 from nas_distill.runs.metadata import RunMetadata
 from nas_distill.runs.records import TrialRecord
 from nas_distill.spaces import Architecture
-from nas_distill.study.allocation import allocations
+from nas_distill.study.allocation import search_cuts
 from nas_distill.study.cutting import Cutting
 from nas_distill.study.latency import restore_latency_predictor
 from nas_distill.study.observer import Observer
@@ -136,7 +137,7 @@ def reallocate(
         pricing = problem.pricing(latency, None if timed is None else timed.teacher_ms, candidates)
         pricing.budget = budget
         signal = teacher_signal(problem, folder, observer, problem.config.score.training)
-        found = allocations(problem, problem.cutting, pricing, signal, folder, observer)
+        (found, *_), _ = search_cuts(problem, problem.cutting, pricing, signal, folder, observer, LEVELS[:1])
         trials = _trials(records)
         result = []
         for one in found[:count]:
