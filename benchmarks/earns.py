@@ -1,14 +1,14 @@
 """Gain of the search for widths and blocks over networks that need no search, at equal training images in all.
 
-Teachers on Fashion-MNIST: a residual network of 27 blocks and a vision transformer (benchmarks/deep-teacher.yaml and
-vit-teacher.yaml, trained before with ``nas-distill teach``), and the shipped one of 3 wide blocks. Each is cut to
+Teachers on Fashion-MNIST: the shipped ones of 27 residual blocks ("deep") and of 3 wide ones ("shipped"), and a vision
+transformer (benchmarks/vit-teacher.yaml, trained before with ``nas-distill teach``). Each is cut to
 shares of its FLOPs, and of its measured time on ONNX Runtime with one thread: uniform narrowing; every second droppable
 block dropped and the rest narrowed uniformly; a random cut that spends the limit; the cut that an allocation search
 judges best; the best of each of its depths, compared after a short distillation; and for FLOPs, FastNAS (see
 inherit.py for its environment). All are distilled by the same training, all but FastNAS's reconstructed; what a search
 is only shown counts a third of a training image. Searches and random cuts have a seed of their own per training.
 
-    python benchmarks/earns.py --root /usr/share/datasets/fashion-mnist --deep FOLDER --vit FOLDER --work FOLDER \\
+    python benchmarks/earns.py --root /usr/share/datasets/fashion-mnist --vit FOLDER --work FOLDER \\
         [--peer PYTHON] [--minutes 30] [--continue-from docs/benchmarks/earns.csv]
 
 What is finished is kept in the work folder; started again, it continues. Rows of a table that is continued are timed if
@@ -29,7 +29,20 @@ from pathlib import Path
 from typing import Any
 
 from common import parser, publish
-from earns_jobs import ARMS, COSTS, FLOPS, FLOPS_SHARES, NOTHING, RULES, TIME_SHARES, Limit, Settings, job_of, jobs
+from earns_jobs import (
+    ARMS,
+    COSTS,
+    FLOPS,
+    FLOPS_SHARES,
+    NOTHING,
+    RULES,
+    SHIPPED,
+    TIME_SHARES,
+    Limit,
+    Settings,
+    job_of,
+    jobs,
+)
 from earns_page import page, read_rows, write_rows
 from earns_train import run_job, time_row
 from trainings import Book, say
@@ -57,8 +70,8 @@ def main() -> None:
 
 def _run(book: Book, options: argparse.Namespace) -> None:
     """Run what the book lacks; nothing is begun after the time limit."""
-    given = {name: str(folder) for name in TEACHERS if (folder := getattr(options, name, None)) is not None}
-    settings = Settings(options.root, given, options.images, options.work, options.peer)
+    teachers = SHIPPED if options.vit is None else {**SHIPPED, "vit": str(options.vit)}
+    settings = Settings(options.root, teachers, options.images, options.work, options.peer)
     limits = [Limit(share) for share in options.limits] if FLOPS in options.costs else []
     limits += [Limit(share, LATENCY) for share in options.times] if LATENCY in options.costs else []
     began = time.monotonic()
@@ -84,7 +97,6 @@ def _run(book: Book, options: argparse.Namespace) -> None:
 def _options() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--root", help="folder of the whole set's IDX files; without it, the embedded subset is used")
-    made.add_argument("--deep", type=Path, help="folder of the trained deep teacher")
     made.add_argument("--vit", type=Path, help="folder of the trained vision transformer")
     made.add_argument("--peer", type=Path, help="Python with Model Optimizer; without it, FastNAS is left out")
     made.add_argument("--work", type=Path, required=True, help="where results are kept")
@@ -103,12 +115,11 @@ def _options() -> argparse.Namespace:
         options.images, options.seeds, options.limits, options.teachers = 24_000, 1, [0.2], ["shipped"]
         options.costs, options.peer = [FLOPS], None
     if options.teachers is None:
-        options.teachers = [name for name in TEACHERS if name == "shipped" or getattr(options, name) is not None]
-    for name in options.teachers:
-        if name != "shipped" and getattr(options, name) is None and not options.report:
-            made.error(f"give --{name}, the folder of that teacher")
+        options.teachers = [name for name in TEACHERS if name in SHIPPED or options.vit is not None]
+    if "vit" in options.teachers and options.vit is None and not options.report:
+        made.error("give --vit, the folder of that teacher")
     options.peer = None if options.peer is None else options.peer.absolute()  # not resolved: it may be a link
-    for name in ("work", "deep", "vit"):
+    for name in ("work", "vit"):
         folder = getattr(options, name)
         setattr(options, name, None if folder is None else folder.resolve())
     return options

@@ -12,6 +12,8 @@ from nas_distill.costs.latency import LATENCY
 ARMS = ("uniform", "halved", "random", "allocated", "raced", "fastnas")
 RULES = ("uniform", "halved")
 """Ways with one network for all seeds."""
+SHIPPED = {"shipped": "fashion-resnet", "deep": "fashion-resnet-deep"}
+"""Shipped teachers, by the name they have here."""
 FLOPS = "flops"
 COSTS = (FLOPS, LATENCY)
 NOTHING = "nothing"
@@ -53,8 +55,9 @@ class Job:
 class Settings:
     """Settings of all jobs.
 
-    ``root``: folder of the data's IDX files. ``teachers``: folders of those that are not shipped, by name. ``images``:
-    that an arm may see. ``work``: folder of stores, timings and FastNAS's results. ``peer``: Python with FastNAS.
+    ``root``: folder of the data's IDX files. ``teachers``: names or folders of the teachers, by the name they have
+    here. ``images``: that an arm may see. ``work``: folder of stores, timings and FastNAS's results. ``peer``: Python
+    with FastNAS.
     """
 
     root: str | None

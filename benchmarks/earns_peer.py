@@ -30,8 +30,7 @@ class PeerStudent:
 def peer_student(job: Job, setting: Setting, settings: Settings) -> PeerStudent:
     """Return the student of a limit, for which it searches once per work folder: it has no seed."""
     name = f"{job.teacher}-{job.limit.key}"
-    teacher = settings.teachers.get(job.teacher)
-    options = [*OPTIONS, *([] if teacher is None else ["--teacher", teacher])]
+    options = [*OPTIONS, "--teacher", settings.teachers[job.teacher]]
     assert settings.peer is not None  # without it there is no such job
     peer = Peer(settings.peer, settings.work / "fastnas", root=settings.root, options=options)
     if not peer.there(name):

@@ -59,8 +59,8 @@ class Setting:
     def __init__(self, name: str, cost: str, settings: Settings) -> None:
         self.name, self.cost, self._work = name, cost, settings.work
         self.data: Dataset = fashion(settings.root, settings.images)
-        source = "fashion-resnet" if name == "shipped" else settings.teachers[name]
-        self.teacher: Teacher = load_teacher(TeacherSource(name=source), self.data, [Path(__file__).parent])
+        source = TeacherSource(name=settings.teachers[name])
+        self.teacher: Teacher = load_teacher(source, self.data, [Path(__file__).parent])
         self.store = TeacherStore.build(settings.work / "store", self.teacher, self.data)
         plan = find_plan(self.teacher.module, self.data.input_shape)
         multiple = min(FINE_MULTIPLE, multiple_for(plan)) if cost == FLOPS else multiple_for(plan)
@@ -162,5 +162,5 @@ def _setting(name: str, cost: str, root: str | None, source: str, images: int, w
 
 def setting_of(name: str, limit: Limit, settings: Settings) -> Setting:
     """Return a setting, made once per process."""
-    source = settings.teachers.get(name, "")
+    source = settings.teachers[name]
     return _setting(name, limit.cost, settings.root, source, settings.images, settings.work)

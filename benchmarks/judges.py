@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from common import PAGES, parser, publish, table
 from earns_cuts import RACE
-from earns_jobs import FLOPS, Settings
+from earns_jobs import FLOPS, SHIPPED, Settings
 from earns_setting import BATCH, Setting
 from scipy.stats import rankdata, spearmanr
 from trainings import Book, say
@@ -37,7 +37,6 @@ from nas_distill.evaluate.predict import predict_logits
 from nas_distill.pruning.plan import DROPPED, Cut, active_groups
 from nas_distill.utils.seeds import numpy_rng
 
-TEACHERS = {"shipped": "fashion-resnet", "deep": "fashion-resnet-deep"}
 SHARE = 0.1
 SAMPLES = (128, 512)
 UNIFORM = "uniform"
@@ -134,7 +133,7 @@ def main() -> None:
 
 def _run(book: Book, options: argparse.Namespace) -> None:
     began = time.monotonic()
-    settings = Settings(options.root, TEACHERS, options.images, options.work)
+    settings = Settings(options.root, SHIPPED, options.images, options.work)
     for name in options.teachers:
         judging = Judging(name, settings, options.images)
         for number in (UNIFORM, *range(options.students)):
@@ -154,7 +153,7 @@ def _page(rows: Sequence[Row], options: argparse.Namespace) -> list[str]:
         f"ranking), with 95 % intervals from {DRAWS:,} bootstrap draws over students; *at equal FLOPs* is the partial "
         "rank correlation given FLOPs. The rows are in [judges.csv](judges.csv)."
     ]
-    for name in TEACHERS:
+    for name in SHIPPED:
         own = [row for row in rows if row["teacher"] == name and row["student"] != UNIFORM]
         base = next((row for row in rows if row["teacher"] == name and row["student"] == UNIFORM), None)
         if len(own) < 5:
@@ -210,7 +209,7 @@ def _options() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--root", help="folder of the whole set's IDX files; without it, the embedded subset is used")
     made.add_argument("--work", type=Path, required=True, help="where results are kept")
-    made.add_argument("--teachers", nargs="+", default=list(TEACHERS), choices=list(TEACHERS))
+    made.add_argument("--teachers", nargs="+", default=list(SHIPPED), choices=list(SHIPPED))
     made.add_argument("--students", type=int, default=40, help="random cuts per teacher")
     made.add_argument("--images", type=int, default=40_000, help="of each distillation")
     made.add_argument("--minutes", type=float, help="begin nothing after so long, to continue later")
